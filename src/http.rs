@@ -1,0 +1,1 @@
+//! One downstream connection: find the route, then upgrade or forward.

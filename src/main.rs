@@ -1,0 +1,2 @@
+//! The `readygate` program: arguments, configuration, telemetry, server, exit status.
+fn main() {}

@@ -1,0 +1,79 @@
+//! How client messages are classified while they are held.
+
+use crate::matcher::{Matcher, Sample};
+
+/// Who goes first at the flush, and who is shed first at a full queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Flushed last, shed first.
+    Low,
+    /// What no rule matches.
+    #[default]
+    Normal,
+    /// Before `normal`.
+    High,
+    /// Flushed first, never shed.
+    Critical,
+}
+
+/// The state from which on a message may go upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// Once the upstream has accepted the client's credentials.
+    Authenticated,
+    /// Once the intermediate message has matched.
+    ServicesReady,
+    /// Once the gate is open.
+    #[default]
+    Ready,
+}
+
+/// How one kind of client message is treated.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The rule applies when any of these matches.
+    pub matchers: Vec<Matcher>,
+    /// The message's priority.
+    pub priority: Priority,
+    /// When the message may go upstream.
+    pub release: Release,
+}
+
+/// What the rules say about one message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class {
+    /// Its place at the flush.
+    pub priority: Priority,
+    /// When it may go upstream.
+    pub release: Release,
+}
+
+/// The message rules of a route, in order: the first that matches decides.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Vec<Rule>);
+
+impl Rules {
+    /// Rules in the order of the file.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self(rules)
+    }
+
+    /// Whether there are none, so that no message needs to be looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What the first matching rule says, or the default class.
+    #[must_use]
+    pub fn classify(&self, sample: &Sample<'_>) -> Class {
+        self.0
+            .iter()
+            .find(|rule| rule.matchers.iter().any(|matcher| matcher.matches(sample)))
+            .map_or_else(Class::default, |rule| Class {
+                priority: rule.priority,
+                release: rule.release,
+            })
+    }
+}

@@ -1,0 +1,14 @@
+//! The vocabulary of RFC 6455: frames, messages, close codes, the opening handshake.
+//!
+//! Everything here is pure: no I/O, no clock, and nothing of the rest of the crate.
+
+pub mod close_code;
+pub mod frame;
+pub mod handshake;
+pub mod mask;
+pub mod message;
+
+pub use close_code::{CloseCode, CloseFrame};
+pub use frame::{FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
+
+pub use handshake::Opened;

@@ -1,0 +1,183 @@
+//! Close codes and the payload of a close frame (RFC 6455 §5.5.1 and §7.4).
+
+use std::{fmt, num::NonZeroU16};
+
+use super::frame::ProtocolError;
+
+/// The longest reason that fits into a close frame beside its code, in bytes.
+pub const MAX_REASON_BYTES: usize = 123;
+
+/// A close code that may appear in a close frame.
+///
+/// 1005, 1006 and 1015 describe what was *not* on the wire, so they cannot be
+/// constructed, and neither can a code that nobody has defined (RFC 6455 §7.4). Unlike
+/// tungstenite's table this one has 1014, which IANA registered later.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CloseCode(NonZeroU16);
+
+impl CloseCode {
+    /// 1000: the purpose of the connection is fulfilled.
+    pub const NORMAL_CLOSURE: Self = Self::literal(1000);
+    /// 1001: the endpoint goes away, say because it shuts down.
+    pub const GOING_AWAY: Self = Self::literal(1001);
+    /// 1002: the peer broke the protocol.
+    pub const PROTOCOL_ERROR: Self = Self::literal(1002);
+    /// 1007: a text message that is not UTF-8.
+    pub const INVALID_PAYLOAD: Self = Self::literal(1007);
+    /// 1008: refused by policy.
+    pub const POLICY_VIOLATION: Self = Self::literal(1008);
+    /// 1009: a message larger than the limit.
+    pub const MESSAGE_TOO_BIG: Self = Self::literal(1009);
+    /// 1011: a bug on the closing side.
+    pub const INTERNAL_ERROR: Self = Self::literal(1011);
+    /// 1012: the service restarts.
+    pub const SERVICE_RESTART: Self = Self::literal(1012);
+    /// 1013: the service is overloaded or not ready.
+    pub const TRY_AGAIN_LATER: Self = Self::literal(1013);
+    /// 1014: a gateway got no valid answer from its upstream.
+    pub const BAD_GATEWAY: Self = Self::literal(1014);
+
+    const fn literal(code: u16) -> Self {
+        match NonZeroU16::new(code) {
+            Some(code) => Self(code),
+            None => unreachable!(),
+        }
+    }
+
+    /// The code as it is on the wire.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl TryFrom<u16> for CloseCode {
+    type Error = ProtocolError;
+
+    fn try_from(code: u16) -> Result<Self, Self::Error> {
+        match code {
+            1000..=1003 | 1007..=1014 | 3000..=4999 => Ok(Self::literal(code)),
+            _ => Err(ProtocolError::IllegalCloseCode(code)),
+        }
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl fmt::Debug for CloseCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// What a close frame says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CloseFrame {
+    /// `None` when the frame is empty.
+    pub code: Option<CloseCode>,
+    /// At most [`MAX_REASON_BYTES`]; empty when there is no code.
+    pub reason: String,
+}
+
+impl CloseFrame {
+    /// A frame with `code` and `reason`, which is cut at a character boundary where it is
+    /// longer than [`MAX_REASON_BYTES`].
+    #[must_use]
+    pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
+        let mut reason = reason.into();
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        Self {
+            code: Some(code),
+            reason,
+        }
+    }
+
+    /// Reads the unmasked payload of a close frame.
+    ///
+    /// # Errors
+    ///
+    /// A payload of one byte, a code that must not be sent, a reason that is not UTF-8
+    /// (RFC 6455 §5.5.1, §7.4.2).
+    pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
+        match payload {
+            [] => Ok(Self::default()),
+            [_] => Err(ProtocolError::TruncatedCloseCode),
+            [high, low, reason @ ..] => {
+                let code = CloseCode::try_from(u16::from_be_bytes([*high, *low]))?;
+                let reason = std::str::from_utf8(reason).map_err(|_| ProtocolError::InvalidUtf8)?;
+                Ok(Self {
+                    code: Some(code),
+                    reason: reason.to_owned(),
+                })
+            }
+        }
+    }
+
+    /// The unmasked payload.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        self.code.map_or_else(Vec::new, |code| {
+            let mut payload = code.get().to_be_bytes().to_vec();
+            payload.extend_from_slice(self.reason.as_bytes());
+            payload
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_must_not_be_on_the_wire_cannot_be_constructed() {
+        let legal = |code: u16| matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+        for code in 0..=u16::MAX {
+            assert_eq!(CloseCode::try_from(code).is_ok(), legal(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character_boundary() {
+        let frame = CloseFrame::new(CloseCode::NORMAL_CLOSURE, "é".repeat(100));
+
+        assert_eq!(frame.reason.len(), 122);
+        assert_eq!(frame.payload().len(), 124);
+    }
+
+    #[test]
+    fn a_frame_without_a_code_has_an_empty_payload() {
+        assert_eq!(CloseFrame::default().payload(), b"");
+        assert_eq!(CloseFrame::parse(b""), Ok(CloseFrame::default()));
+    }
+
+    #[test]
+    fn a_payload_survives_parsing_and_writing() {
+        let payload = b"\x0f\xa1x is not y";
+
+        let frame = CloseFrame::parse(payload).unwrap();
+
+        assert_eq!(frame.code, Some(CloseCode::try_from(4001).unwrap()));
+        assert_eq!(frame.reason, "x is not y");
+        assert_eq!(frame.payload(), payload);
+    }
+
+    #[test]
+    fn one_byte_an_illegal_code_and_a_reason_that_is_not_utf8_are_refused() {
+        assert_eq!(
+            CloseFrame::parse(b"\x03"),
+            Err(ProtocolError::TruncatedCloseCode)
+        );
+        assert_eq!(
+            CloseFrame::parse(b"\x03\xed"),
+            Err(ProtocolError::IllegalCloseCode(1005))
+        );
+        assert_eq!(
+            CloseFrame::parse(b"\x03\xe8\xff"),
+            Err(ProtocolError::InvalidUtf8)
+        );
+    }
+}

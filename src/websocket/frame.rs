@@ -1,0 +1,453 @@
+//! Frame headers (RFC 6455 §5.2) and the scanner that finds them in a byte stream.
+//!
+//! The scanner reads headers and steps over payloads; it never needs a payload in one
+//! piece, and it works at any split of the stream. It accepts exactly what RFC 6455
+//! allows without extensions: tungstenite's parser takes lengths that are not minimal or
+//! have their highest bit set, so it cannot be used here.
+
+use std::fmt;
+
+use super::close_code::CloseCode;
+
+/// The longest frame header in bytes: two, an eight-byte length, a four-byte mask.
+pub const MAX_HEADER_BYTES: usize = 14;
+
+/// The longest payload of a control frame in bytes (RFC 6455 §5.5).
+pub const MAX_CONTROL_PAYLOAD_BYTES: usize = 125;
+
+/// Which end of the connection sends the frames: the client masks, the server does not
+/// (RFC 6455 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Every frame is masked.
+    Client,
+    /// No frame is masked.
+    Server,
+}
+
+/// What a frame is (RFC 6455 §11.8). Reserved opcodes cannot be constructed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    /// A further fragment of a message.
+    Continuation = 0,
+    /// The first frame of a text message.
+    Text = 1,
+    /// The first frame of a binary message.
+    Binary = 2,
+    /// A close frame.
+    Close = 8,
+    /// A ping.
+    Ping = 9,
+    /// A pong.
+    Pong = 10,
+}
+
+impl Opcode {
+    /// Whether frames of this kind may stand between the fragments of a message
+    /// (RFC 6455 §5.5).
+    #[must_use]
+    pub const fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+
+    const fn from_nibble(nibble: u8) -> Result<Self, ProtocolError> {
+        Ok(match nibble {
+            0 => Self::Continuation,
+            1 => Self::Text,
+            2 => Self::Binary,
+            8 => Self::Close,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            _ => return Err(ProtocolError::ReservedOpcode(nibble)),
+        })
+    }
+}
+
+/// How a peer broke RFC 6455.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// RSV1, RSV2 or RSV3 is set although no extension was negotiated (§5.2).
+    #[error("reserved bits set without an extension")]
+    ReservedBits,
+    /// Opcodes 3 to 7 and 11 to 15 (§5.2).
+    #[error("reserved opcode {0}")]
+    ReservedOpcode(u8),
+    /// A ping, pong or close frame without FIN (§5.5).
+    #[error("fragmented control frame")]
+    FragmentedControl,
+    /// A ping, pong or close frame of more than 125 bytes (§5.5).
+    #[error("control frame longer than 125 bytes")]
+    LongControl,
+    /// A length that would have fitted into a shorter form (§5.2).
+    #[error("length not in its shortest form")]
+    LengthNotMinimal,
+    /// A 64-bit length with its highest bit set (§5.2).
+    #[error("negative length")]
+    NegativeLength,
+    /// A client's frame without a mask (§5.1).
+    #[error("client frame without a mask")]
+    Unmasked,
+    /// A server's frame with a mask (§5.1).
+    #[error("server frame with a mask")]
+    Masked,
+    /// A continuation although no message is open (§5.4).
+    #[error("continuation without a message")]
+    UnexpectedContinuation,
+    /// A text or binary frame although a message is open (§5.4).
+    #[error("new message inside a fragmented one")]
+    ExpectedContinuation,
+    /// A close frame with a payload of one byte (§5.5.1).
+    #[error("close frame with half a code")]
+    TruncatedCloseCode,
+    /// A close code that must not be sent (§7.4).
+    #[error("illegal close code {0}")]
+    IllegalCloseCode(u16),
+    /// A text message or a close reason that is not UTF-8 (§8.1).
+    #[error("text is not UTF-8")]
+    InvalidUtf8,
+}
+
+impl ProtocolError {
+    /// The code for the close frame that answers it.
+    #[must_use]
+    pub const fn close_code(self) -> CloseCode {
+        match self {
+            Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::ReservedBits
+            | Self::ReservedOpcode(_)
+            | Self::FragmentedControl
+            | Self::LongControl
+            | Self::LengthNotMinimal
+            | Self::NegativeLength
+            | Self::Unmasked
+            | Self::Masked
+            | Self::UnexpectedContinuation
+            | Self::ExpectedContinuation
+            | Self::TruncatedCloseCode
+            | Self::IllegalCloseCode(_) => CloseCode::PROTOCOL_ERROR,
+        }
+    }
+}
+
+/// One frame header that is legal by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Whether this is the last frame of its message.
+    pub fin: bool,
+    /// What the frame is.
+    pub opcode: Opcode,
+    /// The masking key, present exactly in a client's frames.
+    pub mask: Option<[u8; 4]>,
+    /// The payload's length in bytes, at most 2^63 − 1.
+    pub payload_bytes: u64,
+}
+
+impl FrameHeader {
+    /// Reads the header at the start of `input`, which `sender` wrote.
+    ///
+    /// Returns it with its own length in bytes, or `None` when `input` ends before it does.
+    ///
+    /// # Errors
+    ///
+    /// What RFC 6455 §5.2 and §5.5 forbid, as early as the bytes that show it are there.
+    pub fn parse(input: &[u8], sender: Role) -> Result<Option<(Self, usize)>, ProtocolError> {
+        let &[first, ref rest @ ..] = input else {
+            return Ok(None);
+        };
+        if first & 0x70 != 0 {
+            return Err(ProtocolError::ReservedBits);
+        }
+        let opcode = Opcode::from_nibble(first & 0x0f)?;
+        let fin = first & 0x80 != 0;
+        if opcode.is_control() && !fin {
+            return Err(ProtocolError::FragmentedControl);
+        }
+
+        let &[second, ref rest @ ..] = rest else {
+            return Ok(None);
+        };
+        match (sender, second & 0x80 != 0) {
+            (Role::Client, false) => return Err(ProtocolError::Unmasked),
+            (Role::Server, true) => return Err(ProtocolError::Masked),
+            (Role::Client, true) | (Role::Server, false) => {}
+        }
+        let short = second & 0x7f;
+        if opcode.is_control() && usize::from(short) > MAX_CONTROL_PAYLOAD_BYTES {
+            return Err(ProtocolError::LongControl);
+        }
+
+        let (payload_bytes, rest) = match short {
+            126 => {
+                let Some((length, rest)) = rest.split_first_chunk() else {
+                    return Ok(None);
+                };
+                let length = u64::from(u16::from_be_bytes(*length));
+                if length < 126 {
+                    return Err(ProtocolError::LengthNotMinimal);
+                }
+                (length, rest)
+            }
+            127 => {
+                let Some((length, rest)) = rest.split_first_chunk() else {
+                    return Ok(None);
+                };
+                let length = u64::from_be_bytes(*length);
+                if length > i64::MAX as u64 {
+                    return Err(ProtocolError::NegativeLength);
+                }
+                if length <= u64::from(u16::MAX) {
+                    return Err(ProtocolError::LengthNotMinimal);
+                }
+                (length, rest)
+            }
+            _ => (u64::from(short), rest),
+        };
+        let (mask, rest) = match sender {
+            Role::Client => {
+                let Some((mask, rest)) = rest.split_first_chunk() else {
+                    return Ok(None);
+                };
+                (Some(*mask), rest)
+            }
+            Role::Server => (None, rest),
+        };
+        Ok(Some((
+            Self {
+                fin,
+                opcode,
+                mask,
+                payload_bytes,
+            },
+            input.len() - rest.len(),
+        )))
+    }
+
+    /// Appends the header to `out`, its length in the shortest form.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let masked = if self.mask.is_some() { 0x80 } else { 0 };
+        out.push(if self.fin { 0x80 } else { 0 } | self.opcode as u8);
+        match (
+            u8::try_from(self.payload_bytes),
+            u16::try_from(self.payload_bytes),
+        ) {
+            (Ok(short @ ..126), _) => out.push(masked | short),
+            (_, Ok(length)) => {
+                out.push(masked | 126);
+                out.extend_from_slice(&length.to_be_bytes());
+            }
+            (_, Err(_)) => {
+                out.push(masked | 127);
+                out.extend_from_slice(&self.payload_bytes.to_be_bytes());
+            }
+        }
+        if let Some(mask) = self.mask {
+            out.extend_from_slice(&mask);
+        }
+    }
+}
+
+/// Writes one control frame of the proxy's own: masked with `mask` towards an upstream,
+/// unmasked towards a client.
+///
+/// # Panics
+///
+/// When `opcode` is not a control opcode or `payload` is longer than 125 bytes.
+#[must_use]
+pub fn control_frame(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+    assert!(opcode.is_control() && payload.len() <= MAX_CONTROL_PAYLOAD_BYTES);
+    let mut frame = Vec::with_capacity(6 + payload.len());
+    FrameHeader {
+        fin: true,
+        opcode,
+        mask,
+        payload_bytes: payload.len() as u64,
+    }
+    .write(&mut frame);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(mask) = mask {
+        super::mask::apply(&mut frame[start..], mask, 0);
+    }
+    frame
+}
+
+/// Follows the frames that one end of a connection sends.
+///
+/// # Invariants
+///
+/// * A header that has been reported was legal by itself and in its place among the
+///   fragments (RFC 6455 §5.4).
+/// * Whoever forwards exactly what the scanner has stepped over forwards whole headers
+///   only, so that the receiver is at a frame boundary or inside a payload.
+#[derive(Clone)]
+pub struct FrameScanner {
+    payload_left: u64,
+    sender: Role,
+    in_message: bool,
+    /// Whether the frame whose payload is being stepped over ends a data message.
+    ends_message: bool,
+}
+
+/// What [`FrameScanner::skip`] stepped over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many bytes of the input are whole headers and payload.
+    pub bytes: usize,
+    /// How many data messages ended within them.
+    pub messages: u64,
+    /// Why it stopped there.
+    pub stop: Stop,
+}
+
+/// Why [`FrameScanner::skip`] stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The input is used up.
+    End,
+    /// The rest of the input, at most 13 bytes, is the beginning of a header.
+    PartialHeader,
+    /// The rest of the input starts with a close frame's header.
+    Close,
+    /// The rest of the input starts with what RFC 6455 forbids.
+    Violation(ProtocolError),
+}
+
+impl FrameScanner {
+    /// A scanner at the start of what `sender` sends.
+    #[must_use]
+    pub const fn new(sender: Role) -> Self {
+        Self {
+            payload_left: 0,
+            sender,
+            in_message: false,
+            ends_message: false,
+        }
+    }
+
+    /// Whether the next byte belongs to a header.
+    #[must_use]
+    pub const fn is_at_boundary(&self) -> bool {
+        self.payload_left == 0
+    }
+
+    /// Whether a data message has begun and not ended.
+    #[must_use]
+    pub const fn is_in_message(&self) -> bool {
+        self.in_message || self.ends_message
+    }
+
+    /// How much of the current frame's payload is still to come, in bytes.
+    #[must_use]
+    pub const fn payload_left(&self) -> u64 {
+        self.payload_left
+    }
+
+    /// Reads the header at the start of `input` without stepping over it.
+    ///
+    /// Returns `None` when `input` ends before the header does.
+    ///
+    /// # Errors
+    ///
+    /// What RFC 6455 forbids, in the header itself or in its place among the fragments.
+    ///
+    /// # Panics
+    ///
+    /// In a debug build, when the scanner is inside a payload.
+    pub fn peek(&self, input: &[u8]) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+        debug_assert!(self.is_at_boundary(), "a header can only be at a boundary");
+        let Some((header, header_bytes)) = FrameHeader::parse(input, self.sender)? else {
+            // The opcode's place among the fragments shows in the first byte.
+            if let Some(first) = input.first() {
+                self.check_place(Opcode::from_nibble(first & 0x0f)?)?;
+            }
+            return Ok(None);
+        };
+        self.check_place(header.opcode)?;
+        Ok(Some((header, header_bytes)))
+    }
+
+    fn check_place(&self, opcode: Opcode) -> Result<(), ProtocolError> {
+        match opcode {
+            Opcode::Continuation if !self.in_message => Err(ProtocolError::UnexpectedContinuation),
+            Opcode::Text | Opcode::Binary if self.in_message => {
+                Err(ProtocolError::ExpectedContinuation)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Steps over a header that [`peek`](Self::peek) returned.
+    ///
+    /// Returns whether a data message ended with it, which is so for an empty last frame.
+    pub fn enter(&mut self, header: &FrameHeader) -> bool {
+        self.payload_left = header.payload_bytes;
+        if header.opcode.is_control() {
+            return false;
+        }
+        self.in_message = !header.fin;
+        self.ends_message = header.fin && header.payload_bytes > 0;
+        header.fin && header.payload_bytes == 0
+    }
+
+    /// Steps over as much of the current payload as `available` bytes hold.
+    ///
+    /// Returns how many bytes that is and whether a data message ended with them.
+    pub fn take_payload(&mut self, available: usize) -> (usize, bool) {
+        let taken =
+            usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
+        self.payload_left -= taken as u64;
+        let ended = self.payload_left == 0 && self.ends_message;
+        if ended {
+            self.ends_message = false;
+        }
+        (taken, ended)
+    }
+
+    /// Steps over everything in `input` that may be forwarded: payloads and whole headers,
+    /// up to a close frame or a violation.
+    pub fn skip(&mut self, input: &[u8]) -> Skipped {
+        let mut bytes = 0;
+        let mut messages = 0;
+        let stop = loop {
+            if self.payload_left > 0 {
+                let (taken, ended) = self.take_payload(input.len() - bytes);
+                bytes += taken;
+                messages += u64::from(ended);
+            }
+            let rest = &input[bytes..];
+            if rest.is_empty() {
+                break Stop::End;
+            }
+            match self.peek(rest) {
+                Err(error) => break Stop::Violation(error),
+                Ok(None) => break Stop::PartialHeader,
+                Ok(Some((header, _))) if header.opcode == Opcode::Close => break Stop::Close,
+                Ok(Some((header, header_bytes))) => {
+                    messages += u64::from(self.enter(&header));
+                    bytes += header_bytes;
+                }
+            }
+        };
+        Skipped {
+            bytes,
+            messages,
+            stop,
+        }
+    }
+}
+
+impl fmt::Debug for FrameScanner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{:?}, {} payload bytes to come",
+            self.sender, self.payload_left
+        )?;
+        if self.is_in_message() {
+            formatter.write_str(", in a message")
+        } else {
+            Ok(())
+        }
+    }
+}
