@@ -7,8 +7,10 @@ pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod message;
+pub mod utf8;
 
 pub use close_code::{CloseCode, CloseFrame};
 pub use frame::{FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
 
 pub use handshake::Opened;
+pub use message::{AssembleError, Assembled, Assembler, Control, Message};

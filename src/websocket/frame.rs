@@ -15,6 +15,12 @@ pub const MAX_HEADER_BYTES: usize = 14;
 /// The longest payload of a control frame in bytes (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD_BYTES: usize = 125;
 
+/// The short length that announces a 16-bit one.
+const LENGTH_16: u8 = 126;
+
+/// The short length that announces a 64-bit one.
+const LENGTH_64: u8 = 127;
+
 /// Which end of the connection sends the frames: the client masks, the server does not
 /// (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +184,7 @@ impl FrameHeader {
         }
 
         let (payload_bytes, rest) = match short {
-            126 => {
+            LENGTH_16 => {
                 let Some((length, rest)) = rest.split_first_chunk() else {
                     return Ok(None);
                 };
@@ -188,7 +194,7 @@ impl FrameHeader {
                 }
                 (length, rest)
             }
-            127 => {
+            LENGTH_64 => {
                 let Some((length, rest)) = rest.split_first_chunk() else {
                     return Ok(None);
                 };
@@ -196,7 +202,7 @@ impl FrameHeader {
                 if length > i64::MAX as u64 {
                     return Err(ProtocolError::NegativeLength);
                 }
-                if length <= u64::from(u16::MAX) {
+                if u16::try_from(length).is_ok() {
                     return Err(ProtocolError::LengthNotMinimal);
                 }
                 (length, rest)
@@ -233,11 +239,11 @@ impl FrameHeader {
         ) {
             (Ok(short @ ..126), _) => out.push(masked | short),
             (_, Ok(length)) => {
-                out.push(masked | 126);
+                out.push(masked | LENGTH_16);
                 out.extend_from_slice(&length.to_be_bytes());
             }
             (_, Err(_)) => {
-                out.push(masked | 127);
+                out.push(masked | LENGTH_64);
                 out.extend_from_slice(&self.payload_bytes.to_be_bytes());
             }
         }
