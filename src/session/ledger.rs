@@ -1,0 +1,130 @@
+//! The ledger: every accepted client message ends in exactly one account.
+//!
+//! # Invariants
+//!
+//! * `accepted = delivered + shed + expired + discarded + unknown + held`, at every
+//!   instant; `held` cannot be negative.
+//! * A message is moved out of `held` once.
+
+/// The accounts of one session, in messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    accepted: u64,
+    delivered: u64,
+    shed: u64,
+    expired: u64,
+    discarded: u64,
+    unknown: u64,
+}
+
+/// Where a message ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// Written to an upstream that lived on.
+    Delivered,
+    /// Gave way to another one in a full queue.
+    Shed,
+    /// Was held longer than `max_age`.
+    Expired,
+    /// The session ended before it could be written.
+    Discarded,
+    /// Was written, in part or whole, to an upstream that died during the flush.
+    Unknown,
+}
+
+impl Ledger {
+    /// Takes responsibility for one message: it is held.
+    pub fn accept(&mut self) {
+        self.accepted += 1;
+    }
+
+    /// Messages that went through the tunnel: accepted and delivered at once.
+    pub fn pass(&mut self, messages: u64) {
+        self.accepted += messages;
+        self.delivered += messages;
+    }
+
+    /// Moves `messages` held ones to `account`.
+    ///
+    /// # Panics
+    ///
+    /// In a debug build, when fewer are held.
+    pub fn settle(&mut self, messages: u64, account: Account) {
+        debug_assert!(
+            messages <= self.held(),
+            "settling {messages} of {} held",
+            self.held()
+        );
+        let messages = messages.min(self.held());
+        *match account {
+            Account::Delivered => &mut self.delivered,
+            Account::Shed => &mut self.shed,
+            Account::Expired => &mut self.expired,
+            Account::Discarded => &mut self.discarded,
+            Account::Unknown => &mut self.unknown,
+        } += messages;
+    }
+
+    /// All messages the proxy took responsibility for.
+    #[must_use]
+    pub const fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Messages in `account`.
+    #[must_use]
+    pub const fn of(&self, account: Account) -> u64 {
+        match account {
+            Account::Delivered => self.delivered,
+            Account::Shed => self.shed,
+            Account::Expired => self.expired,
+            Account::Discarded => self.discarded,
+            Account::Unknown => self.unknown,
+        }
+    }
+
+    /// Messages whose end is not decided.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.accepted - self.delivered - self.undelivered()
+    }
+
+    /// Messages that did not certainly arrive, without those still held.
+    #[must_use]
+    pub const fn undelivered(&self) -> u64 {
+        self.shed + self.expired + self.discarded + self.unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_is_in_exactly_one_account() {
+        let mut ledger = Ledger::default();
+        for _ in 0..10 {
+            ledger.accept();
+        }
+        ledger.settle(4, Account::Delivered);
+        ledger.settle(1, Account::Shed);
+        ledger.settle(1, Account::Expired);
+        ledger.settle(2, Account::Discarded);
+        ledger.settle(1, Account::Unknown);
+        ledger.pass(5);
+
+        assert_eq!(ledger.accepted(), 15);
+        assert_eq!(ledger.of(Account::Delivered), 9);
+        assert_eq!(ledger.held(), 1);
+        assert_eq!(ledger.undelivered(), 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "settling 1 of 0 held")]
+    fn a_message_cannot_be_settled_twice() {
+        let mut ledger = Ledger::default();
+        ledger.accept();
+        ledger.settle(1, Account::Delivered);
+        ledger.settle(1, Account::Shed);
+    }
+}

@@ -1,0 +1,356 @@
+//! What waits to be written to one side of a session.
+//!
+//! # Invariants
+//!
+//! * Whole frames and pieces of frames leave in the order in which they were pushed; a
+//!   control frame of the proxy's own never goes into the middle of a frame.
+//! * At most one pong of the proxy's own waits behind the one being written: RFC 6455
+//!   §5.5.3 lets the latest answer stand for those before it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::AsyncWrite;
+
+/// The most pieces that go into one system call (Linux's `IOV_MAX`).
+const MAX_SLICES: usize = 1024;
+
+/// Copied pieces are put together up to this many bytes.
+const COALESCE_BYTES: usize = 16 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A copy of passing bytes, to which more may be appended.
+    Passing,
+    /// One whole message that is counted once it is written.
+    Message,
+    /// A pong of the proxy's own.
+    Pong,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    kind: Kind,
+}
+
+/// Bytes that wait to be written.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece is written.
+    head_written: usize,
+    waiting_bytes: usize,
+    messages_waiting: u64,
+    messages_written: u64,
+    bytes_written: u64,
+    pong_in_line: bool,
+    next_pong: Option<Vec<u8>>,
+    /// Whether what was pushed ends inside a frame.
+    inside_frame: bool,
+}
+
+impl Outbox {
+    /// Whether everything is written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// How many bytes wait.
+    pub(super) const fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// What the waiting bytes occupy in memory.
+    pub(super) fn accounted_bytes(&self) -> usize {
+        self.waiting_bytes + self.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
+    }
+
+    /// Whether a frame can be pushed: what was pushed before ends with a whole one.
+    pub(super) const fn is_at_boundary(&self) -> bool {
+        !self.inside_frame
+    }
+
+    /// How many pushed messages are written as a whole.
+    pub(super) const fn messages_written(&self) -> u64 {
+        self.messages_written
+    }
+
+    /// How many bytes are written.
+    pub(super) const fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    /// Says that bytes were written past the outbox, and whether they end with a whole
+    /// frame.
+    pub(super) fn note_passed(&mut self, ends_frame: bool) {
+        self.inside_frame = !ends_frame;
+    }
+
+    /// Messages that are not written as a whole, and whether a part of the first of them
+    /// is.
+    pub(super) fn messages_waiting(&self) -> (u64, bool) {
+        let begun = self.head_written > 0
+            && self
+                .pieces
+                .front()
+                .is_some_and(|piece| piece.kind == Kind::Message);
+        (self.messages_waiting, begun)
+    }
+
+    /// Adds one whole message.
+    pub(super) fn push_message(&mut self, wire: Vec<u8>) {
+        debug_assert!(self.is_at_boundary());
+        self.push(wire, Kind::Message);
+    }
+
+    /// Adds one whole control frame, at a boundary.
+    pub(super) fn push_control(&mut self, wire: Vec<u8>) {
+        debug_assert!(self.is_at_boundary());
+        self.push(wire, Kind::Passing);
+    }
+
+    /// Adds a copy of bytes that pass through; `ends_frame` says whether they end with a
+    /// whole frame.
+    pub(super) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
+        match self.pieces.back_mut() {
+            Some(last)
+                if last.kind == Kind::Passing
+                    && last.bytes.len() + bytes.len() <= COALESCE_BYTES =>
+            {
+                last.bytes.extend_from_slice(bytes);
+                self.waiting_bytes += bytes.len();
+            }
+            _ if bytes.is_empty() => {}
+            _ => self.push(bytes.to_vec(), Kind::Passing),
+        }
+        self.inside_frame = !ends_frame;
+        self.line_up_pong();
+    }
+
+    /// Adds a pong of the proxy's own, as soon as it may go; a later one replaces one that
+    /// still waits for its turn.
+    pub(super) fn push_pong(&mut self, frame: Vec<u8>) {
+        self.next_pong = Some(frame);
+        self.line_up_pong();
+    }
+
+    fn line_up_pong(&mut self) {
+        if self.is_at_boundary()
+            && !self.pong_in_line
+            && let Some(pong) = self.next_pong.take()
+        {
+            self.pong_in_line = true;
+            self.push(pong, Kind::Pong);
+        }
+    }
+
+    fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+        self.waiting_bytes += bytes.len();
+        self.messages_waiting += u64::from(kind == Kind::Message);
+        self.pieces.push_back(Piece { bytes, kind });
+    }
+
+    /// Gives up every message of which nothing is written yet; returns how many.
+    pub(super) fn drop_waiting_messages(&mut self) -> u64 {
+        let mut dropped = 0;
+        let mut is_begun = self.head_written > 0;
+        self.pieces.retain(|piece| {
+            let keep = piece.kind != Kind::Message || is_begun;
+            is_begun = false;
+            if !keep {
+                dropped += 1;
+                self.waiting_bytes -= piece.bytes.len();
+            }
+            keep
+        });
+        self.messages_waiting -= dropped;
+        dropped
+    }
+
+    /// Writes what waits, with as few system calls as possible.
+    ///
+    /// Ready when everything is written; cancelling loses nothing.
+    pub(super) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        mut stream: impl AsyncWrite + Unpin,
+    ) -> Poll<io::Result<()>> {
+        while let Some(head) = self.pieces.front() {
+            let stream = Pin::new(&mut stream);
+            let written = if self.pieces.len() == 1 {
+                ready!(stream.poll_write(context, &head.bytes[self.head_written..]))?
+            } else {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let slices = self.fill(&mut slices);
+                ready!(stream.poll_write_vectored(context, slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn fill<'slices, 'bytes>(
+        &'bytes self,
+        slices: &'slices mut [IoSlice<'bytes>; MAX_SLICES],
+    ) -> &'slices [IoSlice<'bytes>] {
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            let skip = if count == 0 { self.head_written } else { 0 };
+            *slice = IoSlice::new(&piece.bytes[skip..]);
+            count += 1;
+        }
+        &slices[..count]
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.waiting_bytes -= written;
+        self.bytes_written += written as u64;
+        while let Some(head) = self.pieces.front() {
+            let left = head.bytes.len() - self.head_written;
+            if written < left {
+                self.head_written += written;
+                return;
+            }
+            written -= left;
+            self.head_written = 0;
+            match head.kind {
+                Kind::Passing => {}
+                Kind::Message => {
+                    self.messages_waiting -= 1;
+                    self.messages_written += 1;
+                }
+                Kind::Pong => self.pong_in_line = false,
+            }
+            self.pieces.pop_front();
+        }
+        // A queue that was long must not keep its buffer for the rest of the session.
+        self.pieces = VecDeque::new();
+        self.line_up_pong();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes a given number of bytes at each call.
+    struct Trickle {
+        step: usize,
+        calls: usize,
+        taken: Vec<u8>,
+    }
+
+    impl AsyncWrite for Trickle {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = slices
+                .iter()
+                .flat_map(|slice| slice.iter().copied())
+                .collect();
+            let taken = all.len().min(self.step);
+            self.taken.extend_from_slice(&all[..taken]);
+            self.calls += 1;
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn write_all(outbox: &mut Outbox, step: usize) -> Trickle {
+        let mut trickle = Trickle {
+            step,
+            calls: 0,
+            taken: Vec::new(),
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(outbox.poll_write(&mut context, &mut trickle).is_ready());
+        trickle
+    }
+
+    #[test]
+    fn partial_writes_keep_every_byte_and_count_whole_messages() {
+        for step in 1..20 {
+            let mut outbox = Outbox::default();
+            outbox.push_message(b"one".to_vec());
+            outbox.push_passing(b"tw", false);
+            outbox.push_passing(b"o", true);
+            outbox.push_message(b"three".to_vec());
+
+            let trickle = write_all(&mut outbox, step);
+
+            assert_eq!(trickle.taken, b"onetwothree", "step {step}");
+            assert_eq!(outbox.messages_written(), 2);
+            assert_eq!(
+                (outbox.waiting_bytes(), outbox.messages_waiting()),
+                (0, (0, false))
+            );
+        }
+    }
+
+    #[test]
+    fn a_thousand_messages_take_one_system_call() {
+        let mut outbox = Outbox::default();
+        for _ in 0..1000 {
+            outbox.push_message(vec![0; 128]);
+        }
+
+        let trickle = write_all(&mut outbox, usize::MAX);
+
+        assert_eq!((trickle.calls, trickle.taken.len()), (1, 128_000));
+    }
+
+    #[test]
+    fn a_pong_waits_for_the_end_of_the_frame_and_only_the_latest_goes() {
+        let mut outbox = Outbox::default();
+        outbox.push_passing(b"half", false);
+        outbox.push_pong(b"[1]".to_vec());
+        outbox.push_pong(b"[2]".to_vec());
+        outbox.push_passing(b"whole", true);
+        outbox.push_pong(b"[3]".to_vec());
+        outbox.push_pong(b"[4]".to_vec());
+
+        assert_eq!(write_all(&mut outbox, 2).taken, b"halfwhole[2][4]");
+    }
+
+    #[test]
+    fn messages_that_have_not_begun_can_be_given_up() {
+        let mut outbox = Outbox::default();
+        outbox.push_message(b"begun".to_vec());
+        outbox.push_message(b"not begun".to_vec());
+        outbox.push_control(b"ping".to_vec());
+        outbox.advance(1);
+        assert_eq!(outbox.messages_waiting(), (2, true));
+
+        assert_eq!(outbox.drop_waiting_messages(), 1);
+
+        assert_eq!(write_all(&mut outbox, 100).taken, b"egunping");
+        assert_eq!(outbox.messages_written(), 1);
+    }
+}
