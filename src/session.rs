@@ -1,25 +1,42 @@
 //! One WebSocket session, from the client's `101 Switching Protocols` to the last close
 //! frame.
 
+pub mod budget;
 pub mod close;
+pub mod flush;
 pub mod gate;
 pub mod hold;
+pub mod ledger;
+mod outbox;
+mod peer;
+pub mod queue;
 pub mod rules;
 pub mod state;
+mod tap;
 pub mod termination;
 pub mod tunnel;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    budget::Budget,
+    termination::{Cause, Report},
+};
+use self::{
+    close::{Closing, Party, Written},
+    hold::{Client, Holding},
+    ledger::{Account, Ledger},
+    state::Trail,
+    termination::Traffic,
+    tunnel::End,
+};
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::Opened,
+    websocket::{CloseCode, Opened, Role},
 };
-
-pub use hold::Budget;
-pub use termination::Report;
-use tokio_util::sync::CancellationToken;
 
 /// How the sessions of a route behave.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +60,70 @@ pub struct Context {
     pub budget: Arc<Budget>,
     /// Cancelled when the process drains.
     pub drain: CancellationToken,
+    /// How long sessions have from then on.
+    pub drain_grace: Duration,
+}
+
+/// What is kept of a session through all its phases.
+#[derive(Debug)]
+struct Session {
+    trail: Trail,
+    ledger: Ledger,
+    traffic: Traffic,
+    flush_time: Option<Duration>,
+    client_code: Option<CloseCode>,
+    /// Messages in the upstream's outbox that were written and are settled in the ledger.
+    settled: u64,
+}
+
+impl Session {
+    fn new() -> Self {
+        Self {
+            trail: Trail::accepted(),
+            ledger: Ledger::default(),
+            traffic: Traffic::default(),
+            flush_time: None,
+            client_code: None,
+            settled: 0,
+        }
+    }
+
+    /// Settles the messages that the upstream's outbox has written, `written` in all.
+    fn settle_written(&mut self, written: u64, account: Account) {
+        self.ledger
+            .settle(written.saturating_sub(self.settled), account);
+        self.settled = self.settled.max(written);
+    }
+
+    /// Settles everything at the end: what `written` does not cover was never sent.
+    fn settle_all(&mut self, written: Written, cause: &Cause) {
+        let in_doubt = cause.leaves_flush_in_doubt();
+        let account = if in_doubt {
+            Account::Unknown
+        } else {
+            Account::Delivered
+        };
+        self.settle_written(written.messages, account);
+        if written.is_begun {
+            self.ledger.settle(1, Account::Unknown);
+        }
+        self.ledger.settle(self.ledger.held(), Account::Discarded);
+    }
+
+    fn report(self, cause: Cause, state: state::SessionState, attempts: &Attempts) -> Report {
+        Report {
+            cause,
+            state,
+            ledger: self.ledger,
+            traffic: self.traffic,
+            attempts: attempts.get(),
+            last_connect_error: None,
+            flush_time: self.flush_time,
+            client_code: self.client_code,
+            duration: self.trail.started().elapsed(),
+            trail: self.trail,
+        }
+    }
 }
 
 /// Runs one session to its end.
@@ -60,6 +141,133 @@ where
     C: Stream,
     U: Stream,
 {
-    let _ = (client, connect, settings, context);
-    unimplemented!()
+    let attempts = Attempts::default();
+    let mut session = Session::new();
+    // Boxed, so that a session in its tunnel does not carry what only holding needs.
+    let held = Box::pin(hold(
+        client,
+        connect,
+        &mut session,
+        settings,
+        context,
+        &attempts,
+    ))
+    .await;
+    let (cause, closing) = match held {
+        Err(ended) => *ended,
+        Ok((mut client, mut upstream)) => {
+            let drain = &context.drain;
+            let tunnel = &settings.tunnel;
+            let cause = tunnel::run(&mut client, &mut upstream, &mut session, tunnel, drain).await;
+            (cause, Closing::after_tunnel(client, upstream))
+        }
+    };
+    let state = session.trail.state();
+    let written = Box::pin(closing.run(&cause, &mut session, settings)).await;
+    session.settle_all(written, &cause);
+    session.trail.enter(cause.final_state(), cause.name());
+    session.report(cause, state, &attempts)
+}
+
+/// Both ends of the tunnel, or why there is none and what is left to close.
+type Held<C, U> = Result<(End<C>, End<U>), Box<(Cause, Closing<C, U>)>>;
+
+/// Holds and flushes; returns both ends of the tunnel, or why there is none.
+async fn hold<C, U>(
+    client: Opened<C>,
+    connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
+    session: &mut Session,
+    settings: &Settings,
+    context: &Context,
+    attempts: &Attempts,
+) -> Held<C, U>
+where
+    C: Stream,
+    U: Stream,
+{
+    let mut holding = Holding::new(client, session, settings, context);
+    let open = holding.until_open(&connect, attempts).await;
+    let flushed = match open {
+        Ok(()) => holding.flush().await,
+        Err(cause) => Err(cause),
+    };
+    if let Err(cause) = flushed {
+        holding.give_up(&cause);
+        return Err(Box::new((cause, holding.into_closing())));
+    }
+    Ok(holding.into_ends())
+}
+
+impl<C: Stream, U: Stream> Holding<'_, C, U> {
+    /// Hands over to the tunnel, with a message that the client has sent only in part.
+    ///
+    /// # Panics
+    ///
+    /// When a side is missing: a flush succeeds only while both are there.
+    fn into_ends(self) -> (End<C>, End<U>) {
+        let (Client::Here(client), Some(link)) = (self.client, self.link) else {
+            unreachable!("a flush succeeds only while both sides are there");
+        };
+        let (partial, scanner) = self.assembler.into_parts();
+        let mut upstream = link.peer;
+        upstream
+            .outbox
+            .push_passing(&partial, scanner.is_at_boundary());
+        let client = End {
+            peer: client,
+            scanner,
+        };
+        (
+            client,
+            End {
+                peer: upstream,
+                scanner: link.tap.into_scanner(),
+            },
+        )
+    }
+
+    /// Settles what is held when the session ends before its tunnel.
+    fn give_up(&mut self, cause: &Cause) {
+        self.session
+            .ledger
+            .settle(self.queue.len() as u64, Account::Discarded);
+        let Some(link) = &mut self.link else { return };
+        if cause.leaves_flush_in_doubt() {
+            let dropped = link.peer.outbox.drop_waiting_messages();
+            self.session.ledger.settle(dropped, Account::Discarded);
+            self.session
+                .settle_written(link.peer.outbox.messages_written(), Account::Unknown);
+        }
+    }
+
+    fn into_closing(self) -> Closing<C, U> {
+        let (_, scanner) = self.assembler.into_parts();
+        let client = match self.client {
+            Client::Here(peer) => Some(Party::new(Role::Client, peer, scanner, false)),
+            Client::Leaving(peer, _) => {
+                Some(Party::new(Role::Client, peer, scanner, false).closed())
+            }
+            Client::Gone(_) => None,
+        };
+        let upstream = self.link.map(|link| {
+            // The client must not get the rest of a message whose beginning was withheld.
+            let forwards = link.held_back.is_none();
+            Party::new(Role::Server, link.peer, link.tap.into_scanner(), forwards)
+        });
+        Closing { client, upstream }
+    }
+}
+
+impl<C: Stream, U: Stream> Closing<C, U> {
+    fn after_tunnel(client: End<C>, upstream: End<U>) -> Self {
+        Self {
+            client: Some(Party::new(Role::Client, client.peer, client.scanner, true)),
+            upstream: Some(Party::new(
+                Role::Server,
+                upstream.peer,
+                upstream.scanner,
+                true,
+            )),
+        }
+    }
 }

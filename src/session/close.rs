@@ -1,8 +1,33 @@
 //! The closing handshake on both sides.
+//!
+//! Whatever ends a session, each side that is still there gets a close frame: the other
+//! side's own, or one that the proxy makes.
+//!
+//! # Invariants
+//!
+//! * A side gets at most one close frame, and no data after it (RFC 6455 §5.5.1).
+//! * A close frame never goes into the middle of a frame: what is half sent is completed
+//!   first, and where that is not possible the connection is cut.
+//! * It is over within `close_timeout`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::websocket::CloseCode;
+use tokio::{io::AsyncWriteExt, time};
+
+use super::{
+    Session,
+    outbox::Outbox,
+    peer::{HIGH_WATER_BYTES, Peer, progress},
+    state::SessionState,
+    termination::Cause,
+};
+use crate::{
+    transport::Stream,
+    websocket::{
+        CloseCode, CloseFrame, Control, FrameScanner, Opcode, Role,
+        frame::{Stop, control_frame},
+    },
+};
 
 /// Which close code the client gets for an HTTP status that refused the upgrade.
 #[derive(Clone, Debug)]
@@ -33,4 +58,377 @@ impl Default for CloseCodes {
     fn default() -> Self {
         Self::new([])
     }
+}
+
+/// How long a peer may take to close its connection once nothing more is to be said.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// One side while the session closes.
+#[derive(Debug)]
+pub(super) struct Party<S> {
+    peer: Peer<S>,
+    scanner: FrameScanner,
+    role: Role,
+    /// Whether data that it still sends goes on to the other side.
+    forwards: bool,
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+/// What one side has said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Incoming {
+    /// No close frame yet.
+    Open,
+    /// A close frame; or its connection has ended without one.
+    Closed(Option<CloseFrame>),
+    /// It broke RFC 6455: what it sends can no longer be understood.
+    Garbled,
+}
+
+/// What one side was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outgoing {
+    /// No close frame yet.
+    Open,
+    /// It gets this one at the next frame boundary.
+    Due(CloseFrame),
+    /// It got one with this code; or it is beyond being told.
+    Told(Option<CloseCode>),
+}
+
+impl<S: Stream> Party<S> {
+    /// The side of `role`; `forwards` says whether data that it sends goes on.
+    pub(super) const fn new(
+        role: Role,
+        peer: Peer<S>,
+        scanner: FrameScanner,
+        forwards: bool,
+    ) -> Self {
+        let (incoming, outgoing) = (Incoming::Open, Outgoing::Open);
+        Self {
+            peer,
+            scanner,
+            role,
+            forwards,
+            incoming,
+            outgoing,
+        }
+    }
+
+    /// The same, after both close frames.
+    pub(super) fn closed(mut self) -> Self {
+        self.lose();
+        self
+    }
+
+    /// Sends a close frame at the next frame boundary, unless one was sent.
+    fn tell(&mut self, frame: CloseFrame) {
+        if self.outgoing == Outgoing::Open {
+            self.outgoing = Outgoing::Due(frame);
+            self.tell_at_boundary();
+        }
+    }
+
+    fn tell_at_boundary(&mut self) {
+        if let Outgoing::Due(frame) = &self.outgoing
+            && self.peer.outbox.is_at_boundary()
+        {
+            let mask = (self.role == Role::Server).then(rand::random);
+            self.peer
+                .outbox
+                .push_control(control_frame(Opcode::Close, &frame.payload(), mask));
+            self.outgoing = Outgoing::Told(frame.code);
+        }
+    }
+
+    /// Takes note that it ended without a close frame, so that nothing can be told to it.
+    fn lose(&mut self) {
+        self.incoming = Incoming::Closed(None);
+        self.outgoing = Outgoing::Told(None);
+    }
+
+    /// Answers its own close frame, or gives it up.
+    fn answer(&mut self, frame: Option<CloseFrame>) {
+        match frame {
+            Some(frame) => self.tell(frame),
+            None => self.lose(),
+        }
+    }
+
+    const fn is_told(&self) -> bool {
+        matches!(self.outgoing, Outgoing::Told(_))
+    }
+
+    fn is_open(&self) -> bool {
+        self.incoming == Incoming::Open
+    }
+
+    fn is_garbled(&self) -> bool {
+        self.incoming == Incoming::Garbled
+    }
+
+    /// Whether nothing more is to be exchanged with it.
+    fn is_done(&self) -> bool {
+        self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
+    }
+
+    /// What its close frame said, if one came.
+    fn said(&self) -> Option<CloseFrame> {
+        match &self.incoming {
+            Incoming::Closed(frame) => frame.clone(),
+            Incoming::Open | Incoming::Garbled => None,
+        }
+    }
+
+    /// The frame that tells the other side that this one is lost.
+    fn loss(&self) -> CloseFrame {
+        match self.role {
+            Role::Client => CloseFrame::new(CloseCode::GOING_AWAY, "client_lost"),
+            Role::Server => CloseFrame::new(CloseCode::BAD_GATEWAY, "upstream_lost"),
+        }
+    }
+}
+
+/// Both sides while the session closes.
+#[derive(Debug)]
+pub(super) struct Closing<C, U> {
+    pub(super) client: Option<Party<C>>,
+    pub(super) upstream: Option<Party<U>>,
+}
+
+/// What became of the client's messages in the upstream's outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Written as a whole.
+    pub(super) messages: u64,
+    /// Written in part.
+    pub(super) is_begun: bool,
+}
+
+impl Written {
+    pub(super) fn of(outbox: &Outbox) -> Self {
+        Self {
+            messages: outbox.messages_written(),
+            is_begun: outbox.messages_waiting().1,
+        }
+    }
+}
+
+impl<C: Stream, U: Stream> Closing<C, U> {
+    /// Ends the session for `cause`; `close_codes` and what the session's ledger says go
+    /// into the close frames.
+    pub(super) async fn run(
+        mut self,
+        cause: &Cause,
+        session: &mut Session,
+        settings: &super::Settings,
+    ) -> Written {
+        session.trail.enter(SessionState::Closing, cause.name());
+        self.begin(cause, session, &settings.close_codes);
+        let mut written = Written::default();
+        let exchange = self.exchange(session, &mut written);
+        // What is left at the deadline is dropped, and with it the connections.
+        let _ = time::timeout(settings.tunnel.close_timeout, exchange).await;
+        if let Some(upstream) = &self.upstream {
+            written = Written::of(&upstream.peer.outbox);
+        }
+        written
+    }
+
+    /// Says who is told what to begin with.
+    fn begin(&mut self, cause: &Cause, session: &mut Session, close_codes: &CloseCodes) {
+        let undelivered = session.ledger.undelivered();
+        if let Some(client) = &mut self.client {
+            match cause {
+                Cause::ClientClosed(frame) if client.is_open() => {
+                    client.incoming = Incoming::Closed(Some(frame.clone()));
+                }
+                Cause::ClientLost => client.lose(),
+                Cause::ClientError(_) => client.incoming = Incoming::Garbled,
+                Cause::UpstreamClosed(frame) => client.tell(frame.clone()),
+                _ => {}
+            }
+            if let Some(code) = cause.client_code(close_codes) {
+                client.tell(CloseFrame::new(code, cause.close_reason(undelivered)));
+            }
+        }
+        if let Some(upstream) = &mut self.upstream {
+            match cause {
+                Cause::UpstreamClosed(frame) => {
+                    upstream.incoming = Incoming::Closed(Some(frame.clone()));
+                }
+                Cause::UpstreamLost => upstream.lose(),
+                Cause::UpstreamError(_) => upstream.incoming = Incoming::Garbled,
+                Cause::ClientClosed(frame) => upstream.tell(frame.clone()),
+                _ => {}
+            }
+            if let Some(code) = cause.upstream_code() {
+                upstream.tell(CloseFrame::new(code, cause.name()));
+            }
+        }
+    }
+
+    async fn exchange(&mut self, session: &mut Session, written: &mut Written) {
+        loop {
+            let Self { client, upstream } = self;
+            session
+                .ledger
+                .pass(take(client.as_mut(), upstream.as_mut()));
+            session.traffic.upstream_messages += take(upstream.as_mut(), client.as_mut());
+            if let Some(Party {
+                outgoing: Outgoing::Told(Some(code)),
+                ..
+            }) = client
+            {
+                session.client_code = Some(*code);
+            }
+            if let Some(upstream) = upstream {
+                *written = Written::of(&upstream.peer.outbox);
+            }
+            drop_if(client, |client| client.peer.is_broken());
+            drop_if(upstream, |upstream| upstream.peer.is_broken());
+            if let Some(party) = client
+                && party.is_done()
+                && !party.is_garbled()
+            {
+                party.peer.finish().await;
+                *client = None;
+            }
+            if client.as_ref().is_none_or(Party::is_done)
+                && upstream.as_ref().is_none_or(Party::is_done)
+            {
+                tokio::join!(linger(client), linger(upstream));
+                return;
+            }
+            let client_room = room(upstream.as_ref());
+            let upstream_room = room(client.as_ref());
+            tokio::select! {
+                _ = progress(client.as_mut().map(|party| &mut party.peer), client_room) => {}
+                _ = progress(upstream.as_mut().map(|party| &mut party.peer), upstream_room) => {}
+            }
+        }
+    }
+}
+
+/// Whether what the other side sends can be taken.
+fn room<S: Stream>(to: Option<&Party<S>>) -> bool {
+    to.is_none_or(|to| to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
+}
+
+/// Looks at what `from` sent; returns how many data messages of it went to `to`.
+fn take<S: Stream, T: Stream>(from: Option<&mut Party<S>>, mut to: Option<&mut Party<T>>) -> u64 {
+    let Some(from) = from else { return 0 };
+    let inbox = from.peer.take_inbox();
+    let mut input = &inbox[..];
+    let mut messages = 0;
+    while from.is_open() {
+        let Some(passed) = take_frames(from, to.as_deref_mut(), &mut input) else {
+            break;
+        };
+        messages += passed;
+    }
+    let left = if from.is_open() { input.len() } else { 0 };
+    from.peer.put_back(inbox, left);
+    if from.is_open() && from.peer.has_ended() {
+        from.incoming = Incoming::Closed(None);
+    }
+    if !from.is_open() {
+        pass_on_end(from, to);
+    }
+    messages
+}
+
+/// Takes frames from the front of `input`; `None` when more bytes are needed.
+fn take_frames<S: Stream, T: Stream>(
+    from: &mut Party<S>,
+    to: Option<&mut Party<T>>,
+    input: &mut &[u8],
+) -> Option<u64> {
+    let Some(to) = to.filter(|to| from.forwards && !to.is_told()) else {
+        let skipped = from.scanner.skip(input);
+        *input = &input[skipped.bytes..];
+        return take_stop(from, skipped.stop, input).map(|()| 0);
+    };
+    if to.outgoing != Outgoing::Open {
+        // Only the rest of the frame that is half sent.
+        let (taken, ended) = from.scanner.take_payload(input.len());
+        to.peer
+            .outbox
+            .push_passing(&input[..taken], from.scanner.is_at_boundary());
+        to.tell_at_boundary();
+        *input = &input[taken..];
+        return (taken > 0 || to.is_told()).then_some(u64::from(ended));
+    }
+    let skipped = from.scanner.skip(input);
+    to.peer
+        .outbox
+        .push_passing(&input[..skipped.bytes], from.scanner.is_at_boundary());
+    *input = &input[skipped.bytes..];
+    if take_stop(from, skipped.stop, input).is_none() && skipped.bytes == 0 {
+        return None;
+    }
+    Some(skipped.messages)
+}
+
+/// Takes what a scan stopped at; `None` when more bytes are needed.
+fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> Option<()> {
+    match stop {
+        Stop::End | Stop::PartialHeader => return None,
+        Stop::Violation(_) => from.incoming = Incoming::Garbled,
+        Stop::Close => {
+            let (header, header_bytes) = from.scanner.peek(input).ok()??;
+            let control = Control::take(&header, header_bytes, input)?;
+            from.incoming = match CloseFrame::parse(&control.payload) {
+                Ok(frame) => Incoming::Closed(Some(frame)),
+                Err(_) => Incoming::Garbled,
+            };
+        }
+    }
+    Some(())
+}
+
+/// `from` sends nothing more that counts: tells `to`, or answers `from` when there is
+/// nobody else to ask.
+fn pass_on_end<S: Stream, T: Stream>(from: &mut Party<S>, to: Option<&mut Party<T>>) {
+    let Some(to) = to else {
+        from.answer(from.said());
+        return;
+    };
+    // A side that has closed is answered with its own words.
+    to.tell(
+        from.said()
+            .or_else(|| to.said())
+            .unwrap_or_else(|| from.loss()),
+    );
+    if !to.is_told() {
+        // The rest of the half-sent frame will never come.
+        to.peer.break_off();
+    }
+    if !to.is_open() && !from.is_told() {
+        from.answer(to.said());
+    }
+}
+
+fn drop_if<S>(slot: &mut Option<Party<S>>, is_over: impl Fn(&Party<S>) -> bool) {
+    if slot.as_ref().is_some_and(is_over) {
+        *slot = None;
+    }
+}
+
+/// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of
+/// an upstream, and lets what it still sends go: closing with unread bytes would reset the
+/// connection, and the close frame might be lost with it.
+async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
+    let Some(party) = slot else { return };
+    let _ = time::timeout(LINGER, async {
+        if party.role == Role::Client {
+            let _ = party.peer.stream.shutdown().await;
+        }
+        while !party.peer.has_ended() {
+            party.peer.inbox = Vec::new();
+            party.peer.progress(true).await;
+        }
+    })
+    .await;
 }

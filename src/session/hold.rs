@@ -1,6 +1,42 @@
-//! Holding: the hold queue, its bounds, and the phase that fills it.
+//! Holding: the client's messages wait until the gate opens; the upstream's pass.
+//!
+//! The same exchange goes on during the flush, when the client's messages no longer wait
+//! for the gate but only for those before them.
+//!
+//! # Invariants
+//!
+//! * A message goes upstream only after the state that its rule names, and never before the
+//!   upstream's validated `101`.
+//! * Control frames are never held (RFC 6455 §5.5).
+//! * While the queue is full, the client is not read (or what the route's policy says is
+//!   done): memory stays within the bounds, but for one read of at most 16 KiB.
 
-use std::time::Duration;
+mod admission;
+mod client;
+mod upstream;
+
+pub(super) use self::{client::Client, upstream::Link};
+
+use std::{pin::Pin, time::Duration};
+
+use tokio::time::{self, Instant};
+
+use super::{
+    Context, Session,
+    budget::Charge,
+    flush::Snapshot,
+    gate::{Gate, OnTimeout, Signal, Stage},
+    peer::{HIGH_WATER_BYTES, Peer, progress},
+    queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES},
+    rules::Release,
+    state::SessionState,
+    termination::Cause,
+};
+use crate::{
+    transport::Stream,
+    upstream::{Attempts, ConnectError},
+    websocket::{Assembler, Opened, Role},
+};
 
 /// What happens when the hold queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,22 +100,235 @@ impl Default for Settings {
     }
 }
 
-/// The accounted bytes that all sessions of the process together may hold.
+/// How often a client that is not being read is looked at, in case it has gone.
+const HANG_UP_CHECK: Duration = Duration::from_secs(1);
+
+/// A session whose client is held.
 #[derive(Debug)]
-pub struct Budget {
-    max_bytes: usize,
+pub(super) struct Holding<'s, C, U> {
+    pub(super) session: &'s mut Session,
+    pub(super) context: &'s Context,
+    pub(super) settings: &'s super::Settings,
+    pub(super) client: Client<C>,
+    pub(super) assembler: Assembler,
+    pub(super) queue: HoldQueue,
+    charge: Charge,
+    gate: Gate<'s>,
+    pub(super) link: Option<Link<U>>,
+    /// When and why the gate opens, once that is known.
+    opening: Option<Opening>,
+    /// When a held session is cut although it might still become ready.
+    drain_deadline: Option<Instant>,
+    /// Set during the flush: what was held when the gate opened.
+    pub(super) snapshot: Option<Snapshot>,
 }
 
-impl Budget {
-    /// A budget of `max_bytes`.
-    #[must_use]
-    pub fn new(max_bytes: usize) -> Self {
-        Self { max_bytes }
+/// The gate's opening, now or after it has settled.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    at: Instant,
+    state: SessionState,
+    reason: &'static str,
+}
+
+impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
+    pub(super) fn new(
+        client: Opened<C>,
+        session: &'s mut Session,
+        settings: &'s super::Settings,
+        context: &'s Context,
+    ) -> Self {
+        let max_message_bytes = settings
+            .hold
+            .max_bytes
+            .saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        Self {
+            session,
+            context,
+            settings,
+            client: Client::Here(Peer::new(client)),
+            assembler: Assembler::new(Role::Client, max_message_bytes),
+            queue: HoldQueue::new(settings.hold.order),
+            charge: Charge::new(context.budget.clone()),
+            gate: Gate::new(&settings.gate),
+            link: None,
+            opening: None,
+            drain_deadline: None,
+            snapshot: None,
+        }
     }
 
-    /// Whether nothing is left, so that no new session should be accepted.
-    #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.max_bytes == 0
+    /// Holds until the gate opens.
+    ///
+    /// # Errors
+    ///
+    /// Why the session ends instead. What was held is still in the queue.
+    pub(super) async fn until_open(
+        &mut self,
+        connect: &impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
+        attempts: &Attempts,
+    ) -> Result<(), Cause> {
+        let context = self.context;
+        let mut attempt = None;
+        loop {
+            self.exchange()?;
+            if let Some(opening) = self.due_opening() {
+                self.session.trail.enter(opening.state, opening.reason);
+                return Ok(());
+            }
+            if self.link.is_none() && attempt.is_none() {
+                attempt = Some(Box::pin(connect(attempts)));
+            }
+            let wake_at = self.wake_at();
+            let is_draining = self.drain_deadline.is_some();
+            tokio::select! {
+                opened = resolve(attempt.as_mut().map(Pin::as_mut)) => {
+                    attempt = None;
+                    self.connected(opened?);
+                }
+                () = self.progress() => {}
+                () = time::sleep_until(wake_at) => self.look_at_clock()?,
+                () = context.drain.cancelled(), if !is_draining => {
+                    self.start_drain()?;
+                }
+            }
+        }
+    }
+
+    /// Waits until a side did something, or there is room again for what was not read.
+    pub(super) async fn progress(&mut self) {
+        let may_read_client = self.may_read_client();
+        let is_starved = self.charge.budget().is_exhausted();
+        let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
+        let budget = &self.context.budget;
+        tokio::select! {
+            _ = progress(self.link.as_mut().map(|link| &mut link.peer), may_read_upstream) => {}
+            () = self.client.progress(may_read_client) => {}
+            () = budget.freed(), if is_starved => {}
+        }
+    }
+
+    /// Looks at everything that has arrived.
+    pub(super) fn exchange(&mut self) -> Result<(), Cause> {
+        let exchanged = self
+            .take_from_upstream()
+            .and_then(|()| self.take_from_client());
+        self.recharge();
+        exchanged
+    }
+
+    fn recharge(&mut self) {
+        let link = self.link.as_ref().map_or(0, Link::held_bytes);
+        let assembled = self.assembler.held_bytes() + self.queue.held_bytes();
+        self.charge.set(assembled + self.client.held_bytes() + link);
+    }
+
+    fn due_opening(&self) -> Option<Opening> {
+        self.opening.filter(|opening| opening.at <= Instant::now())
+    }
+
+    fn connected(&mut self, opened: Opened<U>) {
+        let wants_pong = self.settings.gate.wants_pong();
+        self.link = Some(Link::new(
+            opened,
+            self.settings.gate.inspect_bytes,
+            wants_pong,
+        ));
+        self.observe(&Signal::Upgrade, "upstream connected");
+    }
+
+    /// Tells the gate, and follows it.
+    fn observe(&mut self, signal: &Signal<'_>, reason: &'static str) {
+        match self.gate.observe(signal) {
+            None => {}
+            Some(Stage::Ready) => {
+                let at = Instant::now() + self.settings.gate.settle;
+                self.opening = Some(Opening {
+                    at,
+                    state: SessionState::ProcessingReady,
+                    reason,
+                });
+                self.release(Release::ServicesReady);
+            }
+            Some(Stage::ServicesReady) => {
+                self.session
+                    .trail
+                    .enter(SessionState::ServicesReady, reason);
+                self.release(Release::ServicesReady);
+            }
+            Some(Stage::Authenticated) => {
+                self.session
+                    .trail
+                    .enter(SessionState::Authenticated, reason);
+                self.release(Release::Authenticated);
+            }
+        }
+    }
+
+    /// When the clock has to be looked at next.
+    fn wake_at(&self) -> Instant {
+        let deadline = self
+            .opening
+            .map_or_else(|| self.deadline(), |opening| opening.at);
+        let ping = self.link.as_ref().and_then(Link::ping_at);
+        let is_unread = self.client.is_here() && !self.may_read_client();
+        let hang_up = is_unread.then(|| Instant::now() + HANG_UP_CHECK);
+        [Some(deadline), self.drain_deadline, ping, hang_up]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(deadline)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.session.trail.started() + self.settings.gate.timeout
+    }
+
+    fn look_at_clock(&mut self) -> Result<(), Cause> {
+        let now = Instant::now();
+        if let Some(link) = &mut self.link {
+            link.ping_if_due(now);
+        }
+        if self.drain_deadline.is_some_and(|at| at <= now) {
+            return Err(Cause::Drained);
+        }
+        if self.opening.is_none() && self.deadline() <= now {
+            return self.time_out(now);
+        }
+        self.check_hang_up()
+    }
+
+    fn time_out(&mut self, now: Instant) -> Result<(), Cause> {
+        if self.settings.gate.on_timeout == OnTimeout::Open && self.link.is_some() {
+            let reason = "not ready in time";
+            self.opening = Some(Opening {
+                at: now,
+                state: SessionState::Degraded,
+                reason,
+            });
+            return Ok(());
+        }
+        Err(Cause::ReadyTimeout {
+            waited: self.session.trail.started().elapsed(),
+            connected: self.link.is_some(),
+        })
+    }
+
+    /// A drain has begun: a session that holds something may still become ready, for three
+    /// quarters of the grace period; the rest is for the closing handshake.
+    fn start_drain(&mut self) -> Result<(), Cause> {
+        if self.session.ledger.held() == 0 {
+            return Err(Cause::Drained);
+        }
+        self.drain_deadline = Some(Instant::now() + self.context.drain_grace * 3 / 4);
+        Ok(())
+    }
+}
+
+/// Resolves with `future`, or never when there is none.
+async fn resolve<F: Future>(future: Option<Pin<&mut F>>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,258 @@
-//! How a session ended, as data.
+//! How a session ended, as data: who ended it, in which state, and why.
+
+use std::time::Duration;
+
+use super::{
+    close::CloseCodes,
+    ledger::Ledger,
+    state::{SessionState, Trail},
+};
+use crate::{
+    upstream::ConnectError,
+    websocket::{CloseCode, CloseFrame, ProtocolError},
+};
+
+/// Who ended a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initiator {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+    /// The proxy.
+    Proxy,
+}
+
+impl Initiator {
+    /// The name in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// Why a session ends.
+///
+/// The client has its `101`, so each cause maps to a close code; what fails before the
+/// `101` is an HTTP status instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The client sent a close frame.
+    #[error("client closed")]
+    ClientClosed(CloseFrame),
+    /// The client's connection ended without a close frame.
+    #[error("client lost")]
+    ClientLost,
+    /// The client broke RFC 6455.
+    #[error("client broke the protocol: {0}")]
+    ClientError(ProtocolError),
+    /// The client sent a message that can never fit into the hold queue.
+    #[error("message larger than the {max_bytes} bytes that may be held")]
+    MessageTooBig {
+        /// The limit on the wire bytes of one message.
+        max_bytes: usize,
+    },
+    /// The hold queue is full and the route says to close then.
+    #[error("hold queue full")]
+    QueueFull,
+    /// The upstream sent a close frame.
+    #[error("upstream closed")]
+    UpstreamClosed(CloseFrame),
+    /// The upstream's connection ended without a close frame.
+    #[error("upstream lost")]
+    UpstreamLost,
+    /// The upstream broke RFC 6455.
+    #[error("upstream broke the protocol: {0}")]
+    UpstreamError(ProtocolError),
+    /// The upstream cannot be had.
+    #[error(transparent)]
+    ConnectFailed(#[from] ConnectError),
+    /// The gate's deadline passed.
+    #[error("upstream not ready after {waited:?}")]
+    ReadyTimeout {
+        /// How long after the client's `101`.
+        waited: Duration,
+        /// Whether the upstream was connected.
+        connected: bool,
+    },
+    /// The upstream took nothing of the flush for as long as the gate may take.
+    #[error("upstream does not read")]
+    FlushStalled,
+    /// The proxy shuts down.
+    #[error("proxy is shutting down")]
+    Drained,
+}
+
+impl Cause {
+    /// Who is at the origin of it.
+    #[must_use]
+    pub const fn initiator(&self) -> Initiator {
+        match self {
+            Self::ClientClosed(_)
+            | Self::ClientLost
+            | Self::ClientError(_)
+            | Self::MessageTooBig { .. } => Initiator::Client,
+            Self::UpstreamClosed(_)
+            | Self::UpstreamLost
+            | Self::UpstreamError(_)
+            | Self::ConnectFailed(_) => Initiator::Upstream,
+            Self::QueueFull | Self::ReadyTimeout { .. } | Self::FlushStalled | Self::Drained => {
+                Initiator::Proxy
+            }
+        }
+    }
+
+    /// Its stable name, in logs and at the front of close reasons.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ClientClosed(_) => "client_closed",
+            Self::ClientLost => "client_lost",
+            Self::ClientError(ProtocolError::InvalidUtf8) => "invalid_utf8",
+            Self::ClientError(_) => "protocol_error",
+            Self::MessageTooBig { .. } => "message_too_big",
+            Self::QueueFull => "queue_full",
+            Self::UpstreamClosed(_) => "upstream_closed",
+            Self::UpstreamLost => "upstream_lost",
+            Self::UpstreamError(_) => "upstream_protocol_error",
+            Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
+            Self::ConnectFailed(ConnectError::Broken(_)) => "bad_upstream_handshake",
+            Self::ConnectFailed(ConnectError::Unreachable(_))
+            | Self::ReadyTimeout {
+                connected: false, ..
+            } => "upstream_unreachable",
+            Self::ReadyTimeout {
+                connected: true, ..
+            } => "ready_timeout",
+            Self::FlushStalled => "flush_stalled",
+            Self::Drained => "shutting_down",
+        }
+    }
+
+    /// The code of the close frame that the proxy makes for the client; `None` when the
+    /// client gets its own or the upstream's frame, or is not there.
+    #[must_use]
+    pub fn client_code(&self, close_codes: &CloseCodes) -> Option<CloseCode> {
+        Some(match self {
+            Self::ClientClosed(_) | Self::UpstreamClosed(_) | Self::ClientLost => return None,
+            Self::ClientError(error) => error.close_code(),
+            Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
+            Self::QueueFull | Self::ReadyTimeout { .. } | Self::FlushStalled => {
+                CloseCode::TRY_AGAIN_LATER
+            }
+            Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
+            Self::UpstreamLost
+            | Self::UpstreamError(_)
+            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Unreachable(_)) => {
+                CloseCode::BAD_GATEWAY
+            }
+            Self::Drained => CloseCode::GOING_AWAY,
+        })
+    }
+
+    /// The code of the close frame that the proxy makes for the upstream; `None` when the
+    /// upstream gets the client's own frame, or is not there.
+    #[must_use]
+    pub const fn upstream_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::ClientClosed(_)
+            | Self::UpstreamClosed(_)
+            | Self::UpstreamLost
+            | Self::ConnectFailed(_) => None,
+            Self::UpstreamError(error) => Some(error.close_code()),
+            Self::ClientLost
+            | Self::ClientError(_)
+            | Self::MessageTooBig { .. }
+            | Self::QueueFull
+            | Self::ReadyTimeout { .. }
+            | Self::FlushStalled
+            | Self::Drained => Some(CloseCode::GOING_AWAY),
+        }
+    }
+
+    /// Whether what was written to the upstream may not have been read.
+    #[must_use]
+    pub const fn leaves_flush_in_doubt(&self) -> bool {
+        match self {
+            Self::UpstreamLost | Self::UpstreamError(_) | Self::FlushStalled => true,
+            Self::ClientClosed(_)
+            | Self::ClientLost
+            | Self::ClientError(_)
+            | Self::MessageTooBig { .. }
+            | Self::QueueFull
+            | Self::UpstreamClosed(_)
+            | Self::ConnectFailed(_)
+            | Self::ReadyTimeout { .. }
+            | Self::Drained => false,
+        }
+    }
+
+    /// The last state of a session that ended so.
+    #[must_use]
+    pub const fn final_state(&self) -> SessionState {
+        match self {
+            Self::ClientClosed(_) | Self::UpstreamClosed(_) | Self::Drained => SessionState::Closed,
+            Self::ClientLost
+            | Self::ClientError(_)
+            | Self::MessageTooBig { .. }
+            | Self::QueueFull
+            | Self::UpstreamLost
+            | Self::UpstreamError(_)
+            | Self::ConnectFailed(_)
+            | Self::ReadyTimeout { .. }
+            | Self::FlushStalled => SessionState::Failed,
+        }
+    }
+
+    /// The reason text of a close frame for the client: the name, and how many messages
+    /// were not delivered.
+    #[must_use]
+    pub fn close_reason(&self, undelivered: u64) -> String {
+        match undelivered {
+            0 => self.name().to_owned(),
+            1 => format!("{}; 1 message not delivered", self.name()),
+            _ => format!("{}; {undelivered} messages not delivered", self.name()),
+        }
+    }
+}
+
+/// How many bytes and messages went through a session, in the direction of the upstream
+/// and of the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read from the client, frame headers included.
+    pub client_bytes: u64,
+    /// Bytes read from the upstream, frame headers included.
+    pub upstream_bytes: u64,
+    /// Data messages from the upstream that were passed on.
+    pub upstream_messages: u64,
+}
 
 /// What a session has to say at its end.
 #[derive(Debug)]
-pub struct Report {}
+pub struct Report {
+    /// Why it ended.
+    pub cause: Cause,
+    /// The state in which that happened.
+    pub state: SessionState,
+    /// How it came there, and its last state.
+    pub trail: Trail,
+    /// What became of the client's messages.
+    pub ledger: Ledger,
+    /// What went through.
+    pub traffic: Traffic,
+    /// How often the upstream was tried.
+    pub attempts: u32,
+    /// Why the latest attempt at the upstream failed, for the log only.
+    pub last_connect_error: Option<String>,
+    /// How long the flush took.
+    pub flush_time: Option<Duration>,
+    /// The code of the close frame that the client got, if it got one with a code.
+    pub client_code: Option<CloseCode>,
+    /// How long the session lasted, from the client's `101`.
+    pub duration: Duration,
+}

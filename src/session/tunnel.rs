@@ -1,6 +1,37 @@
-//! The tunnel: bytes go through verbatim, frame headers are read.
+//! The tunnel: bytes go through verbatim in both directions.
+//!
+//! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads, so
+//! that it knows where a close frame of its own may go, counts messages, and refuses what
+//! RFC 6455 forbids.
+//!
+//! # Invariants
+//!
+//! * Only whole headers that were checked go on, so that the receiver is at a frame
+//!   boundary or inside a payload; see [`FrameScanner`].
+//! * A session that waits holds no buffer: reads go through the thread's scratch buffer,
+//!   and only what the other side would not take is kept.
+//! * A side is not read while the other has not taken what it was sent.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{io::ReadBuf, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Session,
+    peer::{Peer, with_scratch},
+    state::SessionState,
+    termination::Cause,
+};
+use crate::{
+    transport::Stream,
+    websocket::{CloseFrame, Control, FrameScanner, ProtocolError, frame::Stop},
+};
 
 /// How the tunnel and the closing handshake behave.
 #[derive(Clone, Debug)]
@@ -18,4 +49,204 @@ impl Default for Settings {
             close_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// One end of the tunnel: a peer, and the place in what it sends.
+#[derive(Debug)]
+pub(super) struct End<S> {
+    pub(super) peer: Peer<S>,
+    pub(super) scanner: FrameScanner,
+}
+
+/// How one direction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Its source sent this close frame.
+    Closed(CloseFrame),
+    /// Its source ended without one.
+    Lost,
+    /// Its source broke RFC 6455.
+    Violated(ProtocolError),
+    /// Its destination broke off.
+    Undeliverable,
+}
+
+/// Relays until one side ends or a drain begins.
+pub(super) async fn run<C: Stream, U: Stream>(
+    client: &mut End<C>,
+    upstream: &mut End<U>,
+    session: &mut Session,
+    settings: &Settings,
+    drain: &CancellationToken,
+) -> Cause {
+    session.trail.enter(SessionState::Processing, "flushed");
+    let mut drained = pin!(drain.cancelled());
+    let mut to_upstream = Passed::default();
+    let mut to_client = Passed::default();
+    let mut last_traffic = Instant::now();
+    let cause = poll_fn(|context| {
+        let before = to_upstream.bytes + to_client.bytes;
+        let up = poll_direction(context, client, upstream, &mut to_upstream);
+        let down = poll_direction(context, upstream, client, &mut to_client);
+        if to_upstream.bytes + to_client.bytes != before {
+            last_traffic = Instant::now();
+        }
+        match (up, down) {
+            (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
+            (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
+            _ => drained.as_mut().poll(context).map(|()| Cause::Drained),
+        }
+    })
+    .await;
+    session.ledger.pass(to_upstream.messages);
+    session.traffic.client_bytes += to_upstream.bytes;
+    session.traffic.upstream_bytes += to_client.bytes;
+    session.traffic.upstream_messages += to_client.messages;
+    if last_traffic.elapsed() >= settings.idle_after {
+        session.trail.enter(SessionState::Idle, "no traffic");
+    }
+    cause
+}
+
+fn client_cause(ending: Ending) -> Cause {
+    match ending {
+        Ending::Closed(frame) => Cause::ClientClosed(frame),
+        Ending::Lost => Cause::ClientLost,
+        Ending::Violated(error) => Cause::ClientError(error),
+        Ending::Undeliverable => Cause::UpstreamLost,
+    }
+}
+
+fn upstream_cause(ending: Ending) -> Cause {
+    match ending {
+        Ending::Closed(frame) => Cause::UpstreamClosed(frame),
+        Ending::Lost => Cause::UpstreamLost,
+        Ending::Violated(error) => Cause::UpstreamError(error),
+        Ending::Undeliverable => Cause::ClientLost,
+    }
+}
+
+/// What went through one direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    bytes: u64,
+    messages: u64,
+    has_begun: bool,
+}
+
+/// Relays from `source` to `target` as long as both are ready; resolves when that
+/// direction has ended.
+fn poll_direction<S: Stream, T: Stream>(
+    context: &mut Context<'_>,
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Poll<Ending> {
+    loop {
+        if !target.peer.outbox.is_empty()
+            && ready!(
+                target
+                    .peer
+                    .outbox
+                    .poll_write(context, &mut target.peer.stream)
+            )
+            .is_err()
+        {
+            target.peer.break_off();
+            return Poll::Ready(Ending::Undeliverable);
+        }
+        let ending = with_scratch(|scratch| {
+            let carried = std::mem::take(&mut source.peer.inbox);
+            if !passed.has_begun {
+                // What was read before the tunnel began may fill more than the carry.
+                passed.has_begun = true;
+                passed.bytes += carried.len() as u64;
+                return Poll::Ready(relay(context, &carried, source, target, passed));
+            }
+            scratch[..carried.len()].copy_from_slice(&carried);
+            let mut buffer = ReadBuf::new(&mut scratch[carried.len()..]);
+            match Pin::new(&mut source.peer.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => {
+                    source.peer.inbox = carried;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(_)) => {
+                    source.peer.break_off();
+                    return Poll::Ready(Some(Ending::Lost));
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            let read = buffer.filled().len();
+            if read == 0 {
+                source.peer.end();
+                return Poll::Ready(Some(Ending::Lost));
+            }
+            passed.bytes += read as u64;
+            let bytes = &scratch[..carried.len() + read];
+            Poll::Ready(relay(context, bytes, source, target, passed))
+        });
+        if let Some(ending) = ready!(ending) {
+            return Poll::Ready(ending);
+        }
+    }
+}
+
+/// Passes `bytes` on as far as they may go and keeps the rest; says when the direction
+/// ends there.
+fn relay<S: Stream, T: Stream>(
+    context: &mut Context<'_>,
+    bytes: &[u8],
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Option<Ending> {
+    let skipped = source.scanner.skip(bytes);
+    passed.messages += skipped.messages;
+    let (front, rest) = bytes.split_at(skipped.bytes);
+    let ends_frame = source.scanner.is_at_boundary();
+    if send(context, front, ends_frame, target).is_err() {
+        target.peer.break_off();
+        return Some(Ending::Undeliverable);
+    }
+    let ending = match skipped.stop {
+        Stop::End | Stop::PartialHeader => None,
+        Stop::Violation(error) => Some(Ending::Violated(error)),
+        Stop::Close => closed(&source.scanner, rest),
+    };
+    if ending.is_none() && !rest.is_empty() {
+        source.peer.inbox = rest.to_vec();
+    }
+    ending
+}
+
+/// What the close frame at the front of `rest` says, once it is there as a whole.
+fn closed(scanner: &FrameScanner, mut rest: &[u8]) -> Option<Ending> {
+    let (header, header_bytes) = scanner.peek(rest).ok()??;
+    let control = Control::take(&header, header_bytes, &mut rest)?;
+    Some(CloseFrame::parse(&control.payload).map_or_else(Ending::Violated, Ending::Closed))
+}
+
+/// Writes what `target` takes at once and keeps the rest in its outbox, which is empty.
+fn send<T: Stream>(
+    context: &mut Context<'_>,
+    mut bytes: &[u8],
+    ends_frame: bool,
+    target: &mut End<T>,
+) -> std::io::Result<()> {
+    let Peer { stream, outbox, .. } = &mut target.peer;
+    // A target that had to wait before is not asked again until its outbox is written.
+    while outbox.is_empty() && !bytes.is_empty() {
+        match Pin::new(&mut *stream).poll_write(context, bytes) {
+            Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+    }
+    if bytes.is_empty() {
+        outbox.note_passed(ends_frame);
+    } else {
+        outbox.push_passing(bytes, ends_frame);
+    }
+    Ok(())
 }

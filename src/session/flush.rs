@@ -1,0 +1,103 @@
+//! The flush: what was held goes upstream, by priority, with as few system calls as
+//! possible.
+//!
+//! # Invariants
+//!
+//! * What the client sends meanwhile is written behind what was held when the gate opened,
+//!   in the order in which it came.
+//! * Once what was held is written, the client is not read until the rest is: the flush
+//!   ends however fast the client sends.
+//! * A message counts as delivered when the flush has ended with the upstream alive.
+
+use tokio::time::{self, Instant};
+
+use super::{hold::Holding, ledger::Account, outbox::Outbox, termination::Cause};
+use crate::transport::Stream;
+
+/// What was held when the gate opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Snapshot {
+    /// The outbox's count of written messages once all of it is written.
+    last_message: u64,
+}
+
+impl Snapshot {
+    fn of(outbox: &Outbox) -> Self {
+        Self {
+            last_message: outbox.messages_written() + outbox.messages_waiting().0,
+        }
+    }
+
+    /// Whether everything that was held is written.
+    pub(super) fn is_written(self, outbox: &Outbox) -> bool {
+        outbox.messages_written() >= self.last_message
+    }
+}
+
+impl<C: Stream, U: Stream> Holding<'_, C, U> {
+    /// Writes everything that is held to the upstream.
+    ///
+    /// # Errors
+    ///
+    /// Why the session ends instead of becoming a tunnel; also when the client has left and
+    /// all its messages are written.
+    pub(super) async fn flush(&mut self) -> Result<(), Cause> {
+        let started = Instant::now();
+        self.line_up();
+        self.write_all().await?;
+        if let Some(link) = &self.link {
+            let written = link.peer.outbox.messages_written();
+            self.session.settle_written(written, Account::Delivered);
+        }
+        self.session.flush_time = Some(started.elapsed());
+        self.client
+            .farewell()
+            .map_or(Ok(()), |farewell| Err(farewell.cause()))
+    }
+
+    /// Moves the queue to the upstream's outbox.
+    fn line_up(&mut self) {
+        self.let_pass();
+        if let Some(max_age) = self.settings.hold.max_age {
+            let expired = self.queue.expire(max_age, Instant::now());
+            self.session.ledger.settle(expired, Account::Expired);
+        }
+        let Some(link) = &mut self.link else { return };
+        while let Some(wire) = self.queue.pop() {
+            link.pass_on(wire);
+        }
+        link.tap.stop_sampling();
+        self.snapshot = Some(Snapshot::of(&link.peer.outbox));
+    }
+
+    async fn write_all(&mut self) -> Result<(), Cause> {
+        let mut stalls_at = Instant::now() + self.settings.gate.timeout;
+        let mut written_before = self.bytes_written();
+        loop {
+            self.exchange()?;
+            if self
+                .link
+                .as_ref()
+                .is_none_or(|link| link.peer.outbox.is_empty())
+            {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.progress() => {}
+                () = time::sleep_until(stalls_at) => {
+                    if self.bytes_written() == written_before {
+                        return Err(Cause::FlushStalled);
+                    }
+                    written_before = self.bytes_written();
+                    stalls_at = Instant::now() + self.settings.gate.timeout;
+                }
+            }
+        }
+    }
+
+    fn bytes_written(&self) -> u64 {
+        self.link
+            .as_ref()
+            .map_or(0, |link| link.peer.outbox.bytes_written())
+    }
+}

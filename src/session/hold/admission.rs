@@ -1,0 +1,150 @@
+//! Which messages are taken in, at which place, and what gives way to them.
+
+use tokio::time::Instant;
+
+use super::{Holding, Overflow};
+use crate::{
+    session::{
+        gate::Stage,
+        ledger::Account,
+        queue::accounted_bytes,
+        rules::{Class, Priority, Release},
+        termination::Cause,
+    },
+    transport::Stream,
+    websocket::{Message, Role},
+};
+
+impl<C: Stream, U: Stream> Holding<'_, C, U> {
+    /// Whether bytes of the client may be read.
+    pub(super) fn may_read_client(&self) -> bool {
+        self.client.is_here() && self.may_take_from_client()
+    }
+
+    /// Whether bytes of the client may be looked at.
+    ///
+    /// Under [`Overflow::Shed`] and [`Overflow::Close`] a full queue is no obstacle: the
+    /// next message decides what gives way. What a critical message has made too full is.
+    pub(super) fn may_take_from_client(&self) -> bool {
+        if let Some(snapshot) = &self.snapshot {
+            let Some(link) = &self.link else { return false };
+            return !snapshot.is_written(&link.peer.outbox) && self.fits(0, 0);
+        }
+        match self.settings.hold.overflow {
+            Overflow::Backpressure => {
+                self.fits(1, self.assembler.held_bytes() + 1) && !self.is_budget_exhausted()
+            }
+            Overflow::Shed => self.fits(0, 0) && !self.is_budget_exhausted(),
+            Overflow::Close => true,
+        }
+    }
+
+    fn is_budget_exhausted(&self) -> bool {
+        self.context.budget.is_exhausted()
+    }
+
+    /// Whether the queue, and what waits to be written upstream, leave room.
+    fn fits(&self, messages: usize, bytes: usize) -> bool {
+        let (waiting, waiting_bytes) = self.link.as_ref().map_or((0, 0), |link| {
+            let (messages, _) = link.peer.outbox.messages_waiting();
+            (
+                usize::try_from(messages).unwrap_or(usize::MAX),
+                link.peer.outbox.accounted_bytes(),
+            )
+        });
+        let limits = &self.settings.hold;
+        self.queue.len() + waiting + messages <= limits.max_messages
+            && self.queue.held_bytes() + waiting_bytes + bytes <= limits.max_bytes
+    }
+
+    /// Makes room in the process's budget, as far as the route's policy allows.
+    pub(super) fn relieve_budget(&mut self) -> Result<(), Cause> {
+        match self.settings.hold.overflow {
+            Overflow::Shed => {
+                while self.is_budget_exhausted() && self.queue.shed_below(Priority::Critical) {
+                    self.session.ledger.settle(1, Account::Shed);
+                    self.recharge();
+                }
+                Ok(())
+            }
+            Overflow::Close if self.is_budget_exhausted() => Err(Cause::QueueFull),
+            Overflow::Backpressure | Overflow::Close => Ok(()),
+        }
+    }
+
+    /// Takes responsibility for one message of the client.
+    pub(super) fn admit(&mut self, message: Message) -> Result<(), Cause> {
+        self.session.ledger.accept();
+        if self.snapshot.is_some() {
+            return self.pass_on(message.wire);
+        }
+        let class = self.classify(&message);
+        if self.is_released(class.release) {
+            return self.pass_on(message.wire);
+        }
+        let bytes = accounted_bytes(&message.wire);
+        match self.settings.hold.overflow {
+            Overflow::Backpressure => {}
+            Overflow::Close if self.fits(1, bytes) => {}
+            Overflow::Close => return Err(Cause::QueueFull),
+            Overflow::Shed => {
+                if !self.make_room(bytes, class.priority) && class.priority != Priority::Critical {
+                    self.session.ledger.settle(1, Account::Shed);
+                    return Ok(());
+                }
+            }
+        }
+        self.queue.push(message.wire, class, Instant::now());
+        Ok(())
+    }
+
+    fn classify(&self, message: &Message) -> Class {
+        if self.settings.rules.is_empty() {
+            return Class::default();
+        }
+        let (payload, is_whole) = message.payload(Role::Client, self.settings.gate.inspect_bytes);
+        self.settings.rules.classify(&crate::matcher::Sample {
+            is_text: message.is_text,
+            payload: &payload,
+            is_whole,
+        })
+    }
+
+    /// Sheds what is below `incoming` until `bytes` more fit; whether they do.
+    fn make_room(&mut self, bytes: usize, incoming: Priority) -> bool {
+        while !self.fits(1, bytes) {
+            if !self.queue.shed_below(incoming) {
+                return false;
+            }
+            self.session.ledger.settle(1, Account::Shed);
+        }
+        true
+    }
+
+    fn is_released(&self, release: Release) -> bool {
+        let Some(stage) = self.gate.stage() else {
+            return false;
+        };
+        let reached = match stage {
+            Stage::Authenticated => Release::Authenticated,
+            Stage::ServicesReady | Stage::Ready => Release::ServicesReady,
+        };
+        self.link.is_some() && release <= reached
+    }
+
+    fn pass_on(&mut self, wire: Vec<u8>) -> Result<(), Cause> {
+        let Some(link) = &mut self.link else {
+            return Err(Cause::UpstreamLost);
+        };
+        link.pass_on(wire);
+        Ok(())
+    }
+
+    /// Sends upstream what waits for no more than `reached`.
+    pub(super) fn release(&mut self, reached: Release) {
+        let Some(link) = &mut self.link else { return };
+        for wire in self.queue.take_released(reached) {
+            link.pass_on(wire);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The upstream's side while the client's messages are held.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Client, Holding};
+use crate::{
+    session::{
+        gate::{Gate, Signal},
+        peer::{HIGH_WATER_BYTES, Peer},
+        state::SessionState,
+        tap::{Tap, Tapped},
+        termination::Cause,
+    },
+    transport::Stream,
+    websocket::{CloseFrame, Control, Opcode, Opened, frame::control_frame},
+};
+
+/// The first wait for the answer to the gate's ping; doubles up to [`MAX_PING_WAIT`].
+const FIRST_PING_WAIT: Duration = Duration::from_millis(100);
+const MAX_PING_WAIT: Duration = Duration::from_secs(2);
+
+/// The connection to the upstream while messages are held.
+#[derive(Debug)]
+pub(in crate::session) struct Link<U> {
+    pub(in crate::session) peer: Peer<U>,
+    pub(in crate::session) tap: Tap,
+    /// Whether anything of a message has gone either way.
+    is_used: bool,
+    /// The beginning of a message that the client may have to be spared.
+    pub(in crate::session) held_back: Option<Vec<u8>>,
+    ping: Option<GatePing>,
+}
+
+/// The proxy's own ping, repeated until its pong comes.
+#[derive(Debug)]
+struct GatePing {
+    payload: [u8; 8],
+    next_at: Instant,
+    wait: Duration,
+}
+
+impl<U: Stream> Link<U> {
+    pub(super) fn new(opened: Opened<U>, inspect_bytes: usize, wants_pong: bool) -> Self {
+        let ping = wants_pong.then(|| GatePing {
+            payload: rand::random(),
+            next_at: Instant::now(),
+            wait: FIRST_PING_WAIT,
+        });
+        let mut link = Self {
+            peer: Peer::new(opened),
+            tap: Tap::new(inspect_bytes),
+            is_used: false,
+            held_back: None,
+            ping,
+        };
+        link.ping_if_due(Instant::now());
+        link
+    }
+
+    /// What it keeps in memory of the client's messages and the upstream's.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.peer.outbox.accounted_bytes()
+            + self.tap.held_bytes()
+            + self.held_back.as_ref().map_or(0, Vec::capacity)
+    }
+
+    /// Sends one whole message of the client upstream.
+    pub(in crate::session) fn pass_on(&mut self, wire: Vec<u8>) {
+        self.is_used = true;
+        self.peer.outbox.push_message(wire);
+    }
+
+    /// When the gate's ping is to be repeated.
+    pub(super) fn ping_at(&self) -> Option<Instant> {
+        self.ping.as_ref().map(|ping| ping.next_at)
+    }
+
+    pub(super) fn ping_if_due(&mut self, now: Instant) {
+        let Some(ping) = &mut self.ping else { return };
+        if ping.next_at <= now {
+            let frame = control_frame(Opcode::Ping, &ping.payload, Some(rand::random()));
+            self.peer.outbox.push_control(frame);
+            ping.next_at = now + ping.wait;
+            ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
+        }
+    }
+
+    fn is_answer_to_ping(&self, control: &Control) -> bool {
+        control.opcode == Opcode::Pong
+            && self
+                .ping
+                .as_ref()
+                .is_some_and(|ping| ping.payload[..] == control.payload[..])
+    }
+}
+
+impl<C: Stream, U: Stream> Holding<'_, C, U> {
+    /// Looks at what the upstream has sent, as far as the client has room for it.
+    pub(super) fn take_from_upstream(&mut self) -> Result<(), Cause> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        let inbox = link.peer.take_inbox();
+        let mut input = &inbox[..];
+        let blocked = self.take_all_tapped(&mut input);
+        let left = input.len();
+        self.session.traffic.upstream_bytes += (inbox.len() - left) as u64;
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        link.peer.put_back(inbox, left);
+        if !blocked? && link.peer.has_ended() {
+            return self.upstream_lost();
+        }
+        Ok(())
+    }
+
+    /// Takes what there is; whether it stopped because the client does not read.
+    fn take_all_tapped(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+        while self.client.waiting_bytes() < HIGH_WATER_BYTES {
+            if !self.take_tapped(input)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes one thing that the upstream sent; whether there was one.
+    fn take_tapped(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+        let Some(link) = &mut self.link else {
+            return Ok(false);
+        };
+        match link.tap.advance(input).map_err(Cause::UpstreamError)? {
+            None => return Ok(false),
+            Some(Tapped::MessageStart(bytes)) => {
+                if self.may_withhold()
+                    && let Some(link) = &mut self.link
+                {
+                    link.held_back = Some(Vec::new());
+                }
+                self.take_data(bytes);
+            }
+            Some(Tapped::Data(bytes)) => self.take_data(bytes),
+            Some(Tapped::MessageEnd) => self.take_message_end(),
+            Some(Tapped::Control(control)) => self.take_upstream_control(&control)?,
+        }
+        Ok(true)
+    }
+
+    fn take_data(&mut self, bytes: &[u8]) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(held_back) = &mut link.held_back {
+            held_back.extend_from_slice(bytes);
+            // What is longer than matchers look at is decided by what they have seen.
+            if link.tap.is_sample_cut() && !self.gate.would_make_ready(link.tap.sample()) {
+                self.let_pass();
+            }
+            return;
+        }
+        link.is_used = true;
+        self.client.pass(bytes, link.tap.is_at_boundary());
+    }
+
+    /// Whether a message that begins here may be the ready message and is not the
+    /// client's to see.
+    fn may_withhold(&self) -> bool {
+        !self.settings.gate.forward_ready
+            && !self.gate.is_ready()
+            && self.snapshot.is_none()
+            && self.settings.gate.wants_messages()
+    }
+
+    /// Sends the client what was held back.
+    pub(in crate::session) fn let_pass(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if let Some(held_back) = link.held_back.take() {
+            link.is_used = true;
+            self.client.pass(&held_back, link.tap.is_at_boundary());
+        }
+    }
+
+    fn take_message_end(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let is_withheld = link.held_back.is_some() && self.gate.would_make_ready(link.tap.sample());
+        if is_withheld {
+            link.held_back = None;
+            link.is_used = true;
+        } else {
+            self.let_pass();
+            self.session.traffic.upstream_messages += 1;
+        }
+        if self.snapshot.is_none() {
+            self.observe_message();
+        }
+    }
+
+    fn observe_message(&mut self) {
+        // The sample is lent to the gate, which may send messages on this very link.
+        let Some(link) = &mut self.link else { return };
+        let tap = std::mem::replace(&mut link.tap, Tap::new(0));
+        self.observe(&Signal::Message(tap.sample()), "upstream message");
+        if let Some(link) = &mut self.link {
+            link.tap = tap;
+            if self.gate.is_ready() {
+                link.tap.stop_sampling();
+            }
+        }
+    }
+
+    fn take_upstream_control(&mut self, control: &Control) -> Result<(), Cause> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        if link.is_answer_to_ping(control) {
+            link.ping = None;
+            self.observe(&Signal::Pong, "upstream answered the ping");
+            return Ok(());
+        }
+        match (control.opcode, &mut self.client) {
+            (Opcode::Close, _) => {
+                let frame = CloseFrame::parse(&control.payload).map_err(Cause::UpstreamError)?;
+                Err(Cause::UpstreamClosed(frame))
+            }
+            (Opcode::Ping, Client::Leaving(..) | Client::Gone(_)) => {
+                let pong = control_frame(Opcode::Pong, &control.payload, Some(rand::random()));
+                link.peer.outbox.push_pong(pong);
+                Ok(())
+            }
+            (_, client) => {
+                client.pass(&control.wire, true);
+                Ok(())
+            }
+        }
+    }
+
+    /// The upstream's connection is lost: another one, if nothing has gone either way.
+    fn upstream_lost(&mut self) -> Result<(), Cause> {
+        let is_used = self.link.as_ref().is_none_or(|link| link.is_used);
+        if is_used || self.snapshot.is_some() {
+            return Err(Cause::UpstreamLost);
+        }
+        self.link = None;
+        self.opening = None;
+        self.gate = Gate::new(&self.settings.gate);
+        self.session
+            .trail
+            .enter(SessionState::Reconnecting, "upstream lost");
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! One side of a session: its byte stream, what it sent that is not yet looked at, and
+//! what waits to be sent to it.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::ReadBuf;
+
+use super::outbox::Outbox;
+use crate::{transport::Stream, websocket::Opened};
+
+/// The most bytes that one read takes in.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// The most bytes that one read takes in while they are looked at one message at a time;
+/// so much may wait in an inbox beyond the bounds of the hold queue.
+const INBOX_READ_BYTES: usize = 16 * 1024;
+
+/// Room in front of a read for what is left of the one before: part of a frame header or
+/// of a close frame.
+pub(super) const CARRY_BYTES: usize = 256;
+
+/// Reading from one side stops while this many bytes wait for the other.
+pub(super) const HIGH_WATER_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Every read of a thread goes through this buffer, so that a session that waits has
+    /// none.
+    static SCRATCH: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; CARRY_BYTES + READ_BYTES].into_boxed_slice());
+}
+
+/// Runs `with` on the thread's scratch buffer.
+///
+/// # Panics
+///
+/// When `with` calls this again.
+pub(super) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| with(scratch))
+}
+
+/// What a side did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Bytes were added to the inbox.
+    Read,
+    /// It will send nothing more: end of stream, or an error.
+    Ended,
+    /// Everything that waited for it is written.
+    Written,
+}
+
+/// One side of a session.
+#[derive(Debug)]
+pub(super) struct Peer<S> {
+    pub(super) stream: S,
+    /// Bytes that were read and not yet looked at.
+    pub(super) inbox: Vec<u8>,
+    pub(super) outbox: Outbox,
+    has_ended: bool,
+    is_broken: bool,
+}
+
+impl<S: Stream> Peer<S> {
+    pub(super) fn new(opened: Opened<S>) -> Self {
+        Self {
+            stream: opened.stream,
+            inbox: opened.read_buf.to_vec(),
+            outbox: Outbox::default(),
+            has_ended: false,
+            is_broken: false,
+        }
+    }
+
+    /// Whether it will send nothing more.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Whether nothing can be sent to it any more.
+    pub(super) const fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Notes an error on the stream: nothing goes either way any more.
+    pub(super) fn break_off(&mut self) {
+        self.is_broken = true;
+        self.has_ended = true;
+    }
+
+    /// Notes that it will send nothing more.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+    }
+
+    /// Removes and returns the inbox, to be put back with
+    /// [`put_back`](Self::put_back).
+    pub(super) fn take_inbox(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.inbox)
+    }
+
+    /// Makes what is left of a taken inbox the inbox again.
+    pub(super) fn put_back(&mut self, mut inbox: Vec<u8>, left: usize) {
+        debug_assert!(self.inbox.is_empty());
+        if left > 0 {
+            inbox.drain(..inbox.len() - left);
+            self.inbox = inbox;
+        }
+    }
+
+    /// Writes what waits and, if `may_read`, reads into the inbox; resolves when either did
+    /// something.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was read is in the inbox, what was not written in the outbox.
+    pub(super) async fn progress(&mut self, may_read: bool) -> Event {
+        poll_fn(|context| self.poll_progress(context, may_read)).await
+    }
+
+    fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<Event> {
+        if !self.is_broken && !self.outbox.is_empty() {
+            match self.outbox.poll_write(context, &mut self.stream) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Event::Written),
+                Poll::Ready(Err(_)) => {
+                    self.break_off();
+                    return Poll::Ready(Event::Ended);
+                }
+                Poll::Pending => {}
+            }
+        }
+        if !may_read || self.has_ended {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_read(context)) {
+            Ok(0) => self.has_ended = true,
+            Ok(_) => return Poll::Ready(Event::Read),
+            Err(_) => self.break_off(),
+        }
+        Poll::Ready(Event::Ended)
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[..INBOX_READ_BYTES]);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            self.inbox.reserve_exact(buffer.filled().len());
+            self.inbox.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Writes what waits and closes the writing half.
+    pub(super) async fn finish(&mut self) {
+        poll_fn(|context| {
+            if self.is_broken || ready!(self.outbox.poll_write(context, &mut self.stream)).is_err()
+            {
+                return Poll::Ready(());
+            }
+            Pin::new(&mut self.stream)
+                .poll_shutdown(context)
+                .map(|_| ())
+        })
+        .await;
+        self.break_off();
+    }
+}
+
+/// [`Peer::progress`] of a side that may not be there; then it never resolves.
+pub(super) async fn progress<S: Stream>(peer: Option<&mut Peer<S>>, may_read: bool) -> Event {
+    match peer {
+        Some(peer) => peer.progress(may_read).await,
+        None => std::future::pending().await,
+    }
+}

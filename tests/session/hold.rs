@@ -1,0 +1,406 @@
+//! Holding, the gate, the flush.
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use readygate::{
+    matcher::Matcher,
+    session::{
+        gate::Trigger,
+        ledger::Account,
+        rules::{Priority, Release, Rule, Rules},
+        state::SessionState,
+    },
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::*;
+
+fn rule(text: &str, priority: Priority, release: Release) -> Rule {
+    Rule {
+        matchers: vec![Matcher::Text(text.to_owned())],
+        priority,
+        release,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_sent_before_readiness_arrive_once_and_in_order() {
+    local(async {
+        let running = start(gated());
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a", "b", "c"]).await;
+
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        send_all(&mut upstream, &["hello", "ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 3).await, ["a", "b", "c"]);
+        assert_eq!(receive(&mut client, 2).await, ["hello", "ready"]);
+        send_all(&mut client, &["d"]).await;
+        assert_eq!(receive(&mut upstream, 1).await, ["d"]);
+        client.close(None).await.unwrap();
+        assert_eq!(close_frame(&mut upstream).await.0, 1005);
+        drop(upstream);
+        let report = running.report.await.unwrap();
+        assert_eq!(report.ledger.accepted(), 4);
+        assert_eq!(report.ledger.of(Account::Delivered), 4);
+        assert_eq!(report.state, SessionState::Processing);
+        assert_eq!(report.trail.state(), SessionState::Closed);
+        assert_eq!(running.budget.used_bytes(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_reaches_the_upstream_before_its_ready_message() {
+    local(async {
+        let mut running = start(gated());
+        let mut upstream = running.upstream.connect(b"");
+        running
+            .client
+            .write_all(&client_frame(0x81, b"early"))
+            .await
+            .unwrap();
+
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        let mut buffer = [0; 64];
+        let nothing = tokio::time::timeout(Duration::from_millis(1), upstream.read(&mut buffer));
+        assert!(nothing.await.is_err());
+
+        upstream
+            .write_all(&server_frame(0x81, b"ready"))
+            .await
+            .unwrap();
+        let read = upstream.read(&mut buffer).await.unwrap();
+        assert_eq!(buffer[..read], client_frame(0x81, b"early"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn higher_priorities_are_flushed_first_and_released_ones_go_early() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.services_ready = on_text("services");
+        settings.rules = Rules::new(vec![
+            rule("ack", Priority::Normal, Release::ServicesReady),
+            rule("urgent", Priority::Critical, Release::Ready),
+            rule("typing", Priority::Low, Release::Ready),
+        ]);
+        let running = start(settings);
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["typing", "one", "ack", "urgent", "two"]).await;
+
+        send_all(&mut upstream, &["services"]).await;
+        assert_eq!(receive(&mut upstream, 1).await, ["ack"]);
+        send_all(&mut client, &["ack"]).await;
+        assert_eq!(receive(&mut upstream, 1).await, ["ack"]);
+
+        send_all(&mut upstream, &["ready"]).await;
+        assert_eq!(
+            receive(&mut upstream, 4).await,
+            ["urgent", "one", "two", "typing"]
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_message_in_the_segment_of_the_101_with_data_behind_it_loses_nothing() {
+    local(async {
+        let running = start(gated());
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["held"]).await;
+        let mut early = server_frame(0x81, b"before");
+        early.extend(server_frame(0x01, b"rea"));
+        early.extend(server_frame(0x80, b"dy"));
+        early.extend(server_frame(0x81, b"behind"));
+        early.extend(&server_frame(0x81, b"half")[..3]);
+
+        let mut upstream = running.upstream.connect(&early);
+        upstream
+            .write_all(&server_frame(0x81, b"half")[3..])
+            .await
+            .unwrap();
+
+        assert_eq!(
+            receive(&mut client, 4).await,
+            ["before", "ready", "behind", "half"]
+        );
+        let mut upstream = as_server(upstream).await;
+        assert_eq!(receive(&mut upstream, 1).await, ["held"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_received_message_is_handed_over_and_completed_exactly_once() {
+    let frames = [
+        client_frame(0x81, b"whole"),
+        client_frame(0x01, b"half "),
+        client_frame(0x80, b"done"),
+    ];
+    let stream = frames.concat();
+    for cut in 0..=stream.len() {
+        local(async {
+            let mut running = start(gated());
+            let mut upstream = running.upstream.connect(b"");
+            running.client.write_all(&stream[..cut]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            upstream
+                .write_all(&server_frame(0x81, b"ready"))
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            running.client.write_all(&stream[cut..]).await.unwrap();
+
+            let mut received = vec![0; stream.len()];
+            upstream.read_exact(&mut received).await.unwrap();
+            assert_eq!(received, stream, "cut at {cut}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gate_s_deadline_closes_the_client_and_says_what_was_not_delivered() {
+    local(async {
+        let running = start(gated());
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a", "b"]).await;
+
+        let close = close_frame(&mut client).await;
+
+        assert_eq!(
+            close,
+            (1013, "ready_timeout; 2 messages not delivered".to_owned())
+        );
+        assert_eq!(
+            close_frame(&mut upstream).await,
+            (1001, "ready_timeout".to_owned())
+        );
+        drop(upstream);
+        let report = running.report.await.unwrap();
+        assert_eq!(report.ledger.of(Account::Discarded), 2);
+        let deadline = Some(Duration::from_secs(30));
+        assert_eq!(report.trail.entered(SessionState::Closing), deadline);
+        assert_eq!(report.trail.state(), SessionState::Failed);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_may_open_the_gate_at_the_deadline() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.on_timeout = readygate::session::gate::OnTimeout::Open;
+        let running = start(settings);
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        client.close(None).await.unwrap();
+        drop(upstream);
+        let report = running.report.await.unwrap();
+        assert_eq!(
+            report.trail.entered(SessionState::Degraded),
+            Some(Duration::from_secs(30))
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gate_settles_before_it_opens() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.settle = Duration::from_millis(500);
+        let running = start(settings);
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        send_all(&mut upstream, &["ready"]).await;
+        let announced = tokio::time::Instant::now();
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        assert_eq!(announced.elapsed().as_millis(), 500);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ready_message_can_be_kept_from_the_client_and_is_data_the_second_time() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.forward_ready = false;
+        let running = start(settings);
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+
+        send_all(&mut upstream, &["banner", "ready", "ready", "data"]).await;
+
+        assert_eq!(receive(&mut client, 3).await, ["banner", "ready", "data"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_to_the_proxy_s_own_ping_opens_the_gate_and_is_not_forwarded() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.ready = vec![Trigger::Pong];
+        let running = start(settings);
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        send_all(&mut upstream, &["b"]).await;
+        assert_eq!(
+            futures_util::StreamExt::next(&mut client)
+                .await
+                .unwrap()
+                .unwrap(),
+            text("b")
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_answered_while_messages_are_held_even_between_fragments() {
+    local(async {
+        let mut running = start(gated());
+        let stream = [
+            client_frame(0x01, b"he"),
+            client_frame(0x89, b"ping"),
+            client_frame(0x80, b"llo"),
+        ];
+        running.client.write_all(&stream.concat()).await.unwrap();
+
+        let mut pong = [0; 6];
+        running.client.read_exact(&mut pong).await.unwrap();
+        assert_eq!(pong, *b"\x8a\x04ping");
+
+        let mut upstream = as_server(running.upstream.connect(&server_frame(0x81, b"ready"))).await;
+        assert_eq!(receive(&mut upstream, 1).await, ["hello"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_before_any_message_is_replaced_and_the_queue_kept() {
+    local(async {
+        let running = start(gated());
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        let first = running.upstream.connect(b"");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(first);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        let second = running.upstream.connect(b"");
+        let mut upstream = as_server(second).await;
+        send_all(&mut upstream, &["ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        client.close(None).await.unwrap();
+        drop(upstream);
+        let report = running.report.await.unwrap();
+        assert_eq!(report.attempts, 2);
+        assert_eq!(
+            report.trail.entered(SessionState::Reconnecting),
+            Some(Duration::from_secs(1))
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_after_a_message_ends_the_session_with_bad_gateway() {
+    local(async {
+        let mut running = start(gated());
+        let mut upstream = running.upstream.connect(b"");
+        running
+            .client
+            .write_all(&client_frame(0x81, b"a"))
+            .await
+            .unwrap();
+        upstream
+            .write_all(&server_frame(0x81, b"hello"))
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(upstream);
+
+        let (payloads, code, reason) = read_to_close(&mut running.client).await;
+
+        assert_eq!(payloads, [b"hello"]);
+        assert_eq!(
+            (code, reason.as_str()),
+            (1014, "upstream_lost; 1 message not delivered")
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_s_close_before_readiness_is_relayed() {
+    local(async {
+        let running = start(gated());
+        let mut client = as_client(running.client).await;
+        let mut early = server_frame(0x88, b"\x0f\xa1no seat");
+        early.extend(b"garbage");
+        let _upstream = running.upstream.connect(&early);
+
+        assert_eq!(close_frame(&mut client).await, (4001, "no seat".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sent_before_it_left_is_still_delivered() {
+    local(async {
+        let running = start(gated());
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a", "b"]).await;
+        client.send(Message::Close(None)).await.unwrap();
+        assert_eq!(close_frame(&mut client).await.0, 1005);
+        drop(client);
+
+        send_all(&mut upstream, &["hello", "ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 2).await, ["a", "b"]);
+        assert_eq!(close_frame(&mut upstream).await.0, 1005);
+        drop(upstream);
+        let report = running.report.await.unwrap();
+        assert_eq!(report.ledger.of(Account::Delivered), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_client_s_messages_are_delivered_and_the_upstream_told() {
+    local(async {
+        let running = start(gated());
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        drop(client);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        send_all(&mut upstream, &["ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        assert_eq!(
+            close_frame(&mut upstream).await,
+            (1001, "client_lost".to_owned())
+        );
+    })
+    .await;
+}

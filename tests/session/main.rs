@@ -1,0 +1,4 @@
+//! Whole sessions between in-memory pipes, on a paused clock.
+
+mod hold;
+mod support;

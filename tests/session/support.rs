@@ -1,0 +1,217 @@
+//! A session between two in-memory pipes, with tungstenite at both far ends.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use readygate::{
+    matcher::Matcher,
+    session::{self, Budget, Context, Report, Settings, gate::Trigger},
+    upstream::{Attempts, ConnectError},
+    websocket::Opened,
+};
+use tokio::{
+    io::{AsyncReadExt, DuplexStream},
+    sync::mpsc,
+    task::{JoinHandle, LocalSet},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What a pipe takes without being read, like a socket's buffers.
+pub(crate) const PIPE_BYTES: usize = 64 * 1024;
+
+/// What one attempt at the upstream comes to.
+pub(crate) type Outcome = Result<Opened<DuplexStream>, ConnectError>;
+
+/// Decides what the session's attempts at its upstream come to.
+pub(crate) struct Upstream(mpsc::UnboundedSender<Outcome>);
+
+/// A session that runs beside the test.
+pub(crate) struct Running {
+    pub(crate) client: DuplexStream,
+    pub(crate) upstream: Upstream,
+    pub(crate) drain: CancellationToken,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) report: JoinHandle<Report>,
+}
+
+/// Starts a session with `early` bytes behind the client's handshake.
+pub(crate) fn start_with(settings: Settings, budget: Arc<Budget>, early: Vec<u8>) -> Running {
+    let (client, proxy) = tokio::io::duplex(PIPE_BYTES);
+    let (outcomes, attempts) = mpsc::unbounded_channel();
+    let attempts = Rc::new(RefCell::new(attempts));
+    let drain = CancellationToken::new();
+    let context = Context {
+        budget: budget.clone(),
+        drain: drain.clone(),
+        drain_grace: std::time::Duration::from_secs(8),
+    };
+    let report = tokio::task::spawn_local(async move {
+        let connect = async |count: &Attempts| {
+            let next = std::future::poll_fn(|context| attempts.borrow_mut().poll_recv(context));
+            let outcome = next.await;
+            count.count();
+            match outcome {
+                Some(outcome) => outcome,
+                None => std::future::pending().await,
+            }
+        };
+        let client = Opened {
+            stream: proxy,
+            read_buf: Bytes::from(early),
+        };
+        session::run(client, connect, &settings, &context).await
+    });
+    Running {
+        client,
+        upstream: Upstream(outcomes),
+        drain,
+        budget,
+        report,
+    }
+}
+
+pub(crate) fn start(settings: Settings) -> Running {
+    start_with(
+        settings,
+        Arc::new(Budget::new(64 * 1024 * 1024)),
+        Vec::new(),
+    )
+}
+
+impl Upstream {
+    /// Lets the next attempt fail for good.
+    pub(crate) fn refuse(&self, error: ConnectError) {
+        self.0.send(Err(error)).ok();
+    }
+
+    /// Lets the next attempt succeed; `early` is what it sends in the
+    /// same segment as its `101`.
+    pub(crate) fn connect(&self, early: &[u8]) -> DuplexStream {
+        let (upstream, proxy) = tokio::io::duplex(PIPE_BYTES);
+        let opened = Opened {
+            stream: proxy,
+            read_buf: Bytes::copy_from_slice(early),
+        };
+        self.0.send(Ok(opened)).ok();
+        upstream
+    }
+}
+
+pub(crate) async fn as_client(stream: DuplexStream) -> WebSocketStream<DuplexStream> {
+    WebSocketStream::from_raw_socket(stream, Role::Client, None).await
+}
+
+pub(crate) async fn as_server(stream: DuplexStream) -> WebSocketStream<DuplexStream> {
+    WebSocketStream::from_raw_socket(stream, Role::Server, None).await
+}
+
+/// Runs a test with its session on one thread.
+pub(crate) async fn local<F: Future>(test: F) -> F::Output {
+    LocalSet::new().run_until(test).await
+}
+
+pub(crate) fn text(text: &str) -> Message {
+    Message::text(text.to_owned())
+}
+
+/// Sends texts in order.
+pub(crate) async fn send_all(to: &mut WebSocketStream<DuplexStream>, texts: &[&str]) {
+    for it in texts {
+        to.send(text(it)).await.unwrap();
+    }
+}
+
+/// Receives `count` data messages as texts.
+pub(crate) async fn receive(from: &mut WebSocketStream<DuplexStream>, count: usize) -> Vec<String> {
+    let mut received = Vec::new();
+    while received.len() < count {
+        match from.next().await {
+            Some(Ok(message)) if message.is_text() || message.is_binary() => {
+                received.push(message.into_text().unwrap().to_string());
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            other => panic!("after {received:?}: {other:?}"),
+        }
+    }
+    received
+}
+
+/// The close frame that comes next, after any data.
+pub(crate) async fn close_frame(from: &mut WebSocketStream<DuplexStream>) -> (u16, String) {
+    loop {
+        match from.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return (frame.code.into(), frame.reason.to_string());
+            }
+            Some(Ok(Message::Close(None))) => return (1005, String::new()),
+            Some(Ok(_)) => {}
+            other => panic!("no close frame but {other:?}"),
+        }
+    }
+}
+
+/// A trigger on this text.
+pub(crate) fn on_text(text: &str) -> Vec<Trigger> {
+    vec![Trigger::Message(Matcher::Text(text.to_owned()))]
+}
+
+/// Settings whose gate opens on the message `ready`.
+pub(crate) fn gated() -> Settings {
+    let mut settings = Settings::default();
+    settings.gate.ready = on_text("ready");
+    settings
+}
+
+/// A frame of a client, masked with a fixed key.
+pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [0x11, 0x22, 0x33, 0x44];
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ ..126 => frame.push(0x80 | u8::try_from(short).unwrap()),
+        long => {
+            frame.push(0xfe);
+            frame.extend_from_slice(&u16::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&key);
+    frame.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
+
+/// A frame of a server.
+pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first, u8::try_from(payload.len()).unwrap()];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Reads frames of the proxy, all short, up to its close frame; returns the payloads before
+/// it and what it says.
+///
+/// Tungstenite refuses 1014, which IANA registered after its table was made.
+pub(crate) async fn read_to_close(from: &mut DuplexStream) -> (Vec<Vec<u8>>, u16, String) {
+    let mut payloads = Vec::new();
+    loop {
+        let mut head = [0; 2];
+        from.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1])];
+        from.read_exact(&mut payload).await.unwrap();
+        if head[0] == 0x88 {
+            let (code, reason) = payload.split_first_chunk().expect("a code");
+            let reason = String::from_utf8(reason.to_vec()).unwrap();
+            return (payloads, u16::from_be_bytes(*code), reason);
+        }
+        payloads.push(payload);
+    }
+}
