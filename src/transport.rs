@@ -1,6 +1,18 @@
 //! The byte streams that a session runs on.
+//!
+//! [`Transport`] is the one place that knows the kinds of connection there are, on
+//! either side; everything above it is generic over [`Stream`] or just reads and writes.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
+    net::{TcpStream, UnixStream},
+};
 
 /// A byte stream that a session can run on.
 ///
@@ -17,3 +29,162 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
 }
 
 impl Stream for tokio::io::DuplexStream {}
+
+/// A connection to a client or to an upstream.
+#[derive(Debug)]
+pub enum Transport {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix domain socket.
+    Unix(UnixStream),
+}
+
+impl Stream for Transport {
+    fn is_hung_up(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => is_read_closed(stream.ready(Interest::READABLE)),
+            Self::Unix(stream) => is_read_closed(stream.ready(Interest::READABLE)),
+        }
+    }
+}
+
+/// Whether the readiness that the reactor has noted says that the peer has hung up.
+///
+/// The future is polled once and dropped: it is only asked for what is known by now, so
+/// nobody needs to be woken later.
+fn is_read_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(ready).poll(&mut context) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn tcp_pair() -> (Transport, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        (Transport::Tcp(ours), peer)
+    }
+
+    async fn until_hung_up(transport: &Transport) {
+        while !transport.is_hung_up() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_tcp_connection_with_unread_bytes_is_not_hung_up() {
+        let (mut transport, mut peer) = tcp_pair().await;
+        peer.write_all(b"ab").await.unwrap();
+
+        assert_eq!(transport.read_u8().await.unwrap(), b'a');
+
+        assert!(!transport.is_hung_up());
+    }
+
+    #[tokio::test]
+    async fn a_tcp_peer_that_has_closed_is_noticed_while_its_bytes_are_unread() {
+        let (mut transport, mut peer) = tcp_pair().await;
+        peer.write_all(b"last words").await.unwrap();
+        drop(peer);
+
+        until_hung_up(&transport).await;
+
+        let mut unread = String::new();
+        transport.read_to_string(&mut unread).await.unwrap();
+        assert_eq!(unread, "last words");
+    }
+
+    #[tokio::test]
+    async fn a_tcp_peer_that_has_reset_the_connection_is_noticed() {
+        let (transport, peer) = tcp_pair().await;
+        socket2::SockRef::from(&peer)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+        drop(peer);
+
+        until_hung_up(&transport).await;
+    }
+
+    #[tokio::test]
+    async fn a_unix_peer_that_has_closed_is_noticed_while_its_bytes_are_unread() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let transport = Transport::Unix(ours);
+        peer.write_all(b"last words").await.unwrap();
+        assert!(!transport.is_hung_up());
+        drop(peer);
+
+        until_hung_up(&transport).await;
+    }
+}
