@@ -1,0 +1,338 @@
+//! JSON pointers (RFC 6901) and the values that a message must have in their places.
+//!
+//! `serde_json` reads the document as a stream. The wanted pointers form a trie, which is
+//! walked along with the document: what is not on the way to a pointer is skipped without
+//! being stored. Skipping is not recursive in `serde_json`, and the walk is as deep as the
+//! pointers are, so that a deeply nested document costs no more than a flat one.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::Sample;
+
+/// Which values a JSON document must have in which places.
+///
+/// All conditions must hold. Where a key occurs twice in an object, the last one counts,
+/// as in a browser.
+#[derive(Clone, Debug)]
+pub struct Json {
+    root: Node,
+    conditions: usize,
+}
+
+/// A value that can be compared with; TOML has no word for JSON's `null`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// A string.
+    String(String),
+    /// A number.
+    Number(Number),
+    /// A truth value.
+    Bool(bool),
+}
+
+/// A number that is compared by its value: `1`, `1.0` and `1e0` are the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// A number without a fraction.
+    Whole(i128),
+    /// Any other number, and one beyond what fits.
+    Other(f64),
+}
+
+impl From<f64> for Number {
+    fn from(number: f64) -> Self {
+        // Within this bound the conversion is exact, and JSON's integers are inside it.
+        const BOUND: f64 = 1e30;
+        if number.fract() == 0.0 && number.abs() < BOUND {
+            #[expect(clippy::cast_possible_truncation, reason = "whole and in bounds")]
+            Self::Whole(number as i128)
+        } else {
+            Self::Other(number)
+        }
+    }
+}
+
+impl<N: Into<i128>> From<N> for Scalar {
+    fn from(number: N) -> Self {
+        Self::Number(Number::Whole(number.into()))
+    }
+}
+
+/// Why a JSON pointer is none (RFC 6901 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PointerError {
+    /// It is neither empty nor begins with a slash.
+    #[error("a JSON pointer begins with `/`")]
+    NoSlash,
+    /// A `~` stands for neither `~` nor `/`.
+    #[error("in a JSON pointer `~` is written `~0`, and a `/` inside a key `~1`")]
+    Escape,
+}
+
+/// A place in the document, and what is wanted there and below.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    condition: Option<Condition>,
+    children: Vec<(Token, Self)>,
+}
+
+#[derive(Clone, Debug)]
+struct Condition {
+    index: usize,
+    /// Any of these will do.
+    values: Vec<Scalar>,
+}
+
+/// One step of a pointer: the key of an object's member or the index of an array's element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Token {
+    key: String,
+    index: Option<usize>,
+}
+
+impl Json {
+    /// A matcher for documents in which every pointer leads to one of its values.
+    ///
+    /// # Errors
+    ///
+    /// The first string that is no JSON pointer.
+    pub fn new<'a>(
+        conditions: impl IntoIterator<Item = (&'a str, Vec<Scalar>)>,
+    ) -> Result<Self, PointerError> {
+        let mut json = Self {
+            root: Node::default(),
+            conditions: 0,
+        };
+        for (pointer, values) in conditions {
+            let mut node = &mut json.root;
+            for token in tokens(pointer)? {
+                node = node.child(token);
+            }
+            node.condition = Some(Condition {
+                index: json.conditions,
+                values,
+            });
+            json.conditions += 1;
+        }
+        Ok(json)
+    }
+
+    /// Whether the document meets all conditions.
+    ///
+    /// The beginning of a document does when all values were seen before the cut.
+    #[must_use]
+    pub fn matches(&self, sample: &Sample<'_>) -> bool {
+        let Some(text) = readable(sample) else {
+            return false;
+        };
+        let mut met = vec![false; self.conditions];
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let walk = Walk {
+            node: &self.root,
+            met: &mut met,
+        };
+        let read = walk
+            .deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end());
+        let is_legal = match read {
+            Ok(()) => true,
+            Err(error) => error.is_eof() && !sample.is_whole,
+        };
+        is_legal && met.iter().all(|met| *met)
+    }
+}
+
+/// The part of `sample` that can be read as JSON text; `None` when it is not UTF-8.
+///
+/// Of a document that was cut, the end may be half a character or half a number. A half
+/// number would read as a whole one, so that it is cut off.
+fn readable<'a>(sample: &Sample<'a>) -> Option<&'a str> {
+    let text = match std::str::from_utf8(sample.payload) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() && !sample.is_whole => {
+            std::str::from_utf8(&sample.payload[..error.valid_up_to()]).ok()?
+        }
+        Err(_) => return None,
+    };
+    if sample.is_whole {
+        return Some(text);
+    }
+    let rest = text.trim_end_matches(|c: char| c.is_ascii_digit() || "+-.eE".contains(c));
+    let ends_in_number = text[rest.len()..].starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    Some(if ends_in_number { rest } else { text })
+}
+
+fn tokens(pointer: &str) -> Result<Vec<Token>, PointerError> {
+    if pointer.is_empty() {
+        return Ok(Vec::new());
+    }
+    let path = pointer.strip_prefix('/').ok_or(PointerError::NoSlash)?;
+    path.split('/').map(Token::parse).collect()
+}
+
+impl Token {
+    fn parse(escaped: &str) -> Result<Self, PointerError> {
+        let mut key = String::with_capacity(escaped.len());
+        let mut characters = escaped.chars();
+        while let Some(character) = characters.next() {
+            key.push(match character {
+                '~' => match characters.next() {
+                    Some('0') => '~',
+                    Some('1') => '/',
+                    _ => return Err(PointerError::Escape),
+                },
+                character => character,
+            });
+        }
+        // RFC 6901 §4: an index has no leading zero and no sign.
+        let is_index = key == "0" || key.starts_with(|c: char| ('1'..='9').contains(&c));
+        let index = if is_index { key.parse().ok() } else { None };
+        Ok(Self { key, index })
+    }
+}
+
+impl Node {
+    fn child(&mut self, token: Token) -> &mut Self {
+        let position = self.children.iter().position(|(known, _)| *known == token);
+        let position = position.unwrap_or_else(|| {
+            self.children.push((token, Self::default()));
+            self.children.len() - 1
+        });
+        &mut self.children[position].1
+    }
+
+    fn find(&self, is_wanted: impl Fn(&Token) -> bool) -> Option<&Self> {
+        let child = self.children.iter().find(|(token, _)| is_wanted(token));
+        child.map(|(_, node)| node)
+    }
+
+    /// Takes back what was found here before: a later member of the same name replaces it.
+    fn forget(&self, met: &mut [bool]) {
+        if let Some(condition) = &self.condition {
+            met[condition.index] = false;
+        }
+        for (_, child) in &self.children {
+            child.forget(met);
+        }
+    }
+}
+
+/// Reads the value at `node` and notes which conditions are met there and below.
+struct Walk<'a> {
+    node: &'a Node,
+    met: &'a mut [bool],
+}
+
+impl Walk<'_> {
+    fn compare(self, is_equal: impl Fn(&Scalar) -> bool) {
+        if let Some(condition) = &self.node.condition {
+            self.met[condition.index] = condition.values.iter().any(is_equal);
+        }
+    }
+
+    fn compare_number(self, number: Number) {
+        self.compare(|wanted| *wanted == Scalar::Number(number));
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.compare(|wanted| *wanted == Scalar::Bool(value));
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.compare_number(Number::Whole(value.into()));
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.compare_number(Number::Whole(value.into()));
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.compare_number(value.into());
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.compare(|wanted| matches!(wanted, Scalar::String(wanted) if wanted == value));
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(child) = members.next_key_seed(Key(self.node))? {
+            if let Some(node) = child {
+                node.forget(self.met);
+                let met = &mut *self.met;
+                members.next_value_seed(Walk { node, met })?;
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        for index in 0.. {
+            let element = match self.node.find(|token| token.index == Some(index)) {
+                Some(node) => {
+                    let met = &mut *self.met;
+                    elements.next_element_seed(Walk { node, met })?
+                }
+                None => elements.next_element::<IgnoredAny>()?.map(|_| ()),
+            };
+            if element.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the key of an object's member and finds the child that it leads to.
+struct Key<'a>(&'a Node);
+
+impl<'de, 'a> DeserializeSeed<'de> for Key<'a> {
+    type Value = Option<&'a Node>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'_> for Key<'a> {
+    type Value = Option<&'a Node>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.find(|token| token.key == key))
+    }
+}
+
+#[cfg(test)]
+mod tests;
