@@ -53,6 +53,8 @@ pub(super) enum Event {
     Ended,
     /// Everything that waited for it is written.
     Written,
+    /// Nothing can be sent to it any more.
+    Broken,
 }
 
 /// One side of a session.
@@ -128,8 +130,9 @@ impl<S: Stream> Peer<S> {
             match self.outbox.poll_write(context, &mut self.stream) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Written),
                 Poll::Ready(Err(_)) => {
-                    self.break_off();
-                    return Poll::Ready(Event::Ended);
+                    // What it sent before it went away can still be read.
+                    self.is_broken = true;
+                    return Poll::Ready(Event::Broken);
                 }
                 Poll::Pending => {}
             }

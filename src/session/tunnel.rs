@@ -92,6 +92,13 @@ pub(super) async fn run<C: Stream, U: Stream>(
             last_traffic = Instant::now();
         }
         match (up, down) {
+            // A side that takes nothing more may have said why before it went.
+            (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
+                Poll::Ready(upstream_cause(ending))
+            }
+            (Poll::Ready(ending), Poll::Ready(Ending::Undeliverable)) => {
+                Poll::Ready(client_cause(ending))
+            }
             (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
             (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
             _ => drained.as_mut().poll(context).map(|()| Cause::Drained),

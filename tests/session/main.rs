@@ -1,4 +1,6 @@
 //! Whole sessions between in-memory pipes, on a paused clock.
 
 mod hold;
+mod overflow;
+mod property;
 mod support;

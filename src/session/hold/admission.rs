@@ -86,7 +86,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         match self.settings.hold.overflow {
             Overflow::Backpressure => {}
             Overflow::Close if self.fits(1, bytes) => {}
-            Overflow::Close => return Err(Cause::QueueFull),
+            Overflow::Close => {
+                self.session.ledger.settle(1, Account::Discarded);
+                return Err(Cause::QueueFull);
+            }
             Overflow::Shed => {
                 if !self.make_room(bytes, class.priority) && class.priority != Priority::Critical {
                     self.session.ledger.settle(1, Account::Shed);

@@ -52,8 +52,8 @@ impl<C: Stream> Client<C> {
 
     pub(super) const fn waiting_bytes(&self) -> usize {
         match self {
-            Self::Here(peer) => peer.outbox.waiting_bytes(),
-            Self::Leaving(..) | Self::Gone(_) => 0,
+            Self::Here(peer) if !peer.is_broken() => peer.outbox.waiting_bytes(),
+            Self::Here(_) | Self::Leaving(..) | Self::Gone(_) => 0,
         }
     }
 
@@ -80,7 +80,9 @@ impl<C: Stream> Client<C> {
 
     /// Sends passing bytes of the upstream, or drops them when nobody is there.
     pub(super) fn pass(&mut self, bytes: &[u8], ends_frame: bool) {
-        if let Self::Here(peer) = self {
+        if let Self::Here(peer) = self
+            && !peer.is_broken()
+        {
             peer.outbox.push_passing(bytes, ends_frame);
         }
     }
