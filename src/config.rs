@@ -1,8 +1,45 @@
 //! The configuration: only valid values.
+//!
+//! [`Config`] is what the rest of the program works with. Reading it goes through
+//! `raw`, which is the file as it is written, and collects every problem on the way;
+//! `report` shows each of them under its line.
+//!
+//! # Invariants
+//!
+//! * A [`Config`] was read without a single problem.
+//! * Defaults are those of the settings types; the file only overrides them.
 
-use std::{num::NonZeroUsize, time::Duration};
+pub mod address;
+mod expand;
+mod matchers;
+mod memory;
+mod raw;
+mod report;
+mod routes;
+mod server_settings;
+pub mod units;
 
-use crate::{route::Routes, server, telemetry};
+use std::{fs, io, num::NonZeroUsize, path::Path, time::Duration};
+
+use toml::de::DeTable;
+
+pub use report::{Mistake, Problems};
+
+use crate::{
+    route::{Route, Routes},
+    server, telemetry, upstream,
+};
+use raw::{File, Table};
+use report::Problem;
+
+/// Looks up an environment variable; [`process_environment`] is the real one.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The environment of the process; a variable that is not Unicode counts as not set.
+#[must_use]
+pub fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -20,3 +57,109 @@ pub struct Config {
     /// The routes.
     pub routes: Routes,
 }
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not valid.
+    #[error(transparent)]
+    Invalid(#[from] Problems),
+}
+
+impl Config {
+    /// Reads the file at `path`, with variables from the environment of the process.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| LoadError::Unreadable {
+            path: name.clone(),
+            source,
+        })?;
+        Ok(Self::parse(&name, &text, &process_environment)?)
+    }
+
+    /// Reads `text`, which reports call `name`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn parse(name: &str, text: &str, environment: Environment<'_>) -> Result<Self, Problems> {
+        read(name, text, environment, |top| {
+            let routes = routes::read(top);
+            Self::with_routes(top, routes)
+        })
+    }
+
+    /// The defaults, with one route for everything to `upstream`.
+    ///
+    /// # Errors
+    ///
+    /// The variable `PORT` is not a port.
+    pub fn for_upstream(
+        upstream: upstream::Address,
+        environment: Environment<'_>,
+    ) -> Result<Self, Problems> {
+        read("the environment", "", environment, |top| {
+            Self::with_routes(top, vec![Route::to(upstream)])
+        })
+    }
+
+    fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
+        Self {
+            listen: server_settings::listen(top),
+            workers: server_settings::workers(top),
+            log: top.table("log", server_settings::log),
+            limits: top.table("limits", server_settings::limits),
+            drain_grace: top.table("drain", server_settings::drain_grace),
+            routes: Routes::new(routes),
+        }
+    }
+}
+
+/// What `read` makes of the file's top level, if there are no problems.
+fn read<T>(
+    name: &str,
+    text: &str,
+    environment: Environment<'_>,
+    read: impl FnOnce(&mut Table<'_>) -> T,
+) -> Result<T, Problems> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let syntax = errors.iter().map(|error| syntax_problem(text, error));
+    let file = File::new(text, environment);
+    let result = file.read(root.get_ref(), read);
+    let problems = Problems::new(name, text, syntax.collect(), file.into_problems());
+    if problems.is_empty() {
+        Ok(result)
+    } else {
+        Err(problems)
+    }
+}
+
+fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
+    let (what, expected) = match error.message().split_once(", expected ") {
+        Some((what, expected)) => (what, format!("expected {expected}")),
+        None => (error.message(), String::new()),
+    };
+    let span = error.span().unwrap_or(text.len()..text.len());
+    let mistake = if what == "string values must be quoted" {
+        Mistake::new(what, "expected quotes").help(format!("write \"{}\"", &text[span.clone()]))
+    } else {
+        Mistake::new(what, expected)
+    };
+    Problem::at(span, mistake)
+}
+
+#[cfg(test)]
+mod tests;

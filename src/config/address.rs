@@ -1,0 +1,214 @@
+//! Addresses as they are written: where to listen, where the upstream is.
+
+use std::net::SocketAddr;
+
+use http::{Uri, uri::Scheme};
+
+use super::report::Mistake;
+use crate::{server::ListenAddress, upstream::Address};
+
+/// `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
+///
+/// # Errors
+///
+/// What is wrong with `text`.
+pub fn listen(text: &str) -> Result<ListenAddress, Mistake> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(|path| ListenAddress::Unix(path.into()));
+    }
+    text.parse().map(ListenAddress::Tcp).map_err(|_| {
+        let mistake = Mistake::new(
+            format!("`{text}` is not an address to listen on"),
+            "expected an IP address and a port, or \"unix:/path.sock\"",
+        );
+        match listen_help(text) {
+            Some(help) => mistake.help(help),
+            None => mistake,
+        }
+    })
+}
+
+/// What somebody meant who wrote `text`.
+fn listen_help(text: &str) -> Option<String> {
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return Some(format!("write \"127.0.0.1:{port}\""));
+    }
+    let port: u16 = text.strip_prefix(':').unwrap_or(text).parse().ok()?;
+    Some(format!("for all interfaces write \"0.0.0.0:{port}\""))
+}
+
+/// `"http://host:port"`, `"http://[::1]:port"` or `"unix:/path.sock"`.
+///
+/// # Errors
+///
+/// What is wrong with `text`.
+pub fn upstream(text: &str) -> Result<Address, Mistake> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(|path| Address::Unix(path.into()));
+    }
+    let mistake = || {
+        Mistake::new(
+            format!("`{text}` is not the address of an upstream"),
+            "expected \"http://host:port\" or \"unix:/path.sock\"",
+        )
+    };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        let help = format!("write \"http://{text}\"");
+        let is_address = text.parse::<http::uri::Authority>().is_ok();
+        return Err(if is_address {
+            mistake().help(help)
+        } else {
+            mistake()
+        });
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" => {}
+        "ws" => return Err(mistake().help(format!("write \"http://{rest}\""))),
+        "https" | "wss" => {
+            return Err(Mistake::new(
+                "TLS to the upstream is not supported yet",
+                "expected \"http://host:port\" or \"unix:/path.sock\"",
+            ));
+        }
+        _ => return Err(mistake()),
+    }
+    let uri: Uri = text.parse().map_err(|_| mistake())?;
+    debug_assert_eq!(uri.scheme(), Some(&Scheme::HTTP));
+    if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
+        return Err(mistake().help("leave the path out: the upstream gets the client's"));
+    }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err(
+            mistake().help("leave the user name out: the upstream gets the client's headers")
+        );
+    }
+    tcp(&uri).ok_or_else(mistake)
+}
+
+fn tcp(uri: &Uri) -> Option<Address> {
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let has_port = uri.authority()?.as_str().len() > host.len();
+    // A port that is there but no port is an error, not the default.
+    let port = match (has_port, uri.port_u16()) {
+        (true, port) => port.filter(|port| *port != 0)?,
+        (false, _) => 80,
+    };
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        let address = SocketAddr::new(address.parse().ok()?, port);
+        return address.is_ipv6().then(|| Address::Tcp {
+            host: address.ip().to_string(),
+            port,
+        });
+    }
+    Some(Address::Tcp {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+fn socket_path(path: &str) -> Result<&str, Mistake> {
+    /// What `sockaddr_un` has room for, without the final NUL.
+    const MAX_PATH_BYTES: usize = 107;
+    if !path.starts_with('/') {
+        return Err(Mistake::new(
+            format!("`{path}` is not an absolute path"),
+            "expected \"unix:/path.sock\"",
+        ));
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err(Mistake::new(
+            format!("`{path}` is too long for a Unix socket"),
+            format!("expected at most {MAX_PATH_BYTES} bytes"),
+        ));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp {
+            host: host.to_owned(),
+            port,
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_a_host_and_a_port_or_a_unix_socket() {
+        assert_eq!(
+            upstream("http://127.0.0.1:8081"),
+            Ok(tcp("127.0.0.1", 8081))
+        );
+        assert_eq!(upstream("http://backend:9/"), Ok(tcp("backend", 9)));
+        assert_eq!(upstream("HTTP://backend"), Ok(tcp("backend", 80)));
+        assert_eq!(upstream("http://[::1]:8081"), Ok(tcp("::1", 8081)));
+        assert_eq!(upstream("http://[::1]"), Ok(tcp("::1", 80)));
+        assert_eq!(
+            upstream("unix:/run/backend.sock"),
+            Ok(Address::Unix("/run/backend.sock".into()))
+        );
+    }
+
+    #[test]
+    fn what_an_upstream_cannot_be_is_explained() {
+        for (text, explanation) in [
+            ("127.0.0.1:8081", "write \"http://127.0.0.1:8081\""),
+            ("ws://backend:1", "write \"http://backend:1\""),
+            (
+                "https://backend",
+                "TLS to the upstream is not supported yet",
+            ),
+            ("http://backend/api", "leave the path out"),
+            ("http://backend:1?x", "leave the path out"),
+            ("http://backend:1#x", "leave the path out"),
+            ("http://me:secret@backend:1", "leave the user name out"),
+            ("http://backend:99999", "is not the address"),
+            ("http://backend:0", "is not the address"),
+            ("http://backend:", "is not the address"),
+            ("http://:80", "is not the address"),
+            ("http://[::1", "is not the address"),
+            ("http://", "is not the address"),
+            ("", "is not the address"),
+            ("ftp://backend", "is not the address"),
+            ("unix:backend.sock", "is not an absolute path"),
+        ] {
+            let mistake = upstream(text).unwrap_err().to_string();
+            assert!(mistake.contains(explanation), "{text}: {mistake}");
+        }
+    }
+
+    #[test]
+    fn a_listener_has_an_ip_address_and_a_port_or_a_unix_socket() {
+        assert_eq!(
+            listen("[::]:8080"),
+            Ok(ListenAddress::Tcp(([0_u16; 8], 8080).into()))
+        );
+        assert_eq!(
+            listen("unix:/run/gate.sock"),
+            Ok(ListenAddress::Unix("/run/gate.sock".into()))
+        );
+    }
+
+    #[test]
+    fn what_a_listener_cannot_be_is_explained() {
+        for (text, explanation) in [
+            ("8080", "write \"0.0.0.0:8080\""),
+            (":8080", "write \"0.0.0.0:8080\""),
+            ("localhost:8080", "write \"127.0.0.1:8080\""),
+            ("127.0.0.1", "expected an IP address and a port"),
+            ("0.0.0.0:eighty", "expected an IP address and a port"),
+            ("unix:gate.sock", "is not an absolute path"),
+        ] {
+            let mistake = listen(text).unwrap_err().to_string();
+            assert!(mistake.contains(explanation), "{text}: {mistake}");
+        }
+    }
+}

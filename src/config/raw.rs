@@ -1,0 +1,446 @@
+//! The file as it is written: tables whose keys are taken one by one, values with their
+//! places.
+//!
+//! A derived `Deserialize` stops at the first error. Here, whoever reads a key says what is
+//! wrong with its value and goes on, so that the user sees every problem at once; a table
+//! that has been read reports the keys that nobody asked for.
+
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Duration};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Environment, expand,
+    report::{Mistake, Problem, any_of, similar},
+    units,
+};
+
+/// What all readers of one file share.
+pub(super) struct File<'a> {
+    text: &'a str,
+    environment: Environment<'a>,
+    problems: RefCell<Vec<Problem>>,
+    /// The full name of every key that was looked for, and whether it was there.
+    lookups: RefCell<BTreeMap<String, bool>>,
+    unknown_keys: RefCell<Vec<UnknownKey>>,
+}
+
+impl<'a> File<'a> {
+    pub(super) fn new(text: &'a str, environment: Environment<'a>) -> Self {
+        Self {
+            text,
+            environment,
+            problems: RefCell::default(),
+            lookups: RefCell::default(),
+            unknown_keys: RefCell::default(),
+        }
+    }
+
+    /// Reads the file's top level.
+    pub(super) fn read<T>(
+        &'a self,
+        root: &'a DeTable<'a>,
+        read: impl FnOnce(&mut Table<'a>) -> T,
+    ) -> T {
+        self.read_table(String::new(), Some(root), 0..0, read)
+    }
+
+    fn read_table<T>(
+        &'a self,
+        name: String,
+        entries: Option<&'a DeTable<'a>>,
+        span: Range<usize>,
+        read: impl FnOnce(&mut Table<'a>) -> T,
+    ) -> T {
+        let mut table = Table {
+            file: self,
+            name,
+            span,
+            entries,
+            known: Vec::new(),
+            problems_before: self.problems.borrow().len(),
+        };
+        let result = read(&mut table);
+        table.note_unknown_keys();
+        result
+    }
+
+    pub(super) fn environment(&self, name: &str) -> Option<String> {
+        (self.environment)(name)
+    }
+
+    pub(super) fn report(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// Everything that was reported.
+    ///
+    /// The unknown keys come last, because the place where one belongs may be read after
+    /// the place where it stands.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        let lookups = self.lookups.into_inner();
+        let unknown_keys = self.unknown_keys.into_inner().into_iter();
+        let unknown_keys = unknown_keys.map(|unknown| unknown.problem(&lookups));
+        let mut problems = self.problems.into_inner();
+        problems.extend(unknown_keys);
+        problems
+    }
+
+    #[cfg(test)]
+    pub(super) fn lookups(&self) -> BTreeMap<String, bool> {
+        self.lookups.borrow().clone()
+    }
+}
+
+/// A key that the reader of its table did not ask for.
+struct UnknownKey {
+    span: Range<usize>,
+    key: String,
+    /// The full name of the table, and the keys that it knows.
+    table: String,
+    known: Vec<&'static str>,
+}
+
+impl UnknownKey {
+    fn problem(self, lookups: &BTreeMap<String, bool>) -> Problem {
+        let place = if self.table.is_empty() {
+            "the top of the file has no such key".to_owned()
+        } else {
+            format!("`{}` has no such key", self.table)
+        };
+        let what = format!("unknown key `{}`", self.key);
+        let mistake = Mistake::new(what, place).help(self.help(lookups));
+        Problem::at(self.span, mistake)
+    }
+
+    fn help(&self, lookups: &BTreeMap<String, bool>) -> String {
+        if lookups.contains_key(&self.key) {
+            let key = &self.key;
+            return format!("`{key}` belongs to the top of the file, above the first [table]");
+        }
+        if let Some(meant) = similar(&self.key, self.known.iter().copied()) {
+            return format!("did you mean `{meant}`?");
+        }
+        let is_same = |name: &&str| name.rsplit('.').next() == Some(&self.key);
+        let elsewhere: Vec<_> = lookups.keys().map(String::as_str).filter(is_same).collect();
+        if elsewhere.is_empty() {
+            format!("expected {}", any_of(self.known.iter().copied()))
+        } else {
+            format!("did you mean {}?", any_of(elsewhere))
+        }
+    }
+}
+
+/// One table of the file, or one that the file does not have and that is therefore empty.
+pub(super) struct Table<'a> {
+    file: &'a File<'a>,
+    /// With dots, as in a header; empty at the top.
+    name: String,
+    span: Range<usize>,
+    entries: Option<&'a DeTable<'a>>,
+    known: Vec<&'static str>,
+    problems_before: usize,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn file(&self) -> &'a File<'a> {
+        self.file
+    }
+
+    /// Where the table begins: its header, or all of an inline table.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Whether nothing was reported since the reading of this table began, so that its
+    /// values can be compared with each other.
+    pub(super) fn is_sound(&self) -> bool {
+        self.file.problems.borrow().len() == self.problems_before
+    }
+
+    pub(super) fn problem_at(&self, span: Range<usize>, mistake: Mistake) {
+        self.file.report(Problem::at(span, mistake));
+    }
+
+    /// Reports that something is missing from the table.
+    pub(super) fn lacks(&self, mistake: Mistake) {
+        self.file
+            .report(Problem::at(self.span(), mistake).absence());
+    }
+
+    /// The value of `key`, as `read` understands it.
+    ///
+    /// `None` when there is no such key, and when `read` has reported what is wrong.
+    pub(super) fn take<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Value<'a>) -> Option<T>,
+    ) -> Option<T> {
+        self.value(key).and_then(read)
+    }
+
+    /// Like [`take`](Self::take) for a value that is written in some notation.
+    pub(super) fn parse<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Mistake>,
+    ) -> Option<T> {
+        self.take(key, |value| value.parse(parse))
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        self.parse(key, units::duration)
+    }
+
+    /// A duration other than zero.
+    pub(super) fn some_time(&mut self, key: &'static str) -> Option<Duration> {
+        self.parse(key, units::some_time)
+    }
+
+    /// The table `key`, read to its end; an empty one when it is not there.
+    pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
+        let name = self.full_name(key);
+        let value = self.value(key);
+        let entries = value.and_then(|value| match value.content {
+            DeValue::Table(entries) => Some(entries),
+            _ => value.mismatch("a table"),
+        });
+        let span = value.map_or_else(|| self.span(), |value| value.span());
+        self.file.read_table(name, entries, span, read)
+    }
+
+    /// The tables of the list `key`, each read to its end.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Self) -> T,
+    ) -> Vec<T> {
+        let name = self.full_name(key);
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        let mut read_one = |table: Value<'a>| {
+            let DeValue::Table(entries) = table.content else {
+                return table.mismatch("a table");
+            };
+            let (name, span) = (name.clone(), table.span());
+            Some(self.file.read_table(name, Some(entries), span, &mut read))
+        };
+        if let DeValue::Array(_) = value.content {
+            return value
+                .list()
+                .into_iter()
+                .flatten()
+                .filter_map(read_one)
+                .collect();
+        }
+        let what = format!("`{name}` is a list of tables");
+        let mistake = Mistake::new(what, "expected a list of tables");
+        value.report(mistake.help(format!("write [[{name}]]")));
+        // A table with single brackets is most likely meant to be the only one.
+        match value.content {
+            DeValue::Table(_) => read_one(value).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        let entry = self.entries.and_then(|entries| entries.get_key_value(key));
+        let mut lookups = self.file.lookups.borrow_mut();
+        *lookups.entry(self.full_name(key)).or_default() |= entry.is_some();
+        entry.map(|(_, value)| Value {
+            file: self.file,
+            key,
+            content: value.get_ref(),
+            place: Place::new(value.span()),
+        })
+    }
+
+    /// All keys with their places and values, for a table whose keys are the user's own.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Range<usize>, &'a str, Value<'a>)> {
+        let file = self.file;
+        let entries = self.entries.into_iter().flatten();
+        entries.map(move |(key, value)| {
+            let name: &'a str = key.get_ref();
+            let value = Value {
+                file,
+                key: name,
+                content: value.get_ref(),
+                place: Place::new(value.span()),
+            };
+            (key.span(), name, value)
+        })
+    }
+
+    fn full_name(&self, key: &str) -> String {
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
+    }
+
+    fn note_unknown_keys(&self) {
+        // A table that was read through `entries` knows no keys of its own.
+        if self.known.is_empty() {
+            return;
+        }
+        let entries = self.entries();
+        let unknown = entries.filter(|(_, key, _)| !self.known.contains(key));
+        let unknown = unknown.map(|(span, key, _)| UnknownKey {
+            span,
+            key: key.to_owned(),
+            table: self.name.clone(),
+            known: self.known.clone(),
+        });
+        self.file.unknown_keys.borrow_mut().extend(unknown);
+    }
+}
+
+/// Where a value is; a `Range` that can be copied.
+#[derive(Clone, Copy)]
+struct Place {
+    start: usize,
+    end: usize,
+}
+
+impl Place {
+    fn new(span: Range<usize>) -> Self {
+        Self {
+            start: span.start,
+            end: span.end,
+        }
+    }
+}
+
+/// One value of the file.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'a> {
+    file: &'a File<'a>,
+    key: &'a str,
+    content: &'a DeValue<'a>,
+    place: Place,
+}
+
+impl<'a> Value<'a> {
+    pub(super) fn span(&self) -> Range<usize> {
+        self.place.start..self.place.end
+    }
+
+    /// Reports what is wrong with this value.
+    pub(super) fn report(&self, mistake: Mistake) {
+        self.file.report(Problem::at(self.span(), mistake));
+    }
+
+    /// Reports what is wrong with this value; always `None`, for the reader to return.
+    pub(super) fn problem<T>(&self, mistake: Mistake) -> Option<T> {
+        self.report(mistake);
+        None
+    }
+
+    /// Reports that this is not `expected`, which is a noun with its article.
+    pub(super) fn mismatch<T>(&self, expected: &str) -> Option<T> {
+        let what = format!("`{}` cannot be {}", self.key, kind(self.content));
+        self.problem(Mistake::new(what, format!("expected {expected}")))
+    }
+
+    pub(super) fn content(&self) -> &'a DeValue<'a> {
+        self.content
+    }
+
+    /// A string, with its variables replaced.
+    pub(super) fn string(self) -> Option<String> {
+        match self.content {
+            DeValue::String(text) => self.expand(text),
+            _ => self.mismatch("a string"),
+        }
+    }
+
+    /// What `parse` makes of a string or of a number's or truth value's own text: `8`, `"8"`
+    /// and `"${WORKERS}"` are the same.
+    pub(super) fn parse<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
+        let text = match self.content {
+            DeValue::String(text) => self.expand(text)?,
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            _ => return self.mismatch("a string or a number"),
+        };
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(mistake) => self.problem(mistake),
+        }
+    }
+
+    /// One of several words.
+    pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.string()?;
+        if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
+            return Some(*choice);
+        }
+        let words = || choices.iter().map(|(word, _)| *word);
+        let what = format!("`{}` cannot be `{text}`", self.key);
+        let mistake = Mistake::new(what, format!("expected {}", any_of(words())));
+        self.problem(match similar(&text, words()) {
+            Some(meant) => mistake.help(format!("did you mean `{meant}`?")),
+            None => mistake,
+        })
+    }
+
+    /// The elements of a list.
+    pub(super) fn list(self) -> Option<impl Iterator<Item = Self>> {
+        let DeValue::Array(elements) = self.content else {
+            return self.mismatch("a list");
+        };
+        Some(elements.iter().map(move |element| Self {
+            content: element.get_ref(),
+            place: Place::new(element.span()),
+            ..self
+        }))
+    }
+
+    /// A table, read to its end.
+    pub(super) fn table<T>(self, read: impl FnOnce(&mut Table<'a>) -> T) -> Option<T> {
+        let DeValue::Table(entries) = self.content else {
+            return self.mismatch("a table");
+        };
+        let name = self.key.to_owned();
+        Some(self.file.read_table(name, Some(entries), self.span(), read))
+    }
+
+    fn expand(&self, text: &str) -> Option<String> {
+        expand::expand(text, self.file.environment).map_or_else(
+            |error| {
+                let written = &text[error.written];
+                // In a string with escapes the variable may be written differently.
+                let source = &self.file.text[self.span()];
+                let span = source.find(written).map_or_else(
+                    || self.span(),
+                    |offset| {
+                        let start = self.place.start + offset;
+                        start..start + written.len()
+                    },
+                );
+                self.file.report(Problem::at(span, error.mistake));
+                None
+            },
+            Some,
+        )
+    }
+}
+
+/// What a value is, with its article.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a truth value",
+        DeValue::Datetime(_) => "a date or a time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,205 @@
+//! Problems of a configuration, each shown under its line.
+
+use std::{error::Error, fmt, ops::Range};
+
+use annotate_snippets::{
+    AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as plain,
+};
+
+/// What is wrong with one value, wherever it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    what: String,
+    expected: String,
+    help: Option<String>,
+}
+
+impl Mistake {
+    /// A value that is not what was `expected`.
+    #[must_use]
+    pub fn new(what: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            expected: expected.into(),
+            help: None,
+        }
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self {
+            help: Some(help.into()),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.what, self.expected)?;
+        if let Some(help) = &self.help {
+            write!(formatter, " ({help})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Mistake {}
+
+/// A mistake and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    mistake: Mistake,
+    /// In bytes; `None` when it is not in the file.
+    span: Option<Range<usize>>,
+    /// Another place that has to do with it, and how.
+    context: Option<(Range<usize>, &'static str)>,
+    /// Whether something is missing, which may be the consequence of a syntax error.
+    is_absence: bool,
+}
+
+impl Problem {
+    pub(super) fn at(span: Range<usize>, mistake: Mistake) -> Self {
+        Self {
+            mistake,
+            span: Some(span),
+            context: None,
+            is_absence: false,
+        }
+    }
+
+    pub(super) fn nowhere(mistake: Mistake) -> Self {
+        Self {
+            mistake,
+            span: None,
+            context: None,
+            is_absence: false,
+        }
+    }
+
+    pub(super) fn absence(self) -> Self {
+        Self {
+            is_absence: true,
+            ..self
+        }
+    }
+
+    pub(super) fn context(self, span: Range<usize>, label: &'static str) -> Self {
+        Self {
+            context: Some((span, label)),
+            ..self
+        }
+    }
+
+    fn group<'a>(&'a self, name: &'a str, text: &'a str) -> Group<'a> {
+        let title = Level::ERROR.primary_title(self.mistake.what.as_str());
+        let Some(span) = self.span.clone() else {
+            return title.element(Level::NOTE.message(plain(&self.mistake.expected)));
+        };
+        let primary = AnnotationKind::Primary.span(span);
+        let context = self.context.clone();
+        let snippet = Snippet::source(text)
+            .path(name)
+            .annotation(primary.label(plain(&self.mistake.expected)))
+            .annotations(
+                context.map(|(span, label)| AnnotationKind::Context.span(span).label(label)),
+            );
+        let help = self.mistake.help.as_deref();
+        title
+            .element(snippet)
+            .elements(help.map(|help| Level::HELP.message(plain(help))))
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    name: String,
+    text: String,
+    all: Vec<Problem>,
+}
+
+impl Problems {
+    /// The problems in the file `name`, which contains `text`.
+    ///
+    /// What stands on a line with a syntax error, or is missing when there are any, is left
+    /// out: it is most likely the same problem once more.
+    pub(super) fn new(name: &str, text: &str, syntax: Vec<Problem>, meaning: Vec<Problem>) -> Self {
+        let line = |problem: &Problem| {
+            let start = problem.span.as_ref().map(|span| span.start)?;
+            Some(text[..start].matches('\n').count())
+        };
+        let broken: Vec<_> = syntax.iter().map(line).collect();
+        let meaning = meaning.into_iter().filter(|problem| {
+            broken.is_empty() || !problem.is_absence && !broken.contains(&line(problem))
+        });
+        let mut all: Vec<_> = meaning.collect();
+        all.extend(syntax);
+        all.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            all,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// All problems as text for people, with ANSI colours if `is_colored`.
+    #[must_use]
+    pub fn render(&self, is_colored: bool) -> String {
+        let renderer = if is_colored {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let mut report = String::new();
+        for problem in &self.all {
+            report += &renderer.render(&[problem.group(&self.name, &self.text)]);
+            report += "\n\n";
+        }
+        let summary = match self.all.len() {
+            1 => format!("{} has a problem", self.name),
+            count => format!("{} has {count} problems", self.name),
+        };
+        let summary = Level::ERROR.primary_title(summary);
+        report += &renderer.render(&[Group::with_title(summary)]);
+        report
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(false))
+    }
+}
+
+impl Error for Problems {}
+
+/// The one of `known` that somebody who wrote `unknown` most likely meant.
+pub(super) fn similar<'a>(
+    unknown: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    /// From half of the letters on, two words are taken for the same.
+    const ENOUGH: f64 = 0.5;
+    known
+        .into_iter()
+        .map(|word| (strsim::normalized_damerau_levenshtein(unknown, word), word))
+        .filter(|(similarity, _)| *similarity > ENOUGH)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, word)| word)
+}
+
+/// `a`, `b` or `c`, with each in backticks.
+pub(super) fn any_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<_> = words.into_iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        None => String::new(),
+        Some((only, [])) => only.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+    }
+}

@@ -1,0 +1,410 @@
+//! Routes as they are written, and what their settings have to do with each other.
+
+use std::{net::Ipv6Addr, ops::Range};
+
+use http::Uri;
+
+use super::{
+    address, matchers,
+    raw::{Table, Value},
+    report::{Mistake, Problem},
+    units,
+};
+use crate::{
+    route::{HttpSettings, Route},
+    session::{
+        self,
+        close::CloseCodes,
+        gate::{self, OnTimeout, Trigger},
+        hold::{self, OnClientGone, Order, Overflow},
+        rules::{Priority, Release, Rule, Rules},
+        tunnel,
+    },
+    upstream::{Address, Retry, Settings},
+    websocket::CloseCode,
+};
+
+/// All `[[route]]`s; each has an upstream, and no two are the same.
+pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
+    let mut seen: Vec<((String, String), Range<usize>)> = Vec::new();
+    let routes = top.tables("route", |table| {
+        let route = route(table)?;
+        let key = (route.host.clone(), route.path.clone());
+        if let Some((_, first)) = seen.iter().find(|(known, _)| *known == key) {
+            let mistake = Mistake::new(
+                "two routes are for the same host and path",
+                "expected another host or path",
+            );
+            let problem = Problem::at(table.span(), mistake);
+            table
+                .file()
+                .report(problem.context(first.clone(), "the first of them"));
+        }
+        seen.push((key, table.span()));
+        Some(route)
+    });
+    if routes.is_empty() && top.is_sound() {
+        let example = "[[route]] with upstream = \"http://127.0.0.1:8081\"";
+        let mistake = Mistake::new("there is no route", format!("expected {example}"));
+        top.file().report(Problem::nowhere(mistake).absence());
+    }
+    routes.into_iter().flatten().collect()
+}
+
+/// One route; `None` when there is a problem.
+fn route(table: &mut Table<'_>) -> Option<Route> {
+    let host = table.parse("host", host);
+    let path = table.parse("path", path);
+    let subprotocols = table.take("subprotocols", |value| list(value, subprotocol));
+    let origins = table.take("origins", |value| list(value, origin));
+    let upstream = upstream(table);
+    let session = session(table);
+    let http = table.table("http", http);
+    if !table.is_sound() {
+        return None;
+    }
+    Some(Route {
+        host: host.unwrap_or_default(),
+        path: path.unwrap_or_else(|| "/".to_owned()),
+        subprotocols: subprotocols.unwrap_or_default(),
+        origins: origins.unwrap_or_default(),
+        upstream: upstream?,
+        session,
+        http,
+    })
+}
+
+fn upstream(table: &mut Table<'_>) -> Option<Settings> {
+    let is_missing = table.value("upstream").is_none();
+    let address: Option<Address> = table.parse("upstream", address::upstream);
+    if is_missing {
+        let expected = "expected upstream = \"http://127.0.0.1:8081\"";
+        table.lacks(Mistake::new("this route has no upstream", expected));
+    }
+    // The rest is read in any case, for its problems.
+    let placeholder = || Address::Unix("/".into());
+    let mut settings = Settings::new(address.clone().unwrap_or_else(placeholder));
+    table.table("connect", |connect| {
+        override_with(&mut settings.timeout, connect.some_time("timeout"));
+        override_with(
+            &mut settings.handshake_timeout,
+            connect.some_time("handshake_timeout"),
+        );
+        settings.retry = connect.table("retry", retry);
+    });
+    address.map(|_| settings)
+}
+
+fn retry(table: &mut Table<'_>) -> Retry {
+    let mut retry = Retry::default();
+    override_with(&mut retry.initial, table.some_time("initial"));
+    override_with(&mut retry.max, table.some_time("max"));
+    override_with(&mut retry.jitter, table.parse("jitter", units::fraction));
+    if table.is_sound() && retry.initial > retry.max {
+        let what = "the first wait is longer than the longest";
+        let expected = format!("`initial` is {:?}, `max` is {:?}", retry.initial, retry.max);
+        table.problem_at(table.span(), Mistake::new(what, expected));
+    }
+    retry
+}
+
+fn session(table: &mut Table<'_>) -> session::Settings {
+    let gate = table.table("gate", gate);
+    let is_gate_sound = table.is_sound();
+    let rules = table.tables("message", |message| {
+        rule(message, is_gate_sound.then_some(&gate))
+    });
+    session::Settings {
+        rules: Rules::new(rules.into_iter().flatten().collect()),
+        gate,
+        hold: table.table("hold", hold),
+        tunnel: table.table("tunnel", tunnel),
+        close_codes: table.table("close_codes", close_codes),
+    }
+}
+
+fn gate(table: &mut Table<'_>) -> gate::Settings {
+    let mut gate = gate::Settings::default();
+    override_with(&mut gate.authenticated, needed(table, "authenticated"));
+    override_with(
+        &mut gate.services_ready,
+        table.take("services_ready", matchers::triggers),
+    );
+    override_with(&mut gate.ready, needed(table, "ready"));
+    override_with(&mut gate.settle, table.duration("settle"));
+    override_with(&mut gate.timeout, table.some_time("timeout"));
+    let on_timeout = [("close", OnTimeout::Close), ("open", OnTimeout::Open)];
+    override_with(
+        &mut gate.on_timeout,
+        table.take("on_timeout", |value| value.choice(&on_timeout)),
+    );
+    override_with(
+        &mut gate.forward_ready,
+        table.parse("forward_ready", units::truth),
+    );
+    override_with(
+        &mut gate.inspect_bytes,
+        table.parse("inspect_bytes", units::size),
+    );
+    if table.is_sound() && gate.settle >= gate.timeout {
+        let what = "the gate's timeout is over before it has settled";
+        let expected = format!(
+            "`settle` is {:?}, `timeout` is {:?}",
+            gate.settle, gate.timeout
+        );
+        table.problem_at(table.span(), Mistake::new(what, expected));
+    }
+    gate
+}
+
+/// Triggers of a state that every session has to reach.
+fn needed(table: &mut Table<'_>, key: &'static str) -> Option<Vec<Trigger>> {
+    table.take(key, |value| {
+        if is_empty_list(value) {
+            let what = format!("no session could become `{key}`");
+            let mistake = Mistake::new(what, "expected at least one matcher");
+            return value.problem(mistake.help("leave the key out for the default"));
+        }
+        matchers::triggers(value)
+    })
+}
+
+/// One message rule; `gate` is the route's, if that has no problem.
+fn rule(table: &mut Table<'_>, gate: Option<&gate::Settings>) -> Option<Rule> {
+    let matching = table.value("match");
+    if matching.is_none() {
+        let expected = "expected match = { json = { \"/type\" = \"…\" } }";
+        table.lacks(Mistake::new("this rule matches nothing", expected));
+    }
+    let matchers = matching.and_then(|value| {
+        if is_empty_list(value) {
+            let what = "this rule matches nothing";
+            return value.problem(Mistake::new(what, "expected at least one matcher"));
+        }
+        matchers::content(value)
+    });
+    let priorities = [
+        ("critical", Priority::Critical),
+        ("high", Priority::High),
+        ("normal", Priority::Normal),
+        ("low", Priority::Low),
+    ];
+    let priority = table.take("priority", |value| value.choice(&priorities));
+    let release = table.take("release", |value| release(value, gate));
+    Some(Rule {
+        matchers: matchers?,
+        priority: priority.unwrap_or_default(),
+        release: release.unwrap_or_default(),
+    })
+}
+
+fn release(value: Value<'_>, gate: Option<&gate::Settings>) -> Option<Release> {
+    let release = value.choice(&[
+        ("authenticated", Release::Authenticated),
+        ("services_ready", Release::ServicesReady),
+        ("ready", Release::Ready),
+    ])?;
+    let gate = gate?;
+    let opens_at_once = gate
+        .ready
+        .iter()
+        .any(|ready| matches!(ready, Trigger::Upgrade));
+    let mistake = match release {
+        Release::Authenticated | Release::ServicesReady if opens_at_once => Mistake::new(
+            "this route's gate opens as soon as the upstream is connected",
+            "has no effect: nothing is held after that",
+        )
+        .help("say in [route.gate] which message makes the session `ready`"),
+        Release::ServicesReady if gate.services_ready.is_empty() => Mistake::new(
+            "no session of this route becomes `services_ready`",
+            "has no effect: the message is held until the gate opens",
+        )
+        .help("say in [route.gate] which message makes it `services_ready`"),
+        _ => return Some(release),
+    };
+    value.problem(mistake)
+}
+
+fn hold(table: &mut Table<'_>) -> hold::Settings {
+    let mut hold = hold::Settings::default();
+    override_with(
+        &mut hold.max_messages,
+        table.parse("max_messages", units::some),
+    );
+    override_with(&mut hold.max_bytes, table.parse("max_bytes", units::size));
+    let overflow = [
+        ("backpressure", Overflow::Backpressure),
+        ("shed", Overflow::Shed),
+        ("close", Overflow::Close),
+    ];
+    override_with(
+        &mut hold.overflow,
+        table.take("overflow", |value| value.choice(&overflow)),
+    );
+    let order = [("priority", Order::Priority), ("arrival", Order::Arrival)];
+    override_with(
+        &mut hold.order,
+        table.take("order", |value| value.choice(&order)),
+    );
+    override_with(
+        &mut hold.max_age,
+        table.parse("max_age", units::optional_time),
+    );
+    let on_client_gone = [
+        ("deliver", OnClientGone::Deliver),
+        ("discard", OnClientGone::Discard),
+    ];
+    override_with(
+        &mut hold.on_client_gone,
+        table.take("on_client_gone", |value| value.choice(&on_client_gone)),
+    );
+    hold
+}
+
+fn tunnel(table: &mut Table<'_>) -> tunnel::Settings {
+    let mut tunnel = tunnel::Settings::default();
+    override_with(&mut tunnel.idle_after, table.some_time("idle_after"));
+    override_with(&mut tunnel.close_timeout, table.some_time("close_timeout"));
+    tunnel
+}
+
+fn http(table: &mut Table<'_>) -> HttpSettings {
+    let mut http = HttpSettings::default();
+    override_with(&mut http.hold_timeout, table.duration("hold_timeout"));
+    override_with(
+        &mut http.max_held_requests,
+        table.parse("max_held_requests", units::count),
+    );
+    http
+}
+
+fn close_codes(table: &mut Table<'_>) -> CloseCodes {
+    let mut codes = Vec::new();
+    for (span, key, value) in table.entries() {
+        // 101 is no refusal, and nothing below 200 is a final answer.
+        let status = key
+            .parse()
+            .ok()
+            .filter(|status| (200..=599).contains(status));
+        if status.is_none() {
+            let what = format!("`{key}` is not the status of a refusal");
+            table.problem_at(span, Mistake::new(what, "expected 200 to 599"));
+        }
+        codes.extend(status.zip(value.parse(close_code)));
+    }
+    CloseCodes::new(codes)
+}
+
+fn close_code(text: &str) -> Result<CloseCode, Mistake> {
+    let code = text.parse::<u16>().ok();
+    let code = code.and_then(|code| CloseCode::try_from(code).ok());
+    code.ok_or_else(|| {
+        let what = format!("`{text}` is not a close code that may be sent");
+        Mistake::new(what, "expected 1000 to 1003, 1007 to 1014 or 3000 to 4999")
+    })
+}
+
+/// The host in lower case, without a port.
+fn host(text: &str) -> Result<String, Mistake> {
+    let host = text.to_ascii_lowercase();
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+    };
+    if is_host {
+        return Ok(host);
+    }
+    let mistake = Mistake::new(
+        format!("`{text}` is not the name of a host"),
+        "expected a name or an IP address, without scheme, port and path",
+    );
+    Err(if host.contains('*') {
+        mistake.help("there are no wildcards: \"\" is every host")
+    } else {
+        mistake
+    })
+}
+
+/// The path without a slash at its end: a prefix ends on a segment boundary anyway.
+fn path(text: &str) -> Result<String, Mistake> {
+    let is_path = text.starts_with('/')
+        && !text.contains('?')
+        && text.parse::<Uri>().is_ok_and(|uri| uri.path() == text);
+    if !is_path {
+        let what = format!("`{text}` is not the path of a request");
+        return Err(Mistake::new(
+            what,
+            "expected a path such as \"/\" or \"/chat\"",
+        ));
+    }
+    Ok(match text.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        path => path.to_owned(),
+    })
+}
+
+fn subprotocol(text: &str) -> Result<String, Mistake> {
+    // RFC 6455 §4.1 point 10: a token of RFC 9110 §5.6.2, as the name of a header is.
+    let is_token = http::HeaderName::from_bytes(text.as_bytes()).is_ok();
+    if !is_token {
+        let what = format!("`{text}` is not the name of a subprotocol");
+        return Err(Mistake::new(
+            what,
+            "expected a name without spaces and separators",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// An origin as browsers send it (RFC 6454 §6.2), in lower case.
+fn origin(text: &str) -> Result<String, Mistake> {
+    let origin = text.to_ascii_lowercase();
+    let parts = origin.split_once("://");
+    let is_origin = origin == "null"
+        || parts.is_some_and(|(scheme, host)| {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+            let is_scheme = !scheme.is_empty() && scheme.chars().all(is_name);
+            is_scheme && !host.contains(['*', '@']) && host.parse::<http::uri::Authority>().is_ok()
+        });
+    if is_origin {
+        return Ok(origin);
+    }
+    let mistake = Mistake::new(
+        format!("`{text}` is not an origin"),
+        "expected a scheme, a host and perhaps a port, such as \"https://example.com\"",
+    );
+    Err(if let Some(trimmed) = text.strip_suffix('/') {
+        mistake.help(format!("write \"{trimmed}\""))
+    } else if text.contains('*') {
+        mistake.help("there are no wildcards: an empty list allows every origin")
+    } else {
+        mistake
+    })
+}
+
+fn is_empty_list(value: Value<'_>) -> bool {
+    value
+        .content()
+        .as_array()
+        .is_some_and(|list| list.is_empty())
+}
+
+fn list<T>(value: Value<'_>, parse: fn(&str) -> Result<T, Mistake>) -> Option<Vec<T>> {
+    Some(
+        value
+            .list()?
+            .filter_map(|element| element.parse(parse))
+            .collect(),
+    )
+}
+
+fn override_with<T>(setting: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *setting = value;
+    }
+}

@@ -1,0 +1,152 @@
+//! What concerns the process as a whole: listeners, workers, log, limits, drain.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::Path,
+    time::Duration,
+};
+
+use toml::de::DeValue;
+use tracing::Level;
+
+use super::{
+    address, memory,
+    raw::Table,
+    report::{Mistake, Problem},
+    units::{self, Memory},
+};
+use crate::{
+    server::{Limits, ListenAddress},
+    telemetry::{Format, Settings},
+};
+
+/// The port where neither the file nor the environment names one.
+const DEFAULT_PORT: u16 = 8080;
+
+/// `listen = "address"`, or one `[[listen]]` for each address.
+pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenAddress> {
+    let value = top.value("listen");
+    let Some(value) = value else {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port(top)));
+        return vec![ListenAddress::Tcp(address)];
+    };
+    if matches!(value.content(), DeValue::String(_)) {
+        return value.parse(address::listen).into_iter().collect();
+    }
+    let mut seen = Vec::new();
+    let listeners = top.tables("listen", |listener| {
+        let address = listener.parse("address", address::listen);
+        if address.is_none() && listener.is_sound() {
+            let what = "this listener has no address";
+            listener.lacks(Mistake::new(what, "expected address = \"0.0.0.0:8080\""));
+        }
+        if let Some(address) = &address {
+            if seen.contains(address) {
+                let what = "this address is already listened on";
+                listener.problem_at(listener.span(), Mistake::new(what, "expected another one"));
+            }
+            seen.push(address.clone());
+        }
+        address
+    });
+    if listeners.is_empty() && top.is_sound() {
+        let what = "nobody could connect";
+        value.report(Mistake::new(what, "expected at least one address"));
+    }
+    listeners.into_iter().flatten().collect()
+}
+
+/// `PORT`, as Cloud Run and its like set it.
+fn default_port(top: &Table<'_>) -> u16 {
+    let Some(port) = top
+        .file()
+        .environment("PORT")
+        .filter(|port| !port.is_empty())
+    else {
+        return DEFAULT_PORT;
+    };
+    port.parse().unwrap_or_else(|_| {
+        let what = format!("the environment variable PORT is `{port}`, which is not a port");
+        let expected = "expected a number from 0 to 65535";
+        top.file()
+            .report(Problem::nowhere(Mistake::new(what, expected)));
+        DEFAULT_PORT
+    })
+}
+
+pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
+    let auto = || units::workers("auto").unwrap_or(NonZeroUsize::MIN);
+    top.parse("workers", units::workers).unwrap_or_else(auto)
+}
+
+pub(super) fn log(table: &mut Table<'_>) -> Settings {
+    let default = Settings::default();
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let formats = [
+        ("auto", Format::Auto),
+        ("text", Format::Text),
+        ("json", Format::Json),
+    ];
+    Settings {
+        level: table
+            .take("level", |level| level.choice(&levels))
+            .unwrap_or(default.level),
+        format: table
+            .take("format", |format| format.choice(&formats))
+            .unwrap_or(default.format),
+    }
+}
+
+pub(super) fn limits(table: &mut Table<'_>) -> Limits {
+    /// A quarter: the rest is for the sessions themselves and for the application, if it
+    /// shares the cgroup.
+    const DEFAULT_SHARE: Memory = Memory::Percent(25);
+    let max_held = table.parse("max_held_bytes", units::memory);
+    Limits {
+        max_connections: table
+            .parse("max_connections", units::some)
+            .unwrap_or(10_000),
+        max_held_bytes: bytes(max_held.unwrap_or(DEFAULT_SHARE)),
+        max_header_bytes: table
+            .parse("max_header_bytes", header_bytes)
+            .unwrap_or(32 * 1024),
+        header_timeout: table
+            .some_time("header_timeout")
+            .unwrap_or(Duration::from_secs(10)),
+    }
+}
+
+pub(super) fn drain_grace(table: &mut Table<'_>) -> Duration {
+    table.duration("grace").unwrap_or(Duration::from_secs(8))
+}
+
+fn bytes(memory: Memory) -> usize {
+    /// What is assumed where neither a cgroup nor the machine says.
+    const UNKNOWN_MEMORY_BYTES: u64 = 1 << 30;
+    match memory {
+        Memory::Bytes(bytes) => bytes,
+        Memory::Percent(percent) => {
+            let limit = memory::limit(Path::new("/")).unwrap_or(UNKNOWN_MEMORY_BYTES);
+            usize::try_from(limit / 100 * u64::from(percent)).unwrap_or(usize::MAX)
+        }
+    }
+}
+
+fn header_bytes(text: &str) -> Result<usize, Mistake> {
+    /// hyper reads at least this much at once.
+    const MIN_HEADER_BYTES: usize = 8 * 1024;
+    match units::size(text)? {
+        ..MIN_HEADER_BYTES => Err(Mistake::new(
+            "this is too little for a header section",
+            "expected at least \"8KiB\"",
+        )),
+        bytes => Ok(bytes),
+    }
+}
