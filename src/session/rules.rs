@@ -77,3 +77,53 @@ impl Rules {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Matcher {
+        Matcher::Text(text.to_owned())
+    }
+
+    fn classify(rules: &Rules, payload: &str) -> Class {
+        rules.classify(&Sample {
+            is_text: true,
+            payload: payload.as_bytes(),
+            is_whole: true,
+        })
+    }
+
+    #[test]
+    fn the_first_rule_with_a_matcher_that_matches_decides() {
+        let rule = |matchers, priority| Rule {
+            matchers,
+            priority,
+            release: Release::Authenticated,
+        };
+        let rules = Rules::new(vec![
+            rule(vec![text("a"), text("b")], Priority::Low),
+            rule(vec![text("b"), text("c")], Priority::Critical),
+        ]);
+
+        assert_eq!(classify(&rules, "b").priority, Priority::Low);
+        assert_eq!(classify(&rules, "c").priority, Priority::Critical);
+        assert_eq!(classify(&rules, "c").release, Release::Authenticated);
+        assert_eq!(classify(&rules, "d"), Class::default());
+    }
+
+    #[test]
+    fn without_a_rule_a_message_is_normal_and_held_until_ready() {
+        let class = classify(&Rules::default(), "anything");
+
+        assert_eq!(class.priority, Priority::Normal);
+        assert_eq!(class.release, Release::Ready);
+    }
+
+    #[test]
+    fn priorities_and_releases_are_in_order() {
+        assert!(Priority::Low < Priority::Normal && Priority::High < Priority::Critical);
+        assert!(Release::Authenticated < Release::ServicesReady);
+        assert!(Release::ServicesReady < Release::Ready);
+    }
+}
