@@ -2,6 +2,7 @@
 //! send until the upstream application says that it is ready, flushes, and then gets
 //! out of the way.
 
+pub mod cli;
 pub mod config;
 pub mod http;
 pub mod matcher;

@@ -1,2 +1,7 @@
 //! The `readygate` program: arguments, configuration, telemetry, server, exit status.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    readygate::cli::main()
+}

@@ -54,8 +54,8 @@ impl From<f64> for Number {
     }
 }
 
-impl<N: Into<i128>> From<N> for Scalar {
-    fn from(number: N) -> Self {
+impl From<i64> for Scalar {
+    fn from(number: i64) -> Self {
         Self::Number(Number::Whole(number.into()))
     }
 }

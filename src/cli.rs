@@ -1,0 +1,329 @@
+//! The command line: arguments, configuration, telemetry, server, exit status.
+//!
+//! Everything that is wrong goes to standard error, in colour on a terminal unless
+//! `NO_COLOR` is set. The exit status says whose turn it is.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write},
+    iter,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use annotate_snippets::{Group, Level, Renderer};
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    config::{Config, LoadError, address, process_environment, units},
+    server::ListenAddress,
+    telemetry, upstream,
+};
+
+/// The configuration file that is used when the command line names none.
+const DEFAULT_FILE: &str = "proxy.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  readygate --upstream http://127.0.0.1:8081
+      Stand in front of a local backend, on port $PORT or 8080, with defaults.
+
+  readygate --config proxy.toml
+      Hold messages until the backend says that it is ready, as the file describes.
+
+  readygate check --config proxy.toml
+      Show everything that is wrong with a file, without starting.
+
+Exit status:
+  0   stopped as it was told to
+  1   failed while running, for example because the port is in use
+  2   the command line is wrong
+  78  the configuration is wrong";
+
+/// Accepts WebSocket clients at once and holds what they send until the backend is ready.
+///
+/// Every client gets its `101` immediately. While the application behind is still starting,
+/// its messages are queued; once the application says that it is ready, they are
+/// delivered in order, and the proxy gets out of the way.
+///
+/// With neither --config nor --upstream, ./proxy.toml is used.
+#[derive(Debug, Parser)]
+#[command(name = "readygate", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy; this is what happens without a command, too
+    #[command(after_help = EXAMPLES)]
+    Run(Run),
+    /// Check a configuration file and show every problem in it
+    Check(Check),
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    /// Read the configuration from FILE [default: ./proxy.toml]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "upstream")]
+    config: Option<PathBuf>,
+    /// Run without a file: everything goes to URL, with defaults
+    ///
+    /// URL is http://HOST:PORT or unix:PATH.
+    #[arg(short, long, value_name = "URL", value_parser = address::upstream)]
+    upstream: Option<upstream::Address>,
+    /// Listen on ADDR instead: IP:PORT or unix:PATH
+    #[arg(short, long, value_name = "ADDR", value_parser = address::listen)]
+    listen: Option<ListenAddress>,
+    /// Serve with N threads instead, or "auto" for one per core
+    #[arg(short, long, value_name = "N", value_parser = units::workers)]
+    workers: Option<NonZeroUsize>,
+}
+
+#[derive(Args, Debug)]
+struct Check {
+    /// The file to check
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+/// What the exit status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// All went as it was told to.
+    Success = 0,
+    /// Something failed while running.
+    Failure = 1,
+    /// The configuration is wrong: `EX_CONFIG` of BSD's sysexits.
+    Configuration = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::try_parse() {
+        Ok(Arguments { command, run }) => match command.unwrap_or(Command::Run(run)) {
+            Command::Run(run) => run.execute().into(),
+            Command::Check(check) => check.execute().into(),
+        },
+        // Also `--help` and `--version`, which go to standard output and succeed.
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+impl Run {
+    fn execute(self) -> Exit {
+        let config = match self.configuration() {
+            Ok(config) => config,
+            Err(error) => return error.report(),
+        };
+        telemetry::init(&config.log);
+        match serve(config) {
+            Ok(()) => Exit::Success,
+            Err(error) => {
+                report(&chain(&*error));
+                Exit::Failure
+            }
+        }
+    }
+
+    fn configuration(self) -> Result<Config, ConfigurationError> {
+        let mut config = match (self.config, self.upstream) {
+            (Some(path), _) => Config::load(&path)?,
+            (None, Some(upstream)) => {
+                Config::for_upstream(upstream, &process_environment).map_err(LoadError::Invalid)?
+            }
+            (None, None) if Path::new(DEFAULT_FILE).exists() => {
+                Config::load(Path::new(DEFAULT_FILE))?
+            }
+            (None, None) => return Err(ConfigurationError::Absent),
+        };
+        if let Some(listen) = self.listen {
+            config.listen = vec![listen];
+        }
+        if let Some(workers) = self.workers {
+            config.workers = workers;
+        }
+        Ok(config)
+    }
+}
+
+impl Check {
+    fn execute(self) -> Exit {
+        match Config::load(&self.config) {
+            Ok(config) => {
+                let summary = Summary(&config);
+                // Nobody may be reading, which changes nothing about the file.
+                let _ = writeln!(
+                    io::stdout(),
+                    "{} is valid: {summary}",
+                    self.config.display()
+                );
+                Exit::Success
+            }
+            Err(error) => ConfigurationError::from(error).report(),
+        }
+    }
+}
+
+/// A configuration in a few words.
+struct Summary<'a>(&'a Config);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config {
+            listen, workers, ..
+        } = self.0;
+        let addresses: Vec<_> = listen.iter().map(written).collect();
+        write!(
+            formatter,
+            "{}, {}, listening on {}",
+            count(self.0.routes.iter().count(), "route"),
+            count(workers.get(), "worker"),
+            addresses.join(", ")
+        )
+    }
+}
+
+/// The address as a configuration has it.
+fn written(address: &ListenAddress) -> String {
+    match address {
+        ListenAddress::Tcp(address) => address.to_string(),
+        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// Why the program has no configuration to run with.
+#[derive(Debug, thiserror::Error)]
+enum ConfigurationError {
+    #[error("there is no configuration: no --upstream, no --config, and no ./{DEFAULT_FILE}")]
+    Absent,
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl ConfigurationError {
+    fn report(&self) -> Exit {
+        match self {
+            Self::Absent => {
+                report(&self.to_string());
+                eprintln!("\n{EXAMPLES}");
+            }
+            Self::Load(LoadError::Invalid(problems)) => {
+                eprintln!("{}", problems.render(is_stderr_colored()));
+            }
+            Self::Load(error @ LoadError::Unreadable { .. }) => report(&chain(error)),
+        }
+        Exit::Configuration
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+fn report(error: &str) {
+    let renderer = if is_stderr_colored() {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let title = Level::ERROR.primary_title(error);
+    eprintln!("{}", renderer.render(&[Group::with_title(title)]));
+}
+
+fn is_stderr_colored() -> bool {
+    telemetry::is_colored(&io::stderr())
+}
+
+/// Runs the proxy until it is told to stop.
+fn serve(config: Config) -> Result<(), Box<dyn Error>> {
+    let listeners = server_stub::bind(&config.listen)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
+        server_stub::run(listeners, Arc::new(config), stop).await?;
+        Ok(())
+    })
+}
+
+/// Resolves at SIGTERM or SIGINT. The handlers are in place once this has returned.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Stands in for `crate::server` until that has `bind` and `run`.
+mod server_stub {
+    use std::{io, net::TcpListener, sync::Arc};
+
+    use crate::{config::Config, server::ListenAddress};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot listen on {address}")]
+    pub(super) struct BindError {
+        address: String,
+        #[source]
+        source: io::Error,
+    }
+
+    pub(super) fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
+        let tcp = addresses.iter().filter_map(|address| match address {
+            ListenAddress::Tcp(tcp) => Some((address, tcp)),
+            ListenAddress::Unix(_) => None,
+        });
+        let listeners = tcp.map(|(address, tcp)| {
+            let address = super::written(address);
+            TcpListener::bind(tcp).map_err(|source| BindError { address, source })
+        });
+        listeners.collect()
+    }
+
+    pub(super) async fn run(
+        listeners: Vec<TcpListener>,
+        config: Arc<Config>,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        shutdown.await;
+        drop((listeners, config));
+        Ok(())
+    }
+}

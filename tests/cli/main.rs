@@ -1,0 +1,238 @@
+//! The program as its users start it: arguments in, text and an exit status out.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+const VALID: &str = "[[route]]\nupstream = \"http://127.0.0.1:8081\"\n";
+
+/// The program in `directory`, without the caller's `PORT` and colours.
+fn readygate(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readygate"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("PORT")
+        .env_remove("NO_COLOR");
+    command
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    readygate(directory, arguments).output().unwrap()
+}
+
+fn directory_with(name: &str, text: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(name), text).unwrap();
+    directory
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[test]
+fn check_says_in_one_line_that_a_file_is_valid() {
+    let directory = directory_with("proxy.toml", &format!("workers = 2\n{VALID}"));
+
+    let output = run(directory.path(), &["check"]);
+
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        stdout(&output),
+        "proxy.toml is valid: 1 route, 2 workers, listening on 0.0.0.0:8080\n"
+    );
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn check_shows_every_problem_and_exits_with_78() {
+    let directory = directory_with("bad.toml", &format!("workers = 0\nlisten = \"x\"\n{VALID}"));
+
+    let output = run(directory.path(), &["check", "--config", "bad.toml"]);
+
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(stdout(&output), "");
+    assert_eq!(
+        stderr(&output),
+        r#"error: `0` is not a number of workers
+ --> bad.toml:1:11
+  |
+1 | workers = 0
+  |           ^ expected 1 to 4096, or "auto" for one per core
+
+error: `x` is not an address to listen on
+ --> bad.toml:2:10
+  |
+2 | listen = "x"
+  |          ^^^ expected an IP address and a port, or "unix:/path.sock"
+
+error: bad.toml has 2 problems
+"#
+    );
+}
+
+#[test]
+fn the_shipped_file_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+
+    let output = run(root, &["check"]);
+
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn run_reports_a_bad_file_like_check() {
+    let directory = directory_with("proxy.toml", "workers = 0");
+
+    for arguments in [&[][..], &["run"], &["--config", "proxy.toml"]] {
+        let output = run(directory.path(), arguments);
+
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        assert!(stderr(&output).contains("proxy.toml:1:11"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_line_and_78() {
+    let directory = tempfile::tempdir().unwrap();
+
+    let output = run(directory.path(), &["--config", "absent.toml"]);
+
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        stderr(&output),
+        "error: cannot read absent.toml: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
+fn without_any_configuration_the_error_shows_what_to_write() {
+    let directory = tempfile::tempdir().unwrap();
+
+    let output = run(directory.path(), &[]);
+
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).starts_with("error: there is no configuration"));
+    assert!(stderr(&output).contains("readygate --upstream http://127.0.0.1:8081"));
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let directory = directory_with("proxy.toml", VALID);
+
+    for (arguments, reason) in [
+        (&["--upstrem", "http://a"][..], "--upstream"),
+        (
+            &["--config", "a", "--upstream", "http://a"],
+            "cannot be used with",
+        ),
+        (&["--upstream", "a:1"], "write \"http://a:1\""),
+        (&["--workers", "0"], "expected 1 to 4096"),
+        (&["--listen", "8080"], "write \"0.0.0.0:8080\""),
+        (&["start"], "unrecognized subcommand"),
+    ] {
+        let output = run(directory.path(), arguments);
+
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            stderr(&output).contains(reason),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_garbled_port_in_the_environment_exits_with_78() {
+    let directory = tempfile::tempdir().unwrap();
+
+    let output = readygate(directory.path(), &["--upstream", "http://127.0.0.1:8081"])
+        .env("PORT", "http")
+        .output()
+        .unwrap();
+
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("PORT is `http`, which is not a port"));
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+
+    let output = run(
+        directory.path(),
+        &["--upstream", "http://127.0.0.1:8081", "--listen", &address],
+    );
+
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = stderr(&output);
+    assert!(
+        stderr.starts_with("error: ") && stderr.contains(&address),
+        "{stderr}"
+    );
+    assert!(stderr.contains("in use"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn help_and_version_succeed_on_standard_output() {
+    let directory = tempfile::tempdir().unwrap();
+
+    let help = run(directory.path(), &["--help"]);
+    let version = run(directory.path(), &["--version"]);
+
+    assert_eq!(help.status.code(), Some(0));
+    assert!(stdout(&help).contains("Exit status:"));
+    assert_eq!(version.status.code(), Some(0));
+    assert!(stdout(&version).starts_with("readygate "));
+}
+
+#[test]
+fn sigterm_and_sigint_end_the_program_with_0() {
+    let directory = tempfile::tempdir().unwrap();
+    for signal in ["TERM", "INT"] {
+        let mut program = start(directory.path());
+
+        let id = program.id().to_string();
+        let kill = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(kill.unwrap().success());
+
+        assert_eq!(program.wait().unwrap().code(), Some(0), "SIG{signal}");
+    }
+}
+
+/// Starts the program on any port and waits until it says that it listens.
+fn start(directory: &Path) -> Child {
+    let arguments = [
+        "--upstream",
+        "http://127.0.0.1:8081",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let mut program = readygate(directory, &arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(program.stdout.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("listening"), "{line}");
+    // Whatever else it logs must not block it.
+    std::thread::spawn(move || log.read_to_end(&mut Vec::new()));
+    program
+}
