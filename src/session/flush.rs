@@ -11,7 +11,12 @@
 
 use tokio::time::{self, Instant};
 
-use super::{hold::Holding, ledger::Account, outbox::Outbox, termination::Cause};
+use super::{
+    hold::{Holding, Link},
+    ledger::Account,
+    outbox::Outbox,
+    termination::Cause,
+};
 use crate::transport::Stream;
 
 /// What was held when the gate opened.

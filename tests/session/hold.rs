@@ -250,6 +250,25 @@ async fn the_ready_message_can_be_kept_from_the_client_and_is_data_the_second_ti
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_message_that_is_not_the_ready_one_passes_where_the_ready_one_is_withheld() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.forward_ready = false;
+        settings.gate.inspect_bytes = 100;
+        settings.gate.ready = vec![Trigger::Message(Matcher::Prefix("ready".to_owned()))];
+        let running = start(settings);
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        let mut client = as_client(running.client).await;
+        let (long, ready) = ("x".repeat(30_000), format!("ready {}", "x".repeat(30_000)));
+
+        send_all(&mut upstream, &[&long, &ready, "data"]).await;
+
+        assert_eq!(receive(&mut client, 2).await, [long, "data".to_owned()]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pong_to_the_proxy_s_own_ping_opens_the_gate_and_is_not_forwarded() {
     local(async {
         let mut settings = gated();

@@ -28,9 +28,18 @@ pub(in crate::session) struct Link<U> {
     pub(in crate::session) tap: Tap,
     /// Whether anything of a message has gone either way.
     is_used: bool,
-    /// The beginning of a message that the client may have to be spared.
-    pub(in crate::session) held_back: Option<Vec<u8>>,
+    /// The present message, where the client may have to be spared it.
+    pub(in crate::session) withheld: Option<Withheld>,
     ping: Option<GatePing>,
+}
+
+/// A message that the client does not see, or not yet.
+#[derive(Debug)]
+pub(in crate::session) enum Withheld {
+    /// It may turn out to be the ready message: what has come of it.
+    Undecided(Vec<u8>),
+    /// It is the ready message: nothing is kept.
+    Ready,
 }
 
 /// The proxy's own ping, repeated until its pong comes.
@@ -52,7 +61,7 @@ impl<U: Stream> Link<U> {
             peer: Peer::new(opened),
             tap: Tap::new(inspect_bytes),
             is_used: false,
-            held_back: None,
+            withheld: None,
             ping,
         };
         link.ping_if_due(Instant::now());
@@ -63,7 +72,10 @@ impl<U: Stream> Link<U> {
     pub(super) fn held_bytes(&self) -> usize {
         self.peer.outbox.accounted_bytes()
             + self.tap.held_bytes()
-            + self.held_back.as_ref().map_or(0, Vec::capacity)
+            + match &self.withheld {
+                Some(Withheld::Undecided(bytes)) => bytes.capacity(),
+                Some(Withheld::Ready) | None => 0,
+            }
     }
 
     /// Sends one whole message of the client upstream.
@@ -138,7 +150,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 if self.may_withhold()
                     && let Some(link) = &mut self.link
                 {
-                    link.held_back = Some(Vec::new());
+                    link.withheld = Some(Withheld::Undecided(Vec::new()));
                 }
                 self.take_data(bytes);
             }
@@ -151,13 +163,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     fn take_data(&mut self, bytes: &[u8]) {
         let Some(link) = &mut self.link else { return };
-        if let Some(held_back) = &mut link.held_back {
-            held_back.extend_from_slice(bytes);
-            // What is longer than matchers look at is decided by what they have seen.
-            if link.tap.is_sample_cut() && !self.gate.would_make_ready(link.tap.sample()) {
-                self.let_pass();
+        match &mut link.withheld {
+            None => {}
+            Some(Withheld::Ready) => return,
+            Some(Withheld::Undecided(withheld)) => {
+                withheld.extend_from_slice(bytes);
+                // What is longer than matchers look at is decided by what they have seen.
+                if link.tap.is_sample_cut() {
+                    self.decide();
+                }
+                return;
             }
-            return;
         }
         link.is_used = true;
         self.client.pass(bytes, link.tap.is_at_boundary());
@@ -172,23 +188,36 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             && self.settings.gate.wants_messages()
     }
 
-    /// Sends the client what was held back.
+    /// Decides whether what is withheld is the ready message; otherwise lets it pass.
+    fn decide(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        if self.gate.would_make_ready(link.tap.sample()) {
+            link.is_used = true;
+            link.withheld = Some(Withheld::Ready);
+        } else {
+            self.let_pass();
+        }
+    }
+
+    /// Sends the client what was withheld undecided.
     pub(in crate::session) fn let_pass(&mut self) {
         let Some(link) = &mut self.link else { return };
-        if let Some(held_back) = link.held_back.take() {
+        if let Some(Withheld::Undecided(bytes)) = link
+            .withheld
+            .take_if(|withheld| matches!(withheld, Withheld::Undecided(_)))
+        {
             link.is_used = true;
-            self.client.pass(&held_back, link.tap.is_at_boundary());
+            self.client.pass(&bytes, link.tap.is_at_boundary());
         }
     }
 
     fn take_message_end(&mut self) {
         let Some(link) = &mut self.link else { return };
-        let is_withheld = link.held_back.is_some() && self.gate.would_make_ready(link.tap.sample());
-        if is_withheld {
-            link.held_back = None;
-            link.is_used = true;
-        } else {
-            self.let_pass();
+        if matches!(link.withheld, Some(Withheld::Undecided(_))) {
+            self.decide();
+        }
+        let Some(link) = &mut self.link else { return };
+        if link.withheld.take().is_none() {
             self.session.traffic.upstream_messages += 1;
         }
         if self.snapshot.is_none() {
