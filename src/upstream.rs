@@ -1,6 +1,113 @@
 //! Connecting to the upstream: resolve, connect, opening handshake, try again.
+//!
+//! ```text
+//!         ┌── backoff ◄── refused, reset, timed out, 502, 503, … ──┐
+//!         ▼                                                        │
+//!  dial (every address in turn) ──► opening handshake ─────────────┴──► Opened
+//!                                           └──► 401, 404, not a 101 ──► ConnectError
+//! ```
+//!
+//! # Invariants
+//!
+//! * [`connect`] is given the request head and nothing else that a client sent, so no byte
+//!   of a client can reach the upstream before its validated `101`.
+//! * A connection whose opening handshake did not succeed is closed, never used again.
+//! * No `Display` of an error here is shown to a client: it may name addresses.
 
-use std::{cell::Cell, io, path::PathBuf, time::Duration};
+pub mod backoff;
+pub mod dial;
+pub mod handshake;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
+
+use tokio::time;
+
+use self::{
+    backoff::Backoff,
+    handshake::{AnswerError, Broken},
+};
+pub use self::{backoff::Retry, handshake::OpeningRequest};
+use crate::{transport::Transport, websocket::Opened};
+
+/// Connects to the upstream and completes the opening handshake, trying again for as long
+/// as that may help.
+///
+/// There is no limit to the attempts: the caller drops the future at its deadline.
+///
+/// # Errors
+///
+/// What a further attempt would not change: a status other than 500, 502, 503 and 504, or
+/// an answer that is not HTTP or whose `101` is not one.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection that was being made.
+pub async fn connect(
+    settings: &Settings,
+    request: &OpeningRequest,
+    attempts: &Attempts,
+) -> Result<Opened<Transport>, ConnectError> {
+    let mut backoff = Backoff::new(&settings.retry);
+    loop {
+        attempts.count();
+        match attempt(settings, request).await {
+            Ok(opened) => return Ok(opened),
+            Err(AttemptError::Final(error)) => {
+                attempts.note(&error);
+                return Err(error);
+            }
+            Err(error) => attempts.note(&error),
+        }
+        time::sleep(backoff.next(rand::random())).await;
+    }
+}
+
+async fn attempt(
+    settings: &Settings,
+    request: &OpeningRequest,
+) -> Result<Opened<Transport>, AttemptError> {
+    let stream = dial::dial(settings).await.map_err(AttemptError::Dial)?;
+    let answer = handshake::perform(stream, request);
+    match time::timeout(settings.handshake_timeout, answer).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(AnswerError::Lost(error))) => Err(AttemptError::Lost(error)),
+        Ok(Err(AnswerError::Status(status))) if is_temporary(status) => {
+            Err(AttemptError::Temporary(status))
+        }
+        Ok(Err(AnswerError::Status(status))) => {
+            Err(AttemptError::Final(ConnectError::Refused(status)))
+        }
+        Ok(Err(AnswerError::Broken(Broken(reason)))) => {
+            Err(AttemptError::Final(ConnectError::Broken(reason)))
+        }
+        Err(_elapsed) => Err(AttemptError::Silent(settings.handshake_timeout)),
+    }
+}
+
+/// What an application, or a proxy before it, answers while it is not there yet.
+fn is_temporary(status: http::StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Why one attempt failed; all but `Final` are tried again.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("cannot connect: {0}")]
+    Dial(io::Error),
+    #[error("connection lost during the opening handshake: {0}")]
+    Lost(io::Error),
+    #[error("no answer to the opening handshake within {0:?}")]
+    Silent(Duration),
+    #[error("answered the opening handshake with status {0}")]
+    Temporary(http::StatusCode),
+    #[error(transparent)]
+    Final(ConnectError),
+}
 
 /// Where the upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,33 +123,13 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// How long to wait between attempts.
-#[derive(Clone, Debug)]
-pub struct Retry {
-    /// Before the second attempt; default 25 ms. Doubles with each further one.
-    pub initial: Duration,
-    /// The longest wait; default 1 s.
-    pub max: Duration,
-    /// The part of each wait that is random, 0 to 1; default 0.5.
-    pub jitter: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            initial: Duration::from_millis(25),
-            max: Duration::from_secs(1),
-            jitter: 0.5,
-        }
-    }
-}
-
 /// How a route's upstream is reached.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where it is.
     pub address: Address,
-    /// How long one TCP connection attempt may take; default 1 s.
+    /// How long the connection attempt to one address may take, and how long resolving
+    /// the name may take; default 1 s.
     pub timeout: Duration,
     /// How long the upstream may take to answer the opening handshake; default 5 s.
     pub handshake_timeout: Duration,
@@ -63,20 +150,33 @@ impl Settings {
     }
 }
 
-/// How often a session has tried to reach its upstream.
+/// How often a session has tried to reach its upstream, and how the last try failed.
 #[derive(Debug, Default)]
-pub struct Attempts(Cell<u32>);
+pub struct Attempts {
+    count: Cell<u32>,
+    last_error: RefCell<Option<String>>,
+}
 
 impl Attempts {
     /// Counts one more.
     pub fn count(&self) {
-        self.0.set(self.0.get().saturating_add(1));
+        self.count.set(self.count.get().saturating_add(1));
     }
 
     /// How many there were.
     #[must_use]
     pub fn get(&self) -> u32 {
-        self.0.get()
+        self.count.get()
+    }
+
+    /// Why the latest failed attempt failed, for the log: it may name addresses.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.borrow().clone()
+    }
+
+    fn note(&self, error: &impl ToString) {
+        *self.last_error.borrow_mut() = Some(error.to_string());
     }
 }
 

@@ -1,6 +1,10 @@
 //! What both sides of an opening handshake share (RFC 6455 §4).
 
 use bytes::Bytes;
+use http::HeaderValue;
+
+/// The version of the protocol, the only one there is (RFC 6455 §4.1).
+pub const VERSION: &str = "13";
 
 /// A connection whose opening handshake is complete.
 #[derive(Debug)]
@@ -9,4 +13,58 @@ pub struct Opened<S> {
     pub stream: S,
     /// Bytes that the HTTP parser read beyond the handshake: they are frames.
     pub read_buf: Bytes,
+}
+
+/// The elements of a comma-separated list header, which may span several header lines
+/// (RFC 9110 §5.6.1): without the space around them, and without empty ones.
+///
+/// A line that is not visible ASCII counts as one element that equals nothing.
+pub fn list<'a>(
+    values: impl IntoIterator<Item = &'a HeaderValue>,
+) -> impl Iterator<Item = &'a str> {
+    values
+        .into_iter()
+        .flat_map(|value| value.to_str().unwrap_or("\u{0}").split(','))
+        .map(|element| element.trim_matches([' ', '\t']))
+        .filter(|element| !element.is_empty())
+}
+
+/// Whether `key` is the base64 of 16 bytes, as a `Sec-WebSocket-Key` must be.
+///
+/// The unused bits of the last character are not looked at: nobody decodes the key.
+#[must_use]
+pub fn is_key(key: &[u8]) -> bool {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==")
+        .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_base64_of_exactly_16_bytes() {
+        assert!(is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
+
+        for wrong in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25j",
+            "dGhlIHNhbXBsZSBub25jZTE=",
+            "dGhlIHNhbXBsZSBub25jZQ== ",
+            "dGhlIHNhbXBsZSBub25j_Q==",
+        ] {
+            assert!(!is_key(wrong.as_bytes()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_list_spans_header_lines_and_has_no_empty_elements() {
+        let values = ["a, b\t,,", "", "c"].map(HeaderValue::from_static);
+
+        let elements: Vec<_> = list(&values).collect();
+
+        assert_eq!(elements, ["a", "b", "c"]);
+    }
 }

@@ -1,0 +1,111 @@
+//! The waits between attempts: exponential, bounded, with jitter. No clock, no dice.
+
+use std::time::Duration;
+
+/// How long to wait between attempts.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Before the second attempt; default 25 ms. Doubles with each further one.
+    pub initial: Duration,
+    /// The longest wait; default 1 s.
+    pub max: Duration,
+    /// The part of each wait that is random, 0 to 1; default 0.5.
+    pub jitter: f64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(25),
+            max: Duration::from_secs(1),
+            jitter: 0.5,
+        }
+    }
+}
+
+/// The waits of one series of attempts.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    /// The next wait before jitter.
+    wait: Duration,
+    max: Duration,
+    jitter: f64,
+}
+
+impl Backoff {
+    /// The waits that `retry` describes, from the first.
+    #[must_use]
+    pub fn new(retry: &Retry) -> Self {
+        Self {
+            wait: retry.initial.min(retry.max),
+            max: retry.max,
+            jitter: retry.jitter.clamp(0.0, 1.0),
+        }
+    }
+
+    /// The next wait; `random`, from 0 to 1, says how much of its jitter is taken off.
+    ///
+    /// Jitter only shortens a wait, so that `max` holds; clients that were refused at the
+    /// same moment still spread over that part of it.
+    pub fn next(&mut self, random: f64) -> Duration {
+        let wait = self.wait;
+        self.wait = wait.saturating_mul(2).min(self.max);
+        wait.mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry(initial: u64, max: u64, jitter: f64) -> Retry {
+        Retry {
+            initial: Duration::from_millis(initial),
+            max: Duration::from_millis(max),
+            jitter,
+        }
+    }
+
+    fn waits(retry: &Retry, random: f64) -> Vec<u128> {
+        let mut backoff = Backoff::new(retry);
+        (0..6).map(|_| backoff.next(random).as_millis()).collect()
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        assert_eq!(
+            waits(&retry(25, 300, 0.5), 0.0),
+            [25, 50, 100, 200, 300, 300]
+        );
+    }
+
+    #[test]
+    fn jitter_takes_at_most_its_part_off_a_wait() {
+        assert_eq!(
+            waits(&retry(100, 400, 0.5), 1.0),
+            [50, 100, 200, 200, 200, 200]
+        );
+        assert_eq!(
+            waits(&retry(100, 400, 0.0), 1.0),
+            [100, 200, 400, 400, 400, 400]
+        );
+    }
+
+    #[test]
+    fn an_initial_wait_above_the_longest_is_cut() {
+        assert_eq!(waits(&retry(500, 200, 0.0), 0.0), [200; 6]);
+    }
+
+    #[test]
+    fn the_longest_representable_wait_does_not_overflow() {
+        let mut backoff = Backoff::new(&Retry {
+            initial: Duration::MAX,
+            max: Duration::MAX,
+            jitter: 1.0,
+        });
+
+        backoff.next(0.5);
+
+        assert!(backoff.next(0.5) > Duration::from_secs(1));
+    }
+}

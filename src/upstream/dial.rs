@@ -1,0 +1,140 @@
+//! Resolving and connecting, once.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpStream, UnixStream, lookup_host},
+    time,
+};
+
+use super::{Address, Settings};
+use crate::transport::Transport;
+
+/// Makes one connection to the upstream.
+///
+/// The name is resolved anew each time, because an upstream that is being replaced changes
+/// its address. Each of its addresses is tried in turn.
+///
+/// # Errors
+///
+/// The error of the last address; `TimedOut` when it did not answer within
+/// `settings.timeout`.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection that was being made.
+pub async fn dial(settings: &Settings) -> io::Result<Transport> {
+    match &settings.address {
+        Address::Tcp { host, port } => {
+            let addresses = within(settings.timeout, resolve(host, *port)).await?;
+            let stream = first_that_answers(addresses, settings.timeout).await?;
+            stream.set_nodelay(true)?;
+            Ok(Transport::Tcp(stream))
+        }
+        Address::Unix(path) => within(settings.timeout, UnixStream::connect(path))
+            .await
+            .map(Transport::Unix),
+    }
+}
+
+/// The addresses of `host`; an IP address is its own.
+///
+/// `localhost` is both loopback addresses, whatever the machine's resolver says (RFC 6761
+/// §6.3), for an application that listens on it often listens on one of them only.
+async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.eq_ignore_ascii_case("localhost") {
+        let ipv4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let ipv6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        return Ok(vec![ipv4, ipv6]);
+    }
+    Ok(lookup_host((host, port)).await?.collect())
+}
+
+async fn first_that_answers(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match within(timeout, TcpStream::connect(address)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last_error = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(last_error)
+}
+
+async fn within<T>(
+    timeout: Duration,
+    operation: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    time::timeout(timeout, operation)
+        .await
+        .unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn upstream_at(host: &str, port: u16) -> Settings {
+        Settings::new(Address::Tcp {
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    #[tokio::test]
+    async fn localhost_is_reached_whichever_of_its_addresses_listens() {
+        for listening_on in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine without IPv6 has nothing to show for `::1`.
+            let Ok(listener) = TcpListener::bind(listening_on).await else {
+                continue;
+            };
+            let port = listener.local_addr().unwrap().port();
+
+            dial(&upstream_at("localhost", port)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_later_address_is_tried_when_an_earlier_one_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listening = listener.local_addr().unwrap();
+        let refusing = {
+            let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            closed.local_addr().unwrap()
+        };
+
+        let stream = first_that_answers([refusing, listening], Duration::from_secs(5))
+            .await
+            .unwrap();
+
+        assert_eq!(stream.peer_addr().unwrap(), listening);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_an_error_of_this_attempt_only() {
+        let settings = upstream_at("name.invalid", 80);
+
+        assert!(dial(&settings).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nagle_is_off_towards_the_upstream() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+
+        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port)).await.unwrap() else {
+            panic!("a TCP address gives a TCP connection");
+        };
+
+        assert!(stream.nodelay().unwrap());
+    }
+}

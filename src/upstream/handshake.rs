@@ -1,0 +1,271 @@
+//! The opening handshake towards the upstream (RFC 6455 §4.1).
+//!
+//! tungstenite's client is not used: it accepts an extension that was never offered, a
+//! `101` with a body, two accept keys and bare line feeds, fails on a `100` or `103` before
+//! the `101`, and compares the whole `Connection` header with `Upgrade`.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+use crate::{
+    transport::Stream,
+    websocket::{
+        Opened,
+        handshake::{VERSION, list},
+    },
+};
+
+/// How much of an answer is read while looking for the end of its head, in bytes.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// How many header lines an answer may have.
+const MAX_HEADERS: usize = 100;
+
+/// How many interim answers (`100`, `103`) are skipped.
+const MAX_INTERIM_ANSWERS: usize = 10;
+
+/// An opening handshake as it is sent upstream, but for its key.
+#[derive(Clone, Debug)]
+pub struct OpeningRequest {
+    /// The request line and all header lines but the key's, which is fresh in each attempt.
+    head: Bytes,
+    /// The subprotocol that the client has been told.
+    subprotocol: Option<String>,
+}
+
+impl OpeningRequest {
+    /// A request for `target` (path and query) with `headers`, for a client that has been
+    /// told `subprotocol`.
+    ///
+    /// `headers` are written in their order. They must not contain what belongs to the
+    /// handshake itself: `Connection`, `Upgrade`, the key, the version, extensions, a body.
+    #[must_use]
+    pub fn new(target: &str, headers: &HeaderMap, subprotocol: Option<String>) -> Self {
+        let mut head = Vec::with_capacity(512);
+        head.extend_from_slice(b"GET ");
+        head.extend_from_slice(target.as_bytes());
+        head.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in headers {
+            write_header(&mut head, name.as_str(), value.as_bytes());
+        }
+        write_header(&mut head, "connection", b"Upgrade");
+        write_header(&mut head, "upgrade", b"websocket");
+        write_header(&mut head, "sec-websocket-version", VERSION.as_bytes());
+        Self {
+            head: head.into(),
+            subprotocol,
+        }
+    }
+
+    fn with_key(&self, key: &str) -> Vec<u8> {
+        let mut request = Vec::with_capacity(self.head.len() + 64);
+        request.extend_from_slice(&self.head);
+        write_header(&mut request, "sec-websocket-key", key.as_bytes());
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+}
+
+fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// Why an opening handshake did not succeed.
+#[derive(Debug)]
+pub(super) enum AnswerError {
+    /// The connection ended before the answer was complete.
+    Lost(io::Error),
+    /// The answer is a refusal.
+    Status(StatusCode),
+    /// The answer is not one.
+    Broken(Broken),
+}
+
+impl From<io::Error> for AnswerError {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<Broken> for AnswerError {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Broken(pub(super) &'static str);
+
+/// Sends `request` with a fresh key and checks the answer.
+///
+/// Nothing but the request is written.
+pub(super) async fn perform<S: Stream>(
+    mut stream: S,
+    request: &OpeningRequest,
+) -> Result<Opened<S>, AnswerError> {
+    let key = generate_key();
+    stream.write_all(&request.with_key(&key)).await?;
+
+    let mut received = BytesMut::with_capacity(1024);
+    for _ in 0..=MAX_INTERIM_ANSWERS {
+        let head = read_head(&mut stream, &mut received).await?;
+        let answer = Answer::parse(&head)?;
+        match answer.status {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                answer.check(&key, request.subprotocol.as_deref())?;
+                let read_buf = received.freeze();
+                return Ok(Opened { stream, read_buf });
+            }
+            status if status.is_informational() => {}
+            status => return Err(AnswerError::Status(status)),
+        }
+    }
+    Err(Broken("too many interim answers").into())
+}
+
+/// Reads up to the end of one head; what came after it stays in `received`.
+async fn read_head<S: Stream>(
+    stream: &mut S,
+    received: &mut BytesMut,
+) -> Result<Bytes, AnswerError> {
+    let mut searched = 0;
+    loop {
+        if !may_be_http(received) {
+            return Err(Broken("not HTTP").into());
+        }
+        if let Some(end) = find_head_end(received, searched) {
+            return Ok(received.split_to(end).freeze());
+        }
+        searched = received.len();
+        if searched >= MAX_HEAD_BYTES {
+            return Err(Broken("header section too large").into());
+        }
+        if stream.read_buf(received).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+/// Whether an HTTP/1 answer can begin with `received`.
+fn may_be_http(received: &[u8]) -> bool {
+    received
+        .iter()
+        .zip(b"HTTP/1.")
+        .all(|(got, want)| got == want)
+}
+
+/// Where the head that `received` starts with ends, if it does; its first `searched` bytes
+/// have been searched before, so that a head in many pieces costs no more than one.
+///
+/// A bare line feed ends a line here, so that a head which has them is seen to be broken
+/// and not waited for.
+fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
+    let from = searched.saturating_sub(2);
+    (from..received.len()).find_map(|at| match &received[at..] {
+        [b'\n', b'\n', ..] => Some(at + 2),
+        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
+}
+
+/// The head of an answer.
+struct Answer {
+    is_http_11: bool,
+    status: StatusCode,
+    headers: HeaderMap,
+    has_bare_line_feed: bool,
+}
+
+impl Answer {
+    fn parse(head: &[u8]) -> Result<Self, Broken> {
+        let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut lines);
+        let is_complete = parsed.parse(head).is_ok_and(|status| status.is_complete());
+        let (true, Some(version), Some(code)) = (is_complete, parsed.version, parsed.code) else {
+            return Err(Broken("not HTTP"));
+        };
+        let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+        for line in &*parsed.headers {
+            let name = HeaderName::from_bytes(line.name.as_bytes());
+            let value = HeaderValue::from_bytes(line.value);
+            let (Ok(name), Ok(value)) = (name, value) else {
+                return Err(Broken("illegal header"));
+            };
+            headers.append(name, value);
+        }
+        Ok(Self {
+            is_http_11: version == 1,
+            status: StatusCode::from_u16(code).map_err(|_| Broken("illegal status"))?,
+            headers,
+            has_bare_line_feed: has_bare_line_feed(head),
+        })
+    }
+
+    /// Checks a `101` as RFC 6455 §4.1 demands, and more strictly where two parties might
+    /// read it differently.
+    fn check(&self, key: &str, told_subprotocol: Option<&str>) -> Result<(), Broken> {
+        if !self.is_http_11 {
+            return Err(Broken("not HTTP/1.1"));
+        }
+        if self.has_bare_line_feed {
+            return Err(Broken("bare line feed"));
+        }
+        if self.has(&header::CONTENT_LENGTH) || self.has(&header::TRANSFER_ENCODING) {
+            return Err(Broken("has a body"));
+        }
+        if !self
+            .only(&header::UPGRADE)?
+            .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+        {
+            return Err(Broken("Upgrade is not websocket"));
+        }
+        if !list(self.headers.get_all(header::CONNECTION))
+            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+        {
+            return Err(Broken("Connection does not say upgrade"));
+        }
+        if self.has(&header::SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(Broken("extension that was not offered"));
+        }
+        if self.only(&header::SEC_WEBSOCKET_ACCEPT)?
+            != Some(derive_accept_key(key.as_bytes()).as_str())
+        {
+            return Err(Broken("wrong Sec-WebSocket-Accept"));
+        }
+        if self.only(&header::SEC_WEBSOCKET_PROTOCOL)? != told_subprotocol {
+            return Err(Broken("another subprotocol than the client was told"));
+        }
+        Ok(())
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        self.headers.contains_key(name)
+    }
+
+    /// The value of a header that may be there once at most.
+    fn only(&self, name: &HeaderName) -> Result<Option<&str>, Broken> {
+        let mut values = self.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => Ok(Some(value.to_str().map_err(|_| Broken("illegal header"))?)),
+            (Some(_), Some(_)) => Err(Broken("header twice")),
+        }
+    }
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! The opening handshake against scripted answers; `{accept}` stands for the right key.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+const LINES: [&str; 3] = [
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Accept: {accept}",
+];
+
+/// A `101` with the three lines it needs, of which those that start like one of `lines` are
+/// replaced, and the rest of `lines` added. An empty replacement removes: `"Upgrade:"`.
+fn answer_with(lines: &[&str]) -> String {
+    let name = |line: &str| line.split(':').next().map(str::to_owned);
+    let kept = LINES
+        .iter()
+        .filter(|kept| !lines.iter().any(|line| name(line) == name(kept)));
+    let added = lines.iter().filter(|line| !line.ends_with(':'));
+    let all: Vec<_> = kept.chain(added).copied().collect();
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\n{}\r\n\r\n",
+        all.join("\r\n")
+    )
+}
+
+fn request(subprotocol: Option<&str>) -> OpeningRequest {
+    let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("example"))]);
+    OpeningRequest::new("/chat?room=1", &headers, subprotocol.map(str::to_owned))
+}
+
+/// Reads one request head and returns it with its key.
+async fn read_request(upstream: &mut DuplexStream) -> (String, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(upstream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let key = head
+        .lines()
+        .find_map(|line| line.strip_prefix("sec-websocket-key: "))
+        .unwrap()
+        .to_owned();
+    (head, key)
+}
+
+/// Performs a handshake with an upstream that answers `answer` and closes.
+async fn perform_with(
+    request: &OpeningRequest,
+    answer: &str,
+) -> Result<Opened<DuplexStream>, AnswerError> {
+    let (ours, mut upstream) = duplex(64 * 1024);
+    let script = async move {
+        let (_, key) = read_request(&mut upstream).await;
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = answer.replace("{accept}", &accept);
+        // Who has read enough of an endless answer closes before all of it is written.
+        let _ = upstream.write_all(answer.as_bytes()).await;
+    };
+    tokio::join!(perform(ours, request), script).0
+}
+
+async fn why_broken(request: &OpeningRequest, answer: &str) -> &'static str {
+    match perform_with(request, answer).await {
+        Err(AnswerError::Broken(Broken(reason))) => reason,
+        other => panic!("{answer:?} gave {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_valid_101_opens_and_what_follows_it_is_kept() {
+    let answer = answer_with(&[]) + "\u{1}frames";
+
+    let opened = perform_with(&request(None), &answer).await.unwrap();
+
+    assert_eq!(&opened.read_buf[..], b"\x01frames");
+}
+
+#[tokio::test]
+async fn connection_may_be_a_list_and_case_does_not_matter() {
+    let answer = answer_with(&["Upgrade: WebSocket", "Connection: keep-alive, UPGRADE"]);
+
+    perform_with(&request(None), &answer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_101_that_arrives_byte_by_byte_opens() {
+    let (ours, mut upstream) = duplex(1);
+    let script = async move {
+        let (_, key) = read_request(&mut upstream).await;
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = answer_with(&[]).replace("{accept}", &accept);
+        upstream.write_all(answer.as_bytes()).await.unwrap();
+    };
+
+    let request = request(None);
+    let (opened, ()) = tokio::join!(perform(ours, &request), script);
+
+    assert!(opened.unwrap().read_buf.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_written_beyond_the_request() {
+    let (ours, mut upstream) = duplex(1024);
+    let script = async {
+        let (head, key) = read_request(&mut upstream).await;
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = answer_with(&[]).replace("{accept}", &accept);
+        upstream.write_all(answer.as_bytes()).await.unwrap();
+        head
+    };
+
+    let request = request(None);
+    let (opened, head) = tokio::join!(perform(ours, &request), script);
+
+    assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\nhost: example\r\n"));
+    drop(opened.unwrap());
+    let mut rest = Vec::new();
+    upstream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test]
+async fn each_attempt_has_a_fresh_key() {
+    let request = request(None);
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let (ours, mut upstream) = duplex(1024);
+        let (_, (_, key)) = tokio::join!(
+            async {
+                // Ends when the upstream closes after it has read the request.
+                perform(ours, &request).await.unwrap_err()
+            },
+            async move { read_request(&mut upstream).await }
+        );
+        assert!(crate::websocket::handshake::is_key(key.as_bytes()));
+        keys.push(key);
+    }
+
+    assert_ne!(keys[0], keys[1]);
+}
+
+#[tokio::test]
+async fn a_101_that_is_not_one_is_broken() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["Sec-WebSocket-Accept:"], "wrong Sec-WebSocket-Accept"),
+        (
+            &["Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="],
+            "wrong Sec-WebSocket-Accept",
+        ),
+        (
+            &[
+                "Sec-WebSocket-Accept: {accept}",
+                "Sec-WebSocket-Accept: {accept}",
+            ],
+            "header twice",
+        ),
+        (&["Upgrade:"], "Upgrade is not websocket"),
+        (&["Upgrade: h2c"], "Upgrade is not websocket"),
+        (&["Upgrade: websocket, h2c"], "Upgrade is not websocket"),
+        (
+            &["Upgrade: websocket", "Upgrade: websocket"],
+            "header twice",
+        ),
+        (&["Connection:"], "Connection does not say upgrade"),
+        (&["Connection: close"], "Connection does not say upgrade"),
+        (&["Content-Length: 0"], "has a body"),
+        (&["Transfer-Encoding: chunked"], "has a body"),
+        (
+            &["Sec-WebSocket-Extensions: permessage-deflate"],
+            "extension that was not offered",
+        ),
+        (
+            &["Sec-WebSocket-Protocol: chat"],
+            "another subprotocol than the client was told",
+        ),
+    ];
+
+    for (lines, reason) in cases {
+        let answer = answer_with(lines);
+        assert_eq!(
+            why_broken(&request(None), &answer).await,
+            *reason,
+            "{lines:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_upstream_must_choose_the_subprotocol_that_the_client_was_told() {
+    let request = request(Some("chat"));
+    let chosen = |lines: &[&str]| answer_with(lines);
+
+    perform_with(&request, &chosen(&["Sec-WebSocket-Protocol: chat"]))
+        .await
+        .unwrap();
+
+    let wrong: [&[&str]; 4] = [
+        &[],
+        &["Sec-WebSocket-Protocol: other"],
+        &["Sec-WebSocket-Protocol: chat, other"],
+        &[
+            "Sec-WebSocket-Protocol: chat",
+            "Sec-WebSocket-Protocol: chat",
+        ],
+    ];
+    for lines in wrong {
+        why_broken(&request, &chosen(lines)).await;
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_and_bare_line_feeds_are_broken() {
+    let http_1_0 = answer_with(&[]).replace("HTTP/1.1", "HTTP/1.0");
+    assert_eq!(why_broken(&request(None), &http_1_0).await, "not HTTP/1.1");
+
+    let bare_everywhere = answer_with(&[]).replace("\r\n", "\n");
+    assert_eq!(
+        why_broken(&request(None), &bare_everywhere).await,
+        "bare line feed"
+    );
+
+    let bare_once = answer_with(&[]).replacen("\r\n", "\n", 1);
+    assert_eq!(
+        why_broken(&request(None), &bare_once).await,
+        "bare line feed"
+    );
+}
+
+#[tokio::test]
+async fn interim_answers_are_skipped_up_to_a_number() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+
+    perform_with(&request(None), &(interim.repeat(5) + &answer_with(&[])))
+        .await
+        .unwrap();
+
+    let answer = interim.repeat(6) + &answer_with(&[]);
+    assert_eq!(
+        why_broken(&request(None), &answer).await,
+        "too many interim answers"
+    );
+}
+
+#[tokio::test]
+async fn any_other_status_is_a_refusal() {
+    for status in [200, 302, 400, 401, 403, 404, 426, 500, 503] {
+        let answer = format!(
+            "HTTP/1.1 {status} x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Content-Length: 4\r\n\r\nbody"
+        );
+
+        let refusal = perform_with(&request(None), &answer).await;
+
+        assert!(
+            matches!(refusal, Err(AnswerError::Status(got)) if got.as_u16() == status),
+            "{status} gave {refusal:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_broken_at_its_first_bytes() {
+    for gibberish in [
+        "SSH-2.0-OpenSSH_9.6\r\n",
+        "\u{15}\u{3}\u{3}\u{0}\u{2}\u{2}\u{28}",
+        "220 mail ready\r\n",
+        "HTTP/2 101\r\n\r\n",
+        "HTTP/1.1 abc\r\n\r\n",
+    ] {
+        assert_eq!(why_broken(&request(None), gibberish).await, "not HTTP");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_head_is_broken_at_the_limit() {
+    let endless = "HTTP/1.1 101 x\r\nx: ".to_owned() + &"x".repeat(2 * MAX_HEAD_BYTES);
+
+    assert_eq!(
+        why_broken(&request(None), &endless).await,
+        "header section too large"
+    );
+}
+
+#[tokio::test]
+async fn an_end_before_the_answer_is_complete_is_a_lost_connection() {
+    for partial in [
+        "",
+        "HTTP/1.1 1",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: w",
+    ] {
+        let lost = perform_with(&request(None), partial).await;
+
+        assert!(matches!(lost, Err(AnswerError::Lost(_))), "{lost:?}");
+    }
+}
