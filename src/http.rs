@@ -1,1 +1,3 @@
 //! One downstream connection: find the route, then upgrade or forward.
+
+pub mod framing;

@@ -15,7 +15,7 @@ use crate::{
     transport::Stream,
     websocket::{
         Opened,
-        handshake::{VERSION, list},
+        handshake::{VERSION, find_head_end, has_bare_line_feed, list},
     },
 };
 
@@ -162,20 +162,6 @@ fn may_be_http(received: &[u8]) -> bool {
         .all(|(got, want)| got == want)
 }
 
-/// Where the head that `received` starts with ends, if it does; its first `searched` bytes
-/// have been searched before, so that a head in many pieces costs no more than one.
-///
-/// A bare line feed ends a line here, so that a head which has them is seen to be broken
-/// and not waited for.
-fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
-    let from = searched.saturating_sub(2);
-    (from..received.len()).find_map(|at| match &received[at..] {
-        [b'\n', b'\n', ..] => Some(at + 2),
-        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
-}
-
 /// The head of an answer.
 struct Answer {
     is_http_11: bool,
@@ -259,12 +245,6 @@ impl Answer {
             (Some(_), Some(_)) => Err(Broken("header twice")),
         }
     }
-}
-
-fn has_bare_line_feed(head: &[u8]) -> bool {
-    head.iter()
-        .enumerate()
-        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
 }
 
 #[cfg(test)]

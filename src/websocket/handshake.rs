@@ -39,6 +39,30 @@ pub fn is_key(key: &[u8]) -> bool {
         .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
 }
 
+/// Where the HTTP/1 head that `received` starts with ends, if it does; its first `searched`
+/// bytes have been searched before, so that a head in many pieces costs no more than one.
+///
+/// A bare line feed ends a line here, so that a head which has them is seen to be broken
+/// and not waited for.
+#[must_use]
+pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
+    let from = searched.saturating_sub(2);
+    (from..received.len()).find_map(|at| match &received[at..] {
+        [b'\n', b'\n', ..] => Some(at + 2),
+        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
+}
+
+/// Whether a line of `head` ends with a line feed alone (RFC 9112 §2.2 lets a reader take
+/// it, and two readers differ).
+#[must_use]
+pub fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.iter()
+        .enumerate()
+        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,380 @@
+//! How strictly requests are framed, seen beside hyper in the bytes themselves.
+//!
+//! hyper takes a request with both `Content-Length` and `Transfer-Encoding`, repeated
+//! lengths, `chunked` twice and bare line feeds, and its parsed request no longer shows
+//! them. Each of them lets two parsers disagree about where a request ends, which is how
+//! requests are smuggled. So the bytes that hyper reads are followed here as well, head by
+//! head, and every request gets a verdict before it is looked at.
+//!
+//! # Invariants
+//!
+//! * There is one verdict for each head that hyper can have parsed.
+//! * After a head that is refused, and after what is no head at all, nothing more is
+//!   followed, and every further verdict is a refusal: such a connection is closed.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, BytesMut};
+
+use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
+
+/// How many header lines hyper takes by default, and no head with more reaches a verdict.
+const MAX_HEADERS: usize = 100;
+
+/// The longest line of a chunked body (a size with its extensions, or a trailer) in bytes.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// Whether a head is framed strictly, or what is wrong with it.
+pub type Verdict = Result<(), &'static str>;
+
+/// Follows the requests of one connection.
+#[derive(Debug)]
+pub struct Framing {
+    max_header_bytes: usize,
+    position: Position,
+    /// The beginning of a head or of a line that has not ended yet.
+    partial: BytesMut,
+    verdicts: VecDeque<Verdict>,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    Head {
+        searched: usize,
+    },
+    /// A body, or a chunk with its line end, of which so much is to come.
+    Body {
+        left: u64,
+    },
+    ChunkSize,
+    Chunk {
+        left: u64,
+    },
+    Trailers,
+    Lost,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyEnd {
+    After(u64),
+    Chunked,
+}
+
+impl Framing {
+    /// The start of a connection on which heads are at most `max_header_bytes` long.
+    #[must_use]
+    pub fn new(max_header_bytes: usize) -> Self {
+        Self {
+            max_header_bytes,
+            position: Position::Head { searched: 0 },
+            partial: BytesMut::new(),
+            verdicts: VecDeque::new(),
+        }
+    }
+
+    /// Follows the next bytes of the connection.
+    pub fn watch(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            match self.position {
+                Position::Head { searched } => self.watch_head(&mut bytes, searched),
+                Position::Body { left } => {
+                    let left = skip(&mut bytes, left);
+                    self.position = if left == 0 {
+                        HEAD
+                    } else {
+                        Position::Body { left }
+                    };
+                }
+                Position::Chunk { left } => {
+                    let left = skip(&mut bytes, left);
+                    self.position = if left == 0 {
+                        Position::ChunkSize
+                    } else {
+                        Position::Chunk { left }
+                    };
+                }
+                Position::ChunkSize => self.watch_line(&mut bytes, after_chunk_size),
+                Position::Trailers => self.watch_line(&mut bytes, after_trailer),
+                Position::Lost => return,
+            }
+        }
+    }
+
+    /// The verdict on the next request of the connection.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with its head.
+    pub fn next_verdict(&mut self) -> Verdict {
+        self.verdicts
+            .pop_front()
+            .unwrap_or(Err("malformed request"))
+    }
+
+    fn watch_head(&mut self, bytes: &mut &[u8], searched: usize) {
+        // Empty lines before a request line are skipped (RFC 9112 §2.2).
+        if self.partial.is_empty() {
+            let empty = bytes
+                .iter()
+                .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+            bytes.advance(empty.count());
+        }
+        let known = self.partial.len();
+        // A head in one piece, as most are, is not copied.
+        let end = if known == 0 {
+            find_head_end(bytes, 0)
+        } else {
+            self.partial.extend_from_slice(bytes);
+            find_head_end(&self.partial, searched)
+        };
+        match end {
+            Some(end) if known == 0 => {
+                self.judge(&bytes[..end]);
+                bytes.advance(end);
+            }
+            Some(end) => {
+                let head = std::mem::take(&mut self.partial);
+                self.judge(&head[..end]);
+                bytes.advance(end - known);
+            }
+            None => self.keep_partial_head(bytes, known),
+        }
+    }
+
+    fn keep_partial_head(&mut self, bytes: &mut &[u8], known: usize) {
+        if known == 0 {
+            self.partial.extend_from_slice(bytes);
+        }
+        bytes.advance(bytes.len());
+        let searched = self.partial.len();
+        self.position = Position::Head { searched };
+        if searched > self.max_header_bytes {
+            self.lose();
+        }
+    }
+
+    fn judge(&mut self, head: &[u8]) {
+        let judged = judge(head);
+        self.verdicts.push_back(judged.map(|_| ()));
+        match judged {
+            Ok(BodyEnd::After(0)) => self.position = HEAD,
+            Ok(BodyEnd::After(left)) => self.position = Position::Body { left },
+            Ok(BodyEnd::Chunked) => self.position = Position::ChunkSize,
+            Err(_) => self.lose(),
+        }
+    }
+
+    /// Follows one line, whose bytes including the line feed say what comes next.
+    fn watch_line(&mut self, bytes: &mut &[u8], next: impl FnOnce(&[u8]) -> Option<Position>) {
+        let feed = bytes.iter().position(|byte| *byte == b'\n');
+        let taken = feed.map_or(bytes.len(), |feed| feed + 1);
+        self.partial.extend_from_slice(&bytes[..taken]);
+        bytes.advance(taken);
+        if self.partial.len() > MAX_LINE_BYTES {
+            self.lose();
+        } else if feed.is_some() {
+            let line = std::mem::take(&mut self.partial);
+            match next(&line) {
+                Some(position) => self.position = position,
+                None => self.lose(),
+            }
+        }
+    }
+
+    fn lose(&mut self) {
+        self.position = Position::Lost;
+        self.partial = BytesMut::new();
+    }
+}
+
+const HEAD: Position = Position::Head { searched: 0 };
+
+/// Steps over at most `left` bytes and returns how many are then left.
+fn skip(bytes: &mut &[u8], left: u64) -> u64 {
+    let skipped = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+    bytes.advance(skipped);
+    left - skipped as u64
+}
+
+fn after_chunk_size(line: &[u8]) -> Option<Position> {
+    match chunk_size(line)? {
+        0 => Some(Position::Trailers),
+        // The chunk's data is followed by a line end.
+        size => size.checked_add(2).map(|left| Position::Chunk { left }),
+    }
+}
+
+fn after_trailer(line: &[u8]) -> Option<Position> {
+    let trailer = line.strip_suffix(b"\r\n")?;
+    Some(if trailer.is_empty() {
+        HEAD
+    } else {
+        Position::Trailers
+    })
+}
+
+/// The size in a chunk's first line: hexadecimal digits, then its end or an extension
+/// (RFC 9112 §7.1).
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let line = line.strip_suffix(b"\r\n")?;
+    let digits = line.split(|byte| *byte == b';').next()?;
+    let digits = str::from_utf8(digits).ok()?;
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// Where the body after `head` ends, if there is only one way to read that.
+fn judge(head: &[u8]) -> Result<BodyEnd, &'static str> {
+    if has_bare_line_feed(head) {
+        return Err("bare line feed");
+    }
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut lines);
+    if !request.parse(head).is_ok_and(|status| status.is_complete()) {
+        return Err("malformed request");
+    }
+    if request.path.is_none_or(|target| target.contains('#')) {
+        return Err("illegal request target");
+    }
+    let mut codings = values(request.headers, "transfer-encoding");
+    let mut lengths = values(request.headers, "content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) => Ok(BodyEnd::After(0)),
+        (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => match codings.next() {
+            None => Ok(BodyEnd::Chunked),
+            Some(_) => Err("more than one Transfer-Encoding"),
+        },
+        (Some(_), None) => Err("unknown Transfer-Encoding"),
+        (None, Some(_)) if lengths.next().is_some() => Err("more than one Content-Length"),
+        (None, Some(length)) => content_length(length)
+            .map(BodyEnd::After)
+            .ok_or("illegal Content-Length"),
+    }
+}
+
+fn values<'a>(
+    lines: &'a [httparse::Header<'a>],
+    name: &'static str,
+) -> impl Iterator<Item = &'a [u8]> {
+    lines
+        .iter()
+        .filter(move |line| line.name.eq_ignore_ascii_case(name))
+        .map(|line| line.value)
+}
+
+fn content_length(value: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(value).ok()?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// The verdicts on all requests in `input`, which arrives in pieces of `piece` bytes.
+    fn verdicts(input: &str, piece: usize) -> Vec<Verdict> {
+        let mut framing = Framing::new(1024);
+        for piece in input.as_bytes().chunks(piece) {
+            framing.watch(piece);
+        }
+        framing.verdicts.into()
+    }
+
+    fn with(lines: &str) -> String {
+        format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
+    }
+
+    #[test]
+    fn every_request_of_a_pipeline_gets_its_verdict_however_it_is_split() {
+        let pipeline = [
+            "\r\n",
+            GET,
+            &with("Content-Length: 5\r\n"),
+            "G\n\r\n\n",
+            &with("Transfer-Encoding: chunked\r\n"),
+            "5;name=\"value\"\r\nGET /\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n",
+            &with("Content-Length: 0\r\n"),
+            GET,
+            "GET / HTTP/1.1\nHost: a\n\n",
+            GET,
+        ]
+        .concat();
+        let expected = [
+            Ok(()),
+            Ok(()),
+            Ok(()),
+            Ok(()),
+            Ok(()),
+            Err("bare line feed"),
+        ];
+
+        for piece in 1..pipeline.len() {
+            assert_eq!(verdicts(&pipeline, piece), expected, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_can_be_read_in_two_ways_is_refused() {
+        for lines in [
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+            "Content-Length: 3\r\nContent-Length: 3\r\n",
+            "Content-Length: 3\r\nContent-Length: 4\r\n",
+            "Content-Length: 3, 3\r\n",
+            "Content-Length: +3\r\n",
+            "Content-Length: 0x3\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+        ] {
+            let verdicts = verdicts(&with(lines), 7);
+
+            assert!(matches!(verdicts[..], [Err(_)]), "{lines:?}: {verdicts:?}");
+        }
+        assert!(verdicts("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 7)[0].is_err());
+    }
+
+    #[test]
+    fn nothing_after_a_broken_chunk_is_taken_for_a_request() {
+        for body in [
+            "0x3\r\nabc\r\n0\r\n\r\n",
+            "3 \r\nabc\r\n0\r\n\r\n",
+            "3\nabc\n0\n\n",
+            "\r\n",
+        ] {
+            let input = with("Transfer-Encoding: chunked\r\n") + body + GET;
+
+            assert_eq!(verdicts(&input, 4), [Ok(())], "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_verdict_is_refused() {
+        assert!(Framing::new(1024).next_verdict().is_err());
+    }
+
+    #[test]
+    fn no_more_than_the_longest_head_is_kept() {
+        let mut framing = Framing::new(1024);
+        for _ in 0..1025 {
+            framing.watch(b"x");
+        }
+
+        assert_eq!(framing.position, Position::Lost);
+        assert_eq!(framing.partial.capacity(), 0);
+    }
+}
