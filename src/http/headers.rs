@@ -1,0 +1,288 @@
+//! Header hygiene: what of a request or response goes on to the other side.
+//!
+//! # Invariants
+//!
+//! * Headers are filtered into a new map, so their order and their duplicates survive;
+//!   removing from a `HeaderMap` moves its last entry.
+//! * What `Connection` names is removed before the proxy's own headers are added, so that
+//!   no client can have those removed. `Host` cannot be removed at all.
+//! * What the proxy says about the client replaces what the client said about itself: there
+//!   are no trusted proxies.
+
+use std::{fmt::Write, net::IpAddr};
+
+use hyper::{
+    HeaderMap,
+    header::{self, HeaderName, HeaderValue},
+};
+
+use super::ClientAddr;
+use crate::websocket::handshake::list;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers of one connection, not of the message (RFC 9110 §7.6.1).
+///
+/// `Trailer` stays: the trailers that it announces are passed on.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Headers that say where a request came from, which a client says only to deceive.
+const ABOUT_THE_CLIENT: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// The end-to-end headers of a request: without what belongs to the connection, what the
+/// client says about itself, and `Expect`, which the proxy fulfils itself.
+#[must_use]
+pub fn of_request(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = filter(headers, |name| {
+        !is_about_the_client(name) && name != header::EXPECT && name != header::TE
+    });
+    if list(headers.get_all(header::TE)).any(|coding| coding.eq_ignore_ascii_case("trailers")) {
+        kept.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    kept
+}
+
+/// The end-to-end headers of an opening handshake, without those that are part of the
+/// handshake itself: the proxy makes one of its own.
+#[must_use]
+pub fn of_handshake(headers: &HeaderMap) -> HeaderMap {
+    let of_the_handshake = [
+        header::CONTENT_LENGTH,
+        header::EXPECT,
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        header::TE,
+        header::TRAILER,
+    ];
+    filter(headers, |name| {
+        !is_about_the_client(name) && !of_the_handshake.contains(name)
+    })
+}
+
+/// The end-to-end headers of a response.
+#[must_use]
+pub fn of_response(headers: &HeaderMap) -> HeaderMap {
+    filter(headers, |_| true)
+}
+
+/// What of `headers` belongs to the message and satisfies `keep`, in its order.
+fn filter(headers: &HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    let named: Vec<_> = list(headers.get_all(header::CONNECTION)).collect();
+    let is_of_the_connection = |name: &HeaderName| {
+        let is_named = || {
+            named
+                .iter()
+                .any(|named| named.eq_ignore_ascii_case(name.as_str()))
+        };
+        HOP_BY_HOP.contains(&name.as_str()) || (name != header::HOST && is_named())
+    };
+    let mut kept = HeaderMap::with_capacity(headers.keys_len() + 4);
+    for (name, value) in headers {
+        if !is_of_the_connection(name) && keep(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+/// Underscores count as hyphens: applications that see headers as CGI variables cannot
+/// tell `X_Forwarded_For` from `X-Forwarded-For`.
+fn is_about_the_client(name: &HeaderName) -> bool {
+    let is_same = |byte: u8, ours: u8| byte == ours || (byte == b'_' && ours == b'-');
+    ABOUT_THE_CLIENT.iter().any(|ours| {
+        ours.len() == name.as_str().len()
+            && name
+                .as_str()
+                .bytes()
+                .zip(ours.bytes())
+                .all(|(byte, ours)| is_same(byte, ours))
+    })
+}
+
+/// Says where a request came from: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
+///
+/// `host` is what [`host`](super::target::host) returned.
+pub fn set_forwarded(headers: &mut HeaderMap, client: ClientAddr, host: &str) {
+    let mut forwarded = String::from("for=");
+    match client {
+        ClientAddr::Tcp(address) => {
+            let ip = address.ip().to_string();
+            // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
+            let _ = match address.ip() {
+                IpAddr::V4(_) => write!(forwarded, "{ip}"),
+                IpAddr::V6(_) => write!(forwarded, "\"[{ip}]\""),
+            };
+            insert(headers, X_FORWARDED_FOR, &ip);
+        }
+        ClientAddr::Unix => forwarded.push_str("unknown"),
+    }
+    // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
+    // contain what would have to be escaped.
+    let _ = write!(forwarded, ";host=\"{host}\";proto=http");
+
+    insert(headers, X_FORWARDED_HOST, host);
+    insert(headers, X_FORWARDED_PROTO, "http");
+    insert(headers, header::FORWARDED, &forwarded);
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    let value = HeaderValue::from_str(value).expect("addresses and hosts are visible ASCII");
+    headers.insert(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                let name: HeaderName = name.parse().unwrap();
+                (name, value.parse::<HeaderValue>().unwrap())
+            })
+            .fold(HeaderMap::new(), |mut all, (name, value)| {
+                all.append(name, value);
+                all
+            })
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
+        headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_those_it_names_are_removed_but_host_is_not() {
+        let kept = of_request(&headers(&[
+            ("host", "a"),
+            ("connection", "close, X-Private, Host"),
+            ("connection", "x-other"),
+            ("x-private", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "secret"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("expect", "100-continue"),
+            ("accept", "x"),
+        ]));
+
+        assert_eq!(lines(&kept), [("host", "a"), ("accept", "x")]);
+    }
+
+    #[test]
+    fn order_and_duplicates_survive() {
+        let all = [
+            ("b", "1"),
+            ("connection", "c"),
+            ("c", "0"),
+            ("a", "2"),
+            ("d", "3"),
+        ];
+        let mut sent = headers(&all);
+        sent.append("a", HeaderValue::from_static("4"));
+
+        assert_eq!(
+            lines(&of_response(&sent)),
+            [("b", "1"), ("a", "2"), ("a", "4"), ("d", "3")]
+        );
+    }
+
+    #[test]
+    fn of_te_only_trailers_goes_on() {
+        let kept = of_request(&headers(&[
+            ("te", "deflate, Trailers"),
+            ("connection", "te"),
+        ]));
+        assert_eq!(lines(&kept), [("te", "trailers")]);
+
+        let kept = of_request(&headers(&[("te", "deflate")]));
+        assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn what_the_client_says_about_itself_is_replaced() {
+        let mut kept = of_request(&headers(&[
+            (
+                "connection",
+                "x-forwarded-for, x-forwarded-proto, forwarded",
+            ),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-prefix", "/evil"),
+            ("x-real-ip", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+        ]));
+        assert!(kept.is_empty());
+
+        let client = ClientAddr::Tcp("192.0.2.7:1234".parse().unwrap());
+        set_forwarded(&mut kept, client, "chat.example:8080");
+
+        assert_eq!(
+            lines(&kept),
+            [
+                ("x-forwarded-for", "192.0.2.7"),
+                ("x-forwarded-host", "chat.example:8080"),
+                ("x-forwarded-proto", "http"),
+                (
+                    "forwarded",
+                    "for=192.0.2.7;host=\"chat.example:8080\";proto=http"
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn ipv6_is_in_brackets_and_quoted_and_a_mapped_ipv4_is_not_ipv6() {
+        let forwarded = |client: ClientAddr| {
+            let mut headers = HeaderMap::new();
+            set_forwarded(&mut headers, client, "h");
+            lines(&headers)
+                .iter()
+                .map(|line| line.1.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let client =
+            |address: &str| ClientAddr::from(address.parse::<std::net::SocketAddr>().unwrap());
+
+        let ipv6 = forwarded(client("[2001:db8::1]:9"));
+        assert_eq!(ipv6[0], "2001:db8::1");
+        assert_eq!(ipv6[3], "for=\"[2001:db8::1]\";host=\"h\";proto=http");
+
+        assert_eq!(forwarded(client("[::ffff:192.0.2.7]:9"))[0], "192.0.2.7");
+        assert_eq!(
+            forwarded(ClientAddr::Unix),
+            ["h", "http", "for=unknown;host=\"h\";proto=http"]
+        );
+    }
+}

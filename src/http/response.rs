@@ -1,0 +1,111 @@
+//! Answers of the proxy's own.
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::{
+    Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+};
+
+use crate::websocket::handshake::VERSION;
+
+/// The body of an answer: the proxy's own, or the upstream's as it comes.
+pub type Body = Either<Full<Bytes>, Incoming>;
+
+/// What a client gets that does not send the whole of its header section in time; hyper
+/// itself would only close.
+pub const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\ncontent-type: text/plain\r\ncontent-length: 17\r\n\r\n\
+    request too slow\n";
+
+/// How long a client should wait before it comes again, in seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Why the proxy answers a request itself.
+///
+/// The client does not have its `101` yet, so every variant maps to an HTTP status. The
+/// texts go to the client: they name no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The request is not one, or can be read in two ways.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The page that opens the WebSocket is not from an allowed origin.
+    #[error("origin not allowed")]
+    OriginNotAllowed,
+    /// No route has this host and path.
+    #[error("no route")]
+    NoRoute,
+    /// A WebSocket is opened with GET; CONNECT and TRACE are not for a reverse proxy.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods that are.
+        allow: &'static str,
+    },
+    /// An `Expect` other than `100-continue` (RFC 9110 §10.1.1).
+    #[error("unknown expectation")]
+    UnknownExpectation,
+    /// Another version of the WebSocket protocol than 13.
+    #[error("WebSocket version must be 13")]
+    WrongVersion,
+    /// The upstream was reached but gave no valid answer.
+    #[error("no valid answer from upstream")]
+    BadGateway,
+    /// A limit is reached, or the process drains.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// The upstream did not listen in time.
+    #[error("upstream not ready in time")]
+    GatewayTimeout,
+    /// The client left while its request was held: nobody reads the answer.
+    #[error("client left")]
+    ClientGone,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::OriginNotAllowed => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
+            Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The answer: the status, what it demands, and one line of text.
+    ///
+    /// After a request that cannot be trusted to end where it seems to, and after one that
+    /// met a limit, the connection is closed.
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
+        let close = (header::CONNECTION, HeaderValue::from_static("close"));
+        let extra: &[(HeaderName, HeaderValue)] = match self {
+            Self::BadRequest(_) | Self::ClientGone | Self::UnknownExpectation => &[close],
+            Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
+            Self::WrongVersion => &[
+                (
+                    header::SEC_WEBSOCKET_VERSION,
+                    HeaderValue::from_static(VERSION),
+                ),
+                (header::UPGRADE, HeaderValue::from_static("websocket")),
+                (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+            ],
+            Self::MethodNotAllowed { allow } => &[(header::ALLOW, HeaderValue::from_static(allow))],
+            Self::OriginNotAllowed | Self::NoRoute | Self::BadGateway | Self::GatewayTimeout => &[],
+        };
+        let mut response = Response::new(Either::Left(Full::from(format!("{self}\n"))));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.extend(extra.iter().cloned());
+        response
+    }
+}
