@@ -1,6 +1,70 @@
 //! The server: listeners, workers, limits, drain.
+//!
+//! ```text
+//!  listeners ──► acceptor (on worker 0) ──► the worker with the fewest connections
+//!                                               └── one task for each connection
+//! ```
+//!
+//! # Invariants
+//!
+//! * Each worker is one thread with a runtime of its own, and a connection never leaves the
+//!   worker that it was given to.
+//! * A connection counts against the limits from when it is accepted to when its task ends,
+//!   in whatever way.
+//! * [`run`] returns only when no worker is left.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod acceptor;
+pub mod listener;
+mod places;
+mod worker;
+
+use std::{
+    convert::Infallible, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use self::listener::{BindError, Listener, bind};
+use self::worker::Workers;
+use crate::{config::Config, http};
+
+/// Serves until `shutdown` resolves and everything under way has ended, or
+/// `config.drain_grace` is over.
+///
+/// On shutdown the listeners close at once, idle connections close, and sessions are asked
+/// to end. What is left after the grace period is dropped.
+///
+/// # Errors
+///
+/// A worker that cannot be started, or that ended by itself.
+///
+/// # Cancel safety
+///
+/// Dropping the future starts the drain; the workers end by themselves.
+pub async fn run(
+    listeners: Vec<Listener>,
+    config: Arc<Config>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let drain = CancellationToken::new();
+    let _drain_on_drop = drain.clone().drop_guard();
+    let (alive, mut ended) = mpsc::channel::<Infallible>(1);
+    for listener in &listeners {
+        tracing::info!(address = %listener.address(), "listening");
+    }
+    let shared = Arc::new(http::Shared::new(Arc::clone(&config), drain.clone()));
+    let workers = Workers::start(listeners, &config, &shared, &drain, &alive)?;
+    drop(alive);
+
+    tokio::select! {
+        () = shutdown => tracing::info!(grace = ?config.drain_grace, "draining"),
+        () = drain.cancelled() => {}
+    }
+    drain.cancel();
+    let _none = ended.recv().await;
+    workers.join()
+}
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +73,15 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// A Unix domain socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "http://{address}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Bounds of the process.
@@ -20,6 +93,7 @@ pub struct Limits {
     pub max_held_bytes: usize,
     /// The longest header section of a request in bytes; default 32 KiB.
     pub max_header_bytes: usize,
-    /// How long a client may take to send its header section; default 10 s.
+    /// How long a client may take to send its header section, and how long a connection may
+    /// wait for its next request; default 10 s.
     pub header_timeout: Duration,
 }

@@ -1,0 +1,182 @@
+//! Accepting, and handing each connection to a worker.
+//!
+//! Connections are handed out by load and not by `SO_REUSEPORT`, whose hash does not know
+//! it: sessions last for hours, so a bad hand would stay.
+
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task, time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Listener,
+    listener::OpenListener,
+    places::{Count, Place},
+    worker::Seat,
+};
+use crate::{
+    http::{self, Admission, ClientAddr, Shared},
+    transport::Transport,
+};
+
+/// How long accepting pauses when the process lacks something, say file descriptors: the
+/// listener stays ready, so that trying again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The part of the first worker that accepts.
+pub(super) struct Acceptor {
+    listeners: Vec<Listener>,
+    /// Of all workers; the first one is the acceptor's own.
+    seats: Vec<Seat>,
+    max_connections: usize,
+}
+
+impl Acceptor {
+    pub(super) fn new(listeners: Vec<Listener>, seats: Vec<Seat>, max_connections: usize) -> Self {
+        Self {
+            listeners,
+            seats,
+            max_connections,
+        }
+    }
+
+    /// Starts accepting on this thread, until the drain begins: then the listeners close.
+    pub(super) fn start(self, shared: &Arc<Shared>, drain: &CancellationToken) -> io::Result<()> {
+        let handout = Rc::new(Handout {
+            seats: self.seats,
+            process: Arc::default(),
+            max_connections: self.max_connections,
+            shared: Arc::clone(shared),
+        });
+        for listener in self.listeners {
+            let listener = listener.register()?;
+            let accept = accept_all(listener, Rc::clone(&handout));
+            let drain = drain.clone();
+            task::spawn_local(async move { drain.run_until_cancelled(accept).await });
+        }
+        Ok(())
+    }
+}
+
+async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => handout.hand_out(stream, client).await,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection that would have been accepted is affected.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+struct Handout {
+    seats: Vec<Seat>,
+    process: Arc<Count>,
+    max_connections: usize,
+    shared: Arc<Shared>,
+}
+
+impl Handout {
+    /// Gives a connection to the worker with the fewest.
+    async fn hand_out(&self, stream: Transport, client: ClientAddr) {
+        let seats = self.seats.iter().enumerate();
+        let Some((index, seat)) = seats.min_by_key(|(_, seat)| seat.count.get()) else {
+            return;
+        };
+        let taken = Place::take(&self.process, self.max_connections, &seat.count);
+        let Some((place, admission)) = taken else {
+            return;
+        };
+        let connection = Connection {
+            stream,
+            client,
+            admission,
+            place,
+        };
+        if index == 0 {
+            connection.spawn(&self.shared);
+            return;
+        }
+        match connection.unregister() {
+            // A worker that has ended takes the process down with it.
+            Ok(handed) => drop(seat.handed.send(handed).await),
+            Err(error) => tracing::warn!(%error, "cannot hand over a connection"),
+        }
+    }
+}
+
+/// A connection on the worker that serves it, or is about to hand it on.
+pub(super) struct Connection {
+    stream: Transport,
+    client: ClientAddr,
+    admission: Admission,
+    place: Place,
+}
+
+impl Connection {
+    /// Serves it in a task of its own on this thread.
+    pub(super) fn spawn(self, shared: &Arc<Shared>) {
+        let shared = Arc::clone(shared);
+        task::spawn_local(async move {
+            let _place = self.place;
+            http::serve(self.stream, self.client, self.admission, shared).await;
+        });
+    }
+
+    fn unregister(self) -> io::Result<Handed> {
+        let socket = match self.stream {
+            Transport::Tcp(stream) => stream.into_std().map(Socket::Tcp),
+            Transport::Unix(stream) => stream.into_std().map(Socket::Unix),
+        };
+        Ok(Handed {
+            socket: socket?,
+            client: self.client,
+            admission: self.admission,
+            place: self.place,
+        })
+    }
+}
+
+/// A connection on its way to another worker, registered with no runtime.
+pub(super) struct Handed {
+    socket: Socket,
+    client: ClientAddr,
+    admission: Admission,
+    place: Place,
+}
+
+enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Handed {
+    /// Registers it with the runtime of this thread.
+    pub(super) fn register(self) -> io::Result<Connection> {
+        let stream = match self.socket {
+            Socket::Tcp(stream) => TcpStream::from_std(stream).map(Transport::Tcp),
+            Socket::Unix(stream) => UnixStream::from_std(stream).map(Transport::Unix),
+        };
+        Ok(Connection {
+            stream: stream?,
+            client: self.client,
+            admission: self.admission,
+            place: self.place,
+        })
+    }
+}

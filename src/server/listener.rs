@@ -1,0 +1,245 @@
+//! Binding: all addresses or none, and errors that say what to do.
+
+use std::{
+    fs, io,
+    net::{self, SocketAddr},
+    os::unix::{self, fs::FileTypeExt},
+    path::Path,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::ListenAddress;
+use crate::{http::ClientAddr, transport::Transport};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// A bound socket that accepts client connections.
+#[derive(Debug)]
+pub struct Listener {
+    address: ListenAddress,
+    socket: BoundSocket,
+}
+
+#[derive(Debug)]
+enum BoundSocket {
+    Tcp(net::TcpListener),
+    Unix(unix::net::UnixListener),
+}
+
+/// Binds all `addresses`.
+///
+/// A Unix socket's file that nobody listens on, as a killed process leaves it, is replaced.
+///
+/// # Errors
+///
+/// The first address that cannot be bound; none is bound then.
+pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<Listener>, BindError> {
+    let bind_one = |address: &ListenAddress| {
+        Listener::bind(address).map_err(|source| BindError {
+            address: address.clone(),
+            source,
+        })
+    };
+    addresses.iter().map(bind_one).collect()
+}
+
+impl Listener {
+    /// Where it listens; a port 0 has become the real one.
+    #[must_use]
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let listener = bind_tcp(*address)?;
+                Ok(Self {
+                    address: ListenAddress::Tcp(listener.local_addr()?),
+                    socket: BoundSocket::Tcp(listener),
+                })
+            }
+            ListenAddress::Unix(path) => Ok(Self {
+                address: address.clone(),
+                socket: BoundSocket::Unix(bind_unix(path)?),
+            }),
+        }
+    }
+
+    /// Registers the socket with the runtime of this thread.
+    pub(super) fn register(self) -> io::Result<OpenListener> {
+        match self.socket {
+            BoundSocket::Tcp(listener) => TcpListener::from_std(listener).map(OpenListener::Tcp),
+            BoundSocket::Unix(listener) => UnixListener::from_std(listener).map(OpenListener::Unix),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restarted process can bind while connections of its predecessor linger.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = socket2::SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        bound => bound?,
+    }
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether `path` is a socket that nobody listens on.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    is_socket
+        && unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// A listener in a runtime.
+#[derive(Debug)]
+pub(super) enum OpenListener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl OpenListener {
+    /// The next connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses no connection.
+    pub(super) async fn accept(&self) -> io::Result<(Transport, ClientAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // It fails for a client that has already gone, which is noticed at its first read.
+                let _ = stream.set_nodelay(true);
+                Ok((Transport::Tcp(stream), ClientAddr::from(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Transport::Unix(stream), ClientAddr::Unix))
+            }
+        }
+    }
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", advice(source))]
+pub struct BindError {
+    /// The address.
+    pub address: ListenAddress,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "it is in use; stop the program that listens there, or choose another address"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address; 0.0.0.0 is every address it has"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; choose a port from 1024 on, or a directory that can be written to"
+        }
+        io::ErrorKind::NotFound => "its directory does not exist; create it",
+        io::ErrorKind::InvalidInput => "the path is too long for a socket; choose a shorter one",
+        _ => "the system refuses it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn loopback() -> ListenAddress {
+        ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// A path of this process and test, in the system's directory for such things.
+    fn socket_path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("readygate-{}-{name}.sock", std::process::id()))
+    }
+
+    #[test]
+    fn port_zero_becomes_the_real_port() {
+        let listeners = bind(&[loopback()]).unwrap();
+
+        let ListenAddress::Tcp(address) = listeners[0].address() else {
+            panic!("a TCP address stays one");
+        };
+        assert_ne!(address.port(), 0);
+        assert_eq!(
+            listeners[0].address().to_string(),
+            format!("http://127.0.0.1:{}", address.port())
+        );
+    }
+
+    #[test]
+    fn an_address_in_use_is_named_with_what_to_do() {
+        let first = bind(&[loopback()]).unwrap();
+        let taken = first[0].address().clone();
+
+        let error = bind(&[loopback(), taken.clone()]).unwrap_err();
+
+        assert_eq!(error.address, taken);
+        assert!(error.to_string().starts_with(&format!(
+            "cannot listen on {taken}: it is in use; stop the program"
+        )));
+    }
+
+    #[test]
+    fn a_unix_socket_that_nobody_listens_on_is_replaced() {
+        let path = socket_path("stale");
+        let address = ListenAddress::Unix(path.clone());
+        drop(bind(std::slice::from_ref(&address)).unwrap());
+        assert!(path.exists());
+
+        let listening = bind(std::slice::from_ref(&address)).unwrap();
+
+        let error = bind(&[address]).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        drop(listening);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let path = socket_path("file");
+        fs::write(&path, "precious").unwrap();
+
+        let error = bind(&[ListenAddress::Unix(path.clone())]).unwrap_err();
+
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,128 @@
+//! How many connections there are, in the process and on each worker.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::sync::Notify;
+
+use crate::http::Admission;
+
+/// How many connections over the limit still get a `503`; further ones are just closed.
+const MAX_OVER_LIMIT: usize = 256;
+
+/// The connections of the process, or of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Count {
+    open: AtomicUsize,
+    changed: Notify,
+}
+
+impl Count {
+    pub(super) fn get(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when there is none.
+    ///
+    /// Only one task may wait.
+    pub(super) async fn emptied(&self) {
+        while self.get() > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    fn leave(&self) {
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The place of one connection, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    process: Arc<Count>,
+    worker: Arc<Count>,
+}
+
+impl Place {
+    /// A place on `worker` in a process for at most `max_connections`; `None` when there is
+    /// not even room to say that there is none.
+    pub(super) fn take(
+        process: &Arc<Count>,
+        max_connections: usize,
+        worker: &Arc<Count>,
+    ) -> Option<(Self, Admission)> {
+        let others = process.open.fetch_add(1, Ordering::Relaxed);
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        let place = Self {
+            process: Arc::clone(process),
+            worker: Arc::clone(worker),
+        };
+        if others < max_connections {
+            Some((place, Admission::Admitted))
+        } else if others - max_connections < MAX_OVER_LIMIT {
+            Some((place, Admission::OverLimit))
+        } else {
+            None
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // tokio keeps a panic inside its task; here it is at least seen.
+        if thread::panicking() {
+            tracing::error!("the task of a connection panicked");
+        }
+        self.process.leave();
+        self.worker.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_over_the_limit_are_told_so_up_to_a_number() {
+        let process = Arc::new(Count::default());
+        let worker = Arc::new(Count::default());
+        let take = || Place::take(&process, 2, &worker);
+
+        let mut taken: Vec<_> = (0..2).map(|_| take().unwrap()).collect();
+        assert!(
+            taken
+                .iter()
+                .all(|(_, admission)| *admission == Admission::Admitted)
+        );
+
+        taken.extend((0..MAX_OVER_LIMIT).map(|_| take().unwrap()));
+        assert!(
+            taken[2..]
+                .iter()
+                .all(|(_, admission)| *admission == Admission::OverLimit)
+        );
+
+        assert!(take().is_none());
+        assert_eq!(process.get(), taken.len());
+        taken.truncate(1);
+        assert_eq!(take().unwrap().1, Admission::Admitted);
+        drop(taken);
+        assert_eq!((process.get(), worker.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn emptied_resolves_when_the_last_place_is_left() {
+        let process = Arc::new(Count::default());
+        let worker = Arc::new(Count::default());
+        let (place, _) = Place::take(&process, 1, &worker).unwrap();
+
+        tokio::join!(worker.emptied(), async { drop(place) });
+    }
+}

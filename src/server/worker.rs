@@ -1,0 +1,134 @@
+//! Workers: one thread and one single-threaded runtime each.
+
+use std::{convert::Infallible, io, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::mpsc,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Listener,
+    acceptor::{Acceptor, Handed},
+    places::Count,
+};
+use crate::{config::Config, http::Shared};
+
+/// How many accepted connections may be on their way to one worker.
+const MAX_ON_THE_WAY: usize = 256;
+
+/// The threads that serve.
+pub(super) struct Workers(Vec<thread::JoinHandle<io::Result<()>>>);
+
+impl Workers {
+    /// Starts `config.workers` threads; the first one also accepts from `listeners`.
+    ///
+    /// When one ends, for whatever reason, all the others drain. Each holds `alive` until
+    /// it has ended.
+    pub(super) fn start(
+        listeners: Vec<Listener>,
+        config: &Config,
+        shared: &Arc<Shared>,
+        drain: &CancellationToken,
+        alive: &mpsc::Sender<Infallible>,
+    ) -> io::Result<Self> {
+        let (seats, inboxes): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(seat).unzip();
+        let max_connections = config.limits.max_connections;
+        let mut acceptor = Some(Acceptor::new(listeners, seats.clone(), max_connections));
+        let start_one = |(index, (inbox, seat)): (usize, (Inbox, Seat))| {
+            let worker = Worker {
+                acceptor: acceptor.take(),
+                inbox,
+                count: seat.count,
+                shared: Arc::clone(shared),
+                drain: drain.clone(),
+                grace: config.drain_grace,
+            };
+            let alive = alive.clone();
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    let _alive = alive;
+                    let _drain_on_end = worker.drain.clone().drop_guard();
+                    worker.run()
+                })
+        };
+        let threads = inboxes.into_iter().zip(seats).enumerate().map(start_one);
+        threads.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Waits for the threads, which have ended but for their last instructions.
+    pub(super) fn join(self) -> io::Result<()> {
+        let mut result = Ok(());
+        for thread in self.0 {
+            let ended = thread.join();
+            result =
+                result.and(ended.unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))));
+        }
+        result
+    }
+}
+
+/// Where connections for one worker go.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub(super) count: Arc<Count>,
+    pub(super) handed: mpsc::Sender<Handed>,
+}
+
+type Inbox = mpsc::Receiver<Handed>;
+
+fn seat(_index: usize) -> (Seat, Inbox) {
+    let (handed, inbox) = mpsc::channel(MAX_ON_THE_WAY);
+    let count = Arc::default();
+    (Seat { count, handed }, inbox)
+}
+
+struct Worker {
+    acceptor: Option<Acceptor>,
+    /// Never closed from the other side before the drain: the acceptor keeps its sender.
+    inbox: Inbox,
+    count: Arc<Count>,
+    shared: Arc<Shared>,
+    drain: CancellationToken,
+    grace: Duration,
+}
+
+impl Worker {
+    fn run(self) -> io::Result<()> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())?;
+        let result = runtime.block_on(self.serve());
+        // A name that is being resolved must not delay the end.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Serves until the drain is over; what is left then ends with the runtime.
+    async fn serve(mut self) -> io::Result<()> {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.start(&self.shared, &self.drain)?;
+        }
+        loop {
+            tokio::select! {
+                () = self.drain.cancelled() => break,
+                Some(handed) = self.inbox.recv() => match handed.register() {
+                    Ok(connection) => connection.spawn(&self.shared),
+                    Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+                },
+            }
+        }
+        self.inbox.close();
+        if time::timeout(self.grace, self.count.emptied())
+            .await
+            .is_err()
+        {
+            let connections = self.count.get();
+            tracing::warn!(connections, "dropped at the end of the grace period");
+        }
+        Ok(())
+    }
+}
