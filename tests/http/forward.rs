@@ -1,0 +1,419 @@
+//! Plain HTTP through the proxy.
+
+use std::time::Duration;
+
+use readygate::route::{HttpSettings, Route};
+
+use crate::support::{Client, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
+
+const GET: &str = "GET /page?q=1 HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn a_request_goes_through_with_clean_headers_both_ways() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            "GET http://web.example/page?q=1 HTTP/1.1\r\nHost: web.example\r\n\
+             Connection: close, X-Private\r\nX-Private: 1\r\nProxy-Connection: close\r\n\
+             X-Forwarded-For: 1.2.3.4\r\nAccept: a\r\nAccept: b\r\n\r\n",
+        )
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer(
+            "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+             Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
+    let answer = client.read_to_end().await;
+
+    assert!(
+        exchange.head.starts_with("GET /page?q=1 HTTP/1.1\r\n"),
+        "{}",
+        exchange.head
+    );
+    for (name, value) in [
+        ("host", Some("web.example")),
+        ("x-forwarded-for", Some("127.0.0.1")),
+        ("x-forwarded-proto", Some("http")),
+        ("x-forwarded-host", Some("web.example")),
+        ("x-private", None),
+        ("proxy-connection", None),
+        ("connection", None),
+    ] {
+        assert_eq!(exchange.header(name), value, "{}", exchange.head);
+    }
+    assert_eq!(exchange.headers("accept"), ["a", "b"]);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(
+        answer.contains("set-cookie: a=1\r\nset-cookie: b=2\r\n"),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains("x-hop") && !answer.contains("keep-alive"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+}
+
+// H07, U07, U08
+#[tokio::test]
+async fn an_upgrade_that_is_not_a_websockets_is_plain_http_without_it() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let requests: [&[&str]; 4] = [
+        &["Connection: close"],
+        &[
+            "Upgrade: h2c",
+            "Connection: Upgrade, HTTP2-Settings, close",
+            "HTTP2-Settings: AA",
+        ],
+        &["Upgrade: TLS/1.0", "Connection: Upgrade, close"],
+        &[
+            "POST /health HTTP/1.1",
+            "Connection: close",
+            "Content-Length: 0",
+        ],
+    ];
+    for lines in requests {
+        let mut client = proxy.connect().await;
+        client.send(handshake(lines)).await;
+
+        let mut exchange = upstream.accept().await;
+        exchange.answer(OK).await;
+
+        for name in ["upgrade", "connection", "http2-settings"] {
+            assert_eq!(exchange.header(name), None, "{}", exchange.head);
+        }
+        assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+// R11, U07
+#[tokio::test]
+async fn a_101_that_nobody_asked_for_is_502() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+
+    upstream.accept().await.answer(SWITCHING_PROTOCOLS).await;
+
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(!answer.contains("127.0.0.1"), "{answer}");
+}
+
+// S01, S02, S10, S18, S19, S20, S21, S22
+#[tokio::test]
+async fn what_two_parsers_may_read_differently_is_refused() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let post =
+        |lines: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n3\r\nabc\r\n0\r\n\r\n");
+    let cases = [
+        (
+            post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),
+            "400",
+        ),
+        (
+            post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"),
+            "400",
+        ),
+        (post("Content-Length: 3\r\nContent-Length: 3\r\n"), "400"),
+        (post("Transfer-Encoding: chunked, chunked\r\n"), "400"),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(),
+            "400",
+        ),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/1.1\nHost: a\n\n".to_owned(), "400"),
+        ("GET /#x HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "400"),
+        (
+            "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(),
+            "405",
+        ),
+        (
+            "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n".to_owned(),
+            "405",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n".to_owned(),
+            "417",
+        ),
+    ];
+    for (request, expected) in cases {
+        let mut client = proxy.connect().await;
+        client.send(&request).await;
+
+        let answer = client.read_head().await.unwrap();
+
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+            "{request}{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_takes_what_is_pipelined_behind_it_with_it() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let smuggled = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\
+                    \r\n\r\n0\r\n\r\nGET /internal HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    let answer = proxy.exchange(smuggled).await;
+
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
+
+// O04
+#[tokio::test]
+async fn a_path_that_leaves_its_route_when_it_is_resolved_is_400() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    for path in ["/ws/../admin", "/ws/%2e%2e/admin", "/ws\\..\\admin"] {
+        let answer = proxy.exchange(&GET.replace("/page", path)).await;
+
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+    }
+}
+
+// S28
+#[tokio::test]
+async fn an_answer_is_not_lost_to_the_body_that_it_refuses() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        .await;
+    client.send(vec![b'x'; 1_000_000]).await;
+
+    let answer = client.read_to_end().await;
+
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+#[tokio::test]
+async fn head_204_and_304_have_no_body() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for (method, answer) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"),
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(GET.replacen("GET", method, 1)).await;
+
+        let mut exchange = upstream.accept().await;
+        assert!(exchange.head.starts_with(method), "{}", exchange.head);
+        exchange.answer(answer).await;
+
+        let got = client.read_to_end().await;
+        assert_eq!(got.lines().next(), answer.lines().next());
+        assert!(got.ends_with("\r\n\r\n"), "{got}");
+        assert_eq!(
+            got.contains("content-length: 100"),
+            method == "HEAD",
+            "{got}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        .await;
+    client.read_head().await.unwrap();
+
+    // Each event is awaited before the next one is sent.
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        exchange.stream.send(event).await;
+        let chunk = format!("9\r\n{event}\r\n");
+        assert_eq!(client.read(chunk.len()).await, chunk.as_bytes());
+    }
+
+    drop(exchange);
+    assert_eq!(client.read_to_end().await, "0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_chunked_upload_is_streamed_and_keeps_its_trailer() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: X-Sum\r\n\r\n2\r\nab\r\n",
+        )
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    assert_eq!(exchange.stream.read(7).await, b"2\r\nab\r\n");
+    client.send("2\r\ncd\r\n0\r\nX-Sum: 7\r\n\r\n").await;
+    let rest = "2\r\ncd\r\n0\r\nx-sum: 7\r\n\r\n";
+    let got = String::from_utf8(exchange.stream.read(rest.len()).await).unwrap();
+    assert_eq!(got.to_lowercase(), rest);
+    exchange.answer(OK).await;
+
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+// X25
+#[tokio::test]
+async fn expect_is_answered_when_the_upstream_is_there_and_not_forwarded() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             Content-Length: 4\r\n\r\n",
+        )
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    let interim = client.read_head().await.unwrap();
+    client.send("body").await;
+    let body = exchange.stream.read(4).await;
+    exchange.answer(OK).await;
+
+    assert_eq!(exchange.header("expect"), None);
+    assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
+    assert_eq!(body, b"body");
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_another() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    for _ in 0..3 {
+        client.send(GET.replace("Connection: close\r\n", "")).await;
+        upstream.accept().await.answer(OK).await;
+
+        assert!(
+            client
+                .read_head()
+                .await
+                .unwrap()
+                .starts_with("HTTP/1.1 200 ")
+        );
+        assert_eq!(client.read(2).await, b"ok");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_gives_no_valid_answer_is_502() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for answer in ["", "SSH-2.0-OpenSSH_9.6\r\n", "HTTP/1.1 200"] {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+
+        let mut exchange = upstream.accept().await;
+        exchange.answer(answer).await;
+        drop(exchange);
+
+        let got = client.read_to_end().await;
+        assert!(got.starts_with("HTTP/1.1 502 "), "{answer}: {got}");
+    }
+}
+
+/// A route to an upstream that does not listen yet, which holds one request.
+fn holding_one(reserved: &Reserved) -> Route {
+    Route {
+        http: HttpSettings {
+            hold_timeout: Duration::from_secs(30),
+            max_held_requests: 1,
+        },
+        ..reserved.route()
+    }
+}
+
+/// Sends two requests, of which the proxy holds one; returns that one's client after the
+/// other one has been refused, which shows that it is held.
+async fn hold_one(proxy: &Proxy, request: &str) -> Client {
+    let (mut one, mut other) = (proxy.connect().await, proxy.connect().await);
+    one.send(request).await;
+    other.send(request).await;
+    let (refusal, held) = tokio::select! {
+        refusal = one.read_head() => (refusal, other),
+        refusal = other.read_head() => (refusal, one),
+    };
+    let refusal = refusal.unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    assert!(refusal.contains("retry-after: "), "{refusal}");
+    held
+}
+
+// X25, D18
+#[tokio::test]
+async fn a_request_is_held_until_the_upstream_listens_and_then_served_once() {
+    let reserved = Reserved::port();
+    let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
+    let mut held = hold_one(&proxy, post).await;
+
+    let upstream = reserved.listen();
+    let mut exchange = upstream.accept().await;
+    assert_eq!(exchange.stream.read(4).await, b"body");
+    exchange.answer(OK).await;
+
+    assert!(held.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+// X27
+#[tokio::test]
+async fn a_held_request_whose_client_leaves_does_not_reach_the_upstream() {
+    for body in ["Content-Length: 0\r\n\r\n", "Content-Length: 4\r\n\r\nbody"] {
+        let reserved = Reserved::port();
+        let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
+        let gone = format!("POST /gone HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{body}");
+        drop(hold_one(&proxy, &gone).await);
+
+        let upstream = reserved.listen();
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+
+        // The request that is gone may have got as far as a connection.
+        let mut exchange = loop {
+            if let Some(exchange) = upstream.accept_raw().await.read_request().await {
+                break exchange;
+            }
+        };
+        assert!(exchange.head.starts_with("GET /page"), "{}", exchange.head);
+        exchange.answer(OK).await;
+        assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+// X26
+#[tokio::test]
+async fn a_request_that_waited_too_long_is_504() {
+    let reserved = Reserved::port();
+    let mut route = holding_one(&reserved);
+    route.http.hold_timeout = Duration::from_millis(50);
+    let proxy = Proxy::start(config(vec![route]));
+
+    for _ in 0..2 {
+        let answer = proxy.exchange(GET).await;
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    }
+}

@@ -1,0 +1,376 @@
+//! The opening handshake with a client.
+
+use readygate::{route::Route, upstream::Address};
+
+use crate::support::{ACCEPT, KEY, Proxy, Reserved, Upstream, config, handshake, text_frame};
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+/// Sends each request to a proxy whose upstream must not matter, and compares statuses.
+async fn assert_statuses(cases: &[(&[&str], &str)]) {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    for (lines, expected) in cases {
+        let request = handshake(lines);
+        let mut client = proxy.connect().await;
+        client.send(&request).await;
+
+        let answer = client.read_head().await.unwrap_or_default();
+
+        assert_eq!(status(&answer), *expected, "{request}{answer}");
+    }
+}
+
+// H01, H14
+#[tokio::test]
+async fn the_101_does_not_wait_for_the_upstream() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+
+    let head = proxy.connect().await.open().await.to_lowercase();
+
+    assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+    let accept = format!("\r\nsec-websocket-accept: {}\r\n", ACCEPT.to_lowercase());
+    assert!(head.contains(&accept), "{head}");
+    assert!(!head.contains("sec-websocket-protocol"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+}
+
+// H02
+#[tokio::test]
+async fn a_key_that_is_not_the_base64_of_16_bytes_is_400() {
+    let key = format!("Sec-WebSocket-Key: {KEY}");
+    assert_statuses(&[
+        (&["Sec-WebSocket-Key:"], "400"),
+        (&["Sec-WebSocket-Key: c2hvcnQ="], "400"),
+        (&["Sec-WebSocket-Key: not base64, not at all!!"], "400"),
+        (&["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAAA="], "400"),
+        (&[&key, &key], "400"),
+    ])
+    .await;
+}
+
+// H03
+#[tokio::test]
+async fn another_version_is_426_and_told_the_right_one() {
+    assert_statuses(&[
+        (&["Sec-WebSocket-Version:"], "426"),
+        (&["Sec-WebSocket-Version: 8"], "426"),
+        (&["Sec-WebSocket-Version: 13, 8"], "426"),
+        (
+            &["Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13"],
+            "426",
+        ),
+    ])
+    .await;
+
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let mut client = proxy.connect().await;
+    client.send(handshake(&["Sec-WebSocket-Version: 8"])).await;
+    let head = client.read_head().await.unwrap();
+    assert!(head.contains("sec-websocket-version: 13\r\n"), "{head}");
+}
+
+// H04
+#[tokio::test]
+async fn another_method_is_405_and_http_1_0_is_400() {
+    assert_statuses(&[
+        (&["POST /chat HTTP/1.1"], "405"),
+        (&["HEAD /chat HTTP/1.1"], "405"),
+        (&["GET /chat HTTP/1.0"], "400"),
+    ])
+    .await;
+}
+
+// H05, U09
+#[tokio::test]
+async fn upgrade_must_be_websocket_alone() {
+    assert_statuses(&[
+        (&["Upgrade: proto1, websocket"], "400"),
+        (&["Upgrade: websocket, h2c"], "400"),
+        (&["Upgrade: websocket", "Upgrade: websocket"], "400"),
+        (&["Upgrade: websocket", "Upgrade: h2c"], "400"),
+    ])
+    .await;
+}
+
+// H06
+#[tokio::test]
+async fn connection_may_be_a_list_in_any_case() {
+    assert_statuses(&[
+        (&["Connection: keep-alive, UPGRADE"], "101"),
+        (&["Connection: keep-alive", "Connection: upgrade"], "101"),
+        (&["Upgrade: WebSocket"], "101"),
+    ])
+    .await;
+}
+
+// H08, U06
+#[tokio::test]
+async fn a_handshake_with_a_body_is_400_and_the_connection_closes() {
+    assert_statuses(&[
+        (&["Content-Length: 0"], "101"),
+        (&["Content-Length: 5"], "400"),
+        (&["Transfer-Encoding: chunked"], "400"),
+        (&["Content-Length: 5", "Expect: 100-continue"], "400"),
+        (&["Expect: 100-continue"], "400"),
+        (&["Content-Length: 0", "Transfer-Encoding: chunked"], "400"),
+        (&["Transfer-Encoding: chunked", "Content-Length: 0"], "400"),
+    ])
+    .await;
+
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let request = handshake(&["Content-Length: 5"]) + "GET /";
+    let answer = proxy.exchange(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
+
+#[tokio::test]
+async fn there_must_be_exactly_one_host() {
+    assert_statuses(&[
+        (&["Host:"], "400"),
+        (&["Host: a", "Host: a"], "400"),
+        (&["Host: user@a"], "400"),
+        (&["Host: a, b"], "400"),
+        (&["GET http://other.example/chat HTTP/1.1"], "400"),
+        (&["GET http://chat.example/chat HTTP/1.1"], "101"),
+    ])
+    .await;
+}
+
+// H09
+#[tokio::test]
+async fn frames_in_the_same_segment_as_the_handshake_are_not_lost() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let frame = text_frame("early");
+    let mut client = proxy.connect().await;
+    client
+        .send([handshake(&[]).into_bytes(), frame.clone()].concat())
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    exchange.answer_101().await;
+
+    assert_eq!(exchange.stream.read(frame.len()).await, frame);
+}
+
+// H10
+#[tokio::test]
+async fn the_subprotocol_is_the_first_of_the_routes_that_the_client_offers() {
+    let upstream = Reserved::port();
+    let chosen = async |configured: &[&str], offers: &[&str]| {
+        let proxy = Proxy::start(config(vec![Route {
+            subprotocols: configured.iter().map(ToString::to_string).collect(),
+            ..upstream.route()
+        }]));
+        let mut client = proxy.connect().await;
+        client.send(handshake(offers)).await;
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), "101");
+        head.lines()
+            .find_map(|line| line.strip_prefix("sec-websocket-protocol: "))
+            .map(str::to_owned)
+    };
+    let offers: &[&str] = &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"];
+
+    assert_eq!(chosen(&["c", "b"], offers).await.as_deref(), Some("c"));
+    assert_eq!(chosen(&["x"], offers).await, None);
+    assert_eq!(chosen(&[], offers).await.as_deref(), Some("a"));
+    assert_eq!(chosen(&["a"], &[]).await, None);
+}
+
+// H12
+#[tokio::test]
+async fn extensions_are_declined() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(handshake(&["Sec-WebSocket-Extensions: permessage-deflate"]))
+        .await;
+
+    let head = client.read_head().await.unwrap();
+    let exchange = upstream.accept().await;
+
+    assert_eq!(status(&head), "101");
+    assert!(!head.contains("sec-websocket-extensions"), "{head}");
+    assert_eq!(exchange.header("sec-websocket-extensions"), None);
+}
+
+// H15, F01, F03, F04, F08
+#[tokio::test]
+async fn the_upstream_gets_the_clients_request_with_a_handshake_of_the_proxys_own() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(handshake(&[
+            "Connection: upgrade, keep-alive, X-Private, X-Forwarded-For, Host, Sec-WebSocket-Key",
+            "X-Private: 1",
+            "Keep-Alive: timeout=5",
+            "TE: trailers",
+            "Proxy-Authorization: Basic eDp5",
+            "X-Forwarded-For: 1.2.3.4",
+            "X-Forwarded-Proto: https",
+            "Forwarded: for=1.2.3.4",
+            "Origin: https://chat.example",
+            "Authorization: Bearer token",
+            "Cookie: a=1",
+            "Cookie: b=2",
+            "Sec-WebSocket-Protocol: chat, token.abc",
+            "X-Last: z",
+        ]))
+        .await;
+
+    let exchange = upstream.accept().await;
+
+    let target = "GET /chat?token=secret HTTP/1.1\r\n";
+    assert!(exchange.head.starts_with(target), "{}", exchange.head);
+    let expected = [
+        ("host", Some("chat.example")),
+        ("upgrade", Some("websocket")),
+        ("connection", Some("Upgrade")),
+        ("sec-websocket-version", Some("13")),
+        ("origin", Some("https://chat.example")),
+        ("authorization", Some("Bearer token")),
+        ("sec-websocket-protocol", Some("chat, token.abc")),
+        ("x-last", Some("z")),
+        ("x-forwarded-for", Some("127.0.0.1")),
+        ("x-forwarded-proto", Some("http")),
+        ("x-forwarded-host", Some("chat.example")),
+        (
+            "forwarded",
+            Some("for=127.0.0.1;host=\"chat.example\";proto=http"),
+        ),
+        ("x-private", None),
+        ("keep-alive", None),
+        ("te", None),
+        ("proxy-authorization", None),
+    ];
+    for (name, value) in expected {
+        assert_eq!(exchange.header(name), value, "{}", exchange.head);
+    }
+    assert_eq!(exchange.headers("cookie"), ["a=1", "b=2"]);
+    let key = exchange.header("sec-websocket-key").unwrap();
+    assert_ne!(key, KEY);
+    assert!(readygate::websocket::handshake::is_key(key.as_bytes()));
+}
+
+#[tokio::test]
+async fn an_origin_that_is_not_allowed_is_403() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![Route {
+        origins: vec!["https://chat.example".to_owned()],
+        ..upstream.route()
+    }]));
+    let cases: &[(&[&str], &str)] = &[
+        (&["Origin: https://chat.example"], "101"),
+        (&["Origin: HTTPS://Chat.Example"], "101"),
+        (&["Origin: https://chat.example.evil"], "403"),
+        (&["Origin: http://chat.example"], "403"),
+        (&["Origin: https://chat.example:8443"], "403"),
+        (&["Origin: null"], "403"),
+        (&[], "403"),
+        (
+            &["Origin: https://chat.example", "Origin: https://evil"],
+            "400",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let mut client = proxy.connect().await;
+        client.send(handshake(lines)).await;
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), *expected, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_or_host_without_a_route_is_404() {
+    let proxy = Proxy::start(config(vec![Route {
+        host: "chat.example".to_owned(),
+        path: "/chat".to_owned(),
+        ..Route::to(Address::Unix("/nonexistent".into()))
+    }]));
+    for (lines, expected) in [
+        (&["GET /chat HTTP/1.1"], "101"),
+        (&["GET /chats HTTP/1.1"], "404"),
+        (&["Host: other.example"], "404"),
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(handshake(lines)).await;
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), expected, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_exhausted_budget_is_503_with_retry_after() {
+    let upstream = Reserved::port();
+    let mut config = config(vec![upstream.route()]);
+    config.limits.max_held_bytes = 0;
+    let proxy = Proxy::start(config);
+
+    let answer = proxy.exchange(&handshake(&[])).await;
+
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+}
+
+// D04, S26
+#[tokio::test]
+async fn a_header_section_over_the_limit_is_431() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    let long = format!("X-Long: {}", "x".repeat(40_000));
+
+    let mut client = proxy.connect().await;
+    client.send(handshake(&[&long])).await;
+
+    assert_eq!(status(&client.read_head().await.unwrap()), "431");
+}
+
+// D01
+#[tokio::test]
+async fn a_header_section_that_does_not_come_in_time_is_408() {
+    let upstream = Reserved::port();
+    let mut config = config(vec![upstream.route()]);
+    config.limits.header_timeout = std::time::Duration::from_millis(50);
+    let proxy = Proxy::start(config);
+
+    let slow = proxy.exchange("GET / HTTP/1.1\r\nHost: a").await;
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow}");
+
+    let silent = proxy.exchange("").await;
+    assert_eq!(silent, "");
+}
+
+// U10
+#[tokio::test]
+async fn the_connection_is_closed_after_a_session_and_never_reused() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.open().await;
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    assert_eq!(client.read_close_code().await, 1008);
+
+    // The echo that the closing handshake asks for, and a request behind it.
+    client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf0]).await;
+    client
+        .send("GET /internal HTTP/1.1\r\nHost: chat.example\r\n\r\n")
+        .await;
+
+    let rest = client.read_to_end().await;
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+}

@@ -1,0 +1,13 @@
+//! The server, the HTTP front and the upstream connection, end to end: raw bytes in, raw
+//! bytes out, over real sockets. The rows of the catalogue are named in comments.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the lint knows tests, but not the functions that they share"
+)]
+
+mod forward;
+mod handshake;
+mod server;
+mod support;
+mod upstream;

@@ -1,0 +1,270 @@
+//! A proxy, a scripted upstream and a client that speak in bytes.
+
+use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use readygate::{
+    config::Config,
+    route::{Route, Routes},
+    server::{self, Limits, ListenAddress},
+    telemetry,
+    upstream::Address,
+};
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+pub(crate) fn config(routes: Vec<Route>) -> Config {
+    Config {
+        listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())],
+        workers: NonZeroUsize::MIN,
+        log: telemetry::Settings::default(),
+        limits: Limits {
+            max_connections: 1000,
+            max_held_bytes: 1024 * 1024,
+            max_header_bytes: 32 * 1024,
+            header_timeout: Duration::from_secs(10),
+        },
+        drain_grace: Duration::from_secs(8),
+        routes: Routes::new(routes),
+    }
+}
+
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    run: JoinHandle<io::Result<()>>,
+}
+
+impl Proxy {
+    pub(crate) fn start(config: Config) -> Self {
+        let listeners = server::bind(&config.listen).unwrap();
+        let ListenAddress::Tcp(address) = *listeners[0].address() else {
+            panic!("tests listen on TCP");
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let run = tokio::spawn(server::run(listeners, Arc::new(config), shutdown));
+        Self { address, stop, run }
+    }
+
+    /// In front of `upstream`, with one default route.
+    pub(crate) fn before(upstream: &Upstream) -> Self {
+        Self::start(config(vec![upstream.route()]))
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// Sends `request` on a connection of its own and returns everything that comes back.
+    pub(crate) async fn exchange(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.send(request).await;
+        client.read_to_end().await
+    }
+
+    /// Asks for the drain; what is returned resolves when the server has ended.
+    pub(crate) fn stop(self) -> JoinHandle<io::Result<()>> {
+        let _ = self.stop.send(());
+        self.run
+    }
+}
+
+pub(crate) struct Upstream(TcpListener);
+
+impl Upstream {
+    pub(crate) async fn listen() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        Route::to(tcp(self.0.local_addr().unwrap()))
+    }
+
+    /// The next connection, with the head of its request.
+    pub(crate) async fn accept(&self) -> Exchange {
+        self.accept_raw().await.read_request().await.unwrap()
+    }
+
+    pub(crate) async fn accept_raw(&self) -> Client {
+        Client(self.0.accept().await.unwrap().0)
+    }
+}
+
+/// A port that refuses connections for as long as nobody listens on it.
+pub(crate) struct Reserved(Socket);
+
+impl Reserved {
+    pub(crate) fn port() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any_port.into()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        Route::to(tcp(self.0.local_addr().unwrap().as_socket().unwrap()))
+    }
+
+    pub(crate) fn listen(self) -> Upstream {
+        self.0.listen(128).unwrap();
+        Upstream(TcpListener::from_std(self.0.into()).unwrap())
+    }
+}
+
+fn tcp(address: SocketAddr) -> Address {
+    Address::Tcp {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
+}
+
+/// A connection to the upstream on which a request has arrived.
+pub(crate) struct Exchange {
+    pub(crate) head: String,
+    pub(crate) stream: Client,
+}
+
+impl Exchange {
+    /// The value of a request header that is there once.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let values = self.headers(name);
+        assert!(values.len() <= 1, "{name} in {}", self.head);
+        values.first().copied()
+    }
+
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .filter(|(header, _)| header.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .collect()
+    }
+
+    /// Answers with `answer`, in which `{accept}` stands for the right key.
+    pub(crate) async fn answer(&mut self, answer: &str) {
+        let key = self.header("sec-websocket-key").unwrap_or_default();
+        let accept = derive_accept_key(key.as_bytes());
+        self.stream.send(&answer.replace("{accept}", &accept)).await;
+    }
+
+    pub(crate) async fn answer_101(&mut self) {
+        self.answer(SWITCHING_PROTOCOLS).await;
+    }
+}
+
+pub(crate) const SWITCHING_PROTOCOLS: &str = "HTTP/1.1 101 Switching Protocols\r\n\
+    Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
+
+/// One end of a connection.
+pub(crate) struct Client(pub(crate) TcpStream);
+
+impl Client {
+    /// Sends what the other end may have stopped reading.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.0.write_all(bytes.as_ref()).await;
+    }
+
+    /// One head, up to its empty line; `None` at an end before its first byte.
+    pub(crate) async fn read_head(&mut self) -> Option<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match self.0.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) if head.is_empty() => return None,
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
+            }
+        }
+        Some(String::from_utf8(head).unwrap())
+    }
+
+    pub(crate) async fn read_request(mut self) -> Option<Exchange> {
+        let head = self.read_head().await?;
+        Some(Exchange { head, stream: self })
+    }
+
+    pub(crate) async fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut read = vec![0; bytes];
+        self.0.read_exact(&mut read).await.unwrap();
+        read
+    }
+
+    /// Everything up to the end of the connection, however it ends.
+    pub(crate) async fn read_to_end(&mut self) -> String {
+        let mut read = Vec::new();
+        let _ = self.0.read_to_end(&mut read).await;
+        String::from_utf8_lossy(&read).into_owned()
+    }
+
+    /// Opens a WebSocket and expects its `101`.
+    pub(crate) async fn open(&mut self) -> String {
+        self.send(handshake(&[])).await;
+        let head = self.read_head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        head
+    }
+
+    /// The code of a close frame, which is the next thing to come.
+    pub(crate) async fn read_close_code(&mut self) -> u16 {
+        let frame = self.read(4).await;
+        assert_eq!(frame[0], 0x88, "{frame:?}");
+        u16::from_be_bytes([frame[2], frame[3]])
+    }
+}
+
+const HANDSHAKE: [&str; 6] = [
+    "GET /chat?token=secret HTTP/1.1",
+    "Host: chat.example",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
+/// A valid handshake in which the lines that have the same name as one of `lines` are
+/// replaced, and the rest of `lines` added; `"Upgrade:"` removes, and a line with spaces
+/// and no colon is the request line.
+pub(crate) fn handshake(lines: &[&str]) -> String {
+    let name = |line: &str| line.split([':', ' ']).next().map(str::to_lowercase);
+    let is_request_line = |line: &&&str| line.contains(" HTTP/");
+    let request_line = lines.iter().find(is_request_line).unwrap_or(&HANDSHAKE[0]);
+    let kept = HANDSHAKE[1..]
+        .iter()
+        .filter(|kept| !lines.iter().any(|line| name(line) == name(kept)));
+    let added = lines
+        .iter()
+        .filter(|line| !line.ends_with(':') && !is_request_line(line));
+    let all: Vec<_> = std::iter::once(request_line)
+        .chain(kept)
+        .chain(added)
+        .copied()
+        .collect();
+    all.join("\r\n") + "\r\n\r\n"
+}
+
+/// A client's text frame.
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let length = u8::try_from(text.len()).unwrap();
+    assert!(length < 126);
+    let mut frame = vec![0x81, 0x80 | length];
+    frame.extend(mask);
+    frame.extend(
+        text.bytes()
+            .zip(mask.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
