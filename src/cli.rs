@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Config, LoadError, address, process_environment, units},
-    server::ListenAddress,
+    server::{self, ListenAddress},
     telemetry, upstream,
 };
 
@@ -267,14 +267,14 @@ fn is_stderr_colored() -> bool {
 
 /// Runs the proxy until it is told to stop.
 fn serve(config: Config) -> Result<(), Box<dyn Error>> {
-    let listeners = server_stub::bind(&config.listen)?;
+    let listeners = server::bind(&config.listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async {
         let stop = stop_signal()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
-        server_stub::run(listeners, Arc::new(config), stop).await?;
+        server::run(listeners, Arc::new(config), stop).await?;
         Ok(())
     })
 }
@@ -289,41 +289,4 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// Stands in for `crate::server` until that has `bind` and `run`.
-mod server_stub {
-    use std::{io, net::TcpListener, sync::Arc};
-
-    use crate::{config::Config, server::ListenAddress};
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot listen on {address}")]
-    pub(super) struct BindError {
-        address: String,
-        #[source]
-        source: io::Error,
-    }
-
-    pub(super) fn bind(addresses: &[ListenAddress]) -> Result<Vec<TcpListener>, BindError> {
-        let tcp = addresses.iter().filter_map(|address| match address {
-            ListenAddress::Tcp(tcp) => Some((address, tcp)),
-            ListenAddress::Unix(_) => None,
-        });
-        let listeners = tcp.map(|(address, tcp)| {
-            let address = super::written(address);
-            TcpListener::bind(tcp).map_err(|source| BindError { address, source })
-        });
-        listeners.collect()
-    }
-
-    pub(super) async fn run(
-        listeners: Vec<TcpListener>,
-        config: Arc<Config>,
-        shutdown: impl Future<Output = ()>,
-    ) -> io::Result<()> {
-        shutdown.await;
-        drop((listeners, config));
-        Ok(())
-    }
 }

@@ -97,6 +97,7 @@ impl Shared {
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
                 drain,
+                drain_grace: config.drain_grace,
             },
             held: HeldRequests::new(&config.routes),
             config,

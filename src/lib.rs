@@ -1,6 +1,66 @@
 //! readygate: a reverse proxy that accepts WebSocket clients at once, holds what they
-//! send until the upstream application says that it is ready, flushes, and then gets
-//! out of the way.
+//! send until the upstream application says that it is ready, flushes, and then gets out
+//! of the way.
+//!
+//! *Downstream* is the client's side and *upstream* the application's, as Envoy and nginx
+//! use the words (RFC 9110 §3.7 uses the pair for the direction of a message).
+//!
+//! # Life of a session
+//!
+//! ```text
+//!  client                        readygate                          upstream
+//!    │── GET, Upgrade: websocket ──►│ check, find the route              │
+//!    │◄────────────── 101 at once ──│── connect, GET, Upgrade ──────────►│ (again and again)
+//!    │── messages ─────────────────►│ hold queue                         │
+//!    │                              │◄───────────────── 101, validated ──│
+//!    │◄── messages ─────────────────│◄── messages, shown to the gate ────│
+//!    │                              │◄── the ready message ──────────────│ the gate opens
+//!    │                              │── flush, by priority ─────────────►│
+//!    │◄═══════════════════════ tunnel, bytes verbatim ══════════════════►│
+//!    │◄───────────── close frames, relayed or made by the proxy ────────►│
+//! ```
+//!
+//! 1. [`server`] accepts a connection and hands it to the worker with the fewest; a
+//!    session never leaves its worker's thread.
+//! 2. [`http`] reads the request, finds the [`route`], and either forwards plain HTTP or
+//!    answers the opening handshake with `101` before the upstream is even connected.
+//! 3. [`session::run`] is the rest, in order: hold, flush, tunnel, close. It is generic over
+//!    byte streams and takes the connection attempt as a function: of TCP and HTTP it knows
+//!    nothing.
+//! 4. [`upstream`] connects: resolve, dial, opening handshake, validate, try again.
+//! 5. The session's [`Report`](session::Report) becomes one log line in [`telemetry`].
+//!
+//! # Modules
+//!
+//! In the order of a connection's life; each imports only what its row names, which a test
+//! holds against the code.
+//!
+//! | module | imports | what it is |
+//! |---|---|---|
+//! | `cli` | `config`, `server`, `telemetry`, `upstream` | arguments, exit status |
+//! | `config` | `matcher`, `route`, `server`, `session`, `telemetry`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
+//! | `server` | `config`, `http`, `transport` | listeners, workers, limits, drain |
+//! | `http` | `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
+//! | `route` | `session`, `upstream` | host and path to upstream and settings |
+//! | `telemetry` | `session`, `websocket` | logs |
+//! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
+//! | `upstream` | `transport`, `websocket` | resolve, dial, opening handshake, back-off |
+//! | `matcher` |  | what a message is compared with |
+//! | `transport` |  | the byte streams that there are |
+//! | `websocket` |  | RFC 6455: frames, messages, close codes; no I/O, no clock |
+//!
+//! # What always holds
+//!
+//! * No byte of a client goes upstream before the upstream's validated `101`
+//!   ([`upstream`]), and no message before the state that its rule names ([`session::hold`]).
+//! * Every message that was accepted ends in exactly one account of the
+//!   [`ledger`](session::ledger).
+//! * Messages of equal priority keep their order, and fragments of two messages are never
+//!   interleaved ([`session::queue`]).
+//! * A close frame never goes into the middle of a frame ([`session::close`]), and only
+//!   legal codes can be constructed ([`websocket::CloseCode`]).
+//! * Memory that clients can occupy is bounded per session and for the process
+//!   ([`session::budget`]).
 
 pub mod cli;
 pub mod config;

@@ -117,7 +117,7 @@ impl Session {
             ledger: self.ledger,
             traffic: self.traffic,
             attempts: attempts.get(),
-            last_connect_error: None,
+            last_connect_error: attempts.last_error(),
             flush_time: self.flush_time,
             client_code: self.client_code,
             duration: self.trail.started().elapsed(),
@@ -251,7 +251,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         };
         let upstream = self.link.map(|link| {
             // The client must not get the rest of a message whose beginning was withheld.
-            let forwards = link.held_back.is_none();
+            let forwards = link.withheld.is_none();
             Party::new(Role::Server, link.peer, link.tap.into_scanner(), forwards)
         });
         Closing { client, upstream }

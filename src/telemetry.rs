@@ -1,5 +1,7 @@
 //! Logs.
 
+pub mod access_log;
+
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     route::Route,
     session,
+    telemetry::access_log::{self, Origin},
     transport::Transport,
     upstream::{self, Attempts, OpeningRequest},
     websocket::{
@@ -34,6 +35,8 @@ pub struct Accepted {
     route: Arc<Route>,
     /// The handshake that the upstream gets, once for all attempts.
     request: OpeningRequest,
+    /// The path that the client asked for, for the log.
+    path: String,
 }
 
 /// Whether a request means to open a WebSocket.
@@ -74,6 +77,7 @@ pub fn accept(
     let accepted = Accepted {
         route: Arc::clone(route),
         request: upstream_request(request, client, subprotocol),
+        path: request.uri.path().to_owned(),
     };
     Ok((response, accepted))
 }
@@ -85,21 +89,21 @@ pub async fn run_session(
     client: ClientAddr,
     context: &session::Context,
 ) {
-    let Accepted { route, request } = accepted;
+    let Accepted {
+        route,
+        request,
+        path,
+    } = accepted;
     let connect =
         async |attempts: &Attempts| upstream::connect(&route.upstream, &request, attempts).await;
     let report = session::run(opened, connect, &route.session, context).await;
-    log(&report, &route, client);
-}
-
-/// The one log line that a session ends with.
-fn log(report: &session::Report, route: &Route, client: ClientAddr) {
-    tracing::info!(
-        ?report,
-        host = route.host,
-        path = route.path,
-        %client,
-        "session ended"
+    access_log::session_ended(
+        &report,
+        Origin {
+            client: &client.to_string(),
+            path: &path,
+            route: &route.path,
+        },
     );
 }
 

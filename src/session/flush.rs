@@ -80,11 +80,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let mut written_before = self.bytes_written();
         loop {
             self.exchange()?;
-            if self
-                .link
-                .as_ref()
-                .is_none_or(|link| link.peer.outbox.is_empty())
-            {
+            let is_over = |link: &Link<U>| link.peer.outbox.is_empty() && link.withheld.is_none();
+            if self.link.as_ref().is_none_or(is_over) {
                 return Ok(());
             }
             tokio::select! {
