@@ -83,6 +83,10 @@ pub fn accept(
 }
 
 /// Runs the session of an accepted client; the connection is closed when it ends.
+///
+/// The request for the upstream belongs to `connect`, so that a session which will not
+/// connect again can drop it. Connecting is boxed, for it needs a state of its own that the
+/// rest of the session must not carry.
 pub async fn run_session(
     opened: Opened<Transport>,
     accepted: Accepted,
@@ -94,8 +98,12 @@ pub async fn run_session(
         request,
         path,
     } = accepted;
-    let connect =
-        async |attempts: &Attempts| upstream::connect(&route.upstream, &request, attempts).await;
+    let connect = {
+        let route = Arc::clone(&route);
+        async move |attempts: &Attempts| {
+            upstream::connect(&route.upstream, &request, attempts).await
+        }
+    };
     let report = session::run(opened, connect, &route.session, context).await;
     access_log::session_ended(
         &report,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use readygate::route::{HttpSettings, Route};
 
+use tokio::io::AsyncReadExt;
+
 use crate::support::{Client, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
 
 const GET: &str = "GET /page?q=1 HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\r\n";
@@ -187,7 +189,7 @@ async fn a_path_that_leaves_its_route_when_it_is_resolved_is_400() {
 
 // S28
 #[tokio::test]
-async fn an_answer_is_not_lost_to_the_body_that_it_refuses() {
+async fn a_refused_body_does_not_reset_the_connection_under_the_answer() {
     let upstream = Reserved::port();
     let proxy = Proxy::start(config(vec![upstream.route()]));
     let mut client = proxy.connect().await;
@@ -196,7 +198,8 @@ async fn an_answer_is_not_lost_to_the_body_that_it_refuses() {
         .await;
     client.send(vec![b'x'; 1_000_000]).await;
 
-    let answer = client.read_to_end().await;
+    let mut answer = String::new();
+    client.0.read_to_string(&mut answer).await.unwrap();
 
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
@@ -382,25 +385,31 @@ async fn a_request_is_held_until_the_upstream_listens_and_then_served_once() {
 // X27
 #[tokio::test]
 async fn a_held_request_whose_client_leaves_does_not_reach_the_upstream() {
-    for body in ["Content-Length: 0\r\n\r\n", "Content-Length: 4\r\n\r\nbody"] {
+    let long = format!("Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    for body in [
+        "Content-Length: 0\r\n\r\n",
+        "Content-Length: 4\r\n\r\nbody",
+        // hyper does not see the end of the connection behind what it has not read.
+        "Content-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        &long,
+    ] {
         let reserved = Reserved::port();
         let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
         let gone = format!("POST /gone HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{body}");
         drop(hold_one(&proxy, &gone).await);
 
         let upstream = reserved.listen();
-        let mut client = proxy.connect().await;
-        client.send(GET).await;
-
-        // The request that is gone may have got as far as a connection.
-        let mut exchange = loop {
-            if let Some(exchange) = upstream.accept_raw().await.read_request().await {
-                break exchange;
+        // The server ends when the request is over, one way or the other.
+        let mut ended = proxy.stop();
+        loop {
+            tokio::select! {
+                ended = &mut ended => break ended.unwrap().unwrap(),
+                connection = upstream.accept_raw() => {
+                    let exchange = connection.read_request().await;
+                    assert!(exchange.is_none(), "the request of a client that had left");
+                }
             }
-        };
-        assert!(exchange.head.starts_with("GET /page"), "{}", exchange.head);
-        exchange.answer(OK).await;
-        assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+        }
     }
 }
 
