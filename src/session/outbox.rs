@@ -4,8 +4,8 @@
 //!
 //! * Whole frames and pieces of frames leave in the order in which they were pushed; a
 //!   control frame of the proxy's own never goes into the middle of a frame.
-//! * At most one pong of the proxy's own waits behind the one being written: RFC 6455
-//!   §5.5.3 lets the latest answer stand for those before it.
+//! * Of the proxy's own pongs a bounded number waits: beyond [`MAX_PONGS`] the latest stands
+//!   for those before it (RFC 6455 §5.5.3).
 
 use std::{
     collections::VecDeque,
@@ -21,6 +21,9 @@ const MAX_SLICES: usize = 1024;
 
 /// Copied pieces are put together up to this many bytes.
 const COALESCE_BYTES: usize = 16 * 1024;
+
+/// The most pongs in line; each is at most 131 bytes.
+const MAX_PONGS: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -48,7 +51,7 @@ pub(super) struct Outbox {
     messages_waiting: u64,
     messages_written: u64,
     bytes_written: u64,
-    pong_in_line: bool,
+    pongs_in_line: usize,
     next_pong: Option<Vec<u8>>,
     /// Whether what was pushed ends inside a frame.
     inside_frame: bool,
@@ -132,8 +135,8 @@ impl Outbox {
         self.line_up_pong();
     }
 
-    /// Adds a pong of the proxy's own, as soon as it may go; a later one replaces one that
-    /// still waits for its turn.
+    /// Adds a pong of the proxy's own, as soon as it may go. One that has to wait is replaced
+    /// by the next.
     pub(super) fn push_pong(&mut self, frame: Vec<u8>) {
         self.next_pong = Some(frame);
         self.line_up_pong();
@@ -141,10 +144,10 @@ impl Outbox {
 
     fn line_up_pong(&mut self) {
         if self.is_at_boundary()
-            && !self.pong_in_line
+            && self.pongs_in_line < MAX_PONGS
             && let Some(pong) = self.next_pong.take()
         {
-            self.pong_in_line = true;
+            self.pongs_in_line += 1;
             self.push(pong, Kind::Pong);
         }
     }
@@ -227,7 +230,7 @@ impl Outbox {
                     self.messages_waiting -= 1;
                     self.messages_written += 1;
                 }
-                Kind::Pong => self.pong_in_line = false,
+                Kind::Pong => self.pongs_in_line -= 1,
             }
             self.pieces.pop_front();
         }
@@ -327,16 +330,28 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_waits_for_the_end_of_the_frame_and_only_the_latest_goes() {
+    fn a_pong_waits_for_the_end_of_the_frame_and_the_latest_stands_for_those_before() {
         let mut outbox = Outbox::default();
         outbox.push_passing(b"half", false);
         outbox.push_pong(b"[1]".to_vec());
         outbox.push_pong(b"[2]".to_vec());
         outbox.push_passing(b"whole", true);
         outbox.push_pong(b"[3]".to_vec());
-        outbox.push_pong(b"[4]".to_vec());
 
-        assert_eq!(write_all(&mut outbox, 2).taken, b"halfwhole[2][4]");
+        assert_eq!(write_all(&mut outbox, 2).taken, b"halfwhole[2][3]");
+    }
+
+    #[test]
+    fn a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest() {
+        let mut outbox = Outbox::default();
+        for number in 0..100_000_u32 {
+            outbox.push_pong(number.to_be_bytes().to_vec());
+        }
+
+        assert_eq!(outbox.waiting_bytes(), MAX_PONGS * 4);
+        let taken = write_all(&mut outbox, 100).taken;
+        assert_eq!(taken.len(), (MAX_PONGS + 1) * 4);
+        assert!(taken.ends_with(&99_999_u32.to_be_bytes()));
     }
 
     #[test]
