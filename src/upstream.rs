@@ -37,7 +37,8 @@ use crate::{transport::Transport, websocket::Opened};
 /// Connects to the upstream and completes the opening handshake, trying again for as long
 /// as that may help.
 ///
-/// There is no limit to the attempts: the caller drops the future at its deadline.
+/// There is no limit to the attempts: the caller drops the future at its deadline. Where
+/// there were `attempts` before, the waits go on behind them.
 ///
 /// # Errors
 ///
@@ -52,7 +53,11 @@ pub async fn connect(
     request: &OpeningRequest,
     attempts: &Attempts,
 ) -> Result<Opened<Transport>, ConnectError> {
-    let mut backoff = Backoff::new(&settings.retry);
+    let mut backoff = Backoff::new(&settings.retry).after(attempts.get());
+    if attempts.get() > 0 {
+        // An upstream that was lost is not hammered any more than one that is not there.
+        time::sleep(backoff.next(rand::random())).await;
+    }
     loop {
         attempts.count();
         match attempt(settings, request).await {

@@ -43,6 +43,14 @@ impl Backoff {
         }
     }
 
+    /// The same waits behind the first `attempts` attempts.
+    #[must_use]
+    pub fn after(mut self, attempts: u32) -> Self {
+        let doublings = attempts.saturating_sub(1).min(31);
+        self.wait = self.wait.saturating_mul(1 << doublings).min(self.max);
+        self
+    }
+
     /// The next wait; `random`, from 0 to 1, says how much of its jitter is taken off.
     ///
     /// Jitter only shortens a wait, so that `max` holds; clients that were refused at the
@@ -69,6 +77,15 @@ mod tests {
     fn waits(retry: &Retry, random: f64) -> Vec<u128> {
         let mut backoff = Backoff::new(retry);
         (0..6).map(|_| backoff.next(random).as_millis()).collect()
+    }
+
+    #[test]
+    fn waits_go_on_where_earlier_attempts_left_off() {
+        let retry = retry(25, 1000, 0.0);
+        for (attempts, wait) in [(1, 25), (3, 100), (7, 1000), (u32::MAX, 1000)] {
+            let mut backoff = Backoff::new(&retry).after(attempts);
+            assert_eq!(backoff.next(0.0).as_millis(), wait, "{attempts}");
+        }
     }
 
     #[test]
