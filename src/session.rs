@@ -30,7 +30,7 @@ use self::{
     ledger::{Account, Ledger},
     state::Trail,
     termination::Traffic,
-    tunnel::End,
+    tunnel::{End, Ends},
 };
 use crate::{
     transport::Stream,
@@ -155,11 +155,10 @@ where
     .await;
     let (cause, closing) = match held {
         Err(ended) => *ended,
-        Ok((mut client, mut upstream)) => {
-            let drain = &context.drain;
-            let tunnel = &settings.tunnel;
-            let cause = tunnel::run(&mut client, &mut upstream, &mut session, tunnel, drain).await;
-            (cause, Closing::after_tunnel(client, upstream))
+        Ok(mut ends) => {
+            let (drain, tunnel) = (&context.drain, &settings.tunnel);
+            let cause = tunnel::run(&mut ends, &mut session, tunnel, drain).await;
+            (cause, Closing::after_tunnel(*ends))
         }
     };
     let state = session.trail.state();
@@ -170,7 +169,7 @@ where
 }
 
 /// Both ends of the tunnel, or why there is none and what is left to close.
-type Held<C, U> = Result<(End<C>, End<U>), Box<(Cause, Closing<C, U>)>>;
+type Held<C, U> = Result<Box<Ends<C, U>>, Box<(Cause, Closing<C, U>)>>;
 
 /// Holds and flushes; returns both ends of the tunnel, or why there is none.
 async fn hold<C, U>(
@@ -204,7 +203,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// # Panics
     ///
     /// When a side is missing: a flush succeeds only while both are there.
-    fn into_ends(self) -> (End<C>, End<U>) {
+    fn into_ends(self) -> Box<Ends<C, U>> {
         let (Client::Here(client), Some(link)) = (self.client, self.link) else {
             unreachable!("a flush succeeds only while both sides are there");
         };
@@ -217,13 +216,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             peer: client,
             scanner,
         };
-        (
-            client,
-            End {
-                peer: upstream,
-                scanner: link.tap.into_scanner(),
-            },
-        )
+        let upstream = End {
+            peer: upstream,
+            scanner: link.tap.into_scanner(),
+        };
+        Box::new(Ends { client, upstream })
     }
 
     /// Settles what is held when the session ends before its tunnel.
@@ -259,7 +256,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 }
 
 impl<C: Stream, U: Stream> Closing<C, U> {
-    fn after_tunnel(client: End<C>, upstream: End<U>) -> Self {
+    fn after_tunnel(ends: Ends<C, U>) -> Self {
+        let Ends { client, upstream } = ends;
         Self {
             client: Some(Party::new(Role::Client, client.peer, client.scanner, true)),
             upstream: Some(Party::new(

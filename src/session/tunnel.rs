@@ -58,6 +58,13 @@ pub(super) struct End<S> {
     pub(super) scanner: FrameScanner,
 }
 
+/// Both ends of the tunnel.
+#[derive(Debug)]
+pub(super) struct Ends<C, U> {
+    pub(super) client: End<C>,
+    pub(super) upstream: End<U>,
+}
+
 /// How one direction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Ending {
@@ -73,8 +80,7 @@ enum Ending {
 
 /// Relays until one side ends or a drain begins.
 pub(super) async fn run<C: Stream, U: Stream>(
-    client: &mut End<C>,
-    upstream: &mut End<U>,
+    ends: &mut Ends<C, U>,
     session: &mut Session,
     settings: &Settings,
     drain: &CancellationToken,
@@ -84,6 +90,7 @@ pub(super) async fn run<C: Stream, U: Stream>(
     let mut to_upstream = Passed::default();
     let mut to_client = Passed::default();
     let mut last_traffic = Instant::now();
+    let Ends { client, upstream } = ends;
     let cause = poll_fn(|context| {
         let before = to_upstream.bytes + to_client.bytes;
         let up = poll_direction(context, client, upstream, &mut to_upstream);
