@@ -7,6 +7,8 @@ pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod message;
+#[cfg(test)]
+mod samples;
 pub mod utf8;
 
 pub use close_code::{CloseCode, CloseFrame};
