@@ -1,6 +1,9 @@
 //! Whole sessions between in-memory pipes, on a paused clock.
 
+mod closing_handshake;
+mod frames;
 mod hold;
 mod overflow;
 mod property;
+mod scene;
 mod support;

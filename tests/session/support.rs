@@ -215,3 +215,70 @@ pub(crate) async fn read_to_close(from: &mut DuplexStream) -> (Vec<Vec<u8>>, u16
         payloads.push(payload);
     }
 }
+
+/// One frame as a test sees it, unmasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) first: u8,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) key: Option<[u8; 4]>,
+}
+
+impl Frame {
+    /// Takes one frame from the front of `input`; `None` when it is not there as a whole.
+    pub(crate) fn take(input: &mut &[u8]) -> Option<Self> {
+        let (&[first, second], rest) = input.split_first_chunk()?;
+        let (length, rest) = match second & 0x7f {
+            126 => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (usize::from(u16::from_be_bytes(*length)), rest)
+            }
+            127 => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (usize::try_from(u64::from_be_bytes(*length)).ok()?, rest)
+            }
+            short => (usize::from(short), rest),
+        };
+        let (key, rest) = if second & 0x80 == 0 {
+            (None, rest)
+        } else {
+            let (key, rest) = rest.split_first_chunk::<4>()?;
+            (Some(*key), rest)
+        };
+        let (payload, rest) = rest.split_at_checked(length)?;
+        let key_bytes = key.unwrap_or_default();
+        let payload = payload.iter().zip(key_bytes.iter().cycle());
+        *input = rest;
+        Some(Self {
+            first,
+            payload: payload.map(|(byte, key)| byte ^ key).collect(),
+            key,
+        })
+    }
+
+    /// All frames of `input`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end with a whole one.
+    pub(crate) fn all(mut input: &[u8]) -> Vec<Self> {
+        let mut frames = Vec::new();
+        while let Some(frame) = Self::take(&mut input) {
+            frames.push(frame);
+        }
+        assert!(input.is_empty(), "{frames:?}, then {input:02x?}");
+        frames
+    }
+
+    /// First byte and payload, for comparisons.
+    pub(crate) fn content(&self) -> (u8, &[u8]) {
+        (self.first, &self.payload)
+    }
+}
+
+/// Everything that comes until the stream ends.
+pub(crate) async fn read_to_end(from: &mut DuplexStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}

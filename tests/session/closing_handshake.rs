@@ -1,0 +1,317 @@
+//! The closing handshake: who is told what, and when it is over.
+
+use std::time::Duration;
+
+use readygate::session::{Settings, ledger::Account};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
+
+use crate::{scene::*, support::*};
+
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn relayed_codes() -> impl Iterator<Item = u16> {
+    (1000..=1003)
+        .chain(1007..=1014)
+        .chain([3000, 3999, 4000, 4999])
+}
+
+/// A reason of 123 bytes, the most that fits.
+fn longest_reason() -> String {
+    "é".repeat(61) + "."
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_s_close_is_relayed_and_the_upstream_s_answer_too() {
+    local(async {
+        for code in relayed_codes() {
+            for (phase, segments) in each_way() {
+                let mut scene = Scene::set(phase).await;
+                let said = longest_reason();
+
+                write(&mut scene.client, &client_close(code, &said), segments).await;
+                write(
+                    &mut scene.upstream,
+                    &server_close(code, "and you"),
+                    segments,
+                )
+                .await;
+                let told = scene.end().await;
+
+                assert_eq!(told.upstream_close(), (code, said), "{phase:?}");
+                assert_eq!(told.client_close(), (code, "and you".to_owned()));
+                assert_eq!((told.client.len(), told.upstream.len()), (1, 1));
+                assert_eq!(told.report.cause.name(), "client_closed");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_s_close_is_relayed_and_the_client_s_answer_too() {
+    local(async {
+        for code in relayed_codes() {
+            for (phase, segments) in each_way() {
+                let mut scene = Scene::set(phase).await;
+                let said = longest_reason();
+
+                write(&mut scene.upstream, &server_close(code, &said), segments).await;
+                write(&mut scene.client, &client_close(code, "and you"), segments).await;
+                let told = scene.end().await;
+
+                assert_eq!(told.client_close(), (code, said), "{phase:?}");
+                assert_eq!(told.upstream_close(), (code, "and you".to_owned()));
+                assert_eq!((told.client.len(), told.upstream.len()), (1, 1));
+                assert_eq!(told.report.cause.name(), "upstream_closed");
+                assert_eq!(told.report.client_code.unwrap().get(), code);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_without_a_reason_or_a_code_is_relayed_as_it_is() {
+    local(async {
+        for phase in PHASES {
+            for payload in [&b""[..], b"\x03\xe8"] {
+                let mut scene = Scene::set(phase).await;
+                let close = client_frame(0x88, payload);
+                write(&mut scene.client, &close, Segments::Whole).await;
+                let close = server_frame(0x88, payload);
+                write(&mut scene.upstream, &close, Segments::Whole).await;
+
+                let told = scene.end().await;
+
+                assert_eq!(told.upstream[0].content(), (0x88, payload));
+                assert_eq!(told.client[0].content(), (0x88, payload));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_either_side_sends_behind_its_close_is_ignored() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let behind = [client_close(1000, ""), client_frame(0x81, b"late")].concat();
+            write(&mut scene.client, &behind, Segments::Whole).await;
+            let more = client_frame(0x81, b"later");
+            write(&mut scene.client, &more, Segments::Whole).await;
+            let behind = [server_close(1000, ""), server_frame(0x81, b"late")].concat();
+            write(&mut scene.upstream, &behind, Segments::Whole).await;
+
+            let told = scene.end().await;
+
+            assert_eq!((told.client.len(), told.upstream.len()), (1, 1));
+            assert_eq!(told.report.ledger.accepted(), 0);
+            assert_eq!(told.report.traffic.upstream_messages, 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_upstream_sends_before_it_answers_still_reaches_the_client() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let close = client_close(1000, "");
+        write(&mut scene.client, &close, Segments::Whole).await;
+        let rest = [server_frame(0x81, b"last words"), server_close(1000, "")].concat();
+        write(&mut scene.upstream, &rest, Segments::Bytes).await;
+
+        let told = scene.end().await;
+
+        assert_eq!(told.before_client_close(), [(0x81, &b"last words"[..])]);
+        assert_eq!(told.report.traffic.upstream_messages, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_the_client_is_in_the_middle_of_goes_on_to_a_closing_upstream() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        write(
+            &mut scene.client,
+            &client_frame(0x01, b"be"),
+            Segments::Whole,
+        )
+        .await;
+        write(
+            &mut scene.upstream,
+            &server_close(1000, ""),
+            Segments::Whole,
+        )
+        .await;
+        let rest = [client_frame(0x80, b"gun"), client_close(1000, "")].concat();
+        write(&mut scene.client, &rest, Segments::Bytes).await;
+
+        let told = scene.end().await;
+
+        assert_eq!(
+            told.before_upstream_close(),
+            [(0x01, &b"be"[..]), (0x80, b"gun")]
+        );
+        assert_eq!(told.report.ledger.of(Account::Delivered), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanishes_becomes_a_close_for_the_upstream() {
+    local(async {
+        for phase in PHASES {
+            let Scene {
+                client,
+                mut upstream,
+                report,
+            } = Scene::set(phase).await;
+            drop(client);
+
+            let frames = Frame::all(&read_to_end(&mut upstream).await);
+
+            assert_eq!(Told::close(&frames), (1001, "client_lost".to_owned()));
+            assert_eq!(frames.len(), 1);
+            assert_eq!(report.await.unwrap().cause.name(), "client_lost");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_its_stream_without_a_close_is_not_waited_for() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let started = Instant::now();
+            scene.client.shutdown().await.unwrap();
+            sleep(TICK).await;
+            write(
+                &mut scene.upstream,
+                &server_close(1001, ""),
+                Segments::Whole,
+            )
+            .await;
+
+            let told = scene.end().await;
+
+            assert_eq!(told.upstream_close(), (1001, "client_lost".to_owned()));
+            assert!(started.elapsed() <= Duration::from_secs(2));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_vanishes_inside_a_frame_just_ends_the_client_s_stream() {
+    local(async {
+        let message = server_frame(0x81, b"a whole message");
+        let half = &server_frame(0x82, b"cut off here, not there")[..10];
+        let sent = [&message[..], half].concat();
+        for (phase, segments) in each_way() {
+            let mut scene = Scene::set(phase).await;
+            write(&mut scene.upstream, &sent, segments).await;
+            drop(scene.upstream);
+
+            let got = read_to_end(&mut scene.client).await;
+
+            assert_eq!(got, sent, "{phase:?}");
+            let report = scene.report.await.unwrap();
+            assert_eq!(report.cause.name(), "upstream_lost");
+            assert_eq!(report.client_code, None);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanishes_inside_a_frame_just_ends_the_upstream_s_stream() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let message = client_frame(0x81, b"a whole message");
+        let half = &client_frame(0x82, b"cut off here, not there")[..10];
+        let sent = [&message[..], half].concat();
+        write(&mut scene.client, &sent, Segments::Whole).await;
+        drop(scene.client);
+
+        assert_eq!(read_to_end(&mut scene.upstream).await, sent);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_inside_a_frame_waits_for_its_end_on_both_sides() {
+    local(async {
+        let running = start(Settings::default());
+        let (mut client, mut upstream) = (running.client, running.upstream.connect(b""));
+        sleep(TICK).await;
+        let to_upstream = client_frame(0x01, b"to the upstream");
+        let to_client = server_frame(0x81, b"to the client");
+        write(&mut client, &to_upstream[..9], Segments::Whole).await;
+        write(&mut upstream, &to_client[..9], Segments::Whole).await;
+
+        running.drain.cancel();
+        sleep(Duration::from_secs(1)).await;
+        write(&mut client, &to_upstream[9..], Segments::Bytes).await;
+        write(&mut upstream, &to_client[9..], Segments::Bytes).await;
+        let late = client_frame(0x80, b"too late");
+        write(&mut client, &late, Segments::Whole).await;
+
+        let (got, heard) = tokio::join!(read_to_end(&mut client), read_to_end(&mut upstream));
+        let (got, heard) = (Frame::all(&got), Frame::all(&heard));
+        assert_eq!(got[0].content(), (0x81, &b"to the client"[..]));
+        assert_eq!(heard[0].content(), (0x01, &b"to the upstream"[..]));
+        assert_eq!(Told::close(&got), (1001, "shutting_down".to_owned()));
+        assert_eq!(Told::close(&heard), (1001, "shutting_down".to_owned()));
+        assert_eq!((got.len(), heard.len()), (2, 2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_inside_a_frame_that_never_ends_cuts_the_connection_in_time() {
+    local(async {
+        let running = start(Settings::default());
+        let (mut client, mut upstream) = (running.client, running.upstream.connect(b""));
+        sleep(TICK).await;
+        let half = &client_frame(0x81, b"to the upstream")[..9];
+        write(&mut client, half, Segments::Whole).await;
+        let started = Instant::now();
+
+        running.drain.cancel();
+        let (got, heard) = tokio::join!(read_to_end(&mut client), read_to_end(&mut upstream));
+
+        assert_eq!(Told::close(&Frame::all(&got)).0, 1001);
+        assert_eq!(heard, half);
+        assert_eq!(started.elapsed(), CLOSE_TIMEOUT);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_left_behind_reaches_the_upstream_although_it_can_not_be_written_to() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        // The upstream does not read until the client has gone.
+        let message = client_frame(0x82, &[7; 1000]);
+        let count = 3 * PIPE_BYTES / message.len() / 2;
+        let mut sent = message.repeat(count);
+        sent.extend(client_close(4001, "bye"));
+        scene.client.write_all(&sent).await.unwrap();
+        drop(scene.client);
+        let unwelcome = server_frame(0x81, b"news");
+        write(&mut scene.upstream, &unwelcome, Segments::Whole).await;
+
+        let frames = Frame::all(&read_to_end(&mut scene.upstream).await);
+
+        assert_eq!(frames.len(), count + 1);
+        assert_eq!(Told::close(&frames), (4001, "bye".to_owned()));
+    })
+    .await;
+}

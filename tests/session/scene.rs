@@ -1,0 +1,151 @@
+//! A session with both far ends in the test's hands, byte by byte.
+
+use std::time::Duration;
+
+use readygate::session::{Report, Settings};
+use tokio::{
+    io::{AsyncWriteExt, DuplexStream},
+    task::JoinHandle,
+    time::sleep,
+};
+
+use crate::support::*;
+
+/// Long enough for a session to look at what was written.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Where a session is when the frames of a test come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The upstream is connected and not ready.
+    Held,
+    /// The gate is open.
+    Tunnel,
+}
+
+/// Both of them.
+pub(crate) const PHASES: [Phase; 2] = [Phase::Held, Phase::Tunnel];
+
+/// How the bytes of a test are cut into segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Segments {
+    Whole,
+    Bytes,
+}
+
+/// Both of them.
+pub(crate) const SEGMENTS: [Segments; 2] = [Segments::Whole, Segments::Bytes];
+
+/// A session with both far ends in the test's hands.
+pub(crate) struct Scene {
+    pub(crate) client: DuplexStream,
+    pub(crate) upstream: DuplexStream,
+    pub(crate) report: JoinHandle<Report>,
+}
+
+/// What both sides have got when a session has ended.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) client: Vec<Frame>,
+    pub(crate) upstream: Vec<Frame>,
+    pub(crate) report: Report,
+}
+
+impl Scene {
+    pub(crate) async fn set(phase: Phase) -> Self {
+        let running = start(match phase {
+            Phase::Held => gated(),
+            Phase::Tunnel => Settings::default(),
+        });
+        let upstream = running.upstream.connect(b"");
+        sleep(TICK).await;
+        Self {
+            client: running.client,
+            upstream,
+            report: running.report,
+        }
+    }
+
+    /// Waits until the session is over.
+    pub(crate) async fn end(mut self) -> Told {
+        let (client, upstream) = tokio::join!(
+            read_to_end(&mut self.client),
+            read_to_end(&mut self.upstream)
+        );
+        let told = Told {
+            client: Frame::all(&client),
+            upstream: Frame::all(&upstream),
+            report: self.report.await.unwrap(),
+        };
+        assert!(told.client.iter().all(|frame| frame.key.is_none()));
+        assert!(told.upstream.iter().all(|frame| frame.key.is_some()));
+        told
+    }
+}
+
+impl Told {
+    /// The code and the reason of the only close frame among `frames`, which is the last.
+    pub(crate) fn close(frames: &[Frame]) -> (u16, String) {
+        let (last, before) = frames.split_last().expect("a close frame");
+        assert_eq!(last.first, 0x88, "{frames:?}");
+        assert!(before.iter().all(|frame| frame.first != 0x88), "{frames:?}");
+        let Some((code, reason)) = last.payload.split_first_chunk() else {
+            assert!(last.payload.is_empty());
+            return (1005, String::new());
+        };
+        let reason = String::from_utf8(reason.to_vec()).unwrap();
+        (u16::from_be_bytes(*code), reason)
+    }
+
+    pub(crate) fn client_close(&self) -> (u16, String) {
+        Self::close(&self.client)
+    }
+
+    pub(crate) fn upstream_close(&self) -> (u16, String) {
+        Self::close(&self.upstream)
+    }
+
+    /// What the upstream got, without masks and without its close frame.
+    pub(crate) fn before_upstream_close(&self) -> Vec<(u8, &[u8])> {
+        let (_, before) = self.upstream.split_last().expect("a close frame");
+        before.iter().map(Frame::content).collect()
+    }
+
+    pub(crate) fn before_client_close(&self) -> Vec<(u8, &[u8])> {
+        let (_, before) = self.client.split_last().expect("a close frame");
+        before.iter().map(Frame::content).collect()
+    }
+}
+
+/// Writes `bytes` and gives the session time to look at each segment.
+pub(crate) async fn write(to: &mut DuplexStream, bytes: &[u8], segments: Segments) {
+    let segment_bytes = match segments {
+        Segments::Whole => bytes.len(),
+        Segments::Bytes => 1,
+    };
+    for segment in bytes.chunks(segment_bytes) {
+        // A session that has seen enough may be gone.
+        if to.write_all(segment).await.is_err() {
+            return;
+        }
+        sleep(TICK).await;
+    }
+}
+
+pub(crate) fn close_payload(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes()[..], reason.as_bytes()].concat()
+}
+
+pub(crate) fn client_close(code: u16, reason: &str) -> Vec<u8> {
+    client_frame(0x88, &close_payload(code, reason))
+}
+
+pub(crate) fn server_close(code: u16, reason: &str) -> Vec<u8> {
+    server_frame(0x88, &close_payload(code, reason))
+}
+
+pub(crate) fn each_way() -> impl Iterator<Item = (Phase, Segments)> {
+    PHASES
+        .into_iter()
+        .flat_map(|phase| SEGMENTS.into_iter().map(move |segments| (phase, segments)))
+}
