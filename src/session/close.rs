@@ -137,7 +137,7 @@ impl<S: Stream> Party<S> {
             let mask = (self.role == Role::Server).then(rand::random);
             self.peer
                 .outbox
-                .push_control(control_frame(Opcode::Close, &frame.payload(), mask));
+                .push_close(control_frame(Opcode::Close, &frame.payload(), mask));
             self.outgoing = Outgoing::Told(frame.code);
         }
     }

@@ -92,6 +92,7 @@ impl Outbox {
     /// frame.
     pub(super) fn note_passed(&mut self, ends_frame: bool) {
         self.inside_frame = !ends_frame;
+        self.line_up_pong();
     }
 
     /// Messages that are not written as a whole, and whether a part of the first of them
@@ -115,6 +116,15 @@ impl Outbox {
     pub(super) fn push_control(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
         self.push(wire, Kind::Passing);
+    }
+
+    /// Adds the close frame, at a boundary: nothing may go behind it (RFC 6455 §5.5.1), so
+    /// that a pong which still waits for its turn goes before.
+    pub(super) fn push_close(&mut self, wire: Vec<u8>) {
+        if let Some(pong) = self.next_pong.take() {
+            self.push(pong, Kind::Pong);
+        }
+        self.push_control(wire);
     }
 
     /// Adds a copy of bytes that pass through; `ends_frame` says whether they end with a

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use readygate::session::{Settings, ledger::Account};
+use readygate::session::{Settings, gate::OnTimeout, ledger::Account};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
 };
 
@@ -290,6 +290,77 @@ async fn a_drain_inside_a_frame_that_never_ends_cuts_the_connection_in_time() {
         assert_eq!(Told::close(&Frame::all(&got)).0, 1001);
         assert_eq!(heard, half);
         assert_eq!(started.elapsed(), CLOSE_TIMEOUT);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pongs_that_are_owed_go_before_the_answer_to_a_close_not_behind_it() {
+    local(async {
+        let mut scene = Scene::set(Phase::Held).await;
+        let stream = [
+            client_frame(0x81, b"held"),
+            client_frame(0x89, b"1"),
+            client_frame(0x89, b"2"),
+            client_frame(0x89, b"3"),
+            client_close(1000, ""),
+        ]
+        .concat();
+        write(&mut scene.client, &stream, Segments::Whole).await;
+
+        let frames = Frame::all(&read_to_end(&mut scene.client).await);
+
+        let contents: Vec<_> = frames.iter().map(Frame::content).collect();
+        assert_eq!(
+            contents,
+            [(0x8a, &b"1"[..]), (0x8a, b"3"), (0x88, b"\x03\xe8")]
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pongs_that_are_owed_go_before_the_close_of_a_violation() {
+    local(async {
+        let mut scene = Scene::set(Phase::Held).await;
+        let stream = [
+            client_frame(0x89, b"1"),
+            client_frame(0x89, b"2"),
+            b"\xff".to_vec(),
+        ]
+        .concat();
+        write(&mut scene.client, &stream, Segments::Whole).await;
+
+        let told = scene.end().await;
+
+        assert_eq!(told.client_close().0, 1002);
+        assert_eq!(
+            told.before_client_close(),
+            [(0x8a, &b"1"[..]), (0x8a, b"2")]
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pong_that_is_owed_when_the_gate_opens_inside_an_upstream_frame_is_still_sent() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.on_timeout = OnTimeout::Open;
+        settings.gate.timeout = Duration::from_secs(1);
+        let running = start(settings);
+        let mut client = running.client;
+        let frame = server_frame(0x81, b"cut by the opening");
+        let mut upstream = running.upstream.connect(&frame[..9]);
+        sleep(TICK).await;
+        write(&mut client, &client_frame(0x89, b"?"), Segments::Whole).await;
+        sleep(Duration::from_secs(2)).await;
+
+        write(&mut upstream, &frame[9..], Segments::Whole).await;
+
+        let mut got = vec![0; frame.len() + 3];
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, [&frame[..], b"\x8a\x01?"].concat());
     })
     .await;
 }

@@ -198,7 +198,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         };
         if peer.outbox.is_at_boundary() {
             peer.outbox
-                .push_control(control_frame(Opcode::Close, &frame.payload(), None));
+                .push_close(control_frame(Opcode::Close, &frame.payload(), None));
             self.session.client_code = frame.code;
             self.client = Client::Leaving(peer, farewell);
         }
