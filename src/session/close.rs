@@ -228,8 +228,12 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
         let exchange = self.exchange(session, &mut written);
-        // What is left at the deadline is dropped, and with it the connections.
-        let _ = time::timeout(settings.tunnel.close_timeout, exchange).await;
+        let is_over = time::timeout(settings.tunnel.close_timeout, exchange).await;
+        if is_over.is_err() {
+            // What is then left is dropped, and with it the connections.
+            self.answer_now().await;
+            self.note_client_code(session);
+        }
         if let Some(upstream) = &self.upstream {
             written = Written::of(&upstream.peer.outbox);
         }
@@ -269,6 +273,29 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
+    /// Answers a close frame whose answer the other side owes: RFC 6455 §5.5.1 promises one
+    /// to whoever has closed.
+    async fn answer_now(&mut self) {
+        if let Some(client) = &mut self.client {
+            client.answer(client.said());
+            client.peer.write_now().await;
+        }
+        if let Some(upstream) = &mut self.upstream {
+            upstream.answer(upstream.said());
+            upstream.peer.write_now().await;
+        }
+    }
+
+    fn note_client_code(&self, session: &mut Session) {
+        if let Some(Party {
+            outgoing: Outgoing::Told(Some(code)),
+            ..
+        }) = &self.client
+        {
+            session.client_code = Some(*code);
+        }
+    }
+
     async fn exchange(&mut self, session: &mut Session, written: &mut Written) {
         loop {
             let Self { client, upstream } = self;
@@ -276,13 +303,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 .ledger
                 .pass(take(client.as_mut(), upstream.as_mut()));
             session.traffic.upstream_messages += take(upstream.as_mut(), client.as_mut());
-            if let Some(Party {
-                outgoing: Outgoing::Told(Some(code)),
-                ..
-            }) = client
-            {
-                session.client_code = Some(*code);
-            }
+            self.note_client_code(session);
+            let Self { client, upstream } = self;
             if let Some(upstream) = upstream {
                 *written = Written::of(&upstream.peer.outbox);
             }

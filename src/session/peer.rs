@@ -158,6 +158,15 @@ impl<S: Stream> Peer<S> {
         })
     }
 
+    /// Writes as much of what waits as the stream takes at once.
+    pub(super) async fn write_now(&mut self) {
+        poll_fn(|context| {
+            let _ = self.poll_progress(context, false);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Writes what waits and closes the writing half.
     pub(super) async fn finish(&mut self) {
         poll_fn(|context| {

@@ -164,6 +164,45 @@ async fn a_message_that_the_client_is_in_the_middle_of_goes_on_to_a_closing_upst
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_whose_close_the_upstream_does_not_answer_is_answered_at_the_timeout() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let started = Instant::now();
+            let close = client_close(4000, "bye");
+            write(&mut scene.client, &close, Segments::Whole).await;
+
+            let told = scene.end().await;
+
+            assert_eq!(started.elapsed(), CLOSE_TIMEOUT, "{phase:?}");
+            assert_eq!(told.upstream_close(), (4000, "bye".to_owned()));
+            assert_eq!(told.client_close(), (4000, "bye".to_owned()));
+            assert_eq!(told.report.client_code.unwrap().get(), 4000);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_whose_close_the_client_does_not_answer_is_answered_at_the_timeout() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let started = Instant::now();
+            let close = server_close(4000, "bye");
+            write(&mut scene.upstream, &close, Segments::Whole).await;
+
+            let told = scene.end().await;
+
+            assert_eq!(started.elapsed(), CLOSE_TIMEOUT, "{phase:?}");
+            assert_eq!(told.client_close(), (4000, "bye".to_owned()));
+            assert_eq!(told.upstream_close(), (4000, "bye".to_owned()));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_vanishes_becomes_a_close_for_the_upstream() {
     local(async {
         for phase in PHASES {

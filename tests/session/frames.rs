@@ -157,6 +157,60 @@ fn legal_frames() -> Vec<(u8, Vec<u8>)> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn legal_frames_of_a_client_arrive_unchanged_at_any_split() {
+    local(async {
+        let frames = legal_frames();
+        let mut stream: Vec<u8> = frames
+            .iter()
+            .flat_map(|(first, payload)| client_frame(*first, payload))
+            .collect();
+        stream.extend(client_close(1000, ""));
+        for (phase, segments) in each_way() {
+            let mut scene = Scene::set(phase).await;
+
+            write(&mut scene.client, &stream, segments).await;
+            if phase == Phase::Held {
+                let ready = server_frame(0x81, b"ready");
+                scene.upstream.write_all(&ready).await.unwrap();
+            }
+            let told = scene.end().await;
+
+            assert_eq!(told.upstream_close(), (1000, String::new()));
+            assert_eq!(told.client_close(), (1000, String::new()));
+            let (pings, others): (Vec<_>, Vec<_>) =
+                frames.iter().partition(|(first, _)| *first == 0x89);
+            let (pongs, messages): (Vec<_>, Vec<_>) =
+                others.into_iter().partition(|(first, _)| *first == 0x8a);
+            let content = |frames: Vec<&(u8, Vec<u8>)>| -> Vec<(u8, Vec<u8>)> {
+                frames.into_iter().cloned().collect()
+            };
+            let got: Vec<(u8, Vec<u8>)> = told
+                .before_upstream_close()
+                .into_iter()
+                .map(|(first, payload)| (first, payload.to_vec()))
+                .collect();
+            match phase {
+                Phase::Tunnel => assert_eq!(got, frames),
+                Phase::Held => {
+                    // Control frames are not held, so the pongs come first.
+                    assert_eq!(got, [content(pongs), content(messages)].concat());
+                    let answers = told.before_client_close();
+                    let last = pings.last().unwrap();
+                    assert_eq!(answers.last(), Some(&(0x8a, &last.1[..])));
+                    if segments == Segments::Bytes {
+                        assert_eq!(answers.len(), pings.len());
+                    }
+                }
+            }
+            let data_messages = 5 + 5;
+            assert_eq!(told.report.ledger.accepted(), data_messages);
+            assert_eq!(told.report.ledger.of(Account::Delivered), data_messages);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn legal_frames_of_an_upstream_arrive_unchanged_at_any_split() {
     local(async {
         let frames: Vec<_> = legal_frames()
@@ -228,6 +282,41 @@ async fn a_thousand_frames_in_one_segment_arrive_like_a_thousand_segments() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn text_that_is_not_utf8_is_refused_while_held_and_passes_through_the_tunnel() {
+    local(async {
+        for bad in [
+            &b"a\xc0\xaf"[..],
+            b"\xe0\x80\xaf",
+            b"\xed\xa0\x80",
+            b"\xf4\x90\x80\x80",
+            b"ok\xf0\x9d\x84",
+            b"\x80",
+        ] {
+            for (phase, segments) in each_way() {
+                let mut scene = Scene::set(phase).await;
+                let stream = [client_frame(0x81, bad), client_close(1000, "")].concat();
+
+                write(&mut scene.client, &stream, segments).await;
+                let told = scene.end().await;
+
+                match phase {
+                    Phase::Held => {
+                        assert_eq!(told.client_close(), (1007, "invalid_utf8".to_owned()));
+                        assert_eq!(told.upstream_close().0, 1001);
+                        assert!(told.before_upstream_close().is_empty());
+                    }
+                    Phase::Tunnel => {
+                        assert_eq!(told.client_close().0, 1000);
+                        assert_eq!(told.before_upstream_close(), [(0x81, bad)]);
+                    }
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_s_text_is_not_looked_at_in_any_phase() {
     local(async {
         for (phase, segments) in each_way() {
@@ -267,6 +356,22 @@ async fn a_close_between_fragments_discards_the_message_while_held() {
             assert_eq!(told.upstream_close(), (4000, "enough".to_owned()));
             assert_eq!(told.report.ledger.of(Account::Delivered), 1);
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_between_fragments_is_relayed_in_the_tunnel() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let stream = [client_frame(0x01, b"half"), client_close(4000, "enough")].concat();
+
+        write(&mut scene.client, &stream, Segments::Whole).await;
+        let told = scene.end().await;
+
+        assert_eq!(told.before_upstream_close(), [(0x01, &b"half"[..])]);
+        assert_eq!(told.upstream_close(), (4000, "enough".to_owned()));
+        assert_eq!(told.client_close(), (4000, "enough".to_owned()));
     })
     .await;
 }
