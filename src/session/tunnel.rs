@@ -94,7 +94,11 @@ pub(super) async fn run<C: Stream, U: Stream>(
     let cause = poll_fn(|context| {
         let before = to_upstream.bytes + to_client.bytes;
         let up = poll_direction(context, client, upstream, &mut to_upstream);
-        let down = poll_direction(context, upstream, client, &mut to_client);
+        let down = match up {
+            Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
+            // What the upstream has said is left to the closing handshake.
+            Poll::Ready(_) => Poll::Pending,
+        };
         if to_upstream.bytes + to_client.bytes != before {
             last_traffic = Instant::now();
         }

@@ -203,6 +203,36 @@ async fn an_upstream_whose_close_the_client_does_not_answer_is_answered_at_the_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_both_close_at_once_each_gets_the_other_s_close_and_it_is_over() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let started = Instant::now();
+            let close = client_close(4001, "client");
+            scene.client.write_all(&close).await.unwrap();
+            let close = server_close(4002, "upstream");
+            scene.upstream.write_all(&close).await.unwrap();
+
+            let told = scene.end().await;
+
+            assert_eq!(
+                told.client_close(),
+                (4002, "upstream".to_owned()),
+                "{phase:?}"
+            );
+            assert_eq!(
+                told.upstream_close(),
+                (4001, "client".to_owned()),
+                "{phase:?}"
+            );
+            assert_eq!((told.client.len(), told.upstream.len()), (1, 1));
+            assert!(started.elapsed() <= Duration::from_secs(1), "{phase:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_vanishes_becomes_a_close_for_the_upstream() {
     local(async {
         for phase in PHASES {
