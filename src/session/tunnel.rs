@@ -51,6 +51,10 @@ impl Default for Settings {
     }
 }
 
+/// How many reads one direction may do before the other has its turn, and the rest of the
+/// thread its own.
+const READS_PER_TURN: usize = 16;
+
 /// One end of the tunnel: a peer, and the place in what it sends.
 #[derive(Debug)]
 pub(super) struct End<S> {
@@ -152,15 +156,15 @@ struct Passed {
     has_begun: bool,
 }
 
-/// Relays from `source` to `target` as long as both are ready; resolves when that
-/// direction has ended.
+/// Relays from `source` to `target` as long as both are ready and its turn lasts; resolves
+/// when that direction has ended.
 fn poll_direction<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     source: &mut End<S>,
     target: &mut End<T>,
     passed: &mut Passed,
 ) -> Poll<Ending> {
-    loop {
+    for _ in 0..READS_PER_TURN {
         if !target.peer.outbox.is_empty()
             && ready!(
                 target
@@ -207,6 +211,8 @@ fn poll_direction<S: Stream, T: Stream>(
             return Poll::Ready(ending);
         }
     }
+    context.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Passes `bytes` on as far as they may go and keeps the rest; says when the direction

@@ -6,4 +6,5 @@ mod hold;
 mod overflow;
 mod property;
 mod scene;
+mod streams;
 mod support;

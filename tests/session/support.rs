@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use readygate::{
     matcher::Matcher,
     session::{self, Budget, Context, Report, Settings, gate::Trigger},
+    transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
 };
@@ -194,6 +195,41 @@ pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first, u8::try_from(payload.len()).unwrap()];
     frame.extend_from_slice(payload);
     frame
+}
+
+/// Starts a session between two streams of any kind.
+pub(crate) fn start_between<C, U>(
+    client: C,
+    upstream: U,
+    settings: Settings,
+) -> (JoinHandle<Report>, CancellationToken)
+where
+    C: Stream + 'static,
+    U: Stream + 'static,
+{
+    let drain = CancellationToken::new();
+    let context = Context {
+        budget: Arc::new(Budget::new(64 * 1024 * 1024)),
+        drain: drain.clone(),
+        drain_grace: std::time::Duration::from_secs(8),
+    };
+    let upstream = RefCell::new(Some(upstream));
+    let report = tokio::task::spawn_local(async move {
+        let connect = async |count: &Attempts| {
+            count.count();
+            let stream = upstream.borrow_mut().take().expect("one connection");
+            Ok(opened(stream))
+        };
+        session::run(opened(client), connect, &settings, &context).await
+    });
+    (report, drain)
+}
+
+fn opened<S>(stream: S) -> Opened<S> {
+    Opened {
+        stream,
+        read_buf: Bytes::new(),
+    }
 }
 
 /// Reads frames of the proxy, all short, up to its close frame; returns the payloads before
