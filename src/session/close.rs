@@ -424,8 +424,8 @@ fn pass_on_end<S: Stream, T: Stream>(from: &mut Party<S>, to: Option<&mut Party<
             .unwrap_or_else(|| from.loss()),
     );
     if !to.is_told() {
-        // The rest of the half-sent frame will never come.
-        to.peer.break_off();
+        // The rest of the half-sent frame will never come: its stream ends there.
+        to.lose();
     }
     if !to.is_open() && !from.is_told() {
         from.answer(to.said());
@@ -439,12 +439,12 @@ fn drop_if<S>(slot: &mut Option<Party<S>>, is_over: impl Fn(&Party<S>) -> bool) 
 }
 
 /// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of
-/// an upstream, and lets what it still sends go: closing with unread bytes would reset the
+/// an upstream (unless it was left inside a frame), and lets what it still sends go: closing with unread bytes would reset the
 /// connection, and the close frame might be lost with it.
 async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
     let Some(party) = slot else { return };
     let _ = time::timeout(LINGER, async {
-        if party.role == Role::Client {
+        if party.role == Role::Client || !party.peer.outbox.is_at_boundary() {
             let _ = party.peer.stream.shutdown().await;
         }
         while !party.peer.has_ended() {

@@ -300,6 +300,26 @@ async fn an_upstream_that_vanishes_inside_a_frame_just_ends_the_client_s_stream(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_slow_client_is_written_before_its_stream_ends_inside_a_frame() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let message = server_frame(0x82, &[7; 125]);
+            let mut sent = message.repeat(2 * PIPE_BYTES / message.len());
+            sent.extend(&message[..50]);
+            write(&mut scene.upstream, &sent, Segments::Whole).await;
+            drop(scene.upstream);
+            sleep(TICK).await;
+
+            let got = read_to_end(&mut scene.client).await;
+
+            assert!(got == sent, "{phase:?}: {} of {}", got.len(), sent.len());
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_vanishes_inside_a_frame_just_ends_the_upstream_s_stream() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
