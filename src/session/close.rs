@@ -160,6 +160,11 @@ impl<S: Stream> Party<S> {
         matches!(self.outgoing, Outgoing::Told(_))
     }
 
+    /// Whether what the other side sends goes on to it.
+    const fn takes_data(&self) -> bool {
+        !self.is_told() && !self.peer.is_broken()
+    }
+
     fn is_open(&self) -> bool {
         self.incoming == Incoming::Open
     }
@@ -308,8 +313,12 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             if let Some(upstream) = upstream {
                 *written = Written::of(&upstream.peer.outbox);
             }
-            drop_if(client, |client| client.peer.is_broken());
-            drop_if(upstream, |upstream| upstream.peer.is_broken());
+            drop_if(client, |client| {
+                client.peer.is_broken() && !client.is_open()
+            });
+            drop_if(upstream, |upstream| {
+                upstream.peer.is_broken() && !upstream.is_open()
+            });
             if let Some(party) = client
                 && party.is_done()
                 && !party.is_garbled()
@@ -335,7 +344,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
 
 /// Whether what the other side sends can be taken.
 fn room<S: Stream>(to: Option<&Party<S>>) -> bool {
-    to.is_none_or(|to| to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
+    to.is_none_or(|to| to.peer.is_broken() || to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
 }
 
 /// Looks at what `from` sent; returns how many data messages of it went to `to`.
@@ -367,7 +376,7 @@ fn take_frames<S: Stream, T: Stream>(
     to: Option<&mut Party<T>>,
     input: &mut &[u8],
 ) -> Option<u64> {
-    let Some(to) = to.filter(|to| from.forwards && !to.is_told()) else {
+    let Some(to) = to.filter(|to| from.forwards && to.takes_data()) else {
         let skipped = from.scanner.skip(input);
         *input = &input[skipped.bytes..];
         return take_stop(from, skipped.stop, input).map(|()| 0);

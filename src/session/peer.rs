@@ -51,10 +51,10 @@ pub(super) enum Event {
     Read,
     /// It will send nothing more: end of stream, or an error.
     Ended,
+    /// It takes nothing more.
+    Broken,
     /// Everything that waited for it is written.
     Written,
-    /// Nothing can be sent to it any more.
-    Broken,
 }
 
 /// One side of a session.
@@ -87,6 +87,12 @@ impl<S: Stream> Peer<S> {
     /// Whether nothing can be sent to it any more.
     pub(super) const fn is_broken(&self) -> bool {
         self.is_broken
+    }
+
+    /// Notes that it takes nothing more. What it has sent before can still be read: a close
+    /// frame often is the reason.
+    pub(super) fn stop_writing(&mut self) {
+        self.is_broken = true;
     }
 
     /// Notes an error on the stream: nothing goes either way any more.
@@ -130,8 +136,7 @@ impl<S: Stream> Peer<S> {
             match self.outbox.poll_write(context, &mut self.stream) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Written),
                 Poll::Ready(Err(_)) => {
-                    // What it sent before it went away can still be read.
-                    self.is_broken = true;
+                    self.stop_writing();
                     return Poll::Ready(Event::Broken);
                 }
                 Poll::Pending => {}

@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::{
+    io::ReadBuf,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -54,6 +57,9 @@ impl Default for Settings {
 /// How many reads one direction may do before the other has its turn, and the rest of the
 /// thread its own.
 const READS_PER_TURN: usize = 16;
+
+/// How long a side that takes nothing more is listened to.
+const HEAR_OUT: Duration = Duration::from_secs(1);
 
 /// One end of the tunnel: a peer, and the place in what it sends.
 #[derive(Debug)]
@@ -120,6 +126,15 @@ pub(super) async fn run<C: Stream, U: Stream>(
         }
     })
     .await;
+    let cause = match cause {
+        Cause::UpstreamLost if upstream.peer.is_broken() => {
+            upstream_cause(Box::pin(hear_out(upstream, client, &mut to_client)).await)
+        }
+        Cause::ClientLost if client.peer.is_broken() => {
+            client_cause(Box::pin(hear_out(client, upstream, &mut to_upstream)).await)
+        }
+        cause => cause,
+    };
     session.ledger.pass(to_upstream.messages);
     session.traffic.client_bytes += to_upstream.bytes;
     session.traffic.upstream_bytes += to_client.bytes;
@@ -128,6 +143,21 @@ pub(super) async fn run<C: Stream, U: Stream>(
         session.trail.enter(SessionState::Idle, "no traffic");
     }
     cause
+}
+
+/// Passes on what `source`, which takes nothing more, has sent before.
+async fn hear_out<S: Stream, T: Stream>(
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Ending {
+    let rest = poll_fn(|context| {
+        if source.peer.has_ended() {
+            return Poll::Ready(Ending::Lost);
+        }
+        poll_direction(context, source, target, passed)
+    });
+    time::timeout(HEAR_OUT, rest).await.unwrap_or(Ending::Lost)
 }
 
 fn client_cause(ending: Ending) -> Cause {
@@ -174,7 +204,7 @@ fn poll_direction<S: Stream, T: Stream>(
             )
             .is_err()
         {
-            target.peer.break_off();
+            target.peer.stop_writing();
             return Poll::Ready(Ending::Undeliverable);
         }
         let ending = with_scratch(|scratch| {
@@ -229,7 +259,7 @@ fn relay<S: Stream, T: Stream>(
     let (front, rest) = bytes.split_at(skipped.bytes);
     let ends_frame = source.scanner.is_at_boundary();
     if send(context, front, ends_frame, target).is_err() {
-        target.peer.break_off();
+        target.peer.stop_writing();
         return Some(Ending::Undeliverable);
     }
     let ending = match skipped.stop {

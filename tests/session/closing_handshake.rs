@@ -455,6 +455,72 @@ async fn a_pong_that_is_owed_when_the_gate_opens_inside_an_upstream_frame_is_sti
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_close_that_the_upstream_left_behind_is_relayed_although_it_can_not_be_written_to() {
+    local(async {
+        for phase in PHASES {
+            let mut scene = Scene::set(phase).await;
+            let last = [server_frame(0x81, b"last"), server_close(4001, "no seat")].concat();
+            scene.upstream.write_all(&last).await.unwrap();
+            drop(scene.upstream);
+            let message = client_frame(0x81, b"too late");
+            scene.client.write_all(&message).await.unwrap();
+
+            let frames = Frame::all(&read_to_end(&mut scene.client).await);
+
+            assert_eq!(
+                Told::close(&frames),
+                (4001, "no seat".to_owned()),
+                "{phase:?}"
+            );
+            assert_eq!(frames[0].content(), (0x81, &b"last"[..]));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_the_upstream_left_behind_during_the_flush_is_relayed() {
+    local(async {
+        let mut running = start(gated());
+        let message = client_frame(0x82, &[7; 1000]).repeat(100);
+        write(&mut running.client, &message, Segments::Whole).await;
+        let mut upstream = running.upstream.connect(&server_frame(0x81, b"ready"));
+        sleep(TICK).await;
+        // The flush fills the pipe and waits.
+        let close = server_close(4001, "no seat");
+        upstream.write_all(&close).await.unwrap();
+        drop(upstream);
+
+        let frames = Frame::all(&read_to_end(&mut running.client).await);
+
+        assert_eq!(Told::close(&frames).0, 4001);
+        assert_eq!(frames[0].content(), (0x81, &b"ready"[..]));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_upstream_left_behind_reaches_the_client_while_a_client_closes() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let last = [server_frame(0x81, b"last"), server_close(4001, "no seat")].concat();
+        scene
+            .client
+            .write_all(&client_close(1000, ""))
+            .await
+            .unwrap();
+        scene.upstream.write_all(&last).await.unwrap();
+        drop(scene.upstream);
+
+        let frames = Frame::all(&read_to_end(&mut scene.client).await);
+
+        assert_eq!(Told::close(&frames), (4001, "no seat".to_owned()));
+        assert_eq!(frames[0].content(), (0x81, &b"last"[..]));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_client_left_behind_reaches_the_upstream_although_it_can_not_be_written_to() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
