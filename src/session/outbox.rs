@@ -55,12 +55,15 @@ pub(super) struct Outbox {
     next_pong: Option<Vec<u8>>,
     /// Whether what was pushed ends inside a frame.
     inside_frame: bool,
+    /// Whether the stream may still keep something of what it took: a TLS stream does when
+    /// its socket is full.
+    needs_flush: bool,
 }
 
 impl Outbox {
-    /// Whether everything is written.
+    /// Whether everything is written and flushed.
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && !self.needs_flush
     }
 
     /// How many bytes wait.
@@ -93,6 +96,11 @@ impl Outbox {
     pub(super) fn note_passed(&mut self, ends_frame: bool) {
         self.inside_frame = !ends_frame;
         self.line_up_pong();
+    }
+
+    /// Says that what was written past the outbox could not be flushed at once.
+    pub(super) fn note_unflushed(&mut self) {
+        self.needs_flush = true;
     }
 
     /// Messages that are not written as a whole, and whether a part of the first of them
@@ -185,7 +193,7 @@ impl Outbox {
         dropped
     }
 
-    /// Writes what waits, with as few system calls as possible.
+    /// Writes and flushes what waits, with as few system calls as possible.
     ///
     /// Ready when everything is written; cancelling loses nothing.
     pub(super) fn poll_write(
@@ -205,7 +213,12 @@ impl Outbox {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.needs_flush = true;
             self.advance(written);
+        }
+        if self.needs_flush {
+            ready!(Pin::new(&mut stream).poll_flush(context))?;
+            self.needs_flush = false;
         }
         Poll::Ready(Ok(()))
     }

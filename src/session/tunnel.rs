@@ -298,6 +298,10 @@ fn send<T: Stream>(
         }
     }
     if bytes.is_empty() {
+        match Pin::new(&mut *stream).poll_flush(context) {
+            Poll::Ready(flushed) => flushed?,
+            Poll::Pending => outbox.note_unflushed(),
+        }
         outbox.note_passed(ends_frame);
     } else {
         outbox.push_passing(bytes, ends_frame);

@@ -3,10 +3,11 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use readygate::{session::Settings, transport::Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use crate::{scene::*, support::*};
 
@@ -120,4 +121,99 @@ async fn one_direction_that_never_pauses_leaves_the_other_its_turn() {
         assert_eq!(report.await.unwrap().cause.name(), "upstream_closed");
     })
     .await;
+}
+
+/// Keeps what is written until it is flushed, like TLS does when the socket is full.
+struct Buffered {
+    stream: DuplexStream,
+    buffer: Vec<u8>,
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.buffer.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let Self { stream, buffer } = &mut *self;
+        while !buffer.is_empty() {
+            let written = std::task::ready!(Pin::new(&mut *stream).poll_write(context, buffer))?;
+            buffer.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        std::task::ready!(self.as_mut().poll_flush(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Stream for Buffered {}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_to_a_stream_that_buffers_is_flushed_in_every_phase() {
+    local(async {
+        let (mut client, proxy_client) = tokio::io::duplex(PIPE_BYTES);
+        let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);
+        let buffered = |stream| Buffered {
+            stream,
+            buffer: Vec::new(),
+        };
+        let (report, _drain) =
+            start_between(buffered(proxy_client), buffered(proxy_upstream), gated());
+        let message = client_frame(0x81, b"held");
+        let ready = server_frame(0x81, b"ready");
+        write(&mut client, &message, Segments::Whole).await;
+        write(&mut upstream, &ready, Segments::Whole).await;
+        expect(&mut client, &ready).await;
+        expect(&mut upstream, &message).await;
+
+        let large = client_frame(0x82, &[7; 60_000]).repeat(2);
+        client.write_all(&large).await.unwrap();
+        expect(&mut upstream, &large).await;
+        let answer = server_frame(0x81, b"answer");
+        write(&mut upstream, &answer, Segments::Whole).await;
+        expect(&mut client, &answer).await;
+
+        write(&mut client, &client_close(1000, ""), Segments::Whole).await;
+        expect(&mut upstream, b"\x88\x82").await;
+        write(&mut upstream, &server_close(1000, ""), Segments::Whole).await;
+        assert_eq!(read_to_end(&mut client).await, server_close(1000, ""));
+        drop(upstream);
+        assert_eq!(report.await.unwrap().cause.name(), "client_closed");
+    })
+    .await;
+}
+
+/// Reads exactly these bytes, in less than a second.
+async fn expect(from: &mut DuplexStream, bytes: &[u8]) {
+    let mut got = vec![0; bytes.len()];
+    let read = from.read_exact(&mut got);
+    tokio::time::timeout(Duration::from_secs(1), read)
+        .await
+        .unwrap_or_else(|_| panic!("{} bytes do not come", bytes.len()))
+        .unwrap();
+    assert!(got == bytes);
 }
