@@ -18,6 +18,7 @@ pub mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -26,7 +27,7 @@ pub use self::{
 };
 use self::{
     close::{Closing, Party, Written},
-    hold::{Client, Holding},
+    hold::{Client, Holding, Link},
     ledger::{Account, Ledger},
     state::Trail,
     termination::Traffic,
@@ -74,6 +75,14 @@ struct Session {
     client_code: Option<CloseCode>,
     /// Messages in the upstream's outbox that were written and are settled in the ledger.
     settled: u64,
+    /// Whether the upstream went away during the flush.
+    flush_in_doubt: bool,
+    /// When the session first saw that the process drains.
+    drain_seen: Option<Instant>,
+    /// When the upstream was first connected, after the client's `101`.
+    connected_after: Option<Duration>,
+    /// When the gate opened, after the client's `101`.
+    ready_after: Option<Duration>,
 }
 
 impl Session {
@@ -85,7 +94,17 @@ impl Session {
             flush_time: None,
             client_code: None,
             settled: 0,
+            flush_in_doubt: false,
+            drain_seen: None,
+            connected_after: None,
+            ready_after: None,
         }
+    }
+
+    /// Messages in the upstream's outbox that are not settled in the ledger.
+    fn in_outbox<U>(&self, link: &Link<U>) -> u64 {
+        let outbox = &link.peer.outbox;
+        outbox.messages_waiting().0 + outbox.messages_written() - self.settled
     }
 
     /// Settles the messages that the upstream's outbox has written, `written` in all.
@@ -97,16 +116,15 @@ impl Session {
 
     /// Settles everything at the end: what `written` does not cover was never sent.
     fn settle_all(&mut self, written: Written, cause: &Cause) {
-        let in_doubt = cause.leaves_flush_in_doubt();
+        let in_doubt = self.flush_in_doubt || cause.leaves_flush_in_doubt();
         let account = if in_doubt {
             Account::Unknown
         } else {
             Account::Delivered
         };
         self.settle_written(written.messages, account);
-        if written.is_begun {
-            self.ledger.settle(1, Account::Unknown);
-        }
+        self.ledger
+            .settle(written.in_doubt.min(self.ledger.held()), Account::Unknown);
         self.ledger.settle(self.ledger.held(), Account::Discarded);
     }
 
@@ -118,6 +136,8 @@ impl Session {
             traffic: self.traffic,
             attempts: attempts.get(),
             last_connect_error: attempts.last_error(),
+            connected_after: self.connected_after,
+            ready_after: self.ready_after,
             flush_time: self.flush_time,
             client_code: self.client_code,
             duration: self.trail.started().elapsed(),
@@ -162,7 +182,7 @@ where
         }
     };
     let state = session.trail.state();
-    let written = Box::pin(closing.run(&cause, &mut session, settings)).await;
+    let written = Box::pin(closing.run(&cause, &mut session, settings, context)).await;
     session.settle_all(written, &cause);
     session.trail.enter(cause.final_state(), cause.name());
     session.report(cause, state, &attempts)
@@ -208,6 +228,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             unreachable!("a flush succeeds only while both sides are there");
         };
         let (partial, scanner) = self.assembler.into_parts();
+        let mut charge = self.charge;
+        charge.set(partial.capacity());
         let mut upstream = link.peer;
         upstream
             .outbox
@@ -220,7 +242,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             peer: upstream,
             scanner: link.tap.into_scanner(),
         };
-        Box::new(Ends { client, upstream })
+        let charge = Some(charge);
+        Box::new(Ends {
+            client,
+            upstream,
+            charge,
+        })
     }
 
     /// Settles what is held when the session ends before its tunnel.
@@ -229,7 +256,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             .ledger
             .settle(self.queue.len() as u64, Account::Discarded);
         let Some(link) = &mut self.link else { return };
-        if cause.leaves_flush_in_doubt() {
+        // An upstream that closes during the flush gets nothing more, and may not have read
+        // what it got.
+        self.session.flush_in_doubt =
+            self.snapshot.is_some() && matches!(cause, Cause::UpstreamClosed(_));
+        if self.session.flush_in_doubt || cause.leaves_flush_in_doubt() {
             let dropped = link.peer.outbox.drop_waiting_messages();
             self.session.ledger.settle(dropped, Account::Discarded);
             self.session
@@ -257,7 +288,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
 impl<C: Stream, U: Stream> Closing<C, U> {
     fn after_tunnel(ends: Ends<C, U>) -> Self {
-        let Ends { client, upstream } = ends;
+        let Ends {
+            client, upstream, ..
+        } = ends;
         Self {
             client: Some(Party::new(Role::Client, client.peer, client.scanner, true)),
             upstream: Some(Party::new(

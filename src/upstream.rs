@@ -194,7 +194,4 @@ pub enum ConnectError {
     /// Its `101` is not one (RFC 6455 §4.1).
     #[error("upstream's opening handshake is broken: {0}")]
     Broken(&'static str),
-    /// It cannot be reached at all.
-    #[error("upstream unreachable")]
-    Unreachable(#[source] io::Error),
 }

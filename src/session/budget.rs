@@ -3,8 +3,9 @@
 //! # Invariants
 //!
 //! * What is charged is given back, at the latest when its [`Charge`] is dropped.
-//! * Nobody reads more from a client while the budget is used up, so that it is exceeded
-//!   by at most one read per worker thread.
+//! * Nobody who has more than a reserve of 4 KiB reads more from a client while the budget is
+//!   used up, so that it is exceeded by at most that reserve for each session and one read
+//!   for each worker thread.
 
 use std::sync::{
     Arc,
@@ -88,6 +89,12 @@ impl Charge {
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// What is charged.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Makes the charge `bytes`, more or less than before.

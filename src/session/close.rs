@@ -8,14 +8,17 @@
 //! * A side gets at most one close frame, and no data after it (RFC 6455 §5.5.1).
 //! * A close frame never goes into the middle of a frame: what is half sent is completed
 //!   first, and where that is not possible the connection is cut.
-//! * It is over within `close_timeout`.
+//! * It is over within `close_timeout`, and in a drain within the grace period.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::{io::AsyncWriteExt, time};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{self, Instant},
+};
 
 use super::{
-    Session,
+    Context, Session,
     outbox::Outbox,
     peer::{HIGH_WATER_BYTES, Peer, progress},
     state::SessionState,
@@ -207,15 +210,15 @@ pub(super) struct Closing<C, U> {
 pub(super) struct Written {
     /// Written as a whole.
     pub(super) messages: u64,
-    /// Written in part.
-    pub(super) is_begun: bool,
+    /// Perhaps written, perhaps in part.
+    pub(super) in_doubt: u64,
 }
 
 impl Written {
     pub(super) fn of(outbox: &Outbox) -> Self {
         Self {
             messages: outbox.messages_written(),
-            is_begun: outbox.messages_waiting().1,
+            in_doubt: u64::from(outbox.messages_waiting().1) + outbox.messages_passing(),
         }
     }
 }
@@ -228,13 +231,19 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         cause: &Cause,
         session: &mut Session,
         settings: &super::Settings,
+        context: &Context,
     ) -> Written {
         session.trail.enter(SessionState::Closing, cause.name());
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
+        let drain_seen = session.drain_seen;
         let exchange = self.exchange(session, &mut written);
-        let is_over = time::timeout(settings.tunnel.close_timeout, exchange).await;
-        if is_over.is_err() {
+        let is_over = tokio::select! {
+            () = exchange => true,
+            () = time::sleep(settings.tunnel.close_timeout) => false,
+            () = drain_deadline(context, drain_seen) => false,
+        };
+        if !is_over {
             // What is then left is dropped, and with it the connections.
             self.answer_now().await;
             self.note_client_code(session);
@@ -252,6 +261,10 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             match cause {
                 Cause::ClientClosed(frame) if client.is_open() => {
                     client.incoming = Incoming::Closed(Some(frame.clone()));
+                }
+                // Half-closed, it may still read what the upstream has to say.
+                Cause::ClientLost if !client.peer.is_broken() => {
+                    client.incoming = Incoming::Closed(None);
                 }
                 Cause::ClientLost => client.lose(),
                 Cause::ClientError(_) => client.incoming = Incoming::Garbled,
@@ -306,7 +319,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             let Self { client, upstream } = self;
             session
                 .ledger
-                .pass(take(client.as_mut(), upstream.as_mut()));
+                .accept(take(client.as_mut(), upstream.as_mut()));
             session.traffic.upstream_messages += take(upstream.as_mut(), client.as_mut());
             self.note_client_code(session);
             let Self { client, upstream } = self;
@@ -340,6 +353,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             }
         }
     }
+}
+
+/// Resolves in a drain, shortly before the grace period is over.
+async fn drain_deadline(context: &Context, drain_seen: Option<Instant>) {
+    context.drain.cancelled().await;
+    let seen = drain_seen.unwrap_or_else(Instant::now);
+    time::sleep_until(seen + context.drain_grace * 19 / 20).await;
 }
 
 /// Whether what the other side sends can be taken.
@@ -387,6 +407,7 @@ fn take_frames<S: Stream, T: Stream>(
         to.peer
             .outbox
             .push_passing(&input[..taken], from.scanner.is_at_boundary());
+        to.peer.outbox.count_passed(u64::from(ended));
         to.tell_at_boundary();
         *input = &input[taken..];
         return (taken > 0 || to.is_told()).then_some(u64::from(ended));
@@ -395,6 +416,7 @@ fn take_frames<S: Stream, T: Stream>(
     to.peer
         .outbox
         .push_passing(&input[..skipped.bytes], from.scanner.is_at_boundary());
+    to.peer.outbox.count_passed(skipped.messages);
     *input = &input[skipped.bytes..];
     if take_stop(from, skipped.stop, input).is_none() && skipped.bytes == 0 {
         return None;

@@ -72,6 +72,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             link.pass_on(wire);
         }
         link.tap.stop_sampling();
+        self.assembler.lift_limit();
         self.snapshot = Some(Snapshot::of(&link.peer.outbox));
     }
 
@@ -84,9 +85,18 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             if self.link.as_ref().is_none_or(is_over) {
                 return Ok(());
             }
+            let context = self.context;
+            let is_draining = self.drain_deadline.is_some();
+            let wake_at = self
+                .drain_deadline
+                .map_or(stalls_at, |at| at.min(stalls_at));
             tokio::select! {
                 () = self.progress() => {}
-                () = time::sleep_until(stalls_at) => {
+                () = context.drain.cancelled(), if !is_draining => self.start_drain()?,
+                () = time::sleep_until(wake_at) => {
+                    if self.drain_deadline.is_some_and(|at| at <= Instant::now()) {
+                        return Err(Cause::Drained);
+                    }
                     if self.bytes_written() == written_before {
                         return Err(Cause::FlushStalled);
                     }

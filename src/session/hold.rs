@@ -100,6 +100,19 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The most wire bytes that one message may have: under [`Overflow::Backpressure`] the
+    /// client is just not read any further, otherwise it must fit into the queue.
+    fn max_message_bytes(&self) -> usize {
+        match self.overflow {
+            Overflow::Backpressure => usize::MAX,
+            Overflow::Shed | Overflow::Close => {
+                self.max_bytes.saturating_sub(MESSAGE_OVERHEAD_BYTES)
+            }
+        }
+    }
+}
+
 /// How often a client that is not being read is looked at, in case it has gone.
 const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
@@ -112,13 +125,13 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) client: Client<C>,
     pub(super) assembler: Assembler,
     pub(super) queue: HoldQueue,
-    charge: Charge,
+    pub(super) charge: Charge,
     gate: Gate<'s>,
     pub(super) link: Option<Link<U>>,
     /// When and why the gate opens, once that is known.
     opening: Option<Opening>,
     /// When a held session is cut although it might still become ready.
-    drain_deadline: Option<Instant>,
+    pub(super) drain_deadline: Option<Instant>,
     /// Set during the flush: what was held when the gate opened.
     pub(super) snapshot: Option<Snapshot>,
 }
@@ -138,10 +151,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         settings: &'s super::Settings,
         context: &'s Context,
     ) -> Self {
-        let max_message_bytes = settings
-            .hold
-            .max_bytes
-            .saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let max_message_bytes = settings.hold.max_message_bytes();
         Self {
             session,
             context,
@@ -174,6 +184,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             self.exchange()?;
             if let Some(opening) = self.due_opening() {
                 self.session.trail.enter(opening.state, opening.reason);
+                self.session.ready_after = Some(self.session.trail.started().elapsed());
                 return Ok(());
             }
             if self.link.is_none() && attempt.is_none() {
@@ -198,7 +209,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     /// Waits until a side did something, or there is room again for what was not read.
     pub(super) async fn progress(&mut self) {
         let may_read_client = self.may_read_client();
-        let is_starved = self.charge.budget().is_exhausted();
+        let is_starved = self.is_starved();
         let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
         let budget = &self.context.budget;
         tokio::select! {
@@ -218,6 +229,15 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn recharge(&mut self) {
+        debug_assert_eq!(
+            self.session.ledger.held(),
+            self.queue.len() as u64
+                + self
+                    .link
+                    .as_ref()
+                    .map_or(0, |link| self.session.in_outbox(link)),
+            "every held message is in the queue or in the outbox"
+        );
         let link = self.link.as_ref().map_or(0, Link::held_bytes);
         let assembled = self.assembler.held_bytes() + self.queue.held_bytes();
         self.charge.set(assembled + self.client.held_bytes() + link);
@@ -228,6 +248,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn connected(&mut self, opened: Opened<U>) {
+        let after = self.session.trail.started().elapsed();
+        self.session.connected_after.get_or_insert(after);
         let wants_pong = self.settings.gate.wants_pong();
         self.link = Some(Link::new(
             opened,
@@ -316,11 +338,12 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     /// A drain has begun: a session that holds something may still become ready, for three
     /// quarters of the grace period; the rest is for the closing handshake.
-    fn start_drain(&mut self) -> Result<(), Cause> {
+    pub(super) fn start_drain(&mut self) -> Result<(), Cause> {
         if self.session.ledger.held() == 0 {
             return Err(Cause::Drained);
         }
-        self.drain_deadline = Some(Instant::now() + self.context.drain_grace * 3 / 4);
+        let seen = *self.session.drain_seen.get_or_insert_with(Instant::now);
+        self.drain_deadline = Some(seen + self.context.drain_grace * 3 / 4);
         Ok(())
     }
 }

@@ -20,7 +20,8 @@ pub struct Ledger {
 /// Where a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// Written to an upstream that lived on.
+    /// Written to the connection of an upstream that was still there when the flush had
+    /// ended, or through the tunnel. That the application has read it nobody can know.
     Delivered,
     /// Gave way to another one in a full queue.
     Shed,
@@ -28,20 +29,15 @@ pub enum Account {
     Expired,
     /// The session ended before it could be written.
     Discarded,
-    /// Was written, in part or whole, to an upstream that died during the flush.
+    /// Was written, perhaps in part, to an upstream that died or closed during the flush, or
+    /// was on its way through the tunnel when that ended.
     Unknown,
 }
 
 impl Ledger {
-    /// Takes responsibility for one message: it is held.
-    pub fn accept(&mut self) {
-        self.accepted += 1;
-    }
-
-    /// Messages that went through the tunnel: accepted and delivered at once.
-    pub fn pass(&mut self, messages: u64) {
+    /// Takes responsibility for `messages`: they are held.
+    pub fn accept(&mut self, messages: u64) {
         self.accepted += messages;
-        self.delivered += messages;
     }
 
     /// Moves `messages` held ones to `account`.
@@ -103,18 +99,15 @@ mod tests {
     #[test]
     fn every_message_is_in_exactly_one_account() {
         let mut ledger = Ledger::default();
-        for _ in 0..10 {
-            ledger.accept();
-        }
+        ledger.accept(10);
         ledger.settle(4, Account::Delivered);
         ledger.settle(1, Account::Shed);
         ledger.settle(1, Account::Expired);
         ledger.settle(2, Account::Discarded);
         ledger.settle(1, Account::Unknown);
-        ledger.pass(5);
 
-        assert_eq!(ledger.accepted(), 15);
-        assert_eq!(ledger.of(Account::Delivered), 9);
+        assert_eq!(ledger.accepted(), 10);
+        assert_eq!(ledger.of(Account::Delivered), 4);
         assert_eq!(ledger.held(), 1);
         assert_eq!(ledger.undelivered(), 5);
     }
@@ -123,7 +116,7 @@ mod tests {
     #[should_panic(expected = "settling 1 of 0 held")]
     fn a_message_cannot_be_settled_twice() {
         let mut ledger = Ledger::default();
-        ledger.accept();
+        ledger.accept(1);
         ledger.settle(1, Account::Delivered);
         ledger.settle(1, Account::Shed);
     }

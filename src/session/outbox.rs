@@ -50,6 +50,8 @@ pub(super) struct Outbox {
     waiting_bytes: usize,
     messages_waiting: u64,
     messages_written: u64,
+    /// Messages that end in passing bytes which are not all written.
+    messages_passing: u64,
     bytes_written: u64,
     pongs_in_line: usize,
     next_pong: Option<Vec<u8>>,
@@ -101,6 +103,23 @@ impl Outbox {
     /// Says that what was written past the outbox could not be flushed at once.
     pub(super) fn note_unflushed(&mut self) {
         self.needs_flush = true;
+    }
+
+    /// Counts messages that ended in the bytes passed last: as written, once nothing waits.
+    pub(super) fn count_passed(&mut self, messages: u64) {
+        self.messages_passing += messages;
+        self.settle_passing();
+    }
+
+    fn settle_passing(&mut self) {
+        if self.pieces.is_empty() {
+            self.messages_written += std::mem::take(&mut self.messages_passing);
+        }
+    }
+
+    /// Messages of which it is not known how far they are written.
+    pub(super) const fn messages_passing(&self) -> u64 {
+        self.messages_passing
     }
 
     /// Messages that are not written as a whole, and whether a part of the first of them
@@ -259,6 +278,7 @@ impl Outbox {
         }
         // A queue that was long must not keep its buffer for the rest of the session.
         self.pieces = VecDeque::new();
+        self.settle_passing();
         self.line_up_pong();
     }
 }

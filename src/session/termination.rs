@@ -121,8 +121,7 @@ impl Cause {
             Self::UpstreamError(_) => "upstream_protocol_error",
             Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
             Self::ConnectFailed(ConnectError::Broken(_)) => "bad_upstream_handshake",
-            Self::ConnectFailed(ConnectError::Unreachable(_))
-            | Self::ReadyTimeout {
+            Self::ReadyTimeout {
                 connected: false, ..
             } => "upstream_unreachable",
             Self::ReadyTimeout {
@@ -147,9 +146,7 @@ impl Cause {
             Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
             Self::UpstreamLost
             | Self::UpstreamError(_)
-            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Unreachable(_)) => {
-                CloseCode::BAD_GATEWAY
-            }
+            | Self::ConnectFailed(ConnectError::Broken(_)) => CloseCode::BAD_GATEWAY,
             Self::Drained => CloseCode::GOING_AWAY,
         })
     }
@@ -249,6 +246,10 @@ pub struct Report {
     pub attempts: u32,
     /// Why the latest attempt at the upstream failed, for the log only.
     pub last_connect_error: Option<String>,
+    /// When the upstream was first connected, after the client's `101`.
+    pub connected_after: Option<Duration>,
+    /// When the gate opened, after the client's `101`.
+    pub ready_after: Option<Duration>,
     /// How long the flush took.
     pub flush_time: Option<Duration>,
     /// The code of the close frame that the client got, if it got one with a code.

@@ -14,6 +14,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Session,
+    budget::Charge,
+    ledger::Account,
     peer::{Peer, with_scratch},
     state::SessionState,
     termination::Cause,
@@ -73,6 +76,8 @@ pub(super) struct End<S> {
 pub(super) struct Ends<C, U> {
     pub(super) client: End<C>,
     pub(super) upstream: End<U>,
+    /// For what the hold queue left in the upstream's outbox, until that is written.
+    pub(super) charge: Option<Charge>,
 }
 
 /// How one direction ended.
@@ -100,7 +105,11 @@ pub(super) async fn run<C: Stream, U: Stream>(
     let mut to_upstream = Passed::default();
     let mut to_client = Passed::default();
     let mut last_traffic = Instant::now();
-    let Ends { client, upstream } = ends;
+    let Ends {
+        client,
+        upstream,
+        charge,
+    } = ends;
     let cause = poll_fn(|context| {
         let before = to_upstream.bytes + to_client.bytes;
         let up = poll_direction(context, client, upstream, &mut to_upstream);
@@ -109,6 +118,9 @@ pub(super) async fn run<C: Stream, U: Stream>(
             // What the upstream has said is left to the closing handshake.
             Poll::Ready(_) => Poll::Pending,
         };
+        if charge.is_some() && upstream.peer.outbox.is_empty() {
+            *charge = None;
+        }
         if to_upstream.bytes + to_client.bytes != before {
             last_traffic = Instant::now();
         }
@@ -126,6 +138,9 @@ pub(super) async fn run<C: Stream, U: Stream>(
         }
     })
     .await;
+    if matches!(cause, Cause::Drained) {
+        session.drain_seen.get_or_insert_with(Instant::now);
+    }
     let cause = match cause {
         Cause::UpstreamLost if upstream.peer.is_broken() => {
             upstream_cause(Box::pin(hear_out(upstream, client, &mut to_client)).await)
@@ -135,7 +150,8 @@ pub(super) async fn run<C: Stream, U: Stream>(
         }
         cause => cause,
     };
-    session.ledger.pass(to_upstream.messages);
+    session.ledger.accept(to_upstream.messages);
+    session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
     session.traffic.client_bytes += to_upstream.bytes;
     session.traffic.upstream_bytes += to_client.bytes;
     session.traffic.upstream_messages += to_client.messages;
@@ -258,7 +274,9 @@ fn relay<S: Stream, T: Stream>(
     passed.messages += skipped.messages;
     let (front, rest) = bytes.split_at(skipped.bytes);
     let ends_frame = source.scanner.is_at_boundary();
-    if send(context, front, ends_frame, target).is_err() {
+    let sent = send(context, front, ends_frame, target);
+    target.peer.outbox.count_passed(skipped.messages);
+    if sent.is_err() {
         target.peer.stop_writing();
         return Some(Ending::Undeliverable);
     }
@@ -286,25 +304,31 @@ fn send<T: Stream>(
     mut bytes: &[u8],
     ends_frame: bool,
     target: &mut End<T>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let Peer { stream, outbox, .. } = &mut target.peer;
+    let mut result = Ok(());
     // A target that had to wait before is not asked again until its outbox is written.
     while outbox.is_empty() && !bytes.is_empty() {
         match Pin::new(&mut *stream).poll_write(context, bytes) {
-            Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(0)) => result = Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(written)) => bytes = &bytes[written..],
-            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Err(error)) => result = Err(error),
             Poll::Pending => break,
         }
-    }
-    if bytes.is_empty() {
-        match Pin::new(&mut *stream).poll_flush(context) {
-            Poll::Ready(flushed) => flushed?,
-            Poll::Pending => outbox.note_unflushed(),
+        if result.is_err() {
+            break;
         }
-        outbox.note_passed(ends_frame);
-    } else {
-        outbox.push_passing(bytes, ends_frame);
     }
-    Ok(())
+    if !bytes.is_empty() {
+        outbox.push_passing(bytes, ends_frame);
+        return result;
+    }
+    outbox.note_passed(ends_frame);
+    match Pin::new(&mut *stream).poll_flush(context) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => {
+            outbox.note_unflushed();
+            Ok(())
+        }
+    }
 }

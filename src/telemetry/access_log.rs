@@ -37,8 +37,8 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
                 state = report.state.name(),
                 client_code = report.client_code.map(crate::websocket::CloseCode::get),
                 duration_ms = millis(report.duration),
-                connected_ms = connected(report).map(millis),
-                ready_ms = ready(report).map(millis),
+                connected_ms = report.connected_after.map(millis),
+                ready_ms = report.ready_after.map(millis),
                 flush_ms = report.flush_time.map(millis),
                 accepted = ledger.accepted(),
                 delivered = ledger.of(Account::Delivered),
@@ -67,20 +67,6 @@ fn is_warning(report: &Report) -> bool {
     use crate::session::termination::Initiator;
     let failed = report.trail.state() == SessionState::Failed;
     report.ledger.undelivered() > 0 || failed && report.cause.initiator() != Initiator::Client
-}
-
-fn connected(report: &Report) -> Option<Duration> {
-    report
-        .trail
-        .entered(SessionState::Authenticated)
-        .or_else(|| ready(report))
-}
-
-fn ready(report: &Report) -> Option<Duration> {
-    report
-        .trail
-        .entered(SessionState::ProcessingReady)
-        .or_else(|| report.trail.entered(SessionState::Degraded))
 }
 
 fn millis(duration: Duration) -> u64 {

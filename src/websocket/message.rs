@@ -139,6 +139,11 @@ impl Assembler {
         self.wire.capacity()
     }
 
+    /// Takes messages of any length from here on.
+    pub fn lift_limit(&mut self) {
+        self.max_bytes = usize::MAX;
+    }
+
     /// Whether a message has begun and not ended.
     #[must_use]
     pub fn is_in_message(&self) -> bool {

@@ -402,7 +402,12 @@ async fn pongs_that_are_owed_go_before_the_answer_to_a_close_not_behind_it() {
         let contents: Vec<_> = frames.iter().map(Frame::content).collect();
         assert_eq!(
             contents,
-            [(0x8a, &b"1"[..]), (0x8a, b"3"), (0x88, b"\x03\xe8")]
+            [
+                (0x8a, &b"1"[..]),
+                (0x8a, b"2"),
+                (0x8a, b"3"),
+                (0x88, b"\x03\xe8")
+            ]
         );
     })
     .await;

@@ -1,5 +1,6 @@
 //! Frames, legal and illegal, from both sides: while messages are held, and in the tunnel.
 
+use readygate::session::hold::Overflow;
 use readygate::session::{Settings, ledger::Account};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -380,7 +381,9 @@ async fn a_close_between_fragments_is_relayed_in_the_tunnel() {
 async fn a_declared_length_costs_nothing_and_one_that_can_never_be_held_is_too_big() {
     local(async {
         for length in [1_u64 << 40, 1 << 62, i64::MAX as u64] {
-            let mut running = start(gated());
+            let mut settings = gated();
+            settings.hold.overflow = Overflow::Close;
+            let mut running = start(settings);
             let mut bytes = vec![0x82, 0xff];
             bytes.extend(length.to_be_bytes());
             bytes.extend(*b"keykten bytes!");
@@ -481,7 +484,7 @@ async fn a_pong_before_the_upstream_is_there_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_one_pong() {
+async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_a_few_pongs() {
     local(async {
         let mut running = start(gated());
         let pings = 100_000_u32;
@@ -497,7 +500,7 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_one_pong() {
 
         let pongs = Frame::all(&bytes);
         let pipe_full = PIPE_BYTES / 6;
-        assert!(pongs.len() <= pipe_full + 3, "{} pongs", pongs.len());
+        assert!(pongs.len() <= pipe_full + 34, "{} pongs", pongs.len());
         let last = pongs.last().unwrap();
         assert_eq!(last.content(), (0x8a, &(pings - 1).to_be_bytes()[..]));
     })

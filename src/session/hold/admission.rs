@@ -15,6 +15,10 @@ use crate::{
     websocket::{Message, Role},
 };
 
+/// What a session may hold although the process's budget is used up, in accounted bytes: what
+/// other sessions hold must not keep one from the message that its upstream waits for.
+const RESERVE_BYTES: usize = 4096;
+
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Whether bytes of the client may be read.
     pub(super) fn may_read_client(&self) -> bool {
@@ -23,24 +27,28 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Whether bytes of the client may be looked at.
     ///
-    /// Under [`Overflow::Shed`] and [`Overflow::Close`] a full queue is no obstacle: the
-    /// next message decides what gives way. What a critical message has made too full is.
+    /// What waits to be written upstream is bounded under every policy. A full queue is no
+    /// obstacle under [`Overflow::Shed`] and [`Overflow::Close`]: the next message decides
+    /// what gives way. What a critical message has made too full is.
     pub(super) fn may_take_from_client(&self) -> bool {
         if let Some(snapshot) = &self.snapshot {
             let Some(link) = &self.link else { return false };
-            return !snapshot.is_written(&link.peer.outbox) && self.fits(0, 0);
+            return !snapshot.is_written(&link.peer.outbox)
+                && self.fits(0, self.assembler.held_bytes());
         }
         match self.settings.hold.overflow {
             Overflow::Backpressure => {
-                self.fits(1, self.assembler.held_bytes() + 1) && !self.is_budget_exhausted()
+                self.fits(1, self.assembler.held_bytes() + 1) && !self.is_starved()
             }
-            Overflow::Shed => self.fits(0, 0) && !self.is_budget_exhausted(),
-            Overflow::Close => true,
+            Overflow::Shed => self.fits(0, 0) && !self.is_starved(),
+            Overflow::Close => self.fits(0, 0),
         }
     }
 
-    fn is_budget_exhausted(&self) -> bool {
-        self.context.budget.is_exhausted()
+    /// Whether the process's budget leaves this session nothing: it is used up, and the
+    /// session has more than its reserve of it.
+    pub(super) fn is_starved(&self) -> bool {
+        self.context.budget.is_exhausted() && self.charge.bytes() > RESERVE_BYTES
     }
 
     /// Whether the queue, and what waits to be written upstream, leave room.
@@ -61,20 +69,20 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     pub(super) fn relieve_budget(&mut self) -> Result<(), Cause> {
         match self.settings.hold.overflow {
             Overflow::Shed => {
-                while self.is_budget_exhausted() && self.queue.shed_below(Priority::Critical) {
+                while self.is_starved() && self.queue.shed_below(Priority::Critical) {
                     self.session.ledger.settle(1, Account::Shed);
                     self.recharge();
                 }
                 Ok(())
             }
-            Overflow::Close if self.is_budget_exhausted() => Err(Cause::QueueFull),
+            Overflow::Close if self.is_starved() => Err(Cause::QueueFull),
             Overflow::Backpressure | Overflow::Close => Ok(()),
         }
     }
 
     /// Takes responsibility for one message of the client.
     pub(super) fn admit(&mut self, message: Message) -> Result<(), Cause> {
-        self.session.ledger.accept();
+        self.session.ledger.accept(1);
         if self.snapshot.is_some() {
             return self.pass_on(message.wire);
         }

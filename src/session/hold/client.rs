@@ -154,7 +154,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             }
             _ => {
                 if let Some(link) = &mut self.link {
-                    link.peer.outbox.push_control(control.wire);
+                    link.peer.outbox.push_pong(control.wire);
                 }
                 Ok(())
             }
@@ -200,8 +200,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             peer.outbox
                 .push_close(control_frame(Opcode::Close, &frame.payload(), None));
             self.session.client_code = frame.code;
-            self.client = Client::Leaving(peer, farewell);
         }
+        self.client = Client::Leaving(peer, farewell);
     }
 
     /// Looks whether a client that is not being read has gone.

@@ -273,9 +273,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.link = None;
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
-        self.session
-            .trail
-            .enter(SessionState::Reconnecting, "upstream lost");
+        if self.session.trail.state() != SessionState::Reconnecting {
+            self.session
+                .trail
+                .enter(SessionState::Reconnecting, "upstream lost");
+        }
         Ok(())
     }
 }
