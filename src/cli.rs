@@ -15,11 +15,15 @@ use std::{
 };
 
 use annotate_snippets::{Group, Level, Renderer};
-use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Args, Parser, Subcommand, value_parser};
+use tokio::{
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     config::{Config, LoadError, address, process_environment, units},
+    demo,
     server::{self, ListenAddress},
     telemetry, upstream,
 };
@@ -37,6 +41,9 @@ Examples:
 
   readygate check --config proxy.toml
       Show everything that is wrong with a file, without starting.
+
+  readygate demo
+      See what backends that are not ready lose, with readygate and without.
 
 Exit status:
   0   stopped as it was told to
@@ -67,6 +74,13 @@ enum Command {
     Run(Run),
     /// Check a configuration file and show every problem in it
     Check(Check),
+    /// Show what backends that are not ready lose, with readygate and without
+    ///
+    /// Starts three backends that cannot work yet when their clients come, and readygate
+    /// before each, all within this process and on 127.0.0.1. Clients send the same messages
+    /// straight to the backends and through readygate. Takes a few seconds, and fails if
+    /// readygate loses, doubles or reorders a message.
+    Demo(Demo),
 }
 
 #[derive(Args, Debug)]
@@ -94,6 +108,19 @@ struct Check {
     config: PathBuf,
 }
 
+#[derive(Args, Debug)]
+struct Demo {
+    /// Clients for each backend, straight and through readygate, up to 50
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=50))]
+    clients: u32,
+    /// Messages that each client sends, up to 200
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(1..=200))]
+    messages: u32,
+    /// What the messages and the times of the backends are drawn from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
 /// What the exit status says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -119,6 +146,7 @@ pub fn main() -> ExitCode {
         Ok(Arguments { command, run }) => match command.unwrap_or(Command::Run(run)) {
             Command::Run(run) => run.execute().into(),
             Command::Check(check) => check.execute().into(),
+            Command::Demo(demo) => demo.execute().into(),
         },
         // Also `--help` and `--version`, which go to standard output and succeed.
         Err(error) => {
@@ -179,6 +207,28 @@ impl Check {
                 Exit::Success
             }
             Err(error) => ConfigurationError::from(error).report(),
+        }
+    }
+}
+
+impl Demo {
+    fn execute(self) -> Exit {
+        let settings = demo::Settings {
+            clients: self.clients,
+            messages: self.messages,
+            seed: self.seed,
+        };
+        let shown = match runtime() {
+            Ok(runtime) => runtime.block_on(demo::run(settings)),
+            Err(error) => Err(error.into()),
+        };
+        match shown {
+            Ok(true) => Exit::Success,
+            Ok(false) => Exit::Failure,
+            Err(error) => {
+                report(&chain(&error));
+                Exit::Failure
+            }
         }
     }
 }
@@ -268,15 +318,18 @@ fn is_stderr_colored() -> bool {
 /// Runs the proxy until it is told to stop.
 fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     let listeners = server::bind(&config.listen)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let stop = stop_signal()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         server::run(listeners, Arc::new(config), stop).await?;
         Ok(())
     })
+}
+
+fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
 }
 
 /// Resolves at SIGTERM or SIGINT. The handlers are in place once this has returned.

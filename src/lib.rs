@@ -37,7 +37,8 @@
 //!
 //! | module | imports | what it is |
 //! |---|---|---|
-//! | `cli` | `config`, `server`, `telemetry`, `upstream` | arguments, exit status |
+//! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
+//! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `matcher`, `route`, `server`, `session`, `telemetry`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
 //! | `server` | `config`, `http`, `transport` | listeners, workers, limits, drain |
 //! | `http` | `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
@@ -64,6 +65,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod http;
 pub mod matcher;
 pub mod route;
