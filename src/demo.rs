@@ -205,7 +205,8 @@ that it is ready. Each readygate has this proxy.toml, with its own $BACKEND:
 ",
     )?;
     for line in PROXY_TOML.lines() {
-        writeln!(output, "  {}", paint.paint(Tone::Dim, line))?;
+        let indent = if line.is_empty() { "" } else { "  " };
+        writeln!(output, "{indent}{}", paint.paint(Tone::Dim, line))?;
     }
     writeln!(output)
 }
@@ -390,7 +391,7 @@ mod tests {
         };
         let group = Group {
             name: "a backend",
-            description: String::new(),
+            description: "is slow".to_owned(),
             rows: [row(Way::Straight, STRAIGHT), row(Way::Readygate, readygate)],
         };
         let settings = Settings {
@@ -421,6 +422,7 @@ mod tests {
         let lines = everything.lines();
         for line in lines.chain(descriptions.iter().map(String::as_str)) {
             assert!(line.chars().count() < 80, "{line}");
+            assert_eq!(line, line.trim_end());
         }
     }
 
