@@ -10,6 +10,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use readygate::config::Config;
 use tempfile::TempDir;
 
 const VALID: &str = "[[route]]\nupstream = \"http://127.0.0.1:8081\"\n";
@@ -91,6 +92,23 @@ fn the_shipped_file_is_valid() {
     let output = run(root, &["check"]);
 
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn every_configuration_in_the_readme_is_valid() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<_> = readme
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() > 4, "the blocks were not found");
+
+    for block in blocks {
+        if let Err(problems) = Config::parse("README.md", block, &|_| None) {
+            panic!("{}", problems.render(false));
+        }
+    }
 }
 
 #[test]
