@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use readygate::session::{Settings, gate::OnTimeout, ledger::Account};
+use readygate::{
+    session::{Settings, gate::OnTimeout, ledger::Account},
+    upstream::ConnectError,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
@@ -543,6 +546,24 @@ async fn what_a_client_left_behind_reaches_the_upstream_although_it_can_not_be_w
 
         assert_eq!(frames.len(), count + 1);
         assert_eq!(Told::close(&frames), (4001, "bye".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_upgrade_becomes_its_close_code_and_a_client_that_stays_is_cut_off() {
+    local(async {
+        for (status, code) in [(401, 1008), (403, 1008), (404, 1014), (500, 1014)] {
+            let mut running = start(gated());
+            let started = Instant::now();
+            let status = http::StatusCode::from_u16(status).unwrap();
+            running.upstream.refuse(ConnectError::Refused(status));
+
+            let frames = Frame::all(&read_to_end(&mut running.client).await);
+
+            assert_eq!(Told::close(&frames), (code, "upstream_refused".to_owned()));
+            assert_eq!(started.elapsed(), CLOSE_TIMEOUT);
+        }
     })
     .await;
 }

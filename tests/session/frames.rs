@@ -9,6 +9,9 @@ use tokio::{
 
 use crate::{scene::*, support::*};
 
+/// The short length that announces a 16-bit one.
+const LENGTH_16: u8 = 126;
+
 /// What no endpoint may send, with the code that answers it; `frame` makes frames of the
 /// endpoint in question, whose second byte has `mask_bit`.
 fn violations(frame: fn(u8, &[u8]) -> Vec<u8>, mask_bit: u8) -> Vec<(String, Vec<u8>, u16)> {
@@ -26,7 +29,11 @@ fn violations(frame: fn(u8, &[u8]) -> Vec<u8>, mask_bit: u8) -> Vec<(String, Vec
     for opcode in [8, 9, 10] {
         let payload = if opcode == 8 { &b"\x03\xe8"[..] } else { b"" };
         row(format!("fragmented {opcode}"), frame(opcode, payload), 1002);
-        let long = [&[0x80 | opcode, mask_bit | 126, 0, 126][..], &[0; 130]].concat();
+        let long = [
+            &[0x80 | opcode, mask_bit | LENGTH_16, 0, 126][..],
+            &[0; 130],
+        ]
+        .concat();
         row(format!("{opcode} of 126 bytes"), long, 1002);
     }
     let behind = [0; 200];
@@ -178,10 +185,10 @@ async fn legal_frames_of_a_client_arrive_unchanged_at_any_split() {
 
             assert_eq!(told.upstream_close(), (1000, String::new()));
             assert_eq!(told.client_close(), (1000, String::new()));
-            let (pings, others): (Vec<_>, Vec<_>) =
+            let (asked, rest): (Vec<_>, Vec<_>) =
                 frames.iter().partition(|(first, _)| *first == 0x89);
             let (pongs, messages): (Vec<_>, Vec<_>) =
-                others.into_iter().partition(|(first, _)| *first == 0x8a);
+                rest.into_iter().partition(|(first, _)| *first == 0x8a);
             let content = |frames: Vec<&(u8, Vec<u8>)>| -> Vec<(u8, Vec<u8>)> {
                 frames.into_iter().cloned().collect()
             };
@@ -196,10 +203,10 @@ async fn legal_frames_of_a_client_arrive_unchanged_at_any_split() {
                     // Control frames are not held, so the pongs come first.
                     assert_eq!(got, [content(pongs), content(messages)].concat());
                     let answers = told.before_client_close();
-                    let last = pings.last().unwrap();
+                    let last = asked.last().unwrap();
                     assert_eq!(answers.last(), Some(&(0x8a, &last.1[..])));
                     if segments == Segments::Bytes {
-                        assert_eq!(answers.len(), pings.len());
+                        assert_eq!(answers.len(), asked.len());
                     }
                 }
             }
@@ -435,11 +442,11 @@ async fn a_ping_in_the_tunnel_is_the_other_end_s_to_answer() {
         scene.upstream.read_exact(&mut got).await.unwrap();
         assert_eq!(got, ping);
 
-        let pong = server_frame(0x8a, b"there?");
-        write(&mut scene.upstream, &pong, Segments::Whole).await;
-        let mut got = vec![0; pong.len()];
+        let answer = server_frame(0x8a, b"there?");
+        write(&mut scene.upstream, &answer, Segments::Whole).await;
+        let mut got = vec![0; answer.len()];
         scene.client.read_exact(&mut got).await.unwrap();
-        assert_eq!(got, pong);
+        assert_eq!(got, answer);
     })
     .await;
 }
@@ -487,8 +494,8 @@ async fn a_pong_before_the_upstream_is_there_is_dropped() {
 async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_a_few_pongs() {
     local(async {
         let mut running = start(gated());
-        let pings = 100_000_u32;
-        for number in 0..pings {
+        let count = 100_000_u32;
+        for number in 0..count {
             let ping = client_frame(0x89, &number.to_be_bytes());
             running.client.write_all(&ping).await.unwrap();
         }
@@ -502,7 +509,7 @@ async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_a_few_pongs() {
         let pipe_full = PIPE_BYTES / 6;
         assert!(pongs.len() <= pipe_full + 34, "{} pongs", pongs.len());
         let last = pongs.last().unwrap();
-        assert_eq!(last.content(), (0x8a, &(pings - 1).to_be_bytes()[..]));
+        assert_eq!(last.content(), (0x8a, &(count - 1).to_be_bytes()[..]));
     })
     .await;
 }
