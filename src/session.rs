@@ -27,7 +27,7 @@ pub use self::{
 };
 use self::{
     close::{Closing, Party, Written},
-    hold::{Client, Holding, Link},
+    hold::{Client, Farewell, Holding, Link},
     ledger::{Account, Ledger},
     state::Trail,
     termination::Traffic,
@@ -272,6 +272,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let (_, scanner) = self.assembler.into_parts();
         let client = match self.client {
             Client::Here(peer) => Some(Party::new(Role::Client, peer, scanner, false)),
+            Client::Leaving(peer, Farewell::Closed(frame)) if !peer.outbox.is_at_boundary() => {
+                Some(Party::new(Role::Client, peer, scanner, false).answering(frame))
+            }
             Client::Leaving(peer, _) => {
                 Some(Party::new(Role::Client, peer, scanner, false).closed())
             }

@@ -125,6 +125,13 @@ impl<S: Stream> Party<S> {
         self
     }
 
+    /// The same, after its own close frame, which is answered at the next frame boundary.
+    pub(super) fn answering(mut self, frame: CloseFrame) -> Self {
+        self.incoming = Incoming::Closed(Some(frame.clone()));
+        self.tell(frame);
+        self
+    }
+
     /// Sends a close frame at the next frame boundary, unless one was sent.
     fn tell(&mut self, frame: CloseFrame) {
         if self.outgoing == Outgoing::Open {

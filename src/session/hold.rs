@@ -15,7 +15,10 @@ mod admission;
 mod client;
 mod upstream;
 
-pub(super) use self::{client::Client, upstream::Link};
+pub(super) use self::{
+    client::{Client, Farewell},
+    upstream::Link,
+};
 
 use std::{pin::Pin, time::Duration};
 
@@ -224,6 +227,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let exchanged = self
             .take_from_upstream()
             .and_then(|()| self.take_from_client());
+        self.note_client_code();
         self.recharge();
         exchanged
     }

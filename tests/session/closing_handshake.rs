@@ -567,3 +567,63 @@ async fn a_refused_upgrade_becomes_its_close_code_and_a_client_that_stays_is_cut
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_while_held_inside_an_upstream_frame_gets_its_end_and_an_answer() {
+    local(async {
+        let frame = server_frame(0x81, b"in several pieces");
+        let message = client_frame(0x81, b"held");
+        for is_ready in [true, false] {
+            let mut scene = Scene::set(Phase::Held).await;
+            write(&mut scene.upstream, &frame[..9], Segments::Whole).await;
+            let stream = [message.clone(), client_close(4000, "bye")].concat();
+            write(&mut scene.client, &stream, Segments::Whole).await;
+            if !is_ready {
+                // Until just before the gate's deadline.
+                sleep(Duration::from_millis(29_995)).await;
+            }
+            let mut rest = frame[9..].to_vec();
+            rest.extend(server_frame(0x81, b"not for a client that has left"));
+            if is_ready {
+                rest.extend(server_frame(0x81, b"ready"));
+            }
+            write(&mut scene.upstream, &rest, Segments::Bytes).await;
+
+            let told = scene.end().await;
+
+            assert_eq!(told.client_close(), (4000, "bye".to_owned()));
+            assert_eq!(
+                told.before_client_close(),
+                [(0x81, &b"in several pieces"[..])]
+            );
+            assert_eq!(told.report.client_code.unwrap().get(), 4000);
+            let delivered = told.report.ledger.of(Account::Delivered);
+            assert_eq!(delivered, u64::from(is_ready));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_inside_an_upstream_frame_does_not_keep_the_gate_waiting() {
+    local(async {
+        let mut scene = Scene::set(Phase::Held).await;
+        let mut long = vec![0x82, 0x7f];
+        long.extend(1_000_000_u64.to_be_bytes());
+        write(&mut scene.upstream, &long, Segments::Whole).await;
+        let stream = [client_frame(0x81, b"held"), client_close(4000, "bye")].concat();
+        write(&mut scene.client, &stream, Segments::Whole).await;
+
+        // Nobody reads the client's end.
+        let payload = vec![7; 1_000_000];
+        scene.upstream.write_all(&payload).await.unwrap();
+        let ready = server_frame(0x81, b"ready");
+        write(&mut scene.upstream, &ready, Segments::Whole).await;
+
+        let message = client_frame(0x81, b"held");
+        let mut got = vec![0; message.len()];
+        scene.upstream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, message);
+    })
+    .await;
+}

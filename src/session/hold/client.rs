@@ -2,7 +2,11 @@
 
 use super::{Holding, OnClientGone};
 use crate::{
-    session::{ledger::Account, peer::Peer, termination::Cause},
+    session::{
+        ledger::Account,
+        peer::{HIGH_WATER_BYTES, Peer},
+        termination::Cause,
+    },
     transport::Stream,
     websocket::{AssembleError, Assembled, CloseFrame, Control, Opcode, frame::control_frame},
 };
@@ -12,7 +16,8 @@ use crate::{
 pub(in crate::session) enum Client<C> {
     /// It is there.
     Here(Peer<C>),
-    /// It has said goodbye; what it was sent is still being written.
+    /// It has said goodbye; what it was sent is still being written, up to the close frame
+    /// that answers it. Where it is in the middle of a frame, that is completed first.
     Leaving(Peer<C>, Farewell),
     /// It is not there.
     Gone(Farewell),
@@ -33,6 +38,18 @@ impl Farewell {
         match self {
             Self::Closed(frame) => Cause::ClientClosed(frame.clone()),
             Self::Lost => Cause::ClientLost,
+        }
+    }
+}
+
+impl<C: Stream> Peer<C> {
+    /// Answers a close frame, unless the client is in the middle of a frame.
+    fn answer_at_boundary(&mut self, farewell: &Farewell) {
+        if let Farewell::Closed(frame) = farewell
+            && self.outbox.is_at_boundary()
+        {
+            self.outbox
+                .push_close(control_frame(Opcode::Close, &frame.payload(), None));
         }
     }
 }
@@ -70,6 +87,9 @@ impl<C: Stream> Client<C> {
             Self::Here(peer) => {
                 peer.progress(may_read).await;
             }
+            Self::Leaving(peer, _) if !peer.outbox.is_at_boundary() => {
+                peer.progress(false).await;
+            }
             Self::Leaving(peer, farewell) => {
                 peer.finish().await;
                 *self = Self::Gone(farewell.clone());
@@ -80,10 +100,17 @@ impl<C: Stream> Client<C> {
 
     /// Sends passing bytes of the upstream, or drops them when nobody is there.
     pub(super) fn pass(&mut self, bytes: &[u8], ends_frame: bool) {
-        if let Self::Here(peer) = self
-            && !peer.is_broken()
-        {
-            peer.outbox.push_passing(bytes, ends_frame);
+        match self {
+            Self::Here(peer) if !peer.is_broken() => peer.outbox.push_passing(bytes, ends_frame),
+            Self::Leaving(peer, farewell) if !peer.outbox.is_at_boundary() => {
+                peer.outbox.push_passing(bytes, ends_frame);
+                peer.answer_at_boundary(farewell);
+                // A client that has left must not keep the others waiting.
+                if peer.outbox.waiting_bytes() > 2 * HIGH_WATER_BYTES {
+                    *self = Self::Gone(farewell.clone());
+                }
+            }
+            Self::Here(_) | Self::Leaving(..) | Self::Gone(_) => {}
         }
     }
 }
@@ -193,15 +220,20 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Says goodbye to the client: a close frame is answered at once.
     fn let_go(&mut self, farewell: Farewell) {
         let client = std::mem::replace(&mut self.client, Client::Gone(farewell.clone()));
-        let (Client::Here(mut peer), Farewell::Closed(frame)) = (client, farewell.clone()) else {
+        let (Client::Here(mut peer), Farewell::Closed(_)) = (client, &farewell) else {
             return;
         };
-        if peer.outbox.is_at_boundary() {
-            peer.outbox
-                .push_close(control_frame(Opcode::Close, &frame.payload(), None));
+        peer.answer_at_boundary(&farewell);
+        self.client = Client::Leaving(peer, farewell);
+    }
+
+    /// Takes note of the code that a leaving client's close was answered with.
+    pub(super) fn note_client_code(&mut self) {
+        if let Client::Leaving(peer, Farewell::Closed(frame)) = &self.client
+            && peer.outbox.is_at_boundary()
+        {
             self.session.client_code = frame.code;
         }
-        self.client = Client::Leaving(peer, farewell);
     }
 
     /// Looks whether a client that is not being read has gone.
