@@ -231,7 +231,7 @@ fn hold(table: &mut Table<'_>) -> hold::Settings {
         &mut hold.max_messages,
         table.parse("max_messages", units::some),
     );
-    override_with(&mut hold.max_bytes, table.parse("max_bytes", units::size));
+    override_with(&mut hold.max_bytes, table.parse("max_bytes", queue_bytes));
     let overflow = [
         ("backpressure", Overflow::Backpressure),
         ("shed", Overflow::Shed),
@@ -259,6 +259,17 @@ fn hold(table: &mut Table<'_>) -> hold::Settings {
         table.take("on_client_gone", |value| value.choice(&on_client_gone)),
     );
     hold
+}
+
+/// The size of a queue: one that no message fits into is a mistake.
+fn queue_bytes(text: &str) -> Result<usize, Mistake> {
+    match units::size(text)? {
+        ..1024 => Err(Mistake::new(
+            "this queue is too small for a message",
+            "expected at least \"1KiB\"",
+        )),
+        bytes => Ok(bytes),
+    }
 }
 
 fn tunnel(table: &mut Table<'_>) -> tunnel::Settings {

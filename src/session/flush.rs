@@ -7,7 +7,9 @@
 //!   in the order in which it came.
 //! * Once what was held is written, the client is not read until the rest is: the flush
 //!   ends however fast the client sends.
-//! * A message counts as delivered when the flush has ended with the upstream alive.
+//! * A message counts as delivered when the flush has ended with the upstream still there.
+//! * A drain leaves the flush the time that holding has; an upstream that takes nothing for as
+//!   long as the gate may take ends the session.
 
 use tokio::time::{self, Instant};
 

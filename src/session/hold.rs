@@ -8,8 +8,10 @@
 //! * A message goes upstream only after the state that its rule names, and never before the
 //!   upstream's validated `101`.
 //! * Control frames are never held (RFC 6455 §5.5).
-//! * While the queue is full, the client is not read (or what the route's policy says is
-//!   done): memory stays within the bounds, but for one read of at most 16 KiB.
+//! * While the queue is full, the client is not read, or what the route's policy says is
+//!   done. Under [`Overflow::Backpressure`] memory stays within the bounds but for one read of
+//!   at most 16 KiB; under the other policies the message that is being received may take up
+//!   to `max_bytes` more, for it must be whole to be weighed against the others.
 
 mod admission;
 mod client;

@@ -72,7 +72,7 @@ pub enum Cause {
     #[error(transparent)]
     ConnectFailed(#[from] ConnectError),
     /// The gate's deadline passed.
-    #[error("upstream not ready after {waited:?}")]
+    #[error("upstream not ready after {} ms", waited.as_millis())]
     ReadyTimeout {
         /// How long after the client's `101`.
         waited: Duration,

@@ -39,7 +39,7 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
                 duration_ms = millis(report.duration),
                 connected_ms = report.connected_after.map(millis),
                 ready_ms = report.ready_after.map(millis),
-                flush_ms = report.flush_time.map(millis),
+                flush_us = report.flush_time.map(micros),
                 accepted = ledger.accepted(),
                 delivered = ledger.of(Account::Delivered),
                 shed = ledger.of(Account::Shed),
@@ -71,4 +71,8 @@ fn is_warning(report: &Report) -> bool {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 The cases are those of the Autobahn TestSuite, run by `kosoku` as the fuzzing client:
 sections 1 to 7 (framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closing)
-and 10. Whatever readygate does with a case, the client must not see a difference.
+and 10. Whatever readygate does with a case, a client sees the same behaviour, but for the cases listed here.
 """
 
 import json
