@@ -1,0 +1,1 @@
+"""Starts proxies, measures them in turns, and prints tables."""
