@@ -2,7 +2,9 @@
 
 The cases are those of the Autobahn TestSuite, run by `kosoku` as the fuzzing client:
 sections 1 to 7 (framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closing)
-and 10. Whatever readygate does with a case, a client sees the same behaviour, but for the cases listed here.
+and 10. Through readygate a case has to end as it does without, in behaviour, closing
+handshake and close code. In ten cases, listed in `MAY_BE_NON_STRICT` with the reason,
+a client may miss an echo that it gets without readygate.
 """
 
 import json
