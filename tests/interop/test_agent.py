@@ -57,7 +57,11 @@ def ask_at_once(client: str, port: int) -> list[Result]:
 
 def plan(user: int) -> Plan:
     return FASTAPI_AGENT.plan(
-        user=f"user-{user}", kind="user_message", early=REQUESTS, trickle_ms=0, late=0
+        user=f"user-{user}",
+        kinds=("user_message",),
+        early=REQUESTS,
+        trickle_ms=0,
+        late=0,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from clients import CLIENTS
 from harness.backends import BACKENDS, Backend
 from harness.delivery import Delivery, answered, errors
+from harness.priorities import KINDS, flush_order, prioritised
 
 NORMAL_CLOSURE = 1000
 
@@ -62,6 +63,23 @@ def test_through_readygate_the_backends_own_messages_arrive_first_and_unchanged(
     assert errors([result]) == []
     assert tuple(types[:greetings]) == backend.greetings
     assert set(types[greetings:]) == {backend.answer}
+
+
+@each_backend
+def test_what_was_held_arrives_by_priority_and_what_came_later_in_its_own_order(
+    backend: Backend, port_of, start_proxy
+) -> None:
+    port = start_proxy(prioritised(backend), port_of(backend))
+    plan = backend.plan(kinds=KINDS, trickle_ms=0)
+    held = range(plan.early)
+
+    [result] = asyncio.run(CLIENTS["websockets"](url(port), [plan]))
+
+    assert errors([result]) == []
+    # The client sends a low message first and a critical one last.
+    low, critical = held[0], held[-1]
+    assert result.reported.index(critical) < result.reported.index(low)
+    assert result.reported == flush_order(held) + result.sent[plan.early :]
 
 
 def url(port: int) -> str:

@@ -8,7 +8,8 @@ A client numbers its messages from 0 in the order in which it sends them:
   that it has received. That answer ends the conversation.
 
 So the numbers span the time before readiness, the flush, and the tunnel, and what was
-lost, doubled or reordered is known without waiting for things that do not come.
+lost, doubled or reordered is known without waiting for things that do not come. The
+types of the messages go round in the order of `kinds`, so that an id tells its type.
 
 `node_ws.mjs` is the same in JavaScript.
 """
@@ -30,8 +31,8 @@ class Plan:
     ready: str
     """The type of the message with which the backend says that it is ready."""
     user: str = "user"
-    kind: str = "message"
-    """The type of the messages that the client sends."""
+    kinds: tuple[str, ...] = ("message",)
+    """The types of the messages that the client sends: the nth has `kinds[n % len]`."""
     early: int = 20
     trickle_ms: int = 50
     """0: nothing is sent between the early messages and readiness."""
@@ -95,7 +96,8 @@ class Conversation:
         for _ in range(count):
             number = len(self.result.sent)
             self.result.sent.append(number)
-            self._send({"type": self.plan.kind, "id": number, "user": self.plan.user})
+            kind = self.plan.kinds[number % len(self.plan.kinds)]
+            self._send({"type": kind, "id": number, "user": self.plan.user})
 
     def _send(self, message: Message) -> None:
         self.outbox.put_nowait(json.dumps(message))

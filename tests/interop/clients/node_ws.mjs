@@ -36,7 +36,7 @@ function run(url, plan) {
     const sendNumbered = (count) => {
       for (let sent = 0; sent < count; sent++) {
         const id = result.sent.push(result.sent.length) - 1;
-        send({ type: plan.kind, id, user: plan.user });
+        send({ type: plan.kinds[id % plan.kinds.length], id, user: plan.user });
       }
     };
 
