@@ -3,11 +3,12 @@
 The handshake is answered immediately and the receive loop runs, but until the
 connection's services are up, whatever arrives is dropped without an error. Then the
 agent sends `connection_established` and works: five events for each `user_message`,
-an `ack` for any other message.
+an `ack` for any other message. With --delay it does not even listen at first.
 """
 
 import asyncio
 import random
+import time
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -99,7 +100,9 @@ class Server(uvicorn.Server):
 def main() -> None:
     parser = announce.arguments(__doc__)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--delay", type=float, default=0, help="in seconds")
     args = parser.parse_args()
+    time.sleep(args.delay)
     config = uvicorn.Config(
         application(args.seed), host=args.host, port=args.port, log_level="warning"
     )

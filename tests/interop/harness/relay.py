@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import socket
+import struct
 
 CHUNK_BYTES = 64 * 1024
 CHUNKS_IN_FLIGHT = 1024
@@ -11,6 +13,9 @@ class Relay:
     """Forwards connections to `port`, each chunk late by a delay from a range.
 
     Order is preserved: no chunk overtakes the one before it, whatever its delay.
+
+    While nobody listens on `port`, a connection is accepted and ends one delay later,
+    in turns by a reset and by a close: relays in the world do the one or the other.
     """
 
     def __init__(self, port: int, delay_ms: tuple[int, int], seed: int) -> None:
@@ -18,6 +23,7 @@ class Relay:
         self._delay_ms = delay_ms
         self._random = random.Random(seed)
         self._connections: set[asyncio.Task] = set()
+        self._refused = 0
 
     async def __aenter__(self) -> "Relay":
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -47,9 +53,16 @@ class Relay:
     async def _relay(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection(
-            "127.0.0.1", self._upstream
-        )
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection(
+                "127.0.0.1", self._upstream
+            )
+        except ConnectionRefusedError:
+            await asyncio.sleep(self._delay())
+            self._refused += 1
+            if self._refused % 2:
+                reset_on_close(writer)
+            return
         try:
             async with asyncio.TaskGroup() as directions:
                 directions.create_task(self._forward(reader, upstream_writer))
@@ -86,5 +99,15 @@ class Relay:
 
     def _due(self) -> float:
         """When the chunk that has just arrived is to be delivered."""
-        delay = self._random.uniform(*self._delay_ms) / 1000
-        return asyncio.get_running_loop().time() + delay
+        return asyncio.get_running_loop().time() + self._delay()
+
+    def _delay(self) -> float:
+        """A delay in seconds."""
+        return self._random.uniform(*self._delay_ms) / 1000
+
+
+def reset_on_close(writer: asyncio.StreamWriter) -> None:
+    """Makes the other side see a reset instead of the end of the stream."""
+    linger_on_for_no_time = struct.pack("ii", 1, 0)
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_on_for_no_time)
