@@ -5,9 +5,10 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 use http::HeaderMap;
 use readygate::{
     transport::Transport,
-    upstream::{self, Attempts, ConnectError, OpeningRequest, Settings},
+    upstream::{self, Attempts, ConnectError, OpeningRequest, Retry, Settings},
     websocket::Opened,
 };
+use tokio::time::Instant;
 
 use crate::support::{
     Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake, text_frame,
@@ -76,6 +77,52 @@ async fn an_upstream_that_refuses_is_tried_until_it_listens() {
     });
 
     connected.unwrap();
+}
+
+/// Waits of 50 ms, 100 ms, 200 ms and so on.
+fn doubling() -> Retry {
+    Retry {
+        initial: Duration::from_millis(50),
+        max: Duration::from_secs(1),
+        jitter: 0.0,
+    }
+}
+
+// X01
+#[tokio::test]
+async fn between_attempts_there_are_waits_that_double() {
+    let reserved = Reserved::port();
+    let mut settings = reserved.route().upstream;
+    settings.retry = doubling();
+    let attempts = Attempts::default();
+    let request = request();
+    let started = Instant::now();
+
+    tokio::select! {
+        _ = upstream::connect(&settings, &request, &attempts) => panic!("nobody listens"),
+        () = until(&attempts, 3) => {}
+    }
+
+    assert!(started.elapsed() >= Duration::from_millis(50 + 100));
+}
+
+#[tokio::test]
+async fn an_upstream_that_was_lost_is_not_tried_again_at_once() {
+    let listening = Upstream::listen().await;
+    let mut settings = listening.route().upstream;
+    settings.retry = doubling();
+    let attempts = Attempts::default();
+    attempts.count();
+    attempts.count();
+    let request = request();
+    let started = Instant::now();
+
+    let (connected, ()) = tokio::join!(upstream::connect(&settings, &request, &attempts), async {
+        listening.accept().await.answer_101().await;
+    });
+
+    connected.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(100));
 }
 
 // X21
