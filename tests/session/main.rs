@@ -2,10 +2,12 @@
 
 mod budget;
 mod closing_handshake;
+mod ending;
 mod frames;
 mod hold;
 mod overflow;
 mod property;
 mod scene;
+mod sockets;
 mod streams;
 mod support;

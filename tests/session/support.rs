@@ -13,7 +13,7 @@ use readygate::{
     websocket::Opened,
 };
 use tokio::{
-    io::{AsyncReadExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, DuplexStream},
     sync::mpsc,
     task::{JoinHandle, LocalSet},
 };
@@ -313,8 +313,19 @@ impl Frame {
 }
 
 /// Everything that comes until the stream ends.
-pub(crate) async fn read_to_end(from: &mut DuplexStream) -> Vec<u8> {
+pub(crate) async fn read_to_end(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     from.read_to_end(&mut bytes).await.unwrap();
     bytes
+}
+
+/// The next frame, as soon as it is there as a whole.
+pub(crate) async fn read_frame(from: &mut DuplexStream) -> Frame {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(frame) = Frame::take(&mut &bytes[..]) {
+            return frame;
+        }
+        bytes.push(from.read_u8().await.unwrap());
+    }
 }

@@ -1,0 +1,125 @@
+//! Sessions that end while messages are on their way: what the ledger says then.
+
+use std::time::Duration;
+
+use readygate::session::{Settings, ledger::Account};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
+
+use crate::{scene::*, support::*};
+
+#[tokio::test(start_paused = true)]
+async fn what_was_flushed_to_an_upstream_that_closes_meanwhile_does_not_count_as_delivered() {
+    local(async {
+        let mut running = start(gated());
+        let messages = client_frame(0x82, &vec![7; 50_000]).repeat(3);
+        running.client.write_all(&messages[..60_000]).await.unwrap();
+        running.client.write_all(&messages[60_000..]).await.unwrap();
+        let mut upstream = running.upstream.connect(&server_frame(0x81, b"ready"));
+        sleep(TICK).await;
+
+        // One message is in the pipe and a part of the second.
+        let close = server_close(4001, "no seat");
+        upstream.write_all(&close).await.unwrap();
+        sleep(TICK).await;
+        let close = client_close(4001, "");
+        write(&mut running.client, &close, Segments::Whole).await;
+        let heard = Frame::all(&read_to_end(&mut upstream).await);
+        drop(upstream);
+
+        assert_eq!((heard.len(), Told::close(&heard).0), (3, 4001));
+        let ledger = running.report.await.unwrap().ledger;
+        assert_eq!(ledger.of(Account::Delivered), 0);
+        assert_eq!(ledger.of(Account::Unknown), 2);
+        assert_eq!(ledger.of(Account::Discarded), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_tunnel_could_not_write_does_not_count_as_delivered() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let message = client_frame(0x82, &[7; 1000]);
+        let fit = u64::try_from(PIPE_BYTES / message.len()).unwrap();
+
+        // The upstream never reads, and vanishes.
+        scene.client.write_all(&message.repeat(120)).await.unwrap();
+        sleep(TICK).await;
+        drop(scene.upstream);
+        sleep(TICK).await;
+        drop(scene.client);
+
+        let ledger = scene.report.await.unwrap().ledger;
+        assert_eq!(ledger.accepted(), 120);
+        assert!(ledger.of(Account::Delivered) <= fit, "{ledger:?}");
+        assert_eq!(ledger.of(Account::Discarded), 0, "{ledger:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_a_flush_that_the_upstream_does_not_read_within_the_grace_period() {
+    local(async {
+        let running = start(gated());
+        let mut client = as_client(running.client).await;
+        let big = "x".repeat(50_000);
+        send_all(&mut client, &[&big, &big, &big]).await;
+        let _upstream = running.upstream.connect(&server_frame(0x81, b"ready"));
+        sleep(Duration::from_secs(1)).await;
+        let started = Instant::now();
+
+        running.drain.cancel();
+
+        let (code, _) = close_frame(&mut client).await;
+        assert_eq!(code, 1001);
+        assert_eq!(started.elapsed(), Duration::from_secs(6));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_an_upstream_reach_a_client_that_is_slow_and_still_talks() {
+    local(async {
+        let running = start(Settings::default());
+        let (mut client, mut upstream) = (running.client, running.upstream.connect(b""));
+        let words = [
+            server_frame(0x82, &[7; 125]).repeat(1200),
+            server_close(1000, "done"),
+        ]
+        .concat();
+        let said = words.clone();
+        let goes = tokio::task::spawn_local(async move {
+            upstream.write_all(&said).await.unwrap();
+        });
+        sleep(TICK).await;
+        assert!(goes.is_finished(), "and is gone");
+        write(&mut client, &client_frame(0x81, b"more"), Segments::Whole).await;
+
+        let got = read_to_end(&mut client).await;
+
+        assert!(got == words, "{} of {} bytes", got.len(), words.len());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_its_stream_still_gets_the_answer_to_its_question() {
+    local(async {
+        let mut scene = Scene::set(Phase::Tunnel).await;
+        let question = client_frame(0x81, b"question");
+        scene.client.write_all(&question).await.unwrap();
+        scene.client.shutdown().await.unwrap();
+        sleep(TICK).await;
+        let answer = [server_frame(0x81, b"answer"), server_close(1001, "")].concat();
+        write(&mut scene.upstream, &answer, Segments::Whole).await;
+
+        let told = scene.end().await;
+
+        assert_eq!(told.before_client_close(), [(0x81, &b"answer"[..])]);
+        assert_eq!(told.before_upstream_close(), [(0x81, &b"question"[..])]);
+    })
+    .await;
+}
