@@ -475,6 +475,25 @@ async fn an_upstream_s_ping_is_the_client_s_to_answer_even_while_held() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upstream_s_ping_is_answered_for_a_client_that_has_left() {
+    local(async {
+        let mut scene = Scene::set(Phase::Held).await;
+        let held = client_frame(0x81, b"held");
+        write(&mut scene.client, &held, Segments::Whole).await;
+        drop(scene.client);
+        sleep(TICK).await;
+
+        let ping = server_frame(0x89, b"there?");
+        write(&mut scene.upstream, &ping, Segments::Bytes).await;
+
+        let answer = read_frame(&mut scene.upstream).await;
+        assert_eq!(answer.content(), (0x8a, &b"there?"[..]));
+        assert!(answer.key.is_some());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pong_before_the_upstream_is_there_is_dropped() {
     local(async {
         let mut running = start(gated());

@@ -1,4 +1,5 @@
 //! Holding, the gate, the flush.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use futures_util::SinkExt;
 use readygate::{
     matcher::Matcher,
     session::{
-        gate::Trigger,
+        Settings,
+        gate::{OnTimeout, Trigger},
         ledger::Account,
         rules::{Priority, Release, Rule, Rules},
         state::SessionState,
@@ -15,7 +17,7 @@ use readygate::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::*;
+use crate::{scene::*, support::*};
 
 fn rule(text: &str, priority: Priority, release: Release) -> Rule {
     Rule {
@@ -197,7 +199,7 @@ async fn the_gate_s_deadline_closes_the_client_and_says_what_was_not_delivered()
 async fn a_route_may_open_the_gate_at_the_deadline() {
     local(async {
         let mut settings = gated();
-        settings.gate.on_timeout = readygate::session::gate::OnTimeout::Open;
+        settings.gate.on_timeout = OnTimeout::Open;
         let running = start(settings);
         let mut upstream = as_server(running.upstream.connect(b"")).await;
         let mut client = as_client(running.client).await;
@@ -419,6 +421,174 @@ async fn a_vanished_client_s_messages_are_delivered_and_the_upstream_told() {
         assert_eq!(
             close_frame(&mut upstream).await,
             (1001, "client_lost".to_owned())
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_again_and_again_while_the_gate_settles_is_replaced_each_time() {
+    local(async {
+        let mut settings = Settings::default();
+        settings.gate.settle = Duration::from_millis(500);
+        let running = start(settings);
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        for _ in 0..3 {
+            let upstream = running.upstream.connect(b"");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(upstream);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_again_and_again_before_it_authenticated_is_replaced_each_time() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.authenticated = on_text("welcome");
+        let running = start(settings);
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+        for _ in 0..3 {
+            let upstream = running.upstream.connect(b"");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(upstream);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+
+        let mut upstream = as_server(running.upstream.connect(b"")).await;
+        send_all(&mut upstream, &["ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_after_a_message_released_early_is_not_replaced() {
+    local(async {
+        let mut settings = gated();
+        settings.rules = Rules::new(vec![rule("ack", Priority::Normal, Release::Authenticated)]);
+        let mut running = start(settings);
+        let mut upstream = running.upstream.connect(b"");
+        let ack = client_frame(0x81, b"ack");
+        write(&mut running.client, &ack, Segments::Whole).await;
+        let mut got = vec![0; ack.len()];
+        upstream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, ack);
+
+        drop(upstream);
+        let _unused = running.upstream.connect(b"");
+        let (_, code, reason) = read_to_close(&mut running.client).await;
+
+        assert_eq!(
+            (code, reason.as_str()),
+            (1014, "upstream_lost; 1 message not delivered")
+        );
+        drop(running.client);
+        assert_eq!(running.report.await.unwrap().attempts, 1);
+    })
+    .await;
+}
+
+/// Checks that the client gets the beginning of a message that may still be the ready one
+/// as soon as the gate opens for another reason, and that the flush is then over.
+async fn check_that_a_withheld_message_passes(settings: Settings, opening: Vec<u8>) {
+    let mut running = start(settings);
+    let mut upstream = running.upstream.connect(b"");
+    let held = client_frame(0x81, b"held");
+    write(&mut running.client, &held, Segments::Whole).await;
+    let beginning = server_frame(0x01, b"rea");
+    write(&mut upstream, &beginning, Segments::Whole).await;
+    let mut got = vec![0; beginning.len()];
+    let nothing = tokio::time::timeout(TICK, running.client.read_exact(&mut got));
+    assert!(nothing.await.is_err(), "it is withheld");
+
+    upstream.write_all(&opening).await.unwrap();
+    running.client.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, beginning);
+    let mut flushed = vec![0; held.len()];
+    upstream.read_exact(&mut flushed).await.unwrap();
+    assert_eq!(flushed, held);
+
+    let later = client_frame(0x81, b"from the tunnel");
+    write(&mut running.client, &later, Segments::Whole).await;
+    let mut tunnelled = vec![0; later.len()];
+    let arrives = tokio::time::timeout(TICK, upstream.read_exact(&mut tunnelled));
+    arrives.await.expect("the flush is over").unwrap();
+    let rest = server_frame(0x80, b"lity");
+    write(&mut upstream, &rest, Segments::Whole).await;
+    let mut got = vec![0; rest.len()];
+    running.client.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, rest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_withheld_when_the_gate_opens_at_its_deadline_passes() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.forward_ready = false;
+        settings.gate.on_timeout = OnTimeout::Open;
+
+        check_that_a_withheld_message_passes(settings, Vec::new()).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_withheld_when_a_pong_opens_the_gate_passes() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.forward_ready = false;
+        settings.gate.ready.push(Trigger::Pong);
+        let mut running = start(settings);
+        let mut upstream = running.upstream.connect(b"");
+        let beginning = server_frame(0x01, b"rea");
+        write(&mut upstream, &beginning, Segments::Whole).await;
+        let ping = read_frame(&mut upstream).await;
+
+        let answer = server_frame(0x8a, &ping.payload);
+        write(&mut upstream, &answer, Segments::Whole).await;
+
+        let mut got = vec![0; beginning.len()];
+        let passes = tokio::time::timeout(TICK, running.client.read_exact(&mut got));
+        passes.await.expect("the gate is open").unwrap();
+        assert_eq!(got, beginning);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gate_s_ping_is_repeated_ever_more_slowly_until_it_is_answered() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.ready = vec![Trigger::Pong];
+        let mut running = start(settings);
+        let held = client_frame(0x81, b"held");
+        write(&mut running.client, &held, Segments::Whole).await;
+        let mut upstream = running.upstream.connect(b"");
+        let connected = tokio::time::Instant::now();
+        let mut pings = Vec::new();
+        for milliseconds in [0, 100, 300, 700, 1500, 3100, 5100, 7100] {
+            pings.push(read_frame(&mut upstream).await);
+            assert_eq!(connected.elapsed().as_millis(), milliseconds);
+        }
+        assert!(pings.iter().all(|ping| ping.first == 0x89));
+        assert!(pings.iter().all(|ping| ping.payload == pings[0].payload));
+
+        let pong = server_frame(0x8a, &pings[0].payload);
+        upstream.write_all(&pong).await.unwrap();
+
+        assert_eq!(
+            read_frame(&mut upstream).await.content(),
+            (0x81, &b"held"[..])
         );
     })
     .await;

@@ -2,13 +2,21 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{
+    cell::Cell,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use readygate::{session::Settings, transport::Stream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use readygate::{
+    session::{Settings, hold::OnClientGone, ledger::Account},
+    transport::Stream,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
+    time::{Instant, sleep},
+};
 
 use crate::{scene::*, support::*};
 
@@ -217,4 +225,107 @@ async fn expect(from: &mut DuplexStream, bytes: &[u8]) {
         .unwrap_or_else(|_| panic!("{} bytes do not come", bytes.len()))
         .unwrap();
     assert!(got == bytes);
+}
+
+/// A pipe whose far end hangs up when the test says so, whatever is still unread.
+struct Abandoned {
+    stream: DuplexStream,
+    is_hung_up: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for Abandoned {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Abandoned {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Stream for Abandoned {
+    fn is_hung_up(&self) -> bool {
+        self.is_hung_up.get()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_hangs_up_while_it_is_not_read_is_noticed_where_its_messages_are_discarded() {
+    local(async {
+        let (mut client, stream) = tokio::io::duplex(PIPE_BYTES);
+        let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);
+        let is_hung_up = Rc::new(Cell::new(false));
+        let proxy_client = Abandoned {
+            stream,
+            is_hung_up: is_hung_up.clone(),
+        };
+        let mut settings = gated();
+        settings.hold.max_messages = 1;
+        settings.hold.on_client_gone = OnClientGone::Discard;
+        let (report, _drain) = start_between(proxy_client, proxy_upstream, settings);
+        let messages = client_frame(0x81, b"message").repeat(2);
+        write(&mut client, &messages, Segments::Whole).await;
+        sleep(Duration::from_secs(10)).await;
+        assert!(!report.is_finished());
+        let hung_up = Instant::now();
+
+        is_hung_up.set(true);
+
+        let close = read_frame(&mut upstream).await;
+        assert_eq!(close.payload, close_payload(1001, "client_lost"));
+        assert!(hung_up.elapsed() <= Duration::from_secs(1));
+        drop(upstream);
+        let ledger = report.await.unwrap().ledger;
+        assert_eq!((ledger.accepted(), ledger.of(Account::Discarded)), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_messages_of_a_client_that_hangs_up_while_it_is_not_read_are_delivered() {
+    local(async {
+        let (mut client, stream) = tokio::io::duplex(PIPE_BYTES);
+        let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);
+        let proxy_client = Abandoned {
+            stream,
+            is_hung_up: Rc::new(Cell::new(true)),
+        };
+        let mut settings = gated();
+        settings.hold.max_messages = 1;
+        let (_report, _drain) = start_between(proxy_client, proxy_upstream, settings);
+        let messages = client_frame(0x81, b"message").repeat(5);
+        write(&mut client, &messages, Segments::Whole).await;
+        drop(client);
+        sleep(Duration::from_secs(10)).await;
+
+        let ready = server_frame(0x81, b"ready");
+        write(&mut upstream, &ready, Segments::Whole).await;
+
+        expect(&mut upstream, &messages).await;
+    })
+    .await;
 }
