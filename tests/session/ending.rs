@@ -123,3 +123,83 @@ async fn a_client_that_ends_its_stream_still_gets_the_answer_to_its_question() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_a_session_that_holds_nothing_at_once() {
+    local(async {
+        let running = start(gated());
+        let _upstream = running.upstream.connect(b"");
+        let mut client = as_client(running.client).await;
+        sleep(TICK).await;
+        let started = Instant::now();
+
+        running.drain.cancel();
+
+        let close = close_frame(&mut client).await;
+        assert_eq!(close, (1001, "shutting_down".to_owned()));
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_its_close_is_let_go_although_the_upstream_is_silent() {
+    local(async {
+        let running = start(Settings::default());
+        let _upstream = running.upstream.connect(b"");
+        let mut client = running.client;
+        sleep(TICK).await;
+        let started = Instant::now();
+
+        running.drain.cancel();
+        let close = read_frame(&mut client).await;
+        assert_eq!(Told::close(&[close]).0, 1001);
+        let answer = client_close(1001, "");
+        client.write_all(&answer).await.unwrap();
+
+        assert_eq!(read_to_end(&mut client).await, b"");
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_before_the_grace_period_does_whoever_does_not_answer() {
+    local(async {
+        let mut running = start(gated());
+        let _upstream = running.upstream.connect(b"");
+        let message = client_frame(0x81, b"held");
+        write(&mut running.client, &message, Segments::Whole).await;
+        let started = Instant::now();
+
+        running.drain.cancel();
+        running.report.await.unwrap();
+
+        // Held for three quarters of it; the timeout for the closing handshake is longer
+        // than the rest.
+        assert_eq!(started.elapsed(), Duration::from_millis(7600));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_inside_a_withheld_message_does_not_get_the_rest_of_it() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.forward_ready = false;
+        let mut running = start(settings);
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b"rea"));
+        sleep(TICK).await;
+        let close = client_close(4000, "bye");
+        write(&mut running.client, &close, Segments::Whole).await;
+
+        let rest = [server_frame(0x80, b"lity"), server_close(4000, "bye")].concat();
+        write(&mut upstream, &rest, Segments::Whole).await;
+        drop(upstream);
+
+        let frames = Frame::all(&read_to_end(&mut running.client).await);
+        assert_eq!(Told::close(&frames), (4000, "bye".to_owned()));
+        assert_eq!(frames.len(), 1);
+    })
+    .await;
+}

@@ -593,3 +593,70 @@ async fn the_gate_s_ping_is_repeated_ever_more_slowly_until_it_is_answered() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_lost_while_the_gate_settles_leaves_it_shut_for_the_next() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.ready = vec![Trigger::Pong];
+        settings.gate.settle = Duration::from_millis(500);
+        let mut running = start(settings);
+        let held = client_frame(0x81, b"held");
+        write(&mut running.client, &held, Segments::Whole).await;
+        let mut first = running.upstream.connect(b"");
+        let ping = read_frame(&mut first).await;
+        let answer = server_frame(0x8a, &ping.payload);
+        write(&mut first, &answer, Segments::Whole).await;
+        drop(first);
+
+        let mut second = running.upstream.connect(b"");
+        for _ in 0..5 {
+            assert_eq!(read_frame(&mut second).await.first, 0x89);
+        }
+        let ping = read_frame(&mut second).await;
+        let answer = server_frame(0x8a, &ping.payload);
+        second.write_all(&answer).await.unwrap();
+
+        assert_eq!(read_frame(&mut second).await.payload, b"held");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_is_ready_in_time_may_settle_beyond_the_deadline() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.timeout = Duration::from_secs(1);
+        settings.gate.settle = Duration::from_secs(2);
+        let running = start(settings);
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a"]).await;
+
+        let mut upstream = as_server(running.upstream.connect(&server_frame(0x81, b"ready"))).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_earlier_state_goes_while_the_gate_settles() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.settle = Duration::from_millis(500);
+        settings.rules = Rules::new(vec![rule("ack", Priority::Normal, Release::ServicesReady)]);
+        let running = start(settings);
+        let mut client = as_client(running.client).await;
+        send_all(&mut client, &["a", "ack"]).await;
+        tokio::time::sleep(TICK).await;
+        let connected = tokio::time::Instant::now();
+
+        let mut upstream = as_server(running.upstream.connect(&server_frame(0x81, b"ready"))).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["ack"]);
+        assert_eq!(connected.elapsed(), Duration::ZERO);
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        assert_eq!(connected.elapsed(), Duration::from_millis(500));
+    })
+    .await;
+}
