@@ -476,9 +476,9 @@ fn drop_if<S>(slot: &mut Option<Party<S>>, is_over: impl Fn(&Party<S>) -> bool) 
     }
 }
 
-/// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of
-/// an upstream (unless it was left inside a frame), and lets what it still sends go: closing with unread bytes would reset the
-/// connection, and the close frame might be lost with it.
+/// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of an
+/// upstream, unless it was left inside a frame, and lets what it still sends go: closing with
+/// unread bytes would reset the connection, and the close frame might be lost with it.
 async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
     let Some(party) = slot else { return };
     let _ = time::timeout(LINGER, async {
