@@ -109,15 +109,17 @@ impl Shared {
 ///
 /// HTTP is served in a box of its own which is gone before a session starts: a session,
 /// which may last for hours, does not carry hyper's buffers.
-pub async fn serve(
+pub fn serve(
     stream: Transport,
     client: ClientAddr,
     admission: Admission,
     shared: Arc<Shared>,
-) {
-    let upgraded = Box::pin(serve_http(stream, client, admission, Arc::clone(&shared))).await;
-    if let Some((opened, accepted)) = upgraded {
-        upgrade::run_session(opened, accepted, client, &shared.session).await;
+) -> impl Future<Output = ()> {
+    let http = Box::pin(serve_http(stream, client, admission, Arc::clone(&shared)));
+    async move {
+        if let Some((opened, accepted)) = http.await {
+            upgrade::run_session(opened, accepted, client, shared).await;
+        }
     }
 }
 

@@ -16,7 +16,7 @@ mod tap;
 pub mod termination;
 pub mod tunnel;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -151,41 +151,37 @@ impl Session {
 /// `client` has its `101`. `connect` makes one connection to the upstream, retrying what
 /// may be retried until it is dropped; it is called again when the upstream is lost before
 /// any message has gone either way.
-pub async fn run<C, U>(
+///
+/// `settings` and `context` are references or shared pointers.
+pub fn run<C, U>(
     client: Opened<C>,
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
-    settings: &Settings,
-    context: &Context,
-) -> Report
+    settings: impl Deref<Target = Settings> + Clone,
+    context: impl Deref<Target = Context> + Clone,
+) -> impl Future<Output = Report>
 where
     C: Stream,
     U: Stream,
 {
-    let attempts = Attempts::default();
-    let mut session = Session::new();
-    // Boxed, so that a session in its tunnel does not carry what only holding needs.
-    let held = Box::pin(hold(
-        client,
-        connect,
-        &mut session,
-        settings,
-        context,
-        &attempts,
-    ))
-    .await;
-    let (cause, closing) = match held {
-        Err(ended) => *ended,
-        Ok(mut ends) => {
-            let (drain, tunnel) = (&context.drain, &settings.tunnel);
-            let cause = tunnel::run(&mut ends, &mut session, tunnel, drain).await;
-            (cause, Closing::after_tunnel(*ends))
-        }
-    };
-    let state = session.trail.state();
-    let written = Box::pin(closing.run(&cause, &mut session, settings, context)).await;
-    session.settle_all(written, &cause);
-    session.trail.enter(cause.final_state(), cause.name());
-    session.report(cause, state, &attempts)
+    // Boxed before the future begins: what it takes as arguments it keeps to its end, and a
+    // session in its tunnel must not carry what only holding needs.
+    let held = Box::pin(hold(client, connect, settings.clone(), context.clone()));
+    async move {
+        let (mut session, attempts, ends) = held.await;
+        let (cause, closing) = match ends {
+            Err(ended) => *ended,
+            Ok(mut ends) => {
+                let (drain, tunnel) = (&context.drain, &settings.tunnel);
+                let cause = tunnel::run(&mut ends, &mut session, tunnel, drain).await;
+                (cause, Closing::after_tunnel(*ends))
+            }
+        };
+        let state = session.trail.state();
+        let written = Box::pin(closing.run(&cause, &mut session, &settings, &context)).await;
+        session.settle_all(written, &cause);
+        session.trail.enter(cause.final_state(), cause.name());
+        session.report(cause, state, &attempts)
+    }
 }
 
 /// Both ends of the tunnel, or why there is none and what is left to close.
@@ -195,26 +191,29 @@ type Held<C, U> = Result<Box<Ends<C, U>>, Box<(Cause, Closing<C, U>)>>;
 async fn hold<C, U>(
     client: Opened<C>,
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
-    session: &mut Session,
-    settings: &Settings,
-    context: &Context,
-    attempts: &Attempts,
-) -> Held<C, U>
+    settings: impl Deref<Target = Settings>,
+    context: impl Deref<Target = Context>,
+) -> (Session, Attempts, Held<C, U>)
 where
     C: Stream,
     U: Stream,
 {
-    let mut holding = Holding::new(client, session, settings, context);
-    let open = holding.until_open(&connect, attempts).await;
+    let attempts = Attempts::default();
+    let mut session = Session::new();
+    let mut holding = Holding::new(client, &mut session, &settings, &context);
+    let open = holding.until_open(&connect, &attempts).await;
     let flushed = match open {
         Ok(()) => holding.flush().await,
         Err(cause) => Err(cause),
     };
-    if let Err(cause) = flushed {
-        holding.give_up(&cause);
-        return Err(Box::new((cause, holding.into_closing())));
-    }
-    Ok(holding.into_ends())
+    let held = match flushed {
+        Ok(()) => Ok(holding.into_ends()),
+        Err(cause) => {
+            holding.give_up(&cause);
+            Err(Box::new((cause, holding.into_closing())))
+        }
+    };
+    (session, attempts, held)
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {

@@ -3,7 +3,7 @@
 //! The `101` is the proxy's own and does not wait for the upstream. hyper answers `101` to
 //! whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use http_body_util::{Either, Full};
 use hyper::{
@@ -14,7 +14,7 @@ use hyper::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    ClientAddr, headers,
+    ClientAddr, Shared, headers,
     response::{Body, Refusal},
 };
 use crate::{
@@ -82,17 +82,40 @@ pub fn accept(
     Ok((response, accepted))
 }
 
+/// The session settings of a route, kept alive with it.
+#[derive(Clone)]
+struct RouteSettings(Arc<Route>);
+
+impl Deref for RouteSettings {
+    type Target = session::Settings;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.session
+    }
+}
+
+/// What a session shares with the process, kept alive with all that connections share.
+#[derive(Clone)]
+struct SharedContext(Arc<Shared>);
+
+impl Deref for SharedContext {
+    type Target = session::Context;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.session
+    }
+}
+
 /// Runs the session of an accepted client; the connection is closed when it ends.
 ///
-/// The request for the upstream belongs to `connect`, so that a session which will not
-/// connect again can drop it. Connecting is boxed, for it needs a state of its own that the
-/// rest of the session must not carry.
-pub async fn run_session(
+/// The request for the upstream belongs to `connect`, which the session drops when it will
+/// not connect again.
+pub fn run_session(
     opened: Opened<Transport>,
     accepted: Accepted,
     client: ClientAddr,
-    context: &session::Context,
-) {
+    shared: Arc<Shared>,
+) -> impl Future<Output = ()> {
     let Accepted {
         route,
         request,
@@ -104,15 +127,24 @@ pub async fn run_session(
             upstream::connect(&route.upstream, &request, attempts).await
         }
     };
-    let report = session::run(opened, connect, &route.session, context).await;
-    access_log::session_ended(
-        &report,
-        Origin {
-            client: &client.to_string(),
+    let settings = RouteSettings(Arc::clone(&route));
+    // In a box, for a future that another one awaits would be in that one twice.
+    let session = Box::pin(session::run(
+        opened,
+        connect,
+        settings,
+        SharedContext(shared),
+    ));
+    async move {
+        let report = session.await;
+        let client = client.to_string();
+        let origin = Origin {
+            client: &client,
             path: &path,
             route: &route.path,
-        },
-    );
+        };
+        access_log::session_ended(&report, origin);
+    }
 }
 
 /// Checks what RFC 6455 §4.2.1 demands of the request and returns its key.

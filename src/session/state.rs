@@ -176,9 +176,16 @@ impl Trail {
         Self {
             state: SessionState::Accepted,
             started: Instant::now(),
-            transitions: vec![accepted],
+            transitions: Self::started_with(accepted),
             omitted: 0,
         }
+    }
+
+    /// Most sessions take no more than five transitions before they are over.
+    fn started_with(accepted: Transition) -> Vec<Transition> {
+        let mut transitions = Vec::with_capacity(5);
+        transitions.push(accepted);
+        transitions
     }
 
     /// The present state.
