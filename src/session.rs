@@ -11,6 +11,7 @@ mod outbox;
 mod peer;
 pub mod queue;
 pub mod rules;
+mod splice;
 pub mod state;
 mod tap;
 pub mod termination;
@@ -233,14 +234,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         upstream
             .outbox
             .push_passing(&partial, scanner.is_at_boundary());
-        let client = End {
-            peer: client,
-            scanner,
-        };
-        let upstream = End {
-            peer: upstream,
-            scanner: link.tap.into_scanner(),
-        };
+        let client = End::new(client, scanner);
+        let upstream = End::new(upstream, link.tap.into_scanner());
         let charge = Some(charge);
         Box::new(Ends {
             client,

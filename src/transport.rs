@@ -26,6 +26,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn is_hung_up(&self) -> bool {
         false
     }
+
+    /// The TCP socket, where the stream is nothing else: then payload may be moved from and
+    /// to it by the kernel.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Stream for tokio::io::DuplexStream {}
@@ -44,6 +50,13 @@ impl Stream for Transport {
         match self {
             Self::Tcp(stream) => is_read_closed(stream.ready(Interest::READABLE)),
             Self::Unix(stream) => is_read_closed(stream.ready(Interest::READABLE)),
+        }
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
         }
     }
 }

@@ -31,6 +31,7 @@ use super::{
     budget::Charge,
     ledger::Account,
     peer::{Peer, with_scratch},
+    splice::{Filled, MIN_SPLICE_BYTES, Pipe},
     state::SessionState,
     termination::Cause,
 };
@@ -69,6 +70,18 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 pub(super) struct End<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
+    /// Through which the payload of its present frame goes, where that is large.
+    pub(super) pipe: Option<Box<Pipe>>,
+}
+
+impl<S> End<S> {
+    pub(super) const fn new(peer: Peer<S>, scanner: FrameScanner) -> Self {
+        Self {
+            peer,
+            scanner,
+            pipe: None,
+        }
+    }
 }
 
 /// Both ends of the tunnel.
@@ -150,6 +163,8 @@ pub(super) async fn run<C: Stream, U: Stream>(
         }
         cause => cause,
     };
+    empty_pipe(client, upstream, &mut to_upstream);
+    empty_pipe(upstream, client, &mut to_client);
     session.ledger.accept(to_upstream.messages);
     session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
     session.traffic.client_bytes += to_upstream.bytes;
@@ -223,6 +238,9 @@ fn poll_direction<S: Stream, T: Stream>(
             target.peer.stop_writing();
             return Poll::Ready(Ending::Undeliverable);
         }
+        if let Some(ending) = ready!(poll_splice(context, source, target, passed)) {
+            return Poll::Ready(ending);
+        }
         let ending = with_scratch(|scratch| {
             let carried = std::mem::take(&mut source.peer.inbox);
             if !passed.has_begun {
@@ -259,6 +277,74 @@ fn poll_direction<S: Stream, T: Stream>(
     }
     context.waker().wake_by_ref();
     Poll::Pending
+}
+
+/// Moves the rest of a large payload in the kernel, where source and target are sockets;
+/// ready when there is nothing, or no more, to move.
+fn poll_splice<S: Stream, T: Stream>(
+    context: &mut Context<'_>,
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Poll<Option<Ending>> {
+    let (Some(from), Some(to)) = (source.peer.stream.as_tcp(), target.peer.stream.as_tcp()) else {
+        return Poll::Ready(None);
+    };
+    if source.pipe.is_none() && source.scanner.payload_left() >= MIN_SPLICE_BYTES {
+        source.pipe = Pipe::take().map(Box::new);
+    }
+    for _ in 0..READS_PER_TURN {
+        let Some(pipe) = &mut source.pipe else {
+            return Poll::Ready(None);
+        };
+        if ready!(pipe.poll_drain(context, to)).is_err() {
+            target.peer.stop_writing();
+            return Poll::Ready(Some(Ending::Undeliverable));
+        }
+        if source.scanner.is_at_boundary() {
+            let messages = u64::from(pipe.ends_message());
+            passed.messages += messages;
+            target.peer.outbox.note_passed(true);
+            target.peer.outbox.count_passed(messages);
+            if let Some(pipe) = source.pipe.take() {
+                pipe.give_back();
+            }
+            return Poll::Ready(None);
+        }
+        match ready!(pipe.poll_fill(context, from, source.scanner.payload_left())) {
+            Ok(Filled::Bytes(bytes)) => {
+                let (_, ended) = source.scanner.take_payload(bytes);
+                pipe.note_message_end(ended);
+                passed.bytes += bytes as u64;
+            }
+            Ok(Filled::Refused) => source.pipe = None,
+            Ok(Filled::End) => {
+                source.peer.end();
+                return Poll::Ready(Some(Ending::Lost));
+            }
+            Err(_) => {
+                source.peer.break_off();
+                return Poll::Ready(Some(Ending::Lost));
+            }
+        }
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Puts what is still in the pipe behind `source` into the outbox of `target`, for the
+/// closing handshake to write.
+fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>, passed: &mut Passed) {
+    let Some(pipe) = source.pipe.take() else {
+        return;
+    };
+    let messages = u64::from(pipe.ends_message());
+    let ends_frame = source.scanner.is_at_boundary();
+    passed.messages += messages;
+    if let Ok(bytes) = pipe.into_bytes() {
+        target.peer.outbox.push_passing(&bytes, ends_frame);
+        target.peer.outbox.count_passed(messages);
+    }
 }
 
 /// Passes `bytes` on as far as they may go and keeps the rest; says when the direction

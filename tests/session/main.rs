@@ -5,6 +5,7 @@ mod closing_handshake;
 mod ending;
 mod frames;
 mod hold;
+mod large_frames;
 mod overflow;
 mod property;
 mod scene;

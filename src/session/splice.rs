@@ -1,0 +1,183 @@
+//! Moving the payload of a large frame between two sockets inside the kernel.
+//!
+//! Once a frame's header is known and much of its payload is still to come, the rest needs
+//! nobody to look at it: `splice(2)` moves it through a pipe without copying it to and from
+//! the process.
+//!
+//! # Invariants
+//!
+//! * Only payload goes through a pipe, never a header, so that the scanner's place in the
+//!   stream stays known.
+//! * A pipe belongs to one direction of one session from its first byte to its last, and is
+//!   empty when it goes back to the thread's store.
+//! * Where splicing does not work, bytes are copied: nothing depends on it.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    os::fd::OwnedFd,
+    task::{Context, Poll, ready},
+};
+
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
+};
+use tokio::{io::Interest, net::TcpStream};
+
+/// From this much payload still to come, moving it in the kernel is worth its system calls.
+pub(super) const MIN_SPLICE_BYTES: u64 = 64 * 1024;
+
+/// The size of a pipe in bytes; the kernel may give less.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// How many empty pipes a thread keeps.
+const MAX_SPARE_PIPES: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    /// Cleared for good when the kernel, or a sandbox, does not splice.
+    static WORKS: Cell<bool> = const { Cell::new(true) };
+}
+
+/// A pipe between two sockets.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    filled_bytes: usize,
+    ends_message: bool,
+}
+
+/// What came of filling a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// So many bytes are in it.
+    Bytes(usize),
+    /// The source has ended.
+    End,
+    /// Splicing does not work here.
+    Refused,
+}
+
+impl Pipe {
+    /// An empty pipe, where there is one to be had and splicing works.
+    pub(super) fn take() -> Option<Self> {
+        if !WORKS.get() {
+            return None;
+        }
+        SPARE.with_borrow_mut(Vec::pop).or_else(|| Self::new().ok())
+    }
+
+    fn new() -> Result<Self, Errno> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // Beyond its user's share of pipe memory a smaller one has to do.
+        let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
+        Ok(Self {
+            reader,
+            writer,
+            filled_bytes: 0,
+            ends_message: false,
+        })
+    }
+
+    /// Gives an empty pipe back.
+    pub(super) fn give_back(mut self) {
+        debug_assert_eq!(self.filled_bytes, 0);
+        self.ends_message = false;
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE_PIPES {
+                spare.push(self);
+            }
+        });
+    }
+
+    /// Whether a message ends with what went through it last.
+    pub(super) const fn ends_message(&self) -> bool {
+        self.ends_message
+    }
+
+    /// Says whether a message ended with the last bytes.
+    pub(super) const fn note_message_end(&mut self, ended: bool) {
+        self.ends_message = ended;
+    }
+
+    /// Moves at most `max_bytes` from `source` into the empty pipe.
+    pub(super) fn poll_fill(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &TcpStream,
+        max_bytes: u64,
+    ) -> Poll<io::Result<Filled>> {
+        let max_bytes = usize::try_from(max_bytes).map_or(PIPE_BYTES, |max| max.min(PIPE_BYTES));
+        loop {
+            ready!(source.poll_read_ready(context))?;
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            let moved = source.try_io(Interest::READABLE, || {
+                Ok(splice(source, None, &self.writer, None, max_bytes, flags)?)
+            });
+            match moved {
+                Ok(0) => return Poll::Ready(Ok(Filled::End)),
+                Ok(bytes) => {
+                    self.filled_bytes = bytes;
+                    return Poll::Ready(Ok(Filled::Bytes(bytes)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if is_refusal(&error) => {
+                    WORKS.set(false);
+                    return Poll::Ready(Ok(Filled::Refused));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Moves everything in the pipe to `target`.
+    pub(super) fn poll_drain(
+        &mut self,
+        context: &mut Context<'_>,
+        target: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        while self.filled_bytes > 0 {
+            ready!(target.poll_write_ready(context))?;
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            let moved = target.try_io(Interest::WRITABLE, || {
+                Ok(splice(
+                    &self.reader,
+                    None,
+                    target,
+                    None,
+                    self.filled_bytes,
+                    flags,
+                )?)
+            });
+            match moved {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(bytes) => self.filled_bytes -= bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes everything out of the pipe, for a target that is written to otherwise.
+    pub(super) fn into_bytes(mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.filled_bytes];
+        let mut start = 0;
+        while start < bytes.len() {
+            start += rustix::io::read(&self.reader, &mut bytes[start..])?;
+        }
+        self.filled_bytes = 0;
+        self.give_back();
+        Ok(bytes)
+    }
+}
+
+/// Whether an error says that splicing is not to be had, rather than that it failed.
+fn is_refusal(error: &io::Error) -> bool {
+    let refusals = [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::OPNOTSUPP];
+    refusals
+        .iter()
+        .any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
+}
