@@ -2,7 +2,8 @@
 //!
 //! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads, so
 //! that it knows where a close frame of its own may go, counts messages, and refuses what
-//! RFC 6455 forbids.
+//! RFC 6455 forbids. The payload of a large frame is moved by the kernel where both sides are
+//! TCP sockets; see [`splice`](super::splice).
 //!
 //! # Invariants
 //!
@@ -290,7 +291,9 @@ fn poll_splice<S: Stream, T: Stream>(
     let (Some(from), Some(to)) = (source.peer.stream.as_tcp(), target.peer.stream.as_tcp()) else {
         return Poll::Ready(None);
     };
-    if source.pipe.is_none() && source.scanner.payload_left() >= MIN_SPLICE_BYTES {
+    // What was read before goes first.
+    let is_read_up = passed.has_begun && source.peer.inbox.is_empty();
+    if source.pipe.is_none() && is_read_up && source.scanner.payload_left() >= MIN_SPLICE_BYTES {
         source.pipe = Pipe::take().map(Box::new);
     }
     for _ in 0..READS_PER_TURN {

@@ -119,6 +119,41 @@ async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
 }
 
 #[tokio::test]
+async fn a_large_message_that_waited_half_read_for_the_gate_arrives_unchanged() {
+    local(async {
+        let (mut client, client_far) = socket_pair().await;
+        let (mut upstream, upstream_far) = socket_pair().await;
+        let mut settings = gated();
+        settings.hold.max_bytes = 100_000;
+        let (_report, _drain) = start_between(
+            Transport::Tcp(client_far),
+            Transport::Tcp(upstream_far),
+            settings,
+        );
+        let frame = long_frame(0x82, true, &pattern(3_000_000, 1));
+        let sent = frame.clone();
+        let writer = tokio::task::spawn_local(async move {
+            client.write_all(&sent).await.unwrap();
+            client
+        });
+        // Long enough for the session to have read the client until it was full; were it not,
+        // the test would only try less.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        upstream
+            .write_all(&server_frame(0x81, b"ready"))
+            .await
+            .unwrap();
+
+        let mut received = vec![0; frame.len()];
+        upstream.read_exact(&mut received).await.unwrap();
+
+        assert!(received == frame);
+        writer.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_slow_reader_gets_every_byte_of_a_large_frame() {
     local(async {
         let (mut client, client_far) = socket_pair().await;
