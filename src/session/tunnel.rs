@@ -3,7 +3,7 @@
 //! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads, so
 //! that it knows where a close frame of its own may go, counts messages, and refuses what
 //! RFC 6455 forbids. The payload of a large frame is moved by the kernel where both sides are
-//! TCP sockets; see [`splice`](super::splice).
+//! TCP sockets (`splice.rs`).
 //!
 //! # Invariants
 //!
