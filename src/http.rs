@@ -14,6 +14,7 @@
 //! * What goes upstream is written anew from the parsed request; raw header bytes of a
 //!   client never are.
 
+pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
@@ -33,10 +34,7 @@ use tokio::{io::AsyncWriteExt, time};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    forward::HeldRequests,
-    response::{Body, Refusal},
-    upgrade::Accepted,
-    watched::Watched,
+    body::Body, forward::HeldRequests, response::Refusal, upgrade::Accepted, watched::Watched,
 };
 use crate::{
     config::Config,
@@ -89,6 +87,20 @@ pub struct Shared {
     held: HeldRequests,
 }
 
+/// What the connections of one worker share.
+#[derive(Debug)]
+pub struct Local {
+    shared: Arc<Shared>,
+}
+
+impl Local {
+    /// The state of a worker that has served nothing yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self { shared })
+    }
+}
+
 impl Shared {
     /// The shared state of a process that runs `config` until `drain` is cancelled.
     #[must_use]
@@ -113,9 +125,10 @@ pub fn serve(
     stream: Transport,
     client: ClientAddr,
     admission: Admission,
-    shared: Arc<Shared>,
-) -> impl Future<Output = ()> {
-    let http = Box::pin(serve_http(stream, client, admission, Arc::clone(&shared)));
+    local: &Rc<Local>,
+) -> impl Future<Output = ()> + use<> {
+    let shared = Arc::clone(&local.shared);
+    let http = Box::pin(serve_http(stream, client, admission, Rc::clone(local)));
     async move {
         if let Some((opened, accepted)) = http.await {
             upgrade::run_session(opened, accepted, client, shared).await;
@@ -128,8 +141,9 @@ async fn serve_http(
     stream: Transport,
     client: ClientAddr,
     admission: Admission,
-    shared: Arc<Shared>,
+    local: Rc<Local>,
 ) -> Option<(Opened<Transport>, Accepted)> {
+    let shared = &local.shared;
     let limits = &shared.config.limits;
     let stream = Watched::new(stream, limits.max_header_bytes);
     let connection = Rc::new(Connection {
@@ -137,7 +151,7 @@ async fn serve_http(
         admission,
         stream: stream.clone(),
         accepted: RefCell::new(None),
-        shared: Arc::clone(&shared),
+        local: Rc::clone(&local),
     });
 
     let mut http = http1::Builder::new()
@@ -214,7 +228,7 @@ struct Connection {
     stream: Watched,
     /// Set with the `101`.
     accepted: RefCell<Option<Accepted>>,
-    shared: Arc<Shared>,
+    local: Rc<Local>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
@@ -237,8 +251,8 @@ impl Connection {
         }
         let host = target::host(&request)?;
         target::check_path(request.uri().path())?;
-        let route = self
-            .shared
+        let shared = &self.local.shared;
+        let route = shared
             .config
             .routes
             .find(host, request.uri().path())
@@ -247,11 +261,11 @@ impl Connection {
         if upgrade::is_websocket(request.headers()) {
             let (parts, _body) = request.into_parts();
             let (response, accepted) =
-                upgrade::accept(&parts, self.client, route, &self.shared.session)?;
+                upgrade::accept(&parts, self.client, route, &shared.session)?;
             *self.accepted.borrow_mut() = Some(accepted);
             return Ok(response);
         }
-        forward::forward(request, self.client, route, &self.shared.held, || {
+        forward::forward(request, self.client, route, &shared.held, || {
             self.stream.is_hung_up()
         })
         .await

@@ -16,7 +16,6 @@
 
 use std::sync::Arc;
 
-use http_body_util::Either;
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
@@ -29,11 +28,7 @@ use tokio::{
     task, time,
 };
 
-use super::{
-    ClientAddr, headers,
-    response::{Body, Refusal},
-    target,
-};
+use super::{ClientAddr, body::Body, headers, response::Refusal, target};
 use crate::{
     route::{Route, Routes},
     transport::Transport,
@@ -189,5 +184,5 @@ fn downstream_response(response: Response<Incoming>) -> Response<Body> {
     parts.headers = headers::of_response(&parts.headers);
     parts.version = Version::HTTP_11;
     // What hyper's client noted there (the reason phrase) is for its server to read.
-    Response::from_parts(parts, Either::Right(body))
+    Response::from_parts(parts, Body::from(body))
 }

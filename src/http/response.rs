@@ -1,17 +1,13 @@
 //! Answers of the proxy's own.
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
-    body::Incoming,
     header::{self, HeaderName, HeaderValue},
 };
 
+use super::body::Body;
 use crate::websocket::handshake::VERSION;
-
-/// The body of an answer: the proxy's own, or the upstream's as it comes.
-pub type Body = Either<Full<Bytes>, Incoming>;
 
 /// What a client gets that does not send the whole of its header section in time; hyper
 /// itself would only close.
@@ -101,7 +97,7 @@ impl Refusal {
             Self::MethodNotAllowed { allow } => &[(header::ALLOW, HeaderValue::from_static(allow))],
             Self::OriginNotAllowed | Self::NoRoute | Self::BadGateway | Self::GatewayTimeout => &[],
         };
-        let mut response = Response::new(Either::Left(Full::from(format!("{self}\n"))));
+        let mut response = Response::new(Body::from(Bytes::from(format!("{self}\n"))));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

@@ -5,7 +5,6 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Method, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
@@ -13,10 +12,7 @@ use hyper::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{
-    ClientAddr, Shared, headers,
-    response::{Body, Refusal},
-};
+use super::{ClientAddr, Shared, body::Body, headers, response::Refusal};
 use crate::{
     route::Route,
     session,
@@ -231,7 +227,7 @@ fn choose_subprotocol<'a>(
 
 fn switching_protocols(key: &HeaderValue, subprotocol: Option<&str>) -> Response<Body> {
     let accept = derive_accept_key(key.as_bytes());
-    let mut response = Response::new(Either::Left(Full::default()));
+    let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -18,7 +18,7 @@ use super::{
     worker::Seat,
 };
 use crate::{
-    http::{self, Admission, ClientAddr, Shared},
+    http::{self, Admission, ClientAddr, Local},
     transport::Transport,
 };
 
@@ -44,12 +44,12 @@ impl Acceptor {
     }
 
     /// Starts accepting on this thread, until the drain begins: then the listeners close.
-    pub(super) fn start(self, shared: &Arc<Shared>, drain: &CancellationToken) -> io::Result<()> {
+    pub(super) fn start(self, local: &Rc<Local>, drain: &CancellationToken) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
             process: Arc::default(),
             max_connections: self.max_connections,
-            shared: Arc::clone(shared),
+            local: Rc::clone(local),
         });
         for listener in self.listeners {
             let listener = listener.register()?;
@@ -88,7 +88,7 @@ struct Handout {
     seats: Vec<Seat>,
     process: Arc<Count>,
     max_connections: usize,
-    shared: Arc<Shared>,
+    local: Rc<Local>,
 }
 
 impl Handout {
@@ -109,7 +109,7 @@ impl Handout {
             place,
         };
         if index == 0 {
-            connection.spawn(&self.shared);
+            connection.spawn(&self.local);
             return;
         }
         match connection.unregister() {
@@ -130,11 +130,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Serves it in a task of its own on this thread.
-    pub(super) fn spawn(self, shared: &Arc<Shared>) {
-        let shared = Arc::clone(shared);
+    pub(super) fn spawn(self, local: &Rc<Local>) {
+        let Self { place, .. } = self;
+        let served = http::serve(self.stream, self.client, self.admission, local);
         task::spawn_local(async move {
-            let _place = self.place;
-            http::serve(self.stream, self.client, self.admission, shared).await;
+            let _place = place;
+            served.await;
         });
     }
 

@@ -14,7 +14,10 @@ use super::{
     acceptor::{Acceptor, Handed},
     places::Count,
 };
-use crate::{config::Config, http::Shared};
+use crate::{
+    config::Config,
+    http::{Local, Shared},
+};
 
 /// How many accepted connections may be on their way to one worker.
 const MAX_ON_THE_WAY: usize = 256;
@@ -109,14 +112,15 @@ impl Worker {
 
     /// Serves until the drain is over; what is left then ends with the runtime.
     async fn serve(mut self) -> io::Result<()> {
+        let local = Local::new(Arc::clone(&self.shared));
         if let Some(acceptor) = self.acceptor.take() {
-            acceptor.start(&self.shared, &self.drain)?;
+            acceptor.start(&local, &self.drain)?;
         }
         loop {
             tokio::select! {
                 () = self.drain.cancelled() => break,
                 Some(handed) = self.inbox.recv() => match handed.register() {
-                    Ok(connection) => connection.spawn(&self.shared),
+                    Ok(connection) => connection.spawn(&local),
                     Err(error) => tracing::warn!(%error, "cannot take over a connection"),
                 },
             }
