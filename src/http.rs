@@ -18,33 +18,24 @@ pub mod body;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+mod http1;
 pub mod response;
 pub mod target;
 pub mod upgrade;
 mod watched;
 
-use std::{
-    cell::RefCell, convert::Infallible, fmt, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, rc::Rc, sync::Arc};
 
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{io::AsyncWriteExt, time};
+use hyper::Request;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    body::Body, forward::HeldRequests, response::Refusal, upgrade::Accepted, watched::Watched,
-};
+use self::{forward::HeldRequests, response::Refusal};
 use crate::{
     config::Config,
+    route::Route,
     session::{self, Budget},
     transport::Transport,
-    websocket::Opened,
 };
-
-/// How long a client that has got its last answer may go on sending.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Where a client connects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +119,12 @@ pub fn serve(
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
     let shared = Arc::clone(&local.shared);
-    let http = Box::pin(serve_http(stream, client, admission, Rc::clone(local)));
+    let connection = Connection {
+        client,
+        admission,
+        local: Rc::clone(local),
+    };
+    let http = Box::pin(http1::serve(stream, connection));
     async move {
         if let Some((opened, accepted)) = http.await {
             upgrade::run_session(opened, accepted, client, shared).await;
@@ -136,138 +132,26 @@ pub fn serve(
     }
 }
 
-/// Serves requests until the connection ends, or a client has its `101`.
-async fn serve_http(
-    stream: Transport,
-    client: ClientAddr,
-    admission: Admission,
-    local: Rc<Local>,
-) -> Option<(Opened<Transport>, Accepted)> {
-    let shared = &local.shared;
-    let limits = &shared.config.limits;
-    let stream = Watched::new(stream, limits.max_header_bytes);
-    let connection = Rc::new(Connection {
-        client,
-        admission,
-        stream: stream.clone(),
-        accepted: RefCell::new(None),
-        local: Rc::clone(&local),
-    });
-
-    let mut http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_header_size(limits.max_header_bytes)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn({
-                let connection = Rc::clone(&connection);
-                move |request| respond(Rc::clone(&connection), request)
-            }),
-        );
-    let ended = run_until_drained(&mut http, &shared.session.drain).await;
-
-    let parts = http.into_parts();
-    let stream = parts.io.into_inner();
-    drop(parts.service);
-    let accepted = connection.accepted.take();
-    drop(connection);
-    let mut stream = stream.into_inner()?;
-    match (ended, accepted) {
-        (Ok(()), Some(accepted)) => {
-            let read_buf = parts.read_buf;
-            return Some((Opened { stream, read_buf }, accepted));
-        }
-        (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
-            // The client is slow to read, too, if it does not take these few bytes at once.
-            let _ = stream.write_all(response::REQUEST_TIMEOUT).await;
-        }
-        (Err(error), _) => tracing::debug!(%client, %error, "connection ended"),
-        (Ok(()), None) => {}
-    }
-    close(stream, &shared.session.drain).await;
-    None
-}
-
-/// Closes a connection so that the client can still read the last answer.
-///
-/// Closing while there are unread bytes, say of a body that was refused, resets the
-/// connection and takes the answer with it (RFC 9112 §9.6). So the client is told that
-/// nothing more comes, and what it still sends is read for a moment.
-async fn close(stream: Transport, drain: &CancellationToken) {
-    let mut stream = stream;
-    if stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut nowhere = tokio::io::sink();
-    let rest = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere));
-    let _ = drain.run_until_cancelled(rest).await;
-}
-
-/// Runs hyper's side of a connection; on drain it ends after the response under way.
-async fn run_until_drained<S>(
-    http: &mut http1::Connection<TokioIo<Watched>, S>,
-    drain: &CancellationToken,
-) -> hyper::Result<()>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Unpin,
-{
-    tokio::select! {
-        ended = std::future::poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
-        () = drain.cancelled() => Pin::new(&mut *http).graceful_shutdown(),
-    }
-    std::future::poll_fn(|context| http.poll_without_shutdown(context)).await
-}
-
-/// What the requests of one connection share.
+/// What the requests of one connection share, whatever their version.
 struct Connection {
     client: ClientAddr,
     admission: Admission,
-    stream: Watched,
-    /// Set with the `101`.
-    accepted: RefCell<Option<Accepted>>,
     local: Rc<Local>,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
-
-fn respond(connection: Rc<Connection>, request: Request<Incoming>) -> Answer {
-    Box::pin(async move {
-        let answer = connection.answer(request).await;
-        Ok(answer.unwrap_or_else(|refusal| {
-            tracing::debug!(client = %connection.client, %refusal, "request refused");
-            refusal.into_response()
-        }))
-    })
-}
-
 impl Connection {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        self.stream.next_verdict().map_err(Refusal::BadRequest)?;
+    /// The route of a request that may be served at all.
+    fn route<B>(&self, request: &Request<B>) -> Result<&Arc<Route>, Refusal> {
         if self.admission == Admission::OverLimit {
             return Err(Refusal::Unavailable("too many connections"));
         }
-        let host = target::host(&request)?;
+        let host = target::host(request)?;
         target::check_path(request.uri().path())?;
-        let shared = &self.local.shared;
-        let route = shared
+        self.local
+            .shared
             .config
             .routes
             .find(host, request.uri().path())
-            .ok_or(Refusal::NoRoute)?;
-
-        if upgrade::is_websocket(request.headers()) {
-            let (parts, _body) = request.into_parts();
-            let (response, accepted) =
-                upgrade::accept(&parts, self.client, route, &shared.session)?;
-            *self.accepted.borrow_mut() = Some(accepted);
-            return Ok(response);
-        }
-        forward::forward(request, self.client, route, &shared.held, || {
-            self.stream.is_hung_up()
-        })
-        .await
+            .ok_or(Refusal::NoRoute)
     }
 }

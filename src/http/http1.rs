@@ -1,0 +1,143 @@
+//! A connection that speaks HTTP/1.1: requests one after the other, until one of them
+//! becomes a WebSocket.
+
+use std::{cell::RefCell, convert::Infallible, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt, time};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Connection,
+    body::Body,
+    forward,
+    response::{self, Refusal},
+    upgrade::{self, Accepted},
+    watched::Watched,
+};
+use crate::{transport::Transport, websocket::Opened};
+
+/// How long a client that has got its last answer may go on sending.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection ends, or a client has its `101`.
+pub(super) async fn serve(
+    stream: Transport,
+    connection: Connection,
+) -> Option<(Opened<Transport>, Accepted)> {
+    let client = connection.client;
+    let shared = Arc::clone(&connection.local.shared);
+    let limits = &shared.config.limits;
+    let stream = Watched::new(stream, limits.max_header_bytes);
+    let requests = Rc::new(Requests {
+        connection,
+        stream: stream.clone(),
+        accepted: RefCell::new(None),
+    });
+
+    let mut http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.max_header_bytes)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn({
+                let requests = Rc::clone(&requests);
+                move |request| respond(Rc::clone(&requests), request)
+            }),
+        );
+    let ended = run_until_drained(&mut http, &shared.session.drain).await;
+
+    let parts = http.into_parts();
+    let stream = parts.io.into_inner();
+    drop(parts.service);
+    let accepted = requests.accepted.take();
+    drop(requests);
+    let mut stream = stream.into_inner()?;
+    match (ended, accepted) {
+        (Ok(()), Some(accepted)) => {
+            let read_buf = parts.read_buf;
+            return Some((Opened { stream, read_buf }, accepted));
+        }
+        (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
+            // The client is slow to read, too, if it does not take these few bytes at once.
+            let _ = stream.write_all(response::REQUEST_TIMEOUT).await;
+        }
+        (Err(error), _) => tracing::debug!(%client, %error, "connection ended"),
+        (Ok(()), None) => {}
+    }
+    close(stream, &shared.session.drain).await;
+    None
+}
+
+/// Closes a connection so that the client can still read the last answer.
+///
+/// Closing while there are unread bytes, say of a body that was refused, resets the
+/// connection and takes the answer with it (RFC 9112 §9.6). So the client is told that
+/// nothing more comes, and what it still sends is read for a moment.
+async fn close(stream: Transport, drain: &CancellationToken) {
+    let mut stream = stream;
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut nowhere = tokio::io::sink();
+    let rest = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere));
+    let _ = drain.run_until_cancelled(rest).await;
+}
+
+/// Runs hyper's side of a connection; on drain it ends after the response under way.
+async fn run_until_drained<S>(
+    http: &mut http1::Connection<TokioIo<Watched>, S>,
+    drain: &CancellationToken,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Unpin,
+{
+    tokio::select! {
+        ended = std::future::poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
+        () = drain.cancelled() => Pin::new(&mut *http).graceful_shutdown(),
+    }
+    std::future::poll_fn(|context| http.poll_without_shutdown(context)).await
+}
+
+/// What the requests of one connection share.
+struct Requests {
+    connection: Connection,
+    stream: Watched,
+    /// Set with the `101`.
+    accepted: RefCell<Option<Accepted>>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
+
+fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
+    Box::pin(async move {
+        let answer = requests.answer(request).await;
+        Ok(answer.unwrap_or_else(|refusal| {
+            tracing::debug!(client = %requests.connection.client, %refusal, "request refused");
+            refusal.into_response()
+        }))
+    })
+}
+
+impl Requests {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        self.stream.next_verdict().map_err(Refusal::BadRequest)?;
+        let Connection { client, local, .. } = &self.connection;
+        let shared = &local.shared;
+        let route = self.connection.route(&request)?;
+        if upgrade::is_websocket(request.headers()) {
+            let (parts, _body) = request.into_parts();
+            let (response, accepted) = upgrade::accept(&parts, *client, route, &shared.session)?;
+            *self.accepted.borrow_mut() = Some(accepted);
+            return Ok(response);
+        }
+        forward::forward(request, *client, route, &shared.held, || {
+            self.stream.is_hung_up()
+        })
+        .await
+    }
+}
