@@ -61,6 +61,29 @@ impl fmt::Display for ClientAddr {
     }
 }
 
+/// Who is at the other end of a downstream connection, and how it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Where it connects from.
+    pub address: ClientAddr,
+    /// Whether the connection is encrypted.
+    pub is_tls: bool,
+}
+
+impl Client {
+    /// The scheme of the URLs that it asks for.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        if self.is_tls { "https" } else { "http" }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(formatter)
+    }
+}
+
 /// Whether the process has room for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -114,27 +137,30 @@ impl Shared {
 /// which may last for hours, does not carry hyper's buffers.
 pub fn serve(
     stream: Transport,
-    client: ClientAddr,
+    address: ClientAddr,
     admission: Admission,
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
     let shared = Arc::clone(&local.shared);
     let connection = Connection {
-        client,
+        client: Client {
+            address,
+            is_tls: stream.is_tls(),
+        },
         admission,
         local: Rc::clone(local),
     };
     let http = Box::pin(http1::serve(stream, connection));
     async move {
         if let Some((opened, accepted)) = http.await {
-            upgrade::run_session(opened, accepted, client, shared).await;
+            upgrade::run_session(opened, accepted, address, shared).await;
         }
     }
 }
 
 /// What the requests of one connection share, whatever their version.
 struct Connection {
-    client: ClientAddr,
+    client: Client,
     admission: Admission,
     local: Rc<Local>,
 }

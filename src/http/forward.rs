@@ -28,7 +28,7 @@ use tokio::{
     task, time,
 };
 
-use super::{ClientAddr, body::Body, headers, response::Refusal, target};
+use super::{Client, body::Body, headers, response::Refusal, target};
 use crate::{
     route::{Route, Routes},
     transport::Transport,
@@ -80,7 +80,7 @@ impl HeldRequests {
 /// Dropping the future closes the connection to the upstream.
 pub async fn forward(
     request: Request<Incoming>,
-    client: ClientAddr,
+    client: Client,
     route: &Arc<Route>,
     held: &HeldRequests,
     is_client_gone: impl Fn() -> bool,
@@ -122,7 +122,7 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
 /// the end-to-end headers, and where it came from.
 fn upstream_request(
     request: Request<Incoming>,
-    client: ClientAddr,
+    client: Client,
 ) -> Result<Request<Incoming>, Refusal> {
     let mut headers = headers::of_request(request.headers());
     headers::set_forwarded(&mut headers, client, target::host(&request)?);

@@ -16,7 +16,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::ClientAddr;
+use super::{Client, ClientAddr};
 use crate::websocket::handshake::list;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -124,9 +124,9 @@ fn is_about_the_client(name: &HeaderName) -> bool {
 /// Says where a request came from: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
 ///
 /// `host` is what [`host`](super::target::host) returned.
-pub fn set_forwarded(headers: &mut HeaderMap, client: ClientAddr, host: &str) {
+pub fn set_forwarded(headers: &mut HeaderMap, client: Client, host: &str) {
     let mut forwarded = String::from("for=");
-    match client {
+    match client.address {
         ClientAddr::Tcp(address) => {
             let ip = address.ip().to_string();
             // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
@@ -140,10 +140,10 @@ pub fn set_forwarded(headers: &mut HeaderMap, client: ClientAddr, host: &str) {
     }
     // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
     // contain what would have to be escaped.
-    let _ = write!(forwarded, ";host=\"{host}\";proto=http");
+    let _ = write!(forwarded, ";host=\"{host}\";proto={}", client.scheme());
 
     insert(headers, X_FORWARDED_HOST, host);
-    insert(headers, X_FORWARDED_PROTO, "http");
+    insert(headers, X_FORWARDED_PROTO, client.scheme());
     insert(headers, header::FORWARDED, &forwarded);
 }
 
@@ -245,7 +245,10 @@ mod tests {
         ]));
         assert!(kept.is_empty());
 
-        let client = ClientAddr::Tcp("192.0.2.7:1234".parse().unwrap());
+        let client = Client {
+            address: ClientAddr::Tcp("192.0.2.7:1234".parse().unwrap()),
+            is_tls: true,
+        };
         set_forwarded(&mut kept, client, "chat.example:8080");
 
         assert_eq!(
@@ -253,10 +256,10 @@ mod tests {
             [
                 ("x-forwarded-for", "192.0.2.7"),
                 ("x-forwarded-host", "chat.example:8080"),
-                ("x-forwarded-proto", "http"),
+                ("x-forwarded-proto", "https"),
                 (
                     "forwarded",
-                    "for=192.0.2.7;host=\"chat.example:8080\";proto=http"
+                    "for=192.0.2.7;host=\"chat.example:8080\";proto=https"
                 ),
             ]
         );
@@ -264,8 +267,10 @@ mod tests {
 
     #[test]
     fn ipv6_is_in_brackets_and_quoted_and_a_mapped_ipv4_is_not_ipv6() {
-        let forwarded = |client: ClientAddr| {
+        let forwarded = |address: ClientAddr| {
             let mut headers = HeaderMap::new();
+            let is_tls = false;
+            let client = Client { address, is_tls };
             set_forwarded(&mut headers, client, "h");
             lines(&headers)
                 .iter()

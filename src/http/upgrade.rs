@@ -12,7 +12,7 @@ use hyper::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{ClientAddr, Shared, body::Body, headers, response::Refusal};
+use super::{Client, ClientAddr, Shared, body::Body, headers, response::Refusal};
 use crate::{
     route::Route,
     session,
@@ -55,7 +55,7 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 /// or has no room for what the session would hold.
 pub fn accept(
     request: &Parts,
-    client: ClientAddr,
+    client: Client,
     route: &Arc<Route>,
     context: &session::Context,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
@@ -247,11 +247,7 @@ fn switching_protocols(key: &HeaderValue, subprotocol: Option<&str>) -> Response
 
 /// The handshake for the upstream: the client's own target and end-to-end headers, with
 /// its credentials and its whole list of subprotocols, in which some carry tokens.
-fn upstream_request(
-    request: &Parts,
-    client: ClientAddr,
-    subprotocol: Option<&str>,
-) -> OpeningRequest {
+fn upstream_request(request: &Parts, client: Client, subprotocol: Option<&str>) -> OpeningRequest {
     let target = request
         .uri
         .path_and_query()

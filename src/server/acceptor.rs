@@ -5,22 +5,16 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpStream, UnixStream},
-    task, time,
-};
+use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Listener,
-    listener::OpenListener,
+    listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     places::{Count, Place},
     worker::Seat,
 };
-use crate::{
-    http::{self, Admission, ClientAddr, Local},
-    transport::Transport,
-};
+use crate::http::{self, Admission, ClientAddr, Local};
 
 /// How long accepting pauses when the process lacks something, say file descriptors: the
 /// listener stays ready, so that trying again at once would spin.
@@ -64,7 +58,7 @@ impl Acceptor {
 async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
     loop {
         match listener.accept().await {
-            Ok((stream, client)) => handout.hand_out(stream, client).await,
+            Ok((socket, client)) => handout.hand_out(socket, client).await,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
@@ -93,7 +87,7 @@ struct Handout {
 
 impl Handout {
     /// Gives a connection to the worker with the fewest.
-    async fn hand_out(&self, stream: Transport, client: ClientAddr) {
+    async fn hand_out(&self, socket: AcceptedSocket, client: ClientAddr) {
         let seats = self.seats.iter().enumerate();
         let Some((index, seat)) = seats.min_by_key(|(_, seat)| seat.count.get()) else {
             return;
@@ -103,7 +97,7 @@ impl Handout {
             return;
         };
         let connection = Connection {
-            stream,
+            socket,
             client,
             admission,
             place,
@@ -122,7 +116,7 @@ impl Handout {
 
 /// A connection on the worker that serves it, or is about to hand it on.
 pub(super) struct Connection {
-    stream: Transport,
+    socket: AcceptedSocket,
     client: ClientAddr,
     admission: Admission,
     place: Place,
@@ -132,7 +126,7 @@ impl Connection {
     /// Serves it in a task of its own on this thread.
     pub(super) fn spawn(self, local: &Rc<Local>) {
         let Self { place, .. } = self;
-        let served = http::serve(self.stream, self.client, self.admission, local);
+        let served = http::serve(self.socket.into(), self.client, self.admission, local);
         task::spawn_local(async move {
             let _place = place;
             served.await;
@@ -140,12 +134,8 @@ impl Connection {
     }
 
     fn unregister(self) -> io::Result<Handed> {
-        let socket = match self.stream {
-            Transport::Tcp(stream) => stream.into_std().map(Socket::Tcp),
-            Transport::Unix(stream) => stream.into_std().map(Socket::Unix),
-        };
         Ok(Handed {
-            socket: socket?,
+            socket: self.socket.unregister()?,
             client: self.client,
             admission: self.admission,
             place: self.place,
@@ -155,26 +145,17 @@ impl Connection {
 
 /// A connection on its way to another worker, registered with no runtime.
 pub(super) struct Handed {
-    socket: Socket,
+    socket: UnregisteredSocket,
     client: ClientAddr,
     admission: Admission,
     place: Place,
 }
 
-enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
 impl Handed {
     /// Registers it with the runtime of this thread.
     pub(super) fn register(self) -> io::Result<Connection> {
-        let stream = match self.socket {
-            Socket::Tcp(stream) => TcpStream::from_std(stream).map(Transport::Tcp),
-            Socket::Unix(stream) => UnixStream::from_std(stream).map(Transport::Unix),
-        };
         Ok(Connection {
-            stream: stream?,
+            socket: self.socket.register()?,
             client: self.client,
             admission: self.admission,
             place: self.place,

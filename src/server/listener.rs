@@ -8,7 +8,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::ListenAddress;
 use crate::{http::ClientAddr, transport::Transport};
@@ -131,18 +131,61 @@ impl OpenListener {
     /// # Cancel safety
     ///
     /// Cancelling loses no connection.
-    pub(super) async fn accept(&self) -> io::Result<(Transport, ClientAddr)> {
+    pub(super) async fn accept(&self) -> io::Result<(AcceptedSocket, ClientAddr)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // It fails for a client that has already gone, which is noticed at its first read.
                 let _ = stream.set_nodelay(true);
-                Ok((Transport::Tcp(stream), ClientAddr::from(address)))
+                Ok((AcceptedSocket::Tcp(stream), ClientAddr::from(address)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Transport::Unix(stream), ClientAddr::Unix))
+                Ok((AcceptedSocket::Unix(stream), ClientAddr::Unix))
             }
+        }
+    }
+}
+
+/// The socket of an accepted connection.
+#[derive(Debug)]
+pub(super) enum AcceptedSocket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl AcceptedSocket {
+    /// Takes it out of the runtime of this thread.
+    pub(super) fn unregister(self) -> io::Result<UnregisteredSocket> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(UnregisteredSocket::Tcp),
+            Self::Unix(stream) => stream.into_std().map(UnregisteredSocket::Unix),
+        }
+    }
+}
+
+impl From<AcceptedSocket> for Transport {
+    fn from(socket: AcceptedSocket) -> Self {
+        match socket {
+            AcceptedSocket::Tcp(stream) => Self::Tcp(stream),
+            AcceptedSocket::Unix(stream) => Self::Unix(stream),
+        }
+    }
+}
+
+/// The socket of an accepted connection on its way from one runtime to another.
+#[derive(Debug)]
+pub(super) enum UnregisteredSocket {
+    Tcp(net::TcpStream),
+    Unix(unix::net::UnixStream),
+}
+
+impl UnregisteredSocket {
+    /// Registers it with the runtime of this thread.
+    pub(super) fn register(self) -> io::Result<AcceptedSocket> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(AcceptedSocket::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(AcceptedSocket::Unix),
         }
     }
 }
