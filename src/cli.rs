@@ -184,7 +184,7 @@ impl Run {
             (None, None) => return Err(ConfigurationError::Absent),
         };
         if let Some(listen) = self.listen {
-            config.listen = vec![listen];
+            config.listen = vec![listen.into()];
         }
         if let Some(workers) = self.workers {
             config.workers = workers;
@@ -241,7 +241,10 @@ impl fmt::Display for Summary<'_> {
         let Config {
             listen, workers, ..
         } = self.0;
-        let addresses: Vec<_> = listen.iter().map(written).collect();
+        let addresses: Vec<_> = listen
+            .iter()
+            .map(|listen| written(&listen.address))
+            .collect();
         write!(
             formatter,
             "{}, {}, listening on {}",

@@ -45,7 +45,7 @@ pub fn process_environment(name: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Vec<server::ListenAddress>,
+    pub listen: Vec<server::ListenSettings>,
     /// Threads that serve; default one per core.
     pub workers: NonZeroUsize,
     /// The log.

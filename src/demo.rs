@@ -313,7 +313,7 @@ impl Stage {
 fn configuration(backend: &str) -> Result<Config, Problems> {
     let environment = |name: &str| (name == "BACKEND").then(|| backend.to_owned());
     let mut config = Config::parse("proxy.toml", PROXY_TOML, &environment)?;
-    config.listen = vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
+    config.listen = vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))).into()];
     Ok(config)
 }
 

@@ -24,65 +24,19 @@ pub mod target;
 pub mod upgrade;
 mod watched;
 
-use std::{fmt, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use hyper::Request;
 use tokio_util::sync::CancellationToken;
 
 use self::{forward::HeldRequests, response::Refusal};
+pub use crate::client::{Client, ClientAddr};
 use crate::{
     config::Config,
     route::Route,
     session::{self, Budget},
     transport::Transport,
 };
-
-/// Where a client connects from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAddr {
-    /// Over TCP; an IPv4 address is never in its IPv6 form.
-    Tcp(SocketAddr),
-    /// Over a Unix domain socket, where clients have no address.
-    Unix,
-}
-
-impl From<SocketAddr> for ClientAddr {
-    fn from(address: SocketAddr) -> Self {
-        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
-    }
-}
-
-impl fmt::Display for ClientAddr {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(formatter),
-            Self::Unix => formatter.write_str("unix"),
-        }
-    }
-}
-
-/// Who is at the other end of a downstream connection, and how it came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// Where it connects from.
-    pub address: ClientAddr,
-    /// Whether the connection is encrypted.
-    pub is_tls: bool,
-}
-
-impl Client {
-    /// The scheme of the URLs that it asks for.
-    #[must_use]
-    pub const fn scheme(self) -> &'static str {
-        if self.is_tls { "https" } else { "http" }
-    }
-}
-
-impl fmt::Display for Client {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(formatter)
-    }
-}
 
 /// Whether the process has room for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,9 +40,10 @@
 //! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `matcher`, `route`, `server`, `session`, `telemetry`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `config`, `http`, `transport` | listeners, workers, limits, drain |
-//! | `http` | `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
+//! | `server` | `client`, `config`, `http`, `transport` | listeners, workers, limits, drain |
+//! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
+//! | `client` |  | where clients connect from |
 //! | `telemetry` | `session`, `websocket` | logs |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `upstream` | `transport`, `websocket` | resolve, dial, opening handshake, back-off |
@@ -64,6 +65,7 @@
 //!   ([`session::budget`]).
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod http;

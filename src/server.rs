@@ -66,6 +66,20 @@ pub async fn run(
     workers.join()
 }
 
+/// One listener as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// Where it listens.
+    pub address: ListenAddress,
+}
+
+impl From<ListenAddress> for ListenSettings {
+    /// The defaults for a listener at `address`.
+    fn from(address: ListenAddress) -> Self {
+        Self { address }
+    }
+}
+
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
@@ -96,4 +110,17 @@ pub struct Limits {
     /// How long a client may take to send its header section, and how long a connection may
     /// wait for its next request; default 10 s.
     pub header_timeout: Duration,
+}
+
+impl Limits {
+    /// The defaults beside `max_held_bytes`, whose own depends on the machine.
+    #[must_use]
+    pub const fn new(max_held_bytes: usize) -> Self {
+        Self {
+            max_connections: 10_000,
+            max_held_bytes,
+            max_header_bytes: 32 * 1024,
+            header_timeout: Duration::from_secs(10),
+        }
+    }
 }

@@ -6,7 +6,7 @@ use http::Uri;
 
 use super::{
     address, matchers,
-    raw::{Table, Value},
+    raw::{Table, Value, override_with},
     report::{Mistake, Problem},
     units,
 };
@@ -412,10 +412,4 @@ fn list<T>(value: Value<'_>, parse: fn(&str) -> Result<T, Mistake>) -> Option<Ve
             .filter_map(|element| element.parse(parse))
             .collect(),
     )
-}
-
-fn override_with<T>(setting: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *setting = value;
-    }
 }

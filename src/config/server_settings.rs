@@ -12,12 +12,12 @@ use tracing::Level;
 
 use super::{
     address, memory,
-    raw::Table,
+    raw::{Table, override_with},
     report::{Mistake, Problem},
     units::{self, Memory},
 };
 use crate::{
-    server::{Limits, ListenAddress},
+    server::{Limits, ListenAddress, ListenSettings},
     telemetry::{Format, Settings},
 };
 
@@ -25,36 +25,39 @@ use crate::{
 const DEFAULT_PORT: u16 = 8080;
 
 /// `listen = "address"`, or one `[[listen]]` for each address.
-pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenAddress> {
+pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenSettings> {
     let value = top.value("listen");
     let Some(value) = value else {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port(top)));
-        return vec![ListenAddress::Tcp(address)];
+        return vec![ListenAddress::Tcp(address).into()];
     };
     if matches!(value.content(), DeValue::String(_)) {
-        return value.parse(address::listen).into_iter().collect();
+        let address = value.parse(address::listen);
+        return address.into_iter().map(ListenSettings::from).collect();
     }
     let mut seen = Vec::new();
-    let listeners = top.tables("listen", |listener| {
-        let address = listener.parse("address", address::listen);
-        if address.is_none() && listener.is_sound() {
-            let what = "this listener has no address";
-            listener.lacks(Mistake::new(what, "expected address = \"0.0.0.0:8080\""));
-        }
-        if let Some(address) = &address {
-            if seen.contains(address) {
-                let what = "this address is already listened on";
-                listener.problem_at(listener.span(), Mistake::new(what, "expected another one"));
-            }
-            seen.push(address.clone());
-        }
-        address
-    });
+    let listeners = top.tables("listen", |table| listener(table, &mut seen));
     if listeners.is_empty() && top.is_sound() {
         let what = "nobody could connect";
         value.report(Mistake::new(what, "expected at least one address"));
     }
     listeners.into_iter().flatten().collect()
+}
+
+/// One `[[listen]]`; `seen` are the addresses of those before it.
+fn listener(table: &mut Table<'_>, seen: &mut Vec<ListenAddress>) -> Option<ListenSettings> {
+    let address = table.parse("address", address::listen);
+    if address.is_none() && table.is_sound() {
+        let what = "this listener has no address";
+        table.lacks(Mistake::new(what, "expected address = \"0.0.0.0:8080\""));
+    }
+    let address = address?;
+    if seen.contains(&address) {
+        let what = "this address is already listened on";
+        table.problem_at(table.span(), Mistake::new(what, "expected another one"));
+    }
+    seen.push(address.clone());
+    Some(ListenSettings { address })
 }
 
 /// `PORT`, as Cloud Run and its like set it.
@@ -109,18 +112,20 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     /// shares the cgroup.
     const DEFAULT_SHARE: Memory = Memory::Percent(25);
     let max_held = table.parse("max_held_bytes", units::memory);
-    Limits {
-        max_connections: table
-            .parse("max_connections", units::some)
-            .unwrap_or(10_000),
-        max_held_bytes: bytes(max_held.unwrap_or(DEFAULT_SHARE)),
-        max_header_bytes: table
-            .parse("max_header_bytes", header_bytes)
-            .unwrap_or(32 * 1024),
-        header_timeout: table
-            .some_time("header_timeout")
-            .unwrap_or(Duration::from_secs(10)),
-    }
+    let mut limits = Limits::new(bytes(max_held.unwrap_or(DEFAULT_SHARE)));
+    override_with(
+        &mut limits.max_connections,
+        table.parse("max_connections", units::some),
+    );
+    override_with(
+        &mut limits.max_header_bytes,
+        table.parse("max_header_bytes", header_bytes),
+    );
+    override_with(
+        &mut limits.header_timeout,
+        table.some_time("header_timeout"),
+    );
+    limits
 }
 
 pub(super) fn drain_grace(table: &mut Table<'_>) -> Duration {

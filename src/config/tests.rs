@@ -117,7 +117,7 @@ fn the_default_port_comes_from_the_environment() {
         let environment = |name: &str| port.filter(|_| name == "PORT").map(str::to_owned);
         Config::parse("proxy.toml", route, &environment).map(|config| config.listen)
     };
-    let on = |port: u16| vec![ListenAddress::Tcp(([0, 0, 0, 0], port).into())];
+    let on = |port: u16| vec![ListenAddress::Tcp(([0, 0, 0, 0], port).into()).into()];
 
     assert_eq!(listen(None), Ok(on(8080)));
     assert_eq!(listen(Some("")), Ok(on(8080)));
@@ -153,8 +153,8 @@ upstream = \"http://127.0.0.1:8081\"";
     assert_eq!(
         parse(text).unwrap().listen,
         [
-            ListenAddress::Tcp(([127, 0, 0, 1], 1).into()),
-            ListenAddress::Unix("/run/gate.sock".into())
+            ListenAddress::Tcp(([127, 0, 0, 1], 1).into()).into(),
+            ListenAddress::Unix("/run/gate.sock".into()).into()
         ]
     );
 }

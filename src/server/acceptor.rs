@@ -9,12 +9,15 @@ use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Listener,
+    ListenSettings, Listener,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     places::{Count, Place},
     worker::Seat,
 };
-use crate::http::{self, Admission, ClientAddr, Local};
+use crate::{
+    client::ClientAddr,
+    http::{self, Admission, Local},
+};
 
 /// How long accepting pauses when the process lacks something, say file descriptors: the
 /// listener stays ready, so that trying again at once would spin.
@@ -58,7 +61,10 @@ impl Acceptor {
 async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
     loop {
         match listener.accept().await {
-            Ok((socket, client)) => handout.hand_out(socket, client).await,
+            Ok((socket, client)) => {
+                let settings = Arc::clone(listener.settings());
+                handout.hand_out(socket, client, settings).await;
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
@@ -87,7 +93,12 @@ struct Handout {
 
 impl Handout {
     /// Gives a connection to the worker with the fewest.
-    async fn hand_out(&self, socket: AcceptedSocket, client: ClientAddr) {
+    async fn hand_out(
+        &self,
+        socket: AcceptedSocket,
+        client: ClientAddr,
+        listener: Arc<ListenSettings>,
+    ) {
         let seats = self.seats.iter().enumerate();
         let Some((index, seat)) = seats.min_by_key(|(_, seat)| seat.count.get()) else {
             return;
@@ -99,6 +110,7 @@ impl Handout {
         let connection = Connection {
             socket,
             client,
+            listener,
             admission,
             place,
         };
@@ -118,6 +130,7 @@ impl Handout {
 pub(super) struct Connection {
     socket: AcceptedSocket,
     client: ClientAddr,
+    listener: Arc<ListenSettings>,
     admission: Admission,
     place: Place,
 }
@@ -125,6 +138,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Serves it in a task of its own on this thread.
     pub(super) fn spawn(self, local: &Rc<Local>) {
+        tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
         let Self { place, .. } = self;
         let served = http::serve(self.socket.into(), self.client, self.admission, local);
         task::spawn_local(async move {
@@ -137,6 +151,7 @@ impl Connection {
         Ok(Handed {
             socket: self.socket.unregister()?,
             client: self.client,
+            listener: self.listener,
             admission: self.admission,
             place: self.place,
         })
@@ -147,6 +162,7 @@ impl Connection {
 pub(super) struct Handed {
     socket: UnregisteredSocket,
     client: ClientAddr,
+    listener: Arc<ListenSettings>,
     admission: Admission,
     place: Place,
 }
@@ -157,6 +173,7 @@ impl Handed {
         Ok(Connection {
             socket: self.socket.register()?,
             client: self.client,
+            listener: self.listener,
             admission: self.admission,
             place: self.place,
         })

@@ -5,13 +5,14 @@ use std::{
     net::{self, SocketAddr},
     os::unix::{self, fs::FileTypeExt},
     path::Path,
+    sync::Arc,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::ListenAddress;
-use crate::{http::ClientAddr, transport::Transport};
+use super::{ListenAddress, ListenSettings};
+use crate::{client::ClientAddr, transport::Transport};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -19,7 +20,7 @@ const BACKLOG: i32 = 1024;
 /// A bound socket that accepts client connections.
 #[derive(Debug)]
 pub struct Listener {
-    address: ListenAddress,
+    settings: ListenSettings,
     socket: BoundSocket,
 }
 
@@ -29,52 +30,52 @@ enum BoundSocket {
     Unix(unix::net::UnixListener),
 }
 
-/// Binds all `addresses`.
+/// Binds the addresses of all `listeners`.
 ///
 /// A Unix socket's file that nobody listens on, as a killed process leaves it, is replaced.
 ///
 /// # Errors
 ///
 /// The first address that cannot be bound; none is bound then.
-pub fn bind(addresses: &[ListenAddress]) -> Result<Vec<Listener>, BindError> {
-    let bind_one = |address: &ListenAddress| {
-        Listener::bind(address).map_err(|source| BindError {
-            address: address.clone(),
+pub fn bind(listeners: &[ListenSettings]) -> Result<Vec<Listener>, BindError> {
+    let bind_one = |settings: &ListenSettings| {
+        Listener::bind(settings.clone()).map_err(|source| BindError {
+            address: settings.address.clone(),
             source,
         })
     };
-    addresses.iter().map(bind_one).collect()
+    listeners.iter().map(bind_one).collect()
 }
 
 impl Listener {
     /// Where it listens; a port 0 has become the real one.
     #[must_use]
     pub fn address(&self) -> &ListenAddress {
-        &self.address
+        &self.settings.address
     }
 
-    fn bind(address: &ListenAddress) -> io::Result<Self> {
-        match address {
+    fn bind(mut settings: ListenSettings) -> io::Result<Self> {
+        let socket = match &mut settings.address {
             ListenAddress::Tcp(address) => {
                 let listener = bind_tcp(*address)?;
-                Ok(Self {
-                    address: ListenAddress::Tcp(listener.local_addr()?),
-                    socket: BoundSocket::Tcp(listener),
-                })
+                *address = listener.local_addr()?;
+                BoundSocket::Tcp(listener)
             }
-            ListenAddress::Unix(path) => Ok(Self {
-                address: address.clone(),
-                socket: BoundSocket::Unix(bind_unix(path)?),
-            }),
-        }
+            ListenAddress::Unix(path) => BoundSocket::Unix(bind_unix(path)?),
+        };
+        Ok(Self { settings, socket })
     }
 
     /// Registers the socket with the runtime of this thread.
     pub(super) fn register(self) -> io::Result<OpenListener> {
-        match self.socket {
-            BoundSocket::Tcp(listener) => TcpListener::from_std(listener).map(OpenListener::Tcp),
-            BoundSocket::Unix(listener) => UnixListener::from_std(listener).map(OpenListener::Unix),
-        }
+        let socket = match self.socket {
+            BoundSocket::Tcp(listener) => TcpListener::from_std(listener).map(OpenSocket::Tcp),
+            BoundSocket::Unix(listener) => UnixListener::from_std(listener).map(OpenSocket::Unix),
+        };
+        Ok(OpenListener {
+            settings: Arc::new(self.settings),
+            socket: socket?,
+        })
     }
 }
 
@@ -120,26 +121,37 @@ fn is_stale(path: &Path) -> bool {
 
 /// A listener in a runtime.
 #[derive(Debug)]
-pub(super) enum OpenListener {
+pub(super) struct OpenListener {
+    settings: Arc<ListenSettings>,
+    socket: OpenSocket,
+}
+
+#[derive(Debug)]
+enum OpenSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl OpenListener {
+    /// How its connections are served.
+    pub(super) fn settings(&self) -> &Arc<ListenSettings> {
+        &self.settings
+    }
+
     /// The next connection.
     ///
     /// # Cancel safety
     ///
     /// Cancelling loses no connection.
     pub(super) async fn accept(&self) -> io::Result<(AcceptedSocket, ClientAddr)> {
-        match self {
-            Self::Tcp(listener) => {
+        match &self.socket {
+            OpenSocket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // It fails for a client that has already gone, which is noticed at its first read.
                 let _ = stream.set_nodelay(true);
                 Ok((AcceptedSocket::Tcp(stream), ClientAddr::from(address)))
             }
-            Self::Unix(listener) => {
+            OpenSocket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((AcceptedSocket::Unix(stream), ClientAddr::Unix))
             }
@@ -223,8 +235,8 @@ mod tests {
 
     use super::*;
 
-    fn loopback() -> ListenAddress {
-        ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())
+    fn loopback() -> ListenSettings {
+        ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).into()
     }
 
     /// A path of this process and test, in the system's directory for such things.
@@ -251,7 +263,7 @@ mod tests {
         let first = bind(&[loopback()]).unwrap();
         let taken = first[0].address().clone();
 
-        let error = bind(&[loopback(), taken.clone()]).unwrap_err();
+        let error = bind(&[loopback(), taken.clone().into()]).unwrap_err();
 
         assert_eq!(error.address, taken);
         assert!(error.to_string().starts_with(&format!(
@@ -262,7 +274,7 @@ mod tests {
     #[test]
     fn a_unix_socket_that_nobody_listens_on_is_replaced() {
         let path = socket_path("stale");
-        let address = ListenAddress::Unix(path.clone());
+        let address = ListenSettings::from(ListenAddress::Unix(path.clone()));
         drop(bind(std::slice::from_ref(&address)).unwrap());
         assert!(path.exists());
 
@@ -279,7 +291,7 @@ mod tests {
         let path = socket_path("file");
         fs::write(&path, "precious").unwrap();
 
-        let error = bind(&[ListenAddress::Unix(path.clone())]).unwrap_err();
+        let error = bind(&[ListenAddress::Unix(path.clone()).into()]).unwrap_err();
 
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");

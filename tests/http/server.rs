@@ -124,7 +124,7 @@ async fn a_unix_socket_is_listened_on() {
     let path = std::env::temp_dir().join(format!("readygate-{}-l.sock", std::process::id()));
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
-    config.listen = vec![ListenAddress::Unix(path.clone())];
+    config.listen = vec![ListenAddress::Unix(path.clone()).into()];
     let listeners = server::bind(&config.listen).unwrap();
     let run = server::run(
         listeners,

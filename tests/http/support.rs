@@ -23,15 +23,10 @@ pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 pub(crate) fn config(routes: Vec<Route>) -> Config {
     Config {
-        listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())],
+        listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).into()],
         workers: NonZeroUsize::MIN,
         log: telemetry::Settings::default(),
-        limits: Limits {
-            max_connections: 1000,
-            max_held_bytes: 1024 * 1024,
-            max_header_bytes: 32 * 1024,
-            header_timeout: Duration::from_secs(10),
-        },
+        limits: Limits::new(1024 * 1024),
         drain_grace: Duration::from_secs(8),
         routes: Routes::new(routes),
     }
