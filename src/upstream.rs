@@ -76,7 +76,9 @@ async fn attempt(
     settings: &Settings,
     request: &OpeningRequest,
 ) -> Result<Opened<Transport>, AttemptError> {
-    let stream = dial::dial(settings).await.map_err(AttemptError::Dial)?;
+    let stream = dial::dial(settings, request.preamble())
+        .await
+        .map_err(AttemptError::Dial)?;
     let answer = handshake::perform(stream, request);
     match time::timeout(settings.handshake_timeout, answer).await {
         Ok(Ok(opened)) => Ok(opened),

@@ -143,7 +143,7 @@ async fn dial_until_it_listens(
     is_client_gone: impl Fn() -> bool,
 ) -> Result<Transport, Refusal> {
     let deadline = time::Instant::now() + route.http.hold_timeout;
-    if let Ok(stream) = dial(&route.upstream).await {
+    if let Ok(stream) = dial(&route.upstream, b"").await {
         return Ok(stream);
     }
     let _place = held.enter(route)?;
@@ -155,7 +155,7 @@ async fn dial_until_it_listens(
             if is_client_gone() {
                 return Err(Refusal::ClientGone);
             }
-            match dial(&route.upstream).await {
+            match dial(&route.upstream, b"").await {
                 Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
                 Ok(stream) => return Ok(stream),
                 Err(error) => tracing::trace!(%error, "upstream does not listen"),

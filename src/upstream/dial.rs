@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpStream, UnixStream, lookup_host},
     time,
 };
@@ -14,7 +15,7 @@ use tokio::{
 use super::{Address, Settings};
 use crate::transport::Transport;
 
-/// Makes one connection to the upstream.
+/// Makes one connection to the upstream and writes `preamble` as its first bytes.
 ///
 /// The name is resolved anew each time, because an upstream that is being replaced changes
 /// its address. Each of its addresses is tried in turn.
@@ -27,7 +28,16 @@ use crate::transport::Transport;
 /// # Cancel safety
 ///
 /// Dropping the future closes the connection that was being made.
-pub async fn dial(settings: &Settings) -> io::Result<Transport> {
+pub async fn dial(settings: &Settings, preamble: &[u8]) -> io::Result<Transport> {
+    let mut stream = connect(settings).await?;
+    // A few bytes, which fit into the buffer of a new socket.
+    if !preamble.is_empty() {
+        stream.write_all(preamble).await?;
+    }
+    Ok(stream)
+}
+
+async fn connect(settings: &Settings) -> io::Result<Transport> {
     match &settings.address {
         Address::Tcp { host, port } => {
             let addresses = within(settings.timeout, resolve(host, *port)).await?;
@@ -99,7 +109,7 @@ mod tests {
             };
             let port = listener.local_addr().unwrap().port();
 
-            dial(&upstream_at("localhost", port)).await.unwrap();
+            dial(&upstream_at("localhost", port), b"").await.unwrap();
         }
     }
 
@@ -123,7 +133,7 @@ mod tests {
     async fn a_name_that_does_not_resolve_is_an_error_of_this_attempt_only() {
         let settings = upstream_at("name.invalid", 80);
 
-        assert!(dial(&settings).await.is_err());
+        assert!(dial(&settings, b"").await.is_err());
     }
 
     #[tokio::test]
@@ -131,7 +141,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
 
-        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port)).await.unwrap() else {
+        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port), b"").await.unwrap()
+        else {
             panic!("a TCP address gives a TCP connection");
         };
 

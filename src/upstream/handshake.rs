@@ -31,8 +31,11 @@ const MAX_INTERIM_ANSWERS: usize = 10;
 /// An opening handshake as it is sent upstream, but for its key.
 #[derive(Clone, Debug)]
 pub struct OpeningRequest {
-    /// The request line and all header lines but the key's, which is fresh in each attempt.
+    /// The preamble, then the request line and all header lines but the key's, which is fresh
+    /// in each attempt.
     head: Bytes,
+    /// How much of `head` is the preamble.
+    preamble_bytes: u16,
     /// The subprotocol that the client has been told.
     subprotocol: Option<String>,
 }
@@ -57,13 +60,37 @@ impl OpeningRequest {
         write_header(&mut head, "sec-websocket-version", VERSION.as_bytes());
         Self {
             head: head.into(),
+            preamble_bytes: 0,
             subprotocol,
         }
     }
 
+    /// The same request on a connection that begins with `preamble`.
+    ///
+    /// # Panics
+    ///
+    /// `preamble` is longer than 64 KiB.
+    #[must_use]
+    pub fn behind(self, preamble: &[u8]) -> Self {
+        Self {
+            head: [preamble, self.request()].concat().into(),
+            preamble_bytes: u16::try_from(preamble.len()).expect("a preamble is short"),
+            ..self
+        }
+    }
+
+    /// What a connection begins with, before any handshake; mostly nothing.
+    pub(super) fn preamble(&self) -> &[u8] {
+        &self.head[..usize::from(self.preamble_bytes)]
+    }
+
+    fn request(&self) -> &[u8] {
+        &self.head[usize::from(self.preamble_bytes)..]
+    }
+
     fn with_key(&self, key: &str) -> Vec<u8> {
         let mut request = Vec::with_capacity(self.head.len() + 64);
-        request.extend_from_slice(&self.head);
+        request.extend_from_slice(self.request());
         write_header(&mut request, "sec-websocket-key", key.as_bytes());
         request.extend_from_slice(b"\r\n");
         request
