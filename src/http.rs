@@ -95,7 +95,6 @@ pub fn serve(
     admission: Admission,
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
-    let shared = Arc::clone(&local.shared);
     let connection = Connection {
         client: Client {
             address,
@@ -106,8 +105,8 @@ pub fn serve(
     };
     let http = Box::pin(http1::serve(stream, connection));
     async move {
-        if let Some((opened, accepted)) = http.await {
-            upgrade::run_session(opened, accepted, address, shared).await;
+        if let Some(session) = http.await {
+            session.await;
         }
     }
 }

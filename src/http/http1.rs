@@ -21,11 +21,12 @@ use crate::{transport::Transport, websocket::Opened};
 /// How long a client that has got its last answer may go on sending.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves requests until the connection ends, or a client has its `101`.
+/// Serves requests until the connection ends, or a client has its `101`: then returns its
+/// session.
 pub(super) async fn serve(
     stream: Transport,
     connection: Connection,
-) -> Option<(Opened<Transport>, Accepted)> {
+) -> Option<Pin<Box<impl Future<Output = ()>>>> {
     let client = connection.client;
     let shared = Arc::clone(&connection.local.shared);
     let limits = &shared.config.limits;
@@ -58,7 +59,8 @@ pub(super) async fn serve(
     match (ended, accepted) {
         (Ok(()), Some(accepted)) => {
             let read_buf = parts.read_buf;
-            return Some((Opened { stream, read_buf }, accepted));
+            let opened = Opened { stream, read_buf };
+            return Some(upgrade::session(opened, accepted, client.address, shared));
         }
         (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
             // The client is slow to read, too, if it does not take these few bytes at once.

@@ -3,8 +3,9 @@
 //! The `101` is the proxy's own and does not wait for the upstream. hyper answers `101` to
 //! whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, pin::Pin, sync::Arc};
 
+use futures_util::FutureExt;
 use hyper::{
     HeaderMap, Method, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
@@ -102,16 +103,16 @@ impl Deref for SharedContext {
     }
 }
 
-/// Runs the session of an accepted client; the connection is closed when it ends.
+/// The session of an accepted client; the connection is closed when it ends.
 ///
 /// The request for the upstream belongs to `connect`, which the session drops when it will
 /// not connect again.
-pub fn run_session(
+pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
     client: ClientAddr,
     shared: Arc<Shared>,
-) -> impl Future<Output = ()> {
+) -> Pin<Box<impl Future<Output = ()>>> {
     let Accepted {
         route,
         request,
@@ -124,15 +125,9 @@ pub fn run_session(
         }
     };
     let settings = RouteSettings(Arc::clone(&route));
-    // In a box, for a future that another one awaits would be in that one twice.
-    let session = Box::pin(session::run(
-        opened,
-        connect,
-        settings,
-        SharedContext(shared),
-    ));
-    async move {
-        let report = session.await;
+    let session = session::run(opened, connect, settings, SharedContext(shared));
+    // Not an `async` block, which would have room for the session twice.
+    Box::pin(session.map(move |report| {
         let client = client.to_string();
         let origin = Origin {
             client: &client,
@@ -140,7 +135,7 @@ pub fn run_session(
             route: &route.path,
         };
         access_log::session_ended(&report, origin);
-    }
+    }))
 }
 
 /// Checks what RFC 6455 §4.2.1 demands of the request and returns its key.

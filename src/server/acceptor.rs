@@ -5,6 +5,7 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
@@ -141,10 +142,9 @@ impl Connection {
         tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
         let Self { place, .. } = self;
         let served = http::serve(self.socket.into(), self.client, self.admission, local);
-        task::spawn_local(async move {
-            let _place = place;
-            served.await;
-        });
+        // Not an `async` block, which would have room for what it awaits twice: a task lives
+        // as long as its session.
+        task::spawn_local(served.map(move |()| drop(place)));
     }
 
     fn unregister(self) -> io::Result<Handed> {

@@ -145,10 +145,17 @@ impl fmt::Display for SessionState {
 pub struct Transition {
     /// The state entered.
     pub to: SessionState,
-    /// When, after the client's `101`.
-    pub after: Duration,
     /// Why.
     pub reason: &'static str,
+    after_micros: u64,
+}
+
+impl Transition {
+    /// When, after the client's `101`, to the microsecond.
+    #[must_use]
+    pub const fn after(&self) -> Duration {
+        Duration::from_micros(self.after_micros)
+    }
 }
 
 /// How many transitions a trail keeps; an upstream that is lost again and again would
@@ -170,8 +177,8 @@ impl Trail {
     pub fn accepted() -> Self {
         let accepted = Transition {
             to: SessionState::Accepted,
-            after: Duration::ZERO,
             reason: "client accepted",
+            after_micros: 0,
         };
         Self {
             state: SessionState::Accepted,
@@ -218,7 +225,7 @@ impl Trail {
         self.transitions
             .iter()
             .find(|transition| transition.to == state)
-            .map(|it| it.after)
+            .map(Transition::after)
     }
 
     /// Enters `to`. A transition that the table does not have is refused and logged.
@@ -235,8 +242,8 @@ impl Trail {
         self.state = to;
         let transition = Transition {
             to,
-            after: self.started.elapsed(),
             reason,
+            after_micros: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
         if self.transitions.len() < MAX_TRANSITIONS {
             self.transitions.push(transition);
@@ -248,13 +255,11 @@ impl Trail {
 
 impl fmt::Display for Trail {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Transition { to, after, reason }) in self.transitions.iter().enumerate() {
+        for (index, transition) in self.transitions.iter().enumerate() {
+            let Transition { to, reason, .. } = transition;
             let separator = if index == 0 { "" } else { ", " };
-            write!(
-                formatter,
-                "{separator}{to} +{}ms ({reason})",
-                after.as_millis()
-            )?;
+            let after = transition.after().as_millis();
+            write!(formatter, "{separator}{to} +{after}ms ({reason})")?;
         }
         if self.omitted > 0 {
             write!(formatter, ", {} more", self.omitted)
