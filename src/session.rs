@@ -299,3 +299,38 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use bytes::Bytes;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::transport::Transport;
+
+    #[tokio::test]
+    async fn an_idle_session_takes_little_memory() {
+        let (stream, _client) = UnixStream::pair().unwrap();
+        let client = Opened {
+            stream: Transport::Unix(stream),
+            read_buf: Bytes::new(),
+        };
+        let connect =
+            async |_: &Attempts| pending::<Result<Opened<Transport>, ConnectError>>().await;
+        let context = Context {
+            budget: Arc::new(Budget::new(0)),
+            drain: CancellationToken::new(),
+            drain_grace: Duration::ZERO,
+        };
+        let settings = Settings::default();
+
+        let session = run(client, connect, &settings, &context);
+
+        // What the tunnel needs, apart from the task around it and the sockets.
+        assert!(size_of_val(&session) <= 568, "{}", size_of_val(&session));
+        let ends = size_of::<Ends<Transport, Transport>>();
+        assert!(ends <= 448, "{ends}");
+    }
+}

@@ -108,73 +108,84 @@ enum Ending {
 }
 
 /// Relays until one side ends or a drain begins.
-pub(super) async fn run<C: Stream, U: Stream>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn has room for its arguments twice for as long as the tunnel lasts"
+)]
+pub(super) fn run<C: Stream, U: Stream>(
     ends: &mut Ends<C, U>,
     session: &mut Session,
     settings: &Settings,
     drain: &CancellationToken,
-) -> Cause {
-    session.trail.enter(SessionState::Processing, "flushed");
-    let mut drained = pin!(drain.cancelled());
-    let mut to_upstream = Passed::default();
-    let mut to_client = Passed::default();
-    let mut last_traffic = Instant::now();
-    let Ends {
-        client,
-        upstream,
-        charge,
-    } = ends;
-    let cause = poll_fn(|context| {
-        let before = to_upstream.bytes + to_client.bytes;
-        let up = poll_direction(context, client, upstream, &mut to_upstream);
-        let down = match up {
-            Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
-            // What the upstream has said is left to the closing handshake.
-            Poll::Ready(_) => Poll::Pending,
+) -> impl Future<Output = Cause> {
+    async move {
+        session.trail.enter(SessionState::Processing, "flushed");
+        let mut drained = pin!(drain.cancelled());
+        let mut to_upstream = Passed::default();
+        let mut to_client = Passed::default();
+        let mut last_traffic = Instant::now();
+        let cause = poll_fn(|context| {
+            let Ends {
+                client,
+                upstream,
+                charge,
+            } = &mut *ends;
+            let before = to_upstream.bytes + to_client.bytes;
+            let up = poll_direction(context, client, upstream, &mut to_upstream);
+            let down = match up {
+                Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
+                // What the upstream has said is left to the closing handshake.
+                Poll::Ready(_) => Poll::Pending,
+            };
+            if charge.is_some() && upstream.peer.outbox.is_empty() {
+                *charge = None;
+            }
+            if to_upstream.bytes + to_client.bytes != before {
+                last_traffic = Instant::now();
+            }
+            match (up, down) {
+                // A side that takes nothing more may have said why before it went.
+                (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
+                    Poll::Ready(upstream_cause(ending))
+                }
+                (Poll::Ready(ending), Poll::Ready(Ending::Undeliverable)) => {
+                    Poll::Ready(client_cause(ending))
+                }
+                (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
+                (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
+                _ => drained.as_mut().poll(context).map(|()| Cause::Drained),
+            }
+        })
+        .await;
+        if matches!(cause, Cause::Drained) {
+            session.drain_seen.get_or_insert_with(Instant::now);
+        }
+        let cause = match cause {
+            Cause::UpstreamLost if ends.upstream.peer.is_broken() => {
+                let rest = hear_out(&mut ends.upstream, &mut ends.client, &mut to_client);
+                upstream_cause(Box::pin(rest).await)
+            }
+            Cause::ClientLost if ends.client.peer.is_broken() => {
+                let rest = hear_out(&mut ends.client, &mut ends.upstream, &mut to_upstream);
+                client_cause(Box::pin(rest).await)
+            }
+            cause => cause,
         };
-        if charge.is_some() && upstream.peer.outbox.is_empty() {
-            *charge = None;
+        let Ends {
+            client, upstream, ..
+        } = ends;
+        empty_pipe(client, upstream, &mut to_upstream);
+        empty_pipe(upstream, client, &mut to_client);
+        session.ledger.accept(to_upstream.messages);
+        session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
+        session.traffic.client_bytes += to_upstream.bytes;
+        session.traffic.upstream_bytes += to_client.bytes;
+        session.traffic.upstream_messages += to_client.messages;
+        if last_traffic.elapsed() >= settings.idle_after {
+            session.trail.enter(SessionState::Idle, "no traffic");
         }
-        if to_upstream.bytes + to_client.bytes != before {
-            last_traffic = Instant::now();
-        }
-        match (up, down) {
-            // A side that takes nothing more may have said why before it went.
-            (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
-                Poll::Ready(upstream_cause(ending))
-            }
-            (Poll::Ready(ending), Poll::Ready(Ending::Undeliverable)) => {
-                Poll::Ready(client_cause(ending))
-            }
-            (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
-            (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
-            _ => drained.as_mut().poll(context).map(|()| Cause::Drained),
-        }
-    })
-    .await;
-    if matches!(cause, Cause::Drained) {
-        session.drain_seen.get_or_insert_with(Instant::now);
+        cause
     }
-    let cause = match cause {
-        Cause::UpstreamLost if upstream.peer.is_broken() => {
-            upstream_cause(Box::pin(hear_out(upstream, client, &mut to_client)).await)
-        }
-        Cause::ClientLost if client.peer.is_broken() => {
-            client_cause(Box::pin(hear_out(client, upstream, &mut to_upstream)).await)
-        }
-        cause => cause,
-    };
-    empty_pipe(client, upstream, &mut to_upstream);
-    empty_pipe(upstream, client, &mut to_client);
-    session.ledger.accept(to_upstream.messages);
-    session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
-    session.traffic.client_bytes += to_upstream.bytes;
-    session.traffic.upstream_bytes += to_client.bytes;
-    session.traffic.upstream_messages += to_client.messages;
-    if last_traffic.elapsed() >= settings.idle_after {
-        session.trail.enter(SessionState::Idle, "no traffic");
-    }
-    cause
 }
 
 /// Passes on what `source`, which takes nothing more, has sent before.
