@@ -125,12 +125,7 @@ impl Connection {
             return Err(Refusal::Unavailable("too many connections"));
         }
         let host = target::host(request)?;
-        target::check_path(request.uri().path())?;
-        self.local
-            .shared
-            .config
-            .routes
-            .find(host, request.uri().path())
-            .ok_or(Refusal::NoRoute)
+        let routes = &self.local.shared.config.routes;
+        Ok(routes.find(host, request.uri().path())?)
     }
 }

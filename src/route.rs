@@ -1,7 +1,23 @@
 //! Routes: host and path to upstream and settings.
+//!
+//! Of the routes whose host and path match, a request takes the one that says the most:
+//!
+//! | | first | then | last |
+//! |---|---|---|---|
+//! | the host | `chat.example` | `*.chat.example`, the longest one | `""`: any |
+//! | among those the path | `=/chat`: exactly | `/chat`: a prefix, the longest one | |
+//!
+//! A host that no route has is told apart from a path that none has: then the request is
+//! not for this server at all, as when a page has its own name point to the proxy (DNS
+//! rebinding). To have that refused, name the host in every route.
+//!
+//! How a path is read is in [`path`].
+
+pub mod path;
 
 use std::{sync::Arc, time::Duration};
 
+use self::path::Path;
 use crate::{session, upstream};
 
 /// How plain HTTP requests of a route behave.
@@ -25,9 +41,11 @@ impl Default for HttpSettings {
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The host it applies to, in lower case; empty: any.
+    /// The host it applies to, in lower case, `*.` and a name for every host below that name;
+    /// empty: any.
     pub host: String,
-    /// The path prefix it applies to, on a segment boundary; `/` is every path.
+    /// The path prefix it applies to, on a segment boundary, `/` being every path; or `=` and
+    /// a path, and it applies to that path alone. Normalized as [`path::of_route`] does.
     pub path: String,
     /// The subprotocols the upstream is known to speak; empty: the client's first offer.
     pub subprotocols: Vec<String>,
@@ -68,24 +86,82 @@ impl Routes {
         Self(routes.into_iter().map(Arc::new).collect())
     }
 
-    /// The route for a request: the longest path prefix among those whose host matches;
-    /// a route that names its host comes before one that does not.
+    /// The route for a request; see the [module](self).
     ///
-    /// `host` is a `Host` header's value: its case and its port do not matter. `path` is
-    /// without the query.
-    #[must_use]
-    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+    /// `host` is a `Host` header's value: its case, its port and a dot at its end do not
+    /// matter. `path` is as the client sent it, without the query.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it depends on how the path is read.
+    pub fn find(&self, host: &str, path: &str) -> Result<&Arc<Route>, Unrouted> {
+        let path = Path::read(path).map_err(Unrouted::IllegalPath)?;
         let host = without_port(host);
-        self.0
-            .iter()
-            .filter(|route| route.host.is_empty() || route.host.eq_ignore_ascii_case(host))
-            .filter(|route| is_prefix(&route.path, path))
-            .max_by_key(|route| (!route.host.is_empty(), segments(&route.path).len()))
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let found = self.best(host, &path.strict);
+        if let Some(lenient) = &path.lenient
+            && self.best(host, lenient).map(Arc::as_ptr) != found.map(Arc::as_ptr)
+        {
+            return Err(Unrouted::AmbiguousPath);
+        }
+        found.ok_or_else(|| {
+            if self
+                .iter()
+                .any(|route| host_rank(&route.host, host).is_some())
+            {
+                Unrouted::Path
+            } else {
+                Unrouted::Host
+            }
+        })
+    }
+
+    fn best(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        let ranked = self.0.iter().filter_map(|route| {
+            let rank = (host_rank(&route.host, host)?, path_rank(&route.path, path)?);
+            Some((rank, route))
+        });
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
     }
 
     /// All of them, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.0.iter()
+    }
+}
+
+/// Why a request has no route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrouted {
+    /// No server should be asked for this path.
+    IllegalPath(&'static str),
+    /// The path can be read in two ways that do not take the same route.
+    AmbiguousPath,
+    /// No route is for this host.
+    Host,
+    /// There are routes for this host, but none for this path.
+    Path,
+}
+
+/// How much `pattern`, a route's host, says about `host`: more is better; `None`: it is not
+/// for it.
+fn host_rank(pattern: &str, host: &str) -> Option<usize> {
+    if pattern.is_empty() {
+        return Some(0);
+    }
+    let Some(below) = pattern.strip_prefix('*') else {
+        return pattern.eq_ignore_ascii_case(host).then_some(usize::MAX);
+    };
+    let labels = host.len().checked_sub(below.len()).filter(|it| *it > 0)?;
+    let ending = host.get(labels..)?;
+    ending.eq_ignore_ascii_case(below).then_some(below.len())
+}
+
+/// How much `pattern`, a route's path, says about `path`, like [`host_rank`].
+fn path_rank(pattern: &str, path: &str) -> Option<usize> {
+    match pattern.strip_prefix('=') {
+        Some(exact) => (exact == path).then_some(usize::MAX),
+        None => is_prefix(pattern, path).then(|| segments(pattern).len()),
     }
 }
 
@@ -128,9 +204,8 @@ mod tests {
     }
 
     fn found<'a>(routes: &'a Routes, host: &str, path: &str) -> Option<(&'a str, &'a str)> {
-        routes
-            .find(host, path)
-            .map(|route| (route.host.as_str(), route.path.as_str()))
+        let route = routes.find(host, path).ok()?;
+        Some((&route.host, &route.path))
     }
 
     #[test]
@@ -184,5 +259,82 @@ mod tests {
         assert_eq!(found(&routes, "[::1]:80", "/"), Some(("[::1]", "/")));
         assert_eq!(found(&routes, "[::1]", "/"), Some(("[::1]", "/")));
         assert_eq!(found(&routes, "chat.example.evil", "/"), None);
+    }
+
+    #[test]
+    fn an_exact_path_matches_nothing_below_and_beats_a_prefix() {
+        let routes = routes(&[("", "/a"), ("", "=/a"), ("", "=/b")]);
+
+        assert_eq!(found(&routes, "any", "/a"), Some(("", "=/a")));
+        assert_eq!(found(&routes, "any", "/a/"), Some(("", "/a")));
+        assert_eq!(found(&routes, "any", "/b"), Some(("", "=/b")));
+        assert_eq!(found(&routes, "any", "/b/c"), None);
+    }
+
+    #[test]
+    fn a_wildcard_is_every_host_below_and_the_longest_one_wins() {
+        let routes = routes(&[
+            ("", "/"),
+            ("*.example", "/"),
+            ("*.chat.example", "/"),
+            ("a.chat.example", "/"),
+        ]);
+        let host = |host: &str| found(&routes, host, "/").map(|(host, _)| host.to_owned());
+
+        for (asked, expected) in [
+            ("b.example", "*.example"),
+            ("chat.example", "*.example"),
+            ("x.Chat.Example:8080", "*.chat.example"),
+            ("x.y.chat.example", "*.chat.example"),
+            ("a.chat.example", "a.chat.example"),
+            ("a.chat.example.", "a.chat.example"),
+            ("example", ""),
+            (".example", ""),
+            ("évil", ""),
+        ] {
+            assert_eq!(host(asked).as_deref(), Some(expected), "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_path_goes_by_what_it_means_and_not_by_how_it_is_encoded() {
+        let routes = routes(&[("", "/"), ("", "/ws")]);
+
+        assert_eq!(found(&routes, "any", "/%77s"), Some(("", "/ws")));
+        assert_eq!(found(&routes, "any", "/%57s"), Some(("", "/")));
+    }
+
+    #[test]
+    fn a_path_whose_readings_take_different_routes_is_refused() {
+        let two = routes(&[("", "/"), ("", "/ws")]);
+        let one = routes(&[("", "/ws")]);
+        for path in ["//ws", "/ws;x", "/ws%2Fadmin", "/x%2f..", "/ws/..", "/;/ws"] {
+            assert!(
+                matches!(
+                    two.find("any", path),
+                    Err(Unrouted::AmbiguousPath | Unrouted::IllegalPath(_))
+                ),
+                "{path}"
+            );
+        }
+        assert_eq!(one.find("any", "//ws").err(), Some(Unrouted::AmbiguousPath));
+
+        for path in ["/ws//x", "/ws/x;y", "/ws/a%2Fb"] {
+            assert_eq!(found(&two, "any", path), Some(("", "/ws")), "{path}");
+        }
+        for path in ["//x", "/x;y", "/a%2Fb"] {
+            assert_eq!(found(&two, "any", path), Some(("", "/")), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_route_is_told_from_a_path_without_one() {
+        let routes = routes(&[("a.example", "/ws"), ("*.b.example", "/ws")]);
+        let error = |host: &str, path: &str| routes.find(host, path).err();
+
+        assert_eq!(error("a.example", "/"), Some(Unrouted::Path));
+        assert_eq!(error("x.b.example", "/"), Some(Unrouted::Path));
+        assert_eq!(error("rebound.example", "/ws"), Some(Unrouted::Host));
+        assert_eq!(error("rebound.example", "/"), Some(Unrouted::Host));
     }
 }

@@ -11,7 +11,7 @@ use super::{
     units,
 };
 use crate::{
-    route::{HttpSettings, Route},
+    route::{self, HttpSettings, Route},
     session::{
         self,
         close::CloseCodes,
@@ -315,15 +315,18 @@ fn close_code(text: &str) -> Result<CloseCode, Mistake> {
     })
 }
 
-/// The host in lower case, without a port.
+/// The host in lower case, without a port; or `*.` and a name.
 fn host(text: &str) -> Result<String, Mistake> {
     let host = text.to_ascii_lowercase();
+    let name = host.strip_prefix("*.").unwrap_or(&host);
     let bracketed = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let is_host = match bracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => host
+        // `*.` needs a name behind it; a route without a host has an empty one.
+        None if name.is_empty() => host.is_empty(),
+        None => name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
     };
@@ -335,27 +338,35 @@ fn host(text: &str) -> Result<String, Mistake> {
         "expected a name or an IP address, without scheme, port and path",
     );
     Err(if host.contains('*') {
-        mistake.help("there are no wildcards: \"\" is every host")
+        mistake.help("\"*.example.com\" is every host below example.com, \"\" is every host")
     } else {
         mistake
     })
 }
 
-/// The path without a slash at its end: a prefix ends on a segment boundary anyway.
+/// A prefix without a slash at its end, since it ends on a segment boundary anyway; or `=`
+/// and an exact path, as it is. Both normalized.
 fn path(text: &str) -> Result<String, Mistake> {
-    let is_path = text.starts_with('/')
-        && !text.contains('?')
-        && text.parse::<Uri>().is_ok_and(|uri| uri.path() == text);
-    if !is_path {
+    let (sign, path) = match text.strip_prefix('=') {
+        Some(exact) => ("=", exact.trim_start()),
+        None => ("", text),
+    };
+    let mistake = || {
         let what = format!("`{text}` is not the path of a request");
-        return Err(Mistake::new(
-            what,
-            "expected a path such as \"/\" or \"/chat\"",
-        ));
+        let expected = "expected a path such as \"/\" or \"/chat\", or exactly one: \"=/chat\"";
+        Mistake::new(what, expected)
+    };
+    let is_path = path.starts_with('/')
+        && !path.contains('?')
+        && path.parse::<Uri>().is_ok_and(|uri| uri.path() == path);
+    if !is_path {
+        return Err(mistake());
     }
-    Ok(match text.trim_end_matches('/') {
+    let path = route::path::of_route(path).map_err(|problem| mistake().help(problem))?;
+    Ok(match path.trim_end_matches('/') {
+        _ if sign == "=" => format!("={path}"),
         "" => "/".to_owned(),
-        path => path.to_owned(),
+        prefix => prefix.to_owned(),
     })
 }
 

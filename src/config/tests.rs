@@ -424,12 +424,34 @@ fn assert_refused(settings_and_reasons: &[(&str, &str)]) {
 }
 
 #[test]
+fn hosts_and_paths_of_routes_are_normalized() {
+    let host_and_path = |settings: &str| {
+        let route = route_with(settings);
+        (route.host, route.path)
+    };
+    for (settings, host, path) in [
+        ("host = \"Chat.Example\"", "chat.example", "/"),
+        ("host = \"*.Example\"\npath = \"/ws/\"", "*.example", "/ws"),
+        ("path = \"=/ws/\"", "", "=/ws/"),
+        ("path = \"= /ws\"", "", "=/ws"),
+        ("path = \"/%77s\"", "", "/ws"),
+    ] {
+        assert_eq!(host_and_path(settings), (host.into(), path.into()));
+    }
+}
+
+#[test]
 fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
     assert_refused(&[
         ("path = \"chat\"", "expected a path such as"),
         ("path = \"/a?b\"", "expected a path such as"),
         ("path = \"/a b\"", "expected a path such as"),
-        ("host = \"*.example\"", "there are no wildcards"),
+        ("host = \"a.*\"", "every host below example.com"),
+        ("host = \"*\"", "every host below example.com"),
+        ("host = \"*.\"", "every host below example.com"),
+        ("path = \"=chat\"", "exactly one"),
+        ("path = \"/a/../b\"", "dot segment"),
+        ("path = \"/a;b\"", "can be read in two ways"),
         ("host = \"a.example:80\"", "without scheme, port and path"),
         (
             "origins = [\"https://a.example/\"]",

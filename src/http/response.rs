@@ -7,7 +7,7 @@ use hyper::{
 };
 
 use super::body::Body;
-use crate::websocket::handshake::VERSION;
+use crate::{route::Unrouted, websocket::handshake::VERSION};
 
 /// What a client gets that does not send the whole of its header section in time; hyper
 /// itself would only close.
@@ -30,9 +30,12 @@ pub enum Refusal {
     /// The page that opens the WebSocket is not from an allowed origin.
     #[error("origin not allowed")]
     OriginNotAllowed,
-    /// No route has this host and path.
+    /// No route has this path.
     #[error("no route")]
     NoRoute,
+    /// No route has this host, whatever the path (RFC 9110 §15.5.20).
+    #[error("no route for this host")]
+    Misdirected,
     /// A WebSocket is opened with GET; CONNECT and TRACE are not for a reverse proxy.
     #[error("method not allowed")]
     MethodNotAllowed {
@@ -59,6 +62,17 @@ pub enum Refusal {
     ClientGone,
 }
 
+impl From<Unrouted> for Refusal {
+    fn from(unrouted: Unrouted) -> Self {
+        match unrouted {
+            Unrouted::IllegalPath(problem) => Self::BadRequest(problem),
+            Unrouted::AmbiguousPath => Self::BadRequest("ambiguous path"),
+            Unrouted::Host => Self::Misdirected,
+            Unrouted::Path => Self::NoRoute,
+        }
+    }
+}
+
 impl Refusal {
     /// The status of the answer.
     #[must_use]
@@ -67,6 +81,7 @@ impl Refusal {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::OriginNotAllowed => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
@@ -95,7 +110,11 @@ impl Refusal {
                 (header::CONNECTION, HeaderValue::from_static("Upgrade")),
             ],
             Self::MethodNotAllowed { allow } => &[(header::ALLOW, HeaderValue::from_static(allow))],
-            Self::OriginNotAllowed | Self::NoRoute | Self::BadGateway | Self::GatewayTimeout => &[],
+            Self::OriginNotAllowed
+            | Self::NoRoute
+            | Self::Misdirected
+            | Self::BadGateway
+            | Self::GatewayTimeout => &[],
         };
         let mut response = Response::new(Body::from(Bytes::from(format!("{self}\n"))));
         *response.status_mut() = self.status();

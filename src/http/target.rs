@@ -1,4 +1,4 @@
-//! What a request is for: one host, and a path that everybody reads in the same way.
+//! What a request is for: one host. How its path is read is in [`route`](crate::route::path).
 
 use hyper::{Request, header, http::uri::Authority};
 
@@ -36,29 +36,6 @@ fn is_host(host: &str) -> bool {
             .is_ok_and(|authority| !authority.host().is_empty())
 }
 
-/// Checks that no server takes the path of a request for another one.
-///
-/// Routes match the path as it is, and as it is it goes upstream. A server that resolves
-/// `/ws/../admin` would leave the route there. Browsers and HTTP libraries resolve such
-/// paths before they send them.
-///
-/// # Errors
-///
-/// A segment that is `.` or `..`, a backslash, or a NUL, percent-encoded or not.
-pub fn check_path(path: &str) -> Result<(), Refusal> {
-    let path = path.to_ascii_lowercase().replace("%2e", ".");
-    let is_resolved = path
-        .replace("%2f", "/")
-        .split('/')
-        // What follows a semicolon is a parameter to some servers.
-        .filter_map(|segment| segment.split(';').next())
-        .any(|segment| matches!(segment, "." | ".."));
-    if is_resolved || path.contains('\\') || path.contains("%5c") || path.contains("%00") {
-        return Err(Refusal::BadRequest("ambiguous path"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,35 +60,5 @@ mod tests {
         assert!(!verdict(&["a", "a"], "/"));
         assert!(verdict(&["a"], "http://A/x"));
         assert!(!verdict(&["a"], "http://b/x"));
-    }
-
-    #[test]
-    fn a_path_that_a_server_may_resolve_to_another_one_is_refused() {
-        for good in [
-            "/",
-            "/a/b",
-            "//a",
-            "/a.b/..c/...",
-            "/a%20b",
-            "/a;x",
-            "*",
-            "",
-        ] {
-            assert!(check_path(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "/ws/../admin",
-            "/ws/..",
-            "/./a",
-            "/ws/%2e%2E/admin",
-            "/ws/.%2e",
-            "/ws%2F..%2fadmin",
-            "/ws/..;/admin",
-            "/ws\\..\\admin",
-            "/ws%5c",
-            "/a%00",
-        ] {
-            assert!(check_path(bad).is_err(), "{bad}");
-        }
     }
 }

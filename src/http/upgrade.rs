@@ -195,6 +195,8 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Refusal> 
     if allowed.is_empty() || origin.is_some_and(is_allowed) {
         Ok(())
     } else {
+        // In its escaped form: what a client sends does not write lines of the log.
+        tracing::debug!(?origin, "origin not allowed");
         Err(Refusal::OriginNotAllowed)
     }
 }

@@ -292,7 +292,7 @@ async fn an_origin_that_is_not_allowed_is_403() {
 }
 
 #[tokio::test]
-async fn a_path_or_host_without_a_route_is_404() {
+async fn a_path_without_a_route_is_404_and_a_host_without_one_421() {
     let proxy = Proxy::start(config(vec![Route {
         host: "chat.example".to_owned(),
         path: "/chat".to_owned(),
@@ -301,7 +301,7 @@ async fn a_path_or_host_without_a_route_is_404() {
     for (lines, expected) in [
         (&["GET /chat HTTP/1.1"], "101"),
         (&["GET /chats HTTP/1.1"], "404"),
-        (&["Host: other.example"], "404"),
+        (&["Host: other.example"], "421"),
     ] {
         let mut client = proxy.connect().await;
         client.send(handshake(lines)).await;

@@ -8,6 +8,7 @@
 
 mod forward;
 mod handshake;
+mod routes;
 mod server;
 mod support;
 mod upstream;

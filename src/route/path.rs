@@ -1,0 +1,210 @@
+//! How the path of a request is read.
+//!
+//! A request goes upstream with its path as it came, byte for byte. So the proxy must not
+//! read the path in one way and the upstream in another: then a request would get to
+//! `/admin` by the route of `/ws`. What is in a path, and what becomes of it:
+//!
+//! | in the path | verdict |
+//! |---|---|
+//! | an encoded letter, digit, `-`, `_`, `~` or `.`, such as `%77` | is that character: to every server (RFC 3986 §6.2.2.2) |
+//! | a segment `.` or `..`, with encoded dots, behind `%2F` and before a parameter (`..;x`) as well | refused: some servers resolve it to another path |
+//! | `\`, `%5C` | refused: a slash to some servers |
+//! | `%00` | refused: the end of the path to some servers |
+//! | `%` without two hexadecimal digits behind it | refused: servers fail on it, each in its way |
+//! | `#` | refused before it gets here: no part of a request target |
+//! | `%2F`, `//`, `;x`, `%3Bx` | read in both ways, see below |
+//! | everything else, also encoded: `%20`, `%25`, `%3F` | itself; `%2f` and `%2F` are the same, upper and lower case letters are not |
+//!
+//! Strictly read, `%2F` and `;x` are part of a segment, and between two slashes there is an
+//! empty one. Leniently read, `%2F` is a slash, several slashes are one, and a parameter is
+//! no part of the path. Servers do either. Where both readings take the same route, as
+//! `/chat//room;x` does with one route for `/`, the request passes; where they do not, as
+//! `/ws;x` with routes for `/` and `/ws`, it is refused.
+
+use std::borrow::Cow;
+
+/// The path of a request in both readings; see the [module](self).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Path<'a> {
+    pub(super) strict: Cow<'a, str>,
+    /// Only when it differs.
+    pub(super) lenient: Option<String>,
+}
+
+impl<'a> Path<'a> {
+    /// Reads a path without its query.
+    ///
+    /// # Errors
+    ///
+    /// Why a path is refused whatever the routes are.
+    pub(super) fn read(path: &'a str) -> Result<Self, &'static str> {
+        if path.contains('\\') {
+            return Err("backslash in the path");
+        }
+        let strict = normalize(path)?;
+        let lenient = lenient(&strict)?;
+        let lenient = (lenient != strict).then(|| lenient.into_owned());
+        Ok(Self { strict, lenient })
+    }
+}
+
+/// The path of a route, normalized.
+///
+/// # Errors
+///
+/// Why no request could ever have it.
+pub fn of_route(path: &str) -> Result<String, &'static str> {
+    match Path::read(path)? {
+        Path {
+            lenient: Some(_), ..
+        } => Err("a path with `//`, `;` or an encoded slash can be read in two ways"),
+        path => Ok(path.strict.into_owned()),
+    }
+}
+
+/// The path with what is encoded without need decoded, and with upper case digits in what
+/// is left.
+///
+/// # Errors
+///
+/// What encodings are refused.
+fn normalize(path: &str) -> Result<Cow<'_, str>, &'static str> {
+    let mut parts = path.split('%');
+    let first = parts.next().unwrap_or_default();
+    if first.len() == path.len() {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut normalized = String::with_capacity(path.len());
+    normalized.push_str(first);
+    for part in parts {
+        let byte = part.get(..2).filter(|hex| is_hex(hex));
+        let byte = byte.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match byte.ok_or("broken percent-encoding in the path")? {
+            0 => return Err("NUL in the path"),
+            b'\\' => return Err("backslash in the path"),
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                normalized.push(char::from(byte));
+            }
+            _ => {
+                normalized.push('%');
+                normalized.push_str(&part[..2].to_ascii_uppercase());
+            }
+        }
+        normalized.push_str(&part[2..]);
+    }
+    Ok(Cow::Owned(normalized))
+}
+
+fn is_hex(digits: &str) -> bool {
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// The lenient reading of a path that has been normalized.
+fn lenient(strict: &str) -> Result<Cow<'_, str>, &'static str> {
+    let is_dots = |segment: &str| matches!(segment, "." | "..");
+    let has_escapes = strict.contains("%2F") || strict.contains("%3B");
+    if !has_escapes && !strict.contains(';') && !strict.contains("//") {
+        if strict.split('/').any(is_dots) {
+            return Err(DOT_SEGMENT);
+        }
+        return Ok(Cow::Borrowed(strict));
+    }
+    let decoded = strict.replace("%2F", "/").replace("%3B", ";");
+    let mut lenient = String::with_capacity(decoded.len());
+    for segment in decoded.split('/') {
+        let name = segment.split(';').next().unwrap_or_default();
+        if is_dots(name) {
+            return Err(DOT_SEGMENT);
+        }
+        if !name.is_empty() {
+            lenient.push('/');
+            lenient.push_str(name);
+        }
+    }
+    if decoded.ends_with('/') || lenient.is_empty() {
+        lenient.push('/');
+    }
+    Ok(Cow::Owned(lenient))
+}
+
+const DOT_SEGMENT: &str = "dot segment in the path";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_paths_have_one_reading() {
+        for path in ["/", "/a/b", "/a.b/..c/...", "/a%20b", "/%25", "*", ""] {
+            let read = Path::read(path).unwrap();
+
+            assert_eq!((&*read.strict, read.lenient), (path, None));
+        }
+    }
+
+    #[test]
+    fn a_route_has_a_path_with_one_reading() {
+        assert_eq!(of_route("/%77s").as_deref(), Ok("/ws"));
+        for path in ["/a//b", "/a;b", "/a%2fb", "/a/../b", "/%"] {
+            assert!(of_route(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_without_need_is_decoded() {
+        for (path, strict) in [
+            ("/%77s", "/ws"),
+            ("/a%2Db%5f%7E%2e", "/a-b_~."),
+            ("/caf%c3%a9%2B", "/caf%C3%A9%2B"),
+            ("/%2577", "/%2577"),
+        ] {
+            let read = Path::read(path).unwrap();
+
+            assert_eq!((&*read.strict, read.lenient), (strict, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn slashes_and_parameters_have_a_lenient_reading() {
+        for (path, strict, lenient) in [
+            ("//ws", "//ws", "/ws"),
+            ("/a//b/", "/a//b/", "/a/b/"),
+            ("//", "//", "/"),
+            ("/ws;x=1", "/ws;x=1", "/ws"),
+            ("/ws%3bx/;y/b", "/ws%3Bx/;y/b", "/ws/b"),
+            ("/ws%2fa", "/ws%2Fa", "/ws/a"),
+            ("/%2F;%3B", "/%2F;%3B", "/"),
+        ] {
+            let read = Path::read(path).unwrap();
+
+            assert_eq!(read.strict, strict);
+            assert_eq!(read.lenient.as_deref(), Some(lenient), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_a_server_may_resolve_to_another_one_is_refused() {
+        for path in [
+            "/ws/../admin",
+            "/ws/..",
+            "/./a",
+            "..",
+            "/ws/%2e%2E/admin",
+            "/ws/.%2e",
+            "/ws%2F..%2fadmin",
+            "/ws%2f%2e%2e%2fadmin",
+            "/ws/..;/admin",
+            "/ws/..%3b/admin",
+            "/ws\\..\\admin",
+            "/ws%5c",
+            "/a%00",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%+1",
+            "/%é",
+        ] {
+            assert!(Path::read(path).is_err(), "{path}");
+        }
+    }
+}
