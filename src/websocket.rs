@@ -12,7 +12,7 @@ mod samples;
 pub mod utf8;
 
 pub use close_code::{CloseCode, CloseFrame};
-pub use frame::{FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
+pub use frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
 
 pub use handshake::Opened;
 pub use message::{AssembleError, Assembled, Assembler, Control, Message};

@@ -113,6 +113,7 @@ impl Cause {
             Self::ClientClosed(_) => "client_closed",
             Self::ClientLost => "client_lost",
             Self::ClientError(ProtocolError::InvalidUtf8) => "invalid_utf8",
+            Self::ClientError(ProtocolError::InvalidDeflate) => "invalid_deflate",
             Self::ClientError(_) => "protocol_error",
             Self::MessageTooBig { .. } => "message_too_big",
             Self::QueueFull => "queue_full",

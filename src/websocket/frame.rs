@@ -2,8 +2,8 @@
 //!
 //! The scanner reads headers and steps over payloads; it never needs a payload in one
 //! piece, and it works at any split of the stream. It accepts exactly what RFC 6455
-//! allows without extensions: tungstenite's parser takes lengths that are not minimal or
-//! have their highest bit set, so it cannot be used here.
+//! allows without extensions, or with compression: tungstenite's parser takes lengths that
+//! are not minimal or have their highest bit set, so it cannot be used here.
 
 use std::fmt;
 
@@ -30,6 +30,23 @@ pub enum Role {
     /// No frame is masked.
     Server,
 }
+
+/// Whether permessage-deflate was agreed on a connection, so that RSV1 on the first frame of
+/// a message says that it is compressed (RFC 7692 §6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// It was not: no reserved bit means anything.
+    #[default]
+    Declined,
+    /// It was.
+    Agreed,
+}
+
+/// The bits of a frame's first byte that only an extension gives a meaning.
+const RESERVED_BITS: u8 = 0x70;
+
+/// The one of them that says that a message is compressed.
+const RSV1: u8 = 0x40;
 
 /// What a frame is (RFC 6455 §11.8). Reserved opcodes cannot be constructed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +90,8 @@ impl Opcode {
 /// How a peer broke RFC 6455.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// RSV1, RSV2 or RSV3 is set although no extension was negotiated (§5.2).
+    /// RSV1, RSV2 or RSV3 is set although no extension gives it a meaning there (§5.2,
+    /// RFC 7692 §6.1).
     #[error("reserved bits set without an extension")]
     ReservedBits,
     /// Opcodes 3 to 7 and 11 to 15 (§5.2).
@@ -112,6 +130,12 @@ pub enum ProtocolError {
     /// A text message or a close reason that is not UTF-8 (§8.1).
     #[error("text is not UTF-8")]
     InvalidUtf8,
+    /// A compressed message that cannot be inflated (RFC 7692 §7.2.2).
+    #[error("compressed message cannot be inflated")]
+    InvalidDeflate,
+    /// Compressed messages that become far larger than data does.
+    #[error("compressed messages inflate to too much")]
+    InflatesTooMuch,
 }
 
 impl ProtocolError {
@@ -119,7 +143,8 @@ impl ProtocolError {
     #[must_use]
     pub const fn close_code(self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
+            Self::InflatesTooMuch => CloseCode::MESSAGE_TOO_BIG,
             Self::ReservedBits
             | Self::ReservedOpcode(_)
             | Self::FragmentedControl
@@ -141,6 +166,8 @@ impl ProtocolError {
 pub struct FrameHeader {
     /// Whether this is the last frame of its message.
     pub fin: bool,
+    /// Whether it starts a message that is compressed.
+    pub is_compressed: bool,
     /// What the frame is.
     pub opcode: Opcode,
     /// The masking key, present exactly in a client's frames.
@@ -150,21 +177,31 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `input`, which `sender` wrote.
+    /// Reads the header at the start of `input`, which `sender` wrote after `compression` was
+    /// agreed or not.
     ///
     /// Returns it with its own length in bytes, or `None` when `input` ends before it does.
     ///
     /// # Errors
     ///
     /// What RFC 6455 §5.2 and §5.5 forbid, as soon as the field that shows it is there.
-    pub fn parse(input: &[u8], sender: Role) -> Result<Option<(Self, usize)>, ProtocolError> {
+    pub fn parse(
+        input: &[u8],
+        sender: Role,
+        compression: Compression,
+    ) -> Result<Option<(Self, usize)>, ProtocolError> {
         let &[first, ref rest @ ..] = input else {
             return Ok(None);
         };
-        if first & 0x70 != 0 {
+        let is_compressed = match first & RESERVED_BITS {
+            0 => false,
+            RSV1 if compression == Compression::Agreed => true,
+            _ => return Err(ProtocolError::ReservedBits),
+        };
+        let opcode = Opcode::from_nibble(first & 0x0f)?;
+        if is_compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
             return Err(ProtocolError::ReservedBits);
         }
-        let opcode = Opcode::from_nibble(first & 0x0f)?;
         let fin = first & 0x80 != 0;
         if opcode.is_control() && !fin {
             return Err(ProtocolError::FragmentedControl);
@@ -221,6 +258,7 @@ impl FrameHeader {
         Ok(Some((
             Self {
                 fin,
+                is_compressed,
                 opcode,
                 mask,
                 payload_bytes,
@@ -232,7 +270,9 @@ impl FrameHeader {
     /// Appends the header to `out`, its length in the shortest form.
     pub fn write(&self, out: &mut Vec<u8>) {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
-        out.push(if self.fin { 0x80 } else { 0 } | self.opcode as u8);
+        let fin = if self.fin { 0x80 } else { 0 };
+        let rsv1 = if self.is_compressed { RSV1 } else { 0 };
+        out.push(fin | rsv1 | self.opcode as u8);
         match (
             u8::try_from(self.payload_bytes),
             u16::try_from(self.payload_bytes),
@@ -265,6 +305,7 @@ pub fn control_frame(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> V
     let mut frame = Vec::with_capacity(6 + payload.len());
     FrameHeader {
         fin: true,
+        is_compressed: false,
         opcode,
         mask,
         payload_bytes: payload.len() as u64,
@@ -290,6 +331,7 @@ pub fn control_frame(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> V
 pub struct FrameScanner {
     payload_left: u64,
     sender: Role,
+    compression: Compression,
     in_message: bool,
     /// Whether the frame whose payload is being stepped over ends a data message.
     ends_message: bool,
@@ -326,9 +368,17 @@ impl FrameScanner {
         Self {
             payload_left: 0,
             sender,
+            compression: Compression::Declined,
             in_message: false,
             ends_message: false,
         }
+    }
+
+    /// The same, on a connection on which `compression` was agreed or not.
+    #[must_use]
+    pub const fn with(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
     }
 
     /// Whether the next byte belongs to a header.
@@ -365,7 +415,7 @@ impl FrameScanner {
         let Some(first) = input.first() else {
             return Ok(None);
         };
-        match FrameHeader::parse(input, self.sender) {
+        match FrameHeader::parse(input, self.sender, self.compression) {
             Ok(Some((header, header_bytes))) => {
                 self.check_place(header.opcode)?;
                 Ok(Some((header, header_bytes)))
@@ -373,7 +423,7 @@ impl FrameScanner {
             undecided => {
                 // What the first byte shows is said whatever comes behind it, so that the
                 // verdict does not depend on how much has arrived.
-                FrameHeader::parse(&input[..1], self.sender)?;
+                FrameHeader::parse(&input[..1], self.sender, self.compression)?;
                 self.check_place(Opcode::from_nibble(first & 0x0f)?)?;
                 undecided
             }
@@ -496,14 +546,16 @@ mod tests {
         let mask = prop::option::of(any::<[u8; 4]>());
         (
             any::<bool>(),
+            any::<bool>(),
             prop::sample::select(&OPCODES[..]),
             mask,
             length,
         )
-            .prop_map(|(fin, opcode, mask, length)| {
+            .prop_map(|(fin, is_compressed, opcode, mask, length)| {
                 let is_control = opcode.is_control();
                 FrameHeader {
                     fin: fin || is_control,
+                    is_compressed: is_compressed && matches!(opcode, Opcode::Text | Opcode::Binary),
                     opcode,
                     mask,
                     payload_bytes: if is_control { length % 126 } else { length },
@@ -516,6 +568,11 @@ mod tests {
             Some(_) => Role::Client,
             None => Role::Server,
         }
+    }
+
+    /// What may stand on a connection with compression.
+    fn parse(wire: &[u8], sender: Role) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
+        FrameHeader::parse(wire, sender, Compression::Agreed)
     }
 
     fn other_opcode(opcode: Opcode) -> OtherOpcode {
@@ -563,11 +620,11 @@ mod tests {
 
             prop_assert!(header_bytes <= MAX_HEADER_BYTES);
             prop_assert_eq!(
-                FrameHeader::parse(&wire, sender(&header)),
+                parse(&wire, sender(&header)),
                 Ok(Some((header, header_bytes)))
             );
             for cut in 0..header_bytes {
-                prop_assert_eq!(FrameHeader::parse(&wire[..cut], sender(&header)), Ok(None));
+                prop_assert_eq!(parse(&wire[..cut], sender(&header)), Ok(None));
             }
         }
 
@@ -584,7 +641,8 @@ mod tests {
             prop_assert_eq!(other.is_final, header.fin);
             prop_assert_eq!(other.mask, header.mask);
             prop_assert_eq!(other.opcode, other_opcode(header.opcode));
-            prop_assert!(!other.rsv1 && !other.rsv2 && !other.rsv3);
+            prop_assert_eq!(other.rsv1, header.is_compressed);
+            prop_assert!(!other.rsv2 && !other.rsv3);
         }
 
         #[test]
@@ -592,7 +650,7 @@ mod tests {
             sender in samples::role(),
             wire in prop::collection::vec(any::<u8>(), 14),
         ) {
-            if let Ok(Some((header, header_bytes))) = FrameHeader::parse(&wire, sender) {
+            if let Ok(Some((header, header_bytes))) = parse(&wire, sender) {
                 let mut cursor = Cursor::new(&wire);
                 let (other, length) = OtherHeader::parse(&mut cursor).unwrap().unwrap();
                 prop_assert_eq!(cursor.position(), header_bytes as u64);
@@ -651,6 +709,31 @@ mod tests {
         );
     }
 
+    // Z07
+    #[test]
+    fn with_compression_rsv1_may_stand_on_the_first_frame_of_a_message_only() {
+        let scan = |pieces: &[&[u8]]| {
+            let mut scanner = FrameScanner::new(Role::Server).with(Compression::Agreed);
+            let skips = pieces.iter().map(|piece| scanner.skip(piece).stop);
+            skips.last().unwrap()
+        };
+        assert_eq!(scan(&[b"\xc1\x00\xc2\x00"]), Stop::End);
+        assert_eq!(scan(&[b"\x41\x01a\x89\x00\x00\x00\x80\x01b"]), Stop::End);
+        let rsv1_elsewhere: [&[u8]; 6] = [
+            b"\x41\x01a\xc0\x01b",
+            b"\x41\x01a\x40\x01b",
+            b"\xc0\x00",
+            b"\xc8\x00",
+            b"\xc9\x00",
+            b"\xca\x00",
+        ];
+        let other_bits: [&[u8]; 3] = [b"\xa1\x00", b"\x91\x00", b"\xf1\x00"];
+        for wire in rsv1_elsewhere.into_iter().chain(other_bits) {
+            let violation = Stop::Violation(ProtocolError::ReservedBits);
+            assert_eq!(scan(&[wire]), violation, "{wire:02x?}");
+        }
+    }
+
     #[test]
     fn a_frame_that_is_out_of_place_and_wrong_gets_the_same_verdict_at_any_split() {
         // A continuation without a start, and without a mask.
@@ -675,16 +758,14 @@ mod tests {
             let mut wire = Vec::new();
             let header = FrameHeader {
                 fin: true,
+                is_compressed: false,
                 opcode: Opcode::Binary,
                 mask: None,
                 payload_bytes,
             };
             header.write(&mut wire);
             assert_eq!(wire.len(), header_bytes);
-            assert_eq!(
-                FrameHeader::parse(&wire, Role::Server),
-                Ok(Some((header, header_bytes)))
-            );
+            assert_eq!(parse(&wire, Role::Server), Ok(Some((header, header_bytes))));
         }
     }
 

@@ -10,7 +10,7 @@
 //! * Memory follows what has arrived, never what a header announces.
 
 use super::{
-    frame::{FrameHeader, FrameScanner, Opcode, ProtocolError, Role},
+    frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role},
     mask,
     utf8::Utf8Validator,
 };
@@ -22,16 +22,20 @@ pub struct Message {
     pub wire: Vec<u8>,
     /// Whether it is text (RFC 6455 §5.6); otherwise it is binary.
     pub is_text: bool,
+    /// Whether its payload is compressed (RFC 7692 §6).
+    pub is_compressed: bool,
 }
 
 impl Message {
-    /// A copy of the first `max_bytes` of the payload, unmasked and without frame headers,
-    /// and whether that is all of it.
+    /// A copy of the first `max_bytes` of the payload as it is on the wire, but unmasked and
+    /// without frame headers, and whether that is all of it.
     #[must_use]
     pub fn payload(&self, sender: Role, max_bytes: usize) -> (Vec<u8>, bool) {
         let mut payload = Vec::with_capacity(self.wire.len().min(max_bytes));
         let mut rest = &self.wire[..];
-        while let Ok(Some((header, header_bytes))) = FrameHeader::parse(rest, sender) {
+        while let Ok(Some((header, header_bytes))) =
+            FrameHeader::parse(rest, sender, Compression::Agreed)
+        {
             rest = &rest[header_bytes..];
             let frame_bytes = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
             let room = max_bytes - payload.len();
@@ -112,6 +116,7 @@ pub struct Assembler {
     /// Where the current frame's payload starts in `wire`.
     payload_start: usize,
     is_text: bool,
+    is_compressed: bool,
     /// Whether the current frame is the last of its message.
     is_last_frame: bool,
     utf8: Utf8Validator,
@@ -128,9 +133,17 @@ impl Assembler {
             key: None,
             payload_start: 0,
             is_text: false,
+            is_compressed: false,
             is_last_frame: false,
             utf8: Utf8Validator::default(),
         }
+    }
+
+    /// The same, on a connection on which `compression` was agreed or not.
+    #[must_use]
+    pub fn with(mut self, compression: Compression) -> Self {
+        self.scanner = self.scanner.with(compression);
+        self
     }
 
     /// What the incomplete message occupies, in bytes.
@@ -167,7 +180,7 @@ impl Assembler {
     /// # Errors
     ///
     /// What RFC 6455 forbids, text that is not UTF-8 as soon as it shows, and messages over
-    /// the limit. Nothing can be assembled after an error.
+    /// the limit. Nothing can be assembled after an error. What is compressed is not looked at.
     pub fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Assembled>, AssembleError> {
         loop {
             if !self.scanner.is_at_boundary() {
@@ -214,6 +227,7 @@ impl Assembler {
         *input = &input[header_bytes..];
         if header.opcode != Opcode::Continuation {
             self.is_text = header.opcode == Opcode::Text;
+            self.is_compressed = header.is_compressed;
         }
         self.key = header.mask;
         self.payload_start = self.wire.len();
@@ -242,7 +256,7 @@ impl Assembler {
             self.scanner.payload_left() + payload.len() as u64,
             payload.len(),
         );
-        if self.is_text {
+        if self.is_text && !self.is_compressed {
             self.validate(payload)?;
         }
         self.wire.extend_from_slice(payload);
@@ -266,7 +280,7 @@ impl Assembler {
     }
 
     fn finish(&mut self) -> Result<Assembled, AssembleError> {
-        if self.is_text {
+        if self.is_text && !self.is_compressed {
             self.utf8.finish()?;
         }
         let mut wire = std::mem::take(&mut self.wire);
@@ -274,6 +288,7 @@ impl Assembler {
         Ok(Assembled::Message(Message {
             wire,
             is_text: self.is_text,
+            is_compressed: self.is_compressed,
         }))
     }
 }
@@ -701,6 +716,7 @@ mod tests {
         let message = Message {
             wire,
             is_text: true,
+            is_compressed: false,
         };
 
         for max_bytes in 0..13 {
