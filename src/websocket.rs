@@ -3,6 +3,7 @@
 //! Everything here is pure: no I/O, no clock, and nothing of the rest of the crate.
 
 pub mod close_code;
+pub mod deflate;
 pub mod frame;
 pub mod handshake;
 pub mod mask;

@@ -1,0 +1,419 @@
+//! Looking into messages that are compressed (RFC 7692 §7.2).
+//!
+//! The proxy never compresses and never passes on what it has inflated: it looks at the
+//! beginning of a message and forwards the bytes that came.
+//!
+//! # Invariants
+//!
+//! * Of what a message inflates to, no more is kept than was asked for.
+//! * Inflating takes time linear in what has arrived: one message alone is inflated no further
+//!   than is asked for, and a stream of them, which must be inflated to its end for the sake of
+//!   the next one, is given up when it becomes far larger than data does.
+//! * A compressor that ends its stream inside a message (BFINAL, RFC 7692 §7.2.3.4) starts
+//!   anew behind it. Nobody's refers to what was before.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::frame::ProtocolError;
+
+/// What a sender leaves out at the end of each message (RFC 7692 §7.2.1).
+const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+
+/// An empty last block: where it is understood, the message has ended as it should.
+const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
+
+/// DEFLATE makes at most this many bytes of one (258 bytes of two bits).
+const MAX_RATIO: usize = 1032;
+
+/// How many times a compressor may start anew inside one message.
+const MAX_STREAMS: usize = 8;
+
+/// Inflates the beginning of a message that depends on none before it.
+///
+/// `compressed` is the message's payload, or its beginning where `is_all` is false. Returns
+/// at most `max_bytes`, and whether that is the whole message.
+///
+/// # Errors
+///
+/// [`ProtocolError::InvalidDeflate`] as far as it was inflated; also when the message ends in
+/// the middle of a block, or refers to bytes before its own.
+pub fn inflate(
+    mut compressed: Vec<u8>,
+    is_all: bool,
+    max_bytes: usize,
+) -> Result<(Vec<u8>, bool), ProtocolError> {
+    // Not what RFC 7692 §7.2.3.6 wants of an empty message, and not worth a refusal.
+    if is_all && compressed.is_empty() {
+        return Ok((compressed, true));
+    }
+    let end = [&TAIL[..], &LAST_BLOCK].concat();
+    if is_all {
+        compressed.extend_from_slice(&end);
+    }
+    let bound = max_bytes.min(compressed.len().saturating_mul(MAX_RATIO));
+    let mut out = vec![0; bound + 1];
+    let mut written = 0;
+    let mut rest = &compressed[..];
+    let mut is_whole = false;
+    for _ in 0..MAX_STREAMS {
+        let mut stream = Decompress::new(false);
+        let status = stream
+            .decompress(rest, &mut out[written..], FlushDecompress::Finish)
+            .map_err(|_| ProtocolError::InvalidDeflate)?;
+        written += usize::try_from(stream.total_out()).unwrap_or(usize::MAX);
+        rest = &rest[usize::try_from(stream.total_in()).unwrap_or(usize::MAX)..];
+        if written > bound {
+            break;
+        }
+        if status != Status::StreamEnd {
+            if is_all {
+                return Err(ProtocolError::InvalidDeflate);
+            }
+            break;
+        }
+        // The last block of the message's own may stand for the one that was added.
+        if rest.is_empty() || rest == end {
+            is_whole = is_all;
+            break;
+        }
+    }
+    out.truncate(written.min(bound));
+    Ok((out, is_whole))
+}
+
+/// What an [`Inflater`] occupies: the window of 32 KiB and the tables of a block.
+pub const INFLATER_BYTES: usize = 44 * 1024;
+
+/// How much may be inflated whatever has arrived, in bytes.
+const FREE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How many bytes may be made of each one beyond that. Text is compressed to a tenth, a log
+/// to a fiftieth.
+const SUSPICIOUS_RATIO: u64 = 100;
+
+/// Inflates messages one after the other, as far as each has arrived.
+///
+/// Each is inflated to its end, because the next one may refer to its last 32 KiB. A reference
+/// to before the first message reads as zeros: such a message is the receiver's to refuse.
+#[derive(Debug)]
+pub struct Inflater {
+    stream: Decompress,
+    /// Nothing has been taken since the stream began.
+    is_fresh: bool,
+    taken: u64,
+    inflated: u64,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self {
+            stream: Decompress::new(false),
+            is_fresh: true,
+            taken: 0,
+            inflated: 0,
+        }
+    }
+}
+
+impl Inflater {
+    /// Inflates the next piece of a message and shows it to `look`, in pieces.
+    ///
+    /// # Errors
+    ///
+    /// [`ProtocolError::InvalidDeflate`] as soon as it shows, and
+    /// [`ProtocolError::InflatesTooMuch`] beyond 16 MiB and a hundred times what has arrived.
+    pub fn feed(
+        &mut self,
+        mut compressed: &[u8],
+        mut look: impl FnMut(&[u8]),
+    ) -> Result<(), ProtocolError> {
+        let mut plain = [0; 4096];
+        loop {
+            let (taken, written) = (self.stream.total_in(), self.stream.total_out());
+            let status = self
+                .stream
+                .decompress(compressed, &mut plain, FlushDecompress::None)
+                .map_err(|_| ProtocolError::InvalidDeflate)?;
+            let taken = usize::try_from(self.stream.total_in() - taken).unwrap_or(usize::MAX);
+            let written = usize::try_from(self.stream.total_out() - written).unwrap_or(usize::MAX);
+            compressed = &compressed[taken..];
+            self.is_fresh &= taken == 0;
+            look(&plain[..written]);
+            self.account(taken as u64, written as u64)?;
+            if status == Status::StreamEnd {
+                self.stream.reset(false);
+                self.is_fresh = true;
+                // Clearing the window is work, too.
+                self.account(0, 32 * 1024)?;
+            } else if compressed.is_empty() && written < plain.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends a message of which something was fed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`feed`](Self::feed).
+    pub fn end_message(&mut self, look: impl FnMut(&[u8])) -> Result<(), ProtocolError> {
+        if self.is_fresh {
+            return Ok(());
+        }
+        self.feed(&TAIL, look)
+    }
+
+    fn account(&mut self, taken: u64, inflated: u64) -> Result<(), ProtocolError> {
+        self.taken += taken;
+        self.inflated += inflated;
+        if self.inflated > FREE_BYTES + SUSPICIOUS_RATIO * self.taken {
+            return Err(ProtocolError::InflatesTooMuch);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Compress, Compression, FlushCompress};
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// A sender of compressed messages.
+    struct Sender {
+        stream: Compress,
+        takes_over: bool,
+    }
+
+    impl Sender {
+        fn new(level: u32, takes_over: bool) -> Self {
+            Self {
+                stream: Compress::new(Compression::new(level), false),
+                takes_over,
+            }
+        }
+
+        /// The payload of a message, without its tail.
+        fn message(&mut self, plain: &[u8]) -> Vec<u8> {
+            let mut out = Vec::with_capacity(plain.len() + 1024);
+            let before = self.stream.total_in();
+            loop {
+                let taken = usize::try_from(self.stream.total_in() - before).unwrap();
+                self.stream
+                    .compress_vec(&plain[taken..], &mut out, FlushCompress::Sync)
+                    .unwrap();
+                if out.len() < out.capacity() {
+                    break;
+                }
+                out.reserve(out.len());
+            }
+            if !self.takes_over {
+                self.stream.reset();
+            }
+            assert!(out.ends_with(&TAIL));
+            out.truncate(out.len() - TAIL.len());
+            out
+        }
+    }
+
+    fn compressed(plain: &[u8]) -> Vec<u8> {
+        Sender::new(6, false).message(plain)
+    }
+
+    /// What an [`Inflater`] makes of messages that arrive in pieces.
+    fn fed(messages: &[Vec<u8>], piece_bytes: usize) -> Result<Vec<Vec<u8>>, ProtocolError> {
+        let mut inflater = Inflater::default();
+        let mut all = Vec::new();
+        for message in messages {
+            let mut plain = Vec::new();
+            for piece in message.chunks(piece_bytes) {
+                inflater.feed(piece, |bytes| plain.extend_from_slice(bytes))?;
+            }
+            inflater.end_message(|bytes| plain.extend_from_slice(bytes))?;
+            all.push(plain);
+        }
+        Ok(all)
+    }
+
+    fn plain() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => "[a-e]{0,300}".prop_map(String::into_bytes),
+            2 => vec(any::<u8>(), 0..300),
+            1 => (any::<u8>(), 1..80_000_usize).prop_map(|(byte, count)| vec![byte; count]),
+            1 => vec(any::<u8>(), 65_530..65_540),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_compressed_comes_out_at_any_split(
+            plain in vec(plain(), 1..6),
+            level in 0..10_u32,
+            takes_over in any::<bool>(),
+            piece_bytes in 1..5_000_usize,
+        ) {
+            let mut sender = Sender::new(level, takes_over);
+            let messages: Vec<_> = plain.iter().map(|plain| sender.message(plain)).collect();
+
+            prop_assert_eq!(fed(&messages, piece_bytes), Ok(plain));
+        }
+
+        #[test]
+        fn the_beginning_of_a_message_is_the_beginning_of_what_was_compressed(
+            plain in plain(),
+            level in 0..10_u32,
+            max_bytes in prop_oneof![0..400_usize, 60_000..90_000_usize],
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut message = Sender::new(level, false).message(&plain);
+            let is_all = cut.is_none();
+            if let Some(cut) = cut {
+                message.truncate(cut.index(message.len()));
+            }
+
+            let (beginning, is_whole) = inflate(message, is_all, max_bytes).unwrap();
+
+            prop_assert!(beginning.len() <= max_bytes);
+            prop_assert!(plain.starts_with(&beginning));
+            prop_assert_eq!(is_whole, is_all && plain.len() <= max_bytes);
+            prop_assert!(!is_whole || beginning == plain);
+        }
+
+        // Z06
+        #[test]
+        fn no_bytes_at_all_make_it_panic(
+            garbage in vec(vec(any::<u8>(), 0..200), 1..4),
+            max_bytes in 0..1_000_usize,
+            is_all in any::<bool>(),
+        ) {
+            let _ = fed(&garbage, 7);
+            if let Ok((plain, _)) = inflate(garbage[0].clone(), is_all, max_bytes) {
+                prop_assert!(plain.len() <= max_bytes);
+            }
+        }
+    }
+
+    // Z06
+    #[test]
+    fn a_message_without_its_end_is_refused() {
+        let whole = compressed(b"Hello, hello, hello!");
+        for cut in 1..whole.len() - 1 {
+            assert_eq!(
+                inflate(whole[..cut].to_vec(), true, 1_000),
+                Err(ProtocolError::InvalidDeflate),
+                "{cut} bytes"
+            );
+        }
+    }
+
+    // RFC 7692 §7.2.3
+    #[test]
+    fn the_examples_of_the_rfc_come_out() {
+        let hello = b"Hello".to_vec();
+        let examples: [&[u8]; 4] = [
+            b"\xf2\x48\xcd\xc9\xc9\x07\x00",
+            b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00",
+            b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00",
+            b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00",
+        ];
+        for example in examples {
+            let example = example.to_vec();
+            assert_eq!(
+                inflate(example.clone(), true, 100),
+                Ok((hello.clone(), true))
+            );
+            let twice = [example.clone(), example];
+            assert_eq!(fed(&twice, 1), Ok(vec![hello.clone(), hello.clone()]));
+        }
+        // The second one refers to the first.
+        let messages = [examples[0].to_vec(), b"\xf2\x00\x11\x00\x00".to_vec()];
+        assert_eq!(fed(&messages, 2), Ok(vec![hello.clone(), hello]));
+    }
+
+    #[test]
+    fn an_empty_message_is_empty_however_it_is_written() {
+        for empty in [&b"\x00"[..], b"", b"\x02\x00"] {
+            assert_eq!(inflate(empty.to_vec(), true, 10), Ok((Vec::new(), true)));
+            assert_eq!(fed(&[empty.to_vec()], 1), Ok(vec![Vec::new()]));
+        }
+    }
+
+    #[test]
+    fn a_last_block_without_padding_is_taken() {
+        let message = b"\xf3\x48\xcd\xc9\xc9\x07\x00".to_vec();
+        let hello = b"Hello".to_vec();
+
+        assert_eq!(
+            inflate(message.clone(), true, 10),
+            Ok((hello.clone(), true))
+        );
+        let messages = [message.clone(), message];
+        assert_eq!(fed(&messages, 3), Ok(vec![hello.clone(), hello]));
+    }
+
+    // Z03
+    #[test]
+    fn a_message_that_refers_to_the_one_before_is_refused_when_it_must_stand_alone() {
+        let mut sender = Sender::new(6, true);
+        sender.message(b"the quick brown fox jumps over the lazy dog");
+        let second = sender.message(b"the quick brown fox jumps over the lazy dog");
+
+        assert_eq!(
+            inflate(second, true, 100),
+            Err(ProtocolError::InvalidDeflate)
+        );
+    }
+
+    // Z04
+    #[test]
+    fn a_bomb_is_not_inflated_further_than_was_asked_for() {
+        let bomb = compressed(&vec![b'a'; 100 << 20]);
+        assert!(bomb.len() < 150_000);
+
+        let (plain, is_whole) = inflate(bomb, true, 1_000).unwrap();
+
+        assert_eq!((plain.len(), is_whole), (1_000, false));
+    }
+
+    // Z04
+    #[test]
+    fn a_bomb_that_must_be_inflated_is_given_up_and_data_is_not() {
+        let megabyte = compressed(&vec![b'a'; 1 << 20]);
+        let mut inflater = Inflater::default();
+        let mut plain_bytes = 0;
+        let mut result = Ok(());
+        for _ in 0..100 {
+            result = inflater
+                .feed(&megabyte, |bytes| plain_bytes += bytes.len())
+                .and_then(|()| inflater.end_message(|_| {}));
+            if result.is_err() {
+                break;
+            }
+        }
+        assert_eq!(result, Err(ProtocolError::InflatesTooMuch));
+        assert!((16 << 20..20 << 20).contains(&plain_bytes), "{plain_bytes}");
+
+        let numbers: Vec<_> = (0..150_000).map(|number| number.to_string()).collect();
+        let megabyte = compressed(numbers.join(",").as_bytes());
+        let mut inflater = Inflater::default();
+        for _ in 0..20 {
+            inflater.feed(&megabyte, |_| {}).unwrap();
+            inflater.end_message(|_| {}).unwrap();
+        }
+        assert!(inflater.inflated > FREE_BYTES);
+    }
+
+    // Z04
+    #[test]
+    fn a_compressor_that_starts_anew_without_end_is_given_up() {
+        let mut inflater = Inflater::default();
+        let nothing = b"\x03\x00".repeat(10_000);
+
+        assert_eq!(
+            inflater.feed(&nothing, |_| {}),
+            Err(ProtocolError::InflatesTooMuch)
+        );
+        assert_eq!(inflate(nothing, true, 10), Ok((Vec::new(), false)));
+    }
+}
