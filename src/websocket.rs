@@ -4,6 +4,7 @@
 
 pub mod close_code;
 pub mod deflate;
+pub mod extension;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
