@@ -37,7 +37,7 @@ use self::{
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::{CloseCode, Opened, Role},
+    websocket::{CloseCode, Opened, Role, extension::Agreement},
 };
 
 /// How the sessions of a route behave.
@@ -53,6 +53,27 @@ pub struct Settings {
     pub tunnel: tunnel::Settings,
     /// Which close code an upstream's HTTP status becomes.
     pub close_codes: close::CloseCodes,
+}
+
+impl Settings {
+    /// Whether no message of the client may depend on those before it: because one may be
+    /// looked into by itself, overtake others, or be given up.
+    #[must_use]
+    pub fn wants_independent_messages(&self) -> bool {
+        !self.rules.is_empty()
+            || self.hold.overflow == hold::Overflow::Shed
+            || self.hold.max_age.is_some()
+    }
+}
+
+/// What was agreed before a session began, with an upstream that was asked first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Agreed {
+    /// What the client and the upstream may compress, and how; the same for every connection
+    /// to the upstream.
+    pub compression: Option<Agreement>,
+    /// How much of the gate's timeout is over.
+    pub waited: Duration,
 }
 
 /// What a session shares with the process it runs in.
@@ -164,9 +185,25 @@ where
     C: Stream,
     U: Stream,
 {
+    run_agreed(client, Agreed::default(), connect, settings, context)
+}
+
+/// [`run`] for a client and an upstream that have `agreed` on something.
+pub fn run_agreed<C, U>(
+    client: Opened<C>,
+    agreed: Agreed,
+    connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
+    settings: impl Deref<Target = Settings> + Clone,
+    context: impl Deref<Target = Context> + Clone,
+) -> impl Future<Output = Report>
+where
+    C: Stream,
+    U: Stream,
+{
     // Boxed before the future begins: what it takes as arguments it keeps to its end, and a
     // session in its tunnel must not carry what only holding needs.
-    let held = Box::pin(hold(client, connect, settings.clone(), context.clone()));
+    let (route, process) = (settings.clone(), context.clone());
+    let held = Box::pin(hold(client, agreed, connect, route, process));
     async move {
         let (mut session, attempts, ends) = held.await;
         let (cause, closing) = match ends {
@@ -191,6 +228,7 @@ type Held<C, U> = Result<Box<Ends<C, U>>, Box<(Cause, Closing<C, U>)>>;
 /// Holds and flushes; returns both ends of the tunnel, or why there is none.
 async fn hold<C, U>(
     client: Opened<C>,
+    agreed: Agreed,
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings>,
     context: impl Deref<Target = Context>,
@@ -201,7 +239,7 @@ where
 {
     let attempts = Attempts::default();
     let mut session = Session::new();
-    let mut holding = Holding::new(client, &mut session, &settings, &context);
+    let mut holding = Holding::new(client, agreed, &mut session, &settings, &context);
     let open = holding.until_open(&connect, &attempts).await;
     let flushed = match open {
         Ok(()) => holding.flush().await,

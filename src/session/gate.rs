@@ -84,6 +84,13 @@ impl Settings {
             .any(|trigger| matches!(trigger, Trigger::First | Trigger::Message(_)))
     }
 
+    /// Whether what the upstream's messages say could advance a session.
+    #[must_use]
+    pub fn reads_messages(&self) -> bool {
+        self.triggers()
+            .any(|trigger| matches!(trigger, Trigger::Message(_)))
+    }
+
     fn triggers(&self) -> impl Iterator<Item = &Trigger> {
         self.authenticated
             .iter()

@@ -27,7 +27,7 @@ use std::{pin::Pin, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
-    Context, Session,
+    Agreed, Context, Session,
     budget::Charge,
     flush::Snapshot,
     gate::{Gate, OnTimeout, Signal, Stage},
@@ -40,7 +40,7 @@ use super::{
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::{Assembler, Opened, Role},
+    websocket::{Assembler, Compression, Opened, Role},
 };
 
 /// What happens when the hold queue is full.
@@ -124,6 +124,7 @@ const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 /// A session whose client is held.
 #[derive(Debug)]
 pub(super) struct Holding<'s, C, U> {
+    agreed: Agreed,
     pub(super) session: &'s mut Session,
     pub(super) context: &'s Context,
     pub(super) settings: &'s super::Settings,
@@ -152,17 +153,23 @@ struct Opening {
 impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     pub(super) fn new(
         client: Opened<C>,
+        agreed: Agreed,
         session: &'s mut Session,
         settings: &'s super::Settings,
         context: &'s Context,
     ) -> Self {
         let max_message_bytes = settings.hold.max_message_bytes();
+        let compression = match agreed.compression {
+            Some(_) => Compression::Agreed,
+            None => Compression::Declined,
+        };
         Self {
+            agreed,
             session,
             context,
             settings,
             client: Client::Here(Peer::new(client)),
-            assembler: Assembler::new(Role::Client, max_message_bytes),
+            assembler: Assembler::new(Role::Client, max_message_bytes).with(compression),
             queue: HoldQueue::new(settings.hold.order),
             charge: Charge::new(context.budget.clone()),
             gate: Gate::new(&settings.gate),
@@ -256,11 +263,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     fn connected(&mut self, opened: Opened<U>) {
         let after = self.session.trail.started().elapsed();
         self.session.connected_after.get_or_insert(after);
-        let wants_pong = self.settings.gate.wants_pong();
         self.link = Some(Link::new(
             opened,
-            self.settings.gate.inspect_bytes,
-            wants_pong,
+            &self.settings.gate,
+            self.agreed.compression,
         ));
         self.observe(&Signal::Upgrade, "upstream connected");
     }
@@ -309,7 +315,12 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn deadline(&self) -> Instant {
-        self.session.trail.started() + self.settings.gate.timeout
+        let left = self
+            .settings
+            .gate
+            .timeout
+            .saturating_sub(self.agreed.waited);
+        self.session.trail.started() + left
     }
 
     fn look_at_clock(&mut self) -> Result<(), Cause> {

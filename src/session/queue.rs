@@ -2,8 +2,9 @@
 //!
 //! It holds messages, never frames: fragments of one message must not be interleaved with
 //! another's (RFC 6455 §5.4). With permessage-deflate and context takeover a message
-//! depends on the ones before it, so that reordering or shedding would corrupt the stream;
-//! the proxy declines the extension.
+//! depends on the ones before it, so that reordering or shedding would corrupt the stream:
+//! where either may happen, the client is told not to take its context over, and each of its
+//! messages stands alone.
 //!
 //! # Invariants
 //!

@@ -4,11 +4,19 @@
 //!
 //! * Every byte of a data frame is reported exactly once and in order; control frames are
 //!   reported as a whole.
-//! * Of a message at most `inspect_bytes` are kept.
+//! * Of a message at most `inspect_bytes` are kept, inflated where it is compressed.
+//! * While compressed messages depend on those before them, each is inflated to its end,
+//!   whatever is kept of it: the next one refers to its last 32 KiB.
 
+use super::gate;
 use crate::{
     matcher::Sample,
-    websocket::{FrameScanner, Opcode, ProtocolError, Role, message::Control},
+    websocket::{
+        Compression, FrameScanner, Opcode, ProtocolError, Role,
+        deflate::{INFLATER_BYTES, Inflater},
+        extension::Agreement,
+        message::{Control, max_compressed_bytes},
+    },
 };
 
 /// Follows the upstream's frames and keeps the beginning of each message.
@@ -21,6 +29,25 @@ pub(super) struct Tap {
     /// More of the message has come than the sample holds.
     is_cut: bool,
     message_ended: bool,
+    compressed: Compressed,
+}
+
+/// What there is beyond a plain message's sample.
+#[derive(Debug, Default)]
+struct Compressed {
+    /// Whether the present message is.
+    is_present: bool,
+    /// How much of it has come.
+    bytes: usize,
+    /// Whether each message stands alone.
+    is_independent: bool,
+    /// Whether anybody asks what messages say.
+    is_read: bool,
+    /// Made for the first compressed message; gone when none is looked at any more.
+    inflater: Option<Box<Inflater>>,
+    /// What is wrong with the present message, to be said where its frame ends: the client
+    /// can be told then.
+    error: Option<ProtocolError>,
 }
 
 /// What came.
@@ -37,14 +64,33 @@ pub(super) enum Tapped<'i> {
 }
 
 impl Tap {
-    pub(super) const fn new(inspect_bytes: usize) -> Self {
+    /// A tap at the start of what an upstream sends with which `agreement` was made, for `gate`.
+    pub(super) fn new(gate: &gate::Settings, agreement: Option<Agreement>) -> Self {
         Self {
-            scanner: FrameScanner::new(Role::Server),
+            inspect_bytes: gate.inspect_bytes,
+            compressed: Compressed {
+                is_independent: agreement.is_some_and(|it| it.server_no_context_takeover),
+                is_read: gate.reads_messages(),
+                ..Compressed::default()
+            },
+            ..Self::blind(agreement)
+        }
+    }
+
+    /// A tap that keeps nothing of what it sees.
+    pub(super) fn blind(agreement: Option<Agreement>) -> Self {
+        let compression = match agreement {
+            Some(_) => Compression::Agreed,
+            None => Compression::Declined,
+        };
+        Self {
+            scanner: FrameScanner::new(Role::Server).with(compression),
             sample: Vec::new(),
-            inspect_bytes,
+            inspect_bytes: 0,
             is_text: false,
             is_cut: false,
             message_ended: false,
+            compressed: Compressed::default(),
         }
     }
 
@@ -52,6 +98,7 @@ impl Tap {
     pub(super) fn stop_sampling(&mut self) {
         self.inspect_bytes = 0;
         self.sample = Vec::new();
+        self.compressed.inflater = None;
     }
 
     /// The beginning of the present message.
@@ -68,9 +115,10 @@ impl Tap {
         self.is_cut
     }
 
-    /// The memory that the sample occupies.
+    /// The memory that the sample occupies, and what is needed to take it.
     pub(super) fn held_bytes(&self) -> usize {
-        self.sample.capacity()
+        let inflater = self.compressed.inflater.as_ref();
+        self.sample.capacity() + inflater.map_or(0, |_| INFLATER_BYTES)
     }
 
     /// Whether the next byte starts a frame.
@@ -89,6 +137,14 @@ impl Tap {
         input: &mut &'i [u8],
     ) -> Result<Option<Tapped<'i>>, ProtocolError> {
         if self.message_ended {
+            self.end_compressed();
+        }
+        if self.scanner.is_at_boundary()
+            && let Some(error) = self.compressed.error
+        {
+            return Err(error);
+        }
+        if self.message_ended {
             self.message_ended = false;
             return Ok(Some(Tapped::MessageEnd));
         }
@@ -99,9 +155,11 @@ impl Tap {
             let (taken, ended) = self.scanner.take_payload(input.len());
             self.message_ended = ended;
             let payload = split_off_front(input, taken);
-            let room = self.inspect_bytes - self.sample.len();
-            self.sample.extend_from_slice(&payload[..taken.min(room)]);
-            self.is_cut |= taken > room;
+            if self.compressed.is_present {
+                self.inflate(payload);
+            } else {
+                self.keep(payload);
+            }
             return Ok(Some(Tapped::Data(payload)));
         }
         let Some((header, header_bytes)) = self.scanner.peek(input)? else {
@@ -116,9 +174,59 @@ impl Tap {
             return Ok(Some(Tapped::Data(bytes)));
         }
         self.is_text = header.opcode == Opcode::Text;
+        self.compressed.is_present = header.is_compressed;
+        self.compressed.bytes = 0;
         self.sample = Vec::new();
         self.is_cut = false;
         Ok(Some(Tapped::MessageStart(bytes)))
+    }
+
+    /// Adds to the sample what there is room for.
+    fn keep(&mut self, plain: &[u8]) {
+        let room = self.inspect_bytes - self.sample.len();
+        let kept = plain.len().min(room);
+        self.sample.extend_from_slice(&plain[..kept]);
+        self.is_cut |= plain.len() > room;
+    }
+
+    /// Adds to the sample what `payload` inflates to.
+    ///
+    /// A message that grows without saying anything is cut, too.
+    fn inflate(&mut self, payload: &[u8]) {
+        self.compressed.bytes = self.compressed.bytes.saturating_add(payload.len());
+        let is_unread = self.inspect_bytes == 0 || !self.compressed.is_read;
+        if is_unread || (self.compressed.is_independent && self.is_cut) {
+            self.is_cut = true;
+            self.compressed.inflater = None;
+            return;
+        }
+        let mut inflater = self.compressed.inflater.take().unwrap_or_default();
+        let fed = inflater.feed(payload, |plain| self.keep(plain));
+        self.compressed.inflater = Some(inflater);
+        self.is_cut |= self.compressed.bytes > max_compressed_bytes(self.inspect_bytes);
+        self.note(fed);
+    }
+
+    fn note(&mut self, result: Result<(), ProtocolError>) {
+        if let Err(error) = result {
+            self.compressed.error = Some(error);
+            self.stop_sampling();
+        }
+    }
+
+    /// Inflates what is left of a compressed message.
+    fn end_compressed(&mut self) {
+        if !self.compressed.is_present || self.compressed.bytes == 0 {
+            return;
+        }
+        let Some(mut inflater) = self.compressed.inflater.take() else {
+            return;
+        };
+        let ended = inflater.end_message(|plain| self.keep(plain));
+        if !self.compressed.is_independent {
+            self.compressed.inflater = Some(inflater);
+        }
+        self.note(ended);
     }
 }
 
@@ -136,7 +244,11 @@ mod tests {
     fn a_fragmented_message_is_sampled_whole_at_any_split_of_the_stream() {
         let stream = b"\x01\x02he\x89\x01p\x00\x00\x80\x03llo\x82\x01b";
         for step in 1..stream.len() {
-            let mut tap = Tap::new(4);
+            let gate = gate::Settings {
+                inspect_bytes: 4,
+                ..gate::Settings::default()
+            };
+            let mut tap = Tap::new(&gate, None);
             let mut data = Vec::new();
             let mut samples = Vec::new();
             let mut pings = 0;

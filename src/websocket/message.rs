@@ -10,6 +10,7 @@
 //! * Memory follows what has arrived, never what a header announces.
 
 use super::{
+    deflate,
     frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role},
     mask,
     utf8::Utf8Validator,
@@ -51,6 +52,38 @@ impl Message {
         }
         (payload, true)
     }
+
+    /// A copy of the first `max_bytes` of what the message says, inflated if it is compressed,
+    /// and whether that is all of it.
+    ///
+    /// A compressed message must not depend on any before it.
+    ///
+    /// # Errors
+    ///
+    /// As far as it was looked at: a payload that cannot be inflated, and compressed text
+    /// that is not UTF-8. What is not compressed was checked when it was assembled.
+    pub fn sample(&self, sender: Role, max_bytes: usize) -> Result<(Vec<u8>, bool), ProtocolError> {
+        if !self.is_compressed {
+            return Ok(self.payload(sender, max_bytes));
+        }
+        let (compressed, is_all) = self.payload(sender, max_compressed_bytes(max_bytes));
+        let (plain, is_whole) = deflate::inflate(compressed, is_all, max_bytes)?;
+        if self.is_text {
+            let mut utf8 = Utf8Validator::default();
+            utf8.feed(&plain)?;
+            if is_whole {
+                utf8.finish()?;
+            }
+        }
+        Ok((plain, is_whole))
+    }
+}
+
+/// How much of a compressed message is inflated to see `max_bytes` of it: incompressible data
+/// grows by a thousandth, and what grows further does so to be looked at for long.
+#[must_use]
+pub const fn max_compressed_bytes(max_bytes: usize) -> usize {
+    max_bytes.saturating_mul(2).saturating_add(1024)
 }
 
 /// A complete control frame.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod closing_handshake;
+mod compression;
 mod ending;
 mod frames;
 mod hold;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use readygate::{
     matcher::Matcher,
-    session::{self, Budget, Context, Report, Settings, gate::Trigger},
+    session::{self, Agreed, Budget, Context, Report, Settings, gate::Trigger},
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
@@ -43,6 +43,16 @@ pub(crate) struct Running {
 
 /// Starts a session with `early` bytes behind the client's handshake.
 pub(crate) fn start_with(settings: Settings, budget: Arc<Budget>, early: Vec<u8>) -> Running {
+    start_agreed(settings, budget, early, Agreed::default())
+}
+
+/// Starts a session of a client and an upstream that have `agreed` on something.
+pub(crate) fn start_agreed(
+    settings: Settings,
+    budget: Arc<Budget>,
+    early: Vec<u8>,
+    agreed: Agreed,
+) -> Running {
     let (client, proxy) = tokio::io::duplex(PIPE_BYTES);
     let (outcomes, attempts) = mpsc::unbounded_channel();
     let attempts = Rc::new(RefCell::new(attempts));
@@ -66,7 +76,7 @@ pub(crate) fn start_with(settings: Settings, budget: Arc<Budget>, early: Vec<u8>
             stream: proxy,
             read_buf: Bytes::from(early),
         };
-        session::run(client, connect, &settings, &context).await
+        session::run_agreed(client, agreed, connect, &settings, &context).await
     });
     Running {
         client,

@@ -12,7 +12,7 @@ use crate::{
         termination::Cause,
     },
     transport::Stream,
-    websocket::{Message, Role},
+    websocket::{Message, ProtocolError, Role},
 };
 
 /// What a session may hold although the process's budget is used up, in accounted bytes: what
@@ -82,11 +82,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Takes responsibility for one message of the client.
     pub(super) fn admit(&mut self, message: Message) -> Result<(), Cause> {
-        self.session.ledger.accept(1);
         if self.snapshot.is_some() {
+            self.session.ledger.accept(1);
             return self.pass_on(message.wire);
         }
-        let class = self.classify(&message);
+        let class = self.classify(&message).map_err(Cause::ClientError)?;
+        self.session.ledger.accept(1);
         if self.is_released(class.release) {
             return self.pass_on(message.wire);
         }
@@ -109,16 +110,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    fn classify(&self, message: &Message) -> Class {
+    fn classify(&self, message: &Message) -> Result<Class, ProtocolError> {
         if self.settings.rules.is_empty() {
-            return Class::default();
+            return Ok(Class::default());
         }
-        let (payload, is_whole) = message.payload(Role::Client, self.settings.gate.inspect_bytes);
-        self.settings.rules.classify(&crate::matcher::Sample {
+        let inspect_bytes = self.settings.gate.inspect_bytes;
+        let (payload, is_whole) = message.sample(Role::Client, inspect_bytes)?;
+        Ok(self.settings.rules.classify(&crate::matcher::Sample {
             is_text: message.is_text,
             payload: &payload,
             is_whole,
-        })
+        }))
     }
 
     /// Sheds what is below `incoming` until `bytes` more fit; whether they do.

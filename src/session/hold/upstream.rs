@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::{Client, Holding};
 use crate::{
     session::{
-        gate::{Gate, Signal},
+        gate::{self, Gate, Signal},
         peer::{HIGH_WATER_BYTES, Peer},
         state::SessionState,
         tap::{Tap, Tapped},
         termination::Cause,
     },
     transport::Stream,
-    websocket::{CloseFrame, Control, Opcode, Opened, frame::control_frame},
+    websocket::{CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame},
 };
 
 /// The first wait for the answer to the gate's ping; doubles up to [`MAX_PING_WAIT`].
@@ -51,15 +51,19 @@ struct GatePing {
 }
 
 impl<U: Stream> Link<U> {
-    pub(super) fn new(opened: Opened<U>, inspect_bytes: usize, wants_pong: bool) -> Self {
-        let ping = wants_pong.then(|| GatePing {
+    pub(super) fn new(
+        opened: Opened<U>,
+        gate: &gate::Settings,
+        agreement: Option<Agreement>,
+    ) -> Self {
+        let ping = gate.wants_pong().then(|| GatePing {
             payload: rand::random(),
             next_at: Instant::now(),
             wait: FIRST_PING_WAIT,
         });
         let mut link = Self {
             peer: Peer::new(opened),
-            tap: Tap::new(inspect_bytes),
+            tap: Tap::new(gate, agreement),
             is_used: false,
             withheld: None,
             ping,
@@ -228,7 +232,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn observe_message(&mut self) {
         // The sample is lent to the gate, which may send messages on this very link.
         let Some(link) = &mut self.link else { return };
-        let tap = std::mem::replace(&mut link.tap, Tap::new(0));
+        let tap = std::mem::replace(&mut link.tap, Tap::blind(None));
         self.observe(&Signal::Message(tap.sample()), "upstream message");
         if let Some(link) = &mut self.link {
             link.tap = tap;
