@@ -17,6 +17,7 @@ mod raw;
 mod report;
 mod routes;
 mod server_settings;
+mod trusted_proxies;
 pub mod units;
 
 use std::{fs, io, num::NonZeroUsize, path::Path, time::Duration};
@@ -26,6 +27,7 @@ use toml::de::DeTable;
 pub use report::{Mistake, Problems};
 
 use crate::{
+    client::TrustedProxies,
     route::{Route, Routes},
     server, telemetry, upstream,
 };
@@ -46,6 +48,8 @@ pub fn process_environment(name: &str) -> Option<String> {
 pub struct Config {
     /// Where clients connect.
     pub listen: Vec<server::ListenSettings>,
+    /// Whose word about the clients behind them counts; default nobody's.
+    pub trusted_proxies: TrustedProxies,
     /// Threads that serve; default one per core.
     pub workers: NonZeroUsize,
     /// The log.
@@ -119,6 +123,7 @@ impl Config {
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
         Self {
             listen: server_settings::listen(top),
+            trusted_proxies: trusted_proxies::read(top),
             workers: server_settings::workers(top),
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),

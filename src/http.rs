@@ -16,6 +16,7 @@
 
 pub mod body;
 pub mod forward;
+pub mod forwarded;
 pub mod framing;
 pub mod headers;
 mod http1;
@@ -26,7 +27,7 @@ mod watched;
 
 use std::{rc::Rc, sync::Arc};
 
-use hyper::Request;
+use hyper::{HeaderMap, Request};
 use tokio_util::sync::CancellationToken;
 
 use self::{forward::HeldRequests, response::Refusal};
@@ -95,9 +96,12 @@ pub fn serve(
     admission: Admission,
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
+    let trusted = &local.shared.config.trusted_proxies;
     let connection = Connection {
         client: Client {
             address,
+            peer: address,
+            is_trusted: trusted.trusts(address),
             is_tls: stream.is_tls(),
         },
         admission,
@@ -113,12 +117,19 @@ pub fn serve(
 
 /// What the requests of one connection share, whatever their version.
 struct Connection {
+    /// Before any of its headers is known.
     client: Client,
     admission: Admission,
     local: Rc<Local>,
 }
 
 impl Connection {
+    /// The client that sent a request with these headers.
+    fn client(&self, headers: &HeaderMap) -> Client {
+        let trusted = &self.local.shared.config.trusted_proxies;
+        forwarded::client(self.client, headers, trusted)
+    }
+
     /// The route of a request that may be served at all.
     fn route<B>(&self, request: &Request<B>) -> Result<&Arc<Route>, Refusal> {
         if self.admission == Admission::OverLimit {

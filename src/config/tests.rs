@@ -243,7 +243,7 @@ error: unknown key `colour`
 2 | colour = "red"
   | ^^^^^^ the top of the file has no such key
   |
-  = help: expected `route`, `listen`, `workers`, `log`, `limits` or `drain`
+  = help: expected `route`, `listen`, `trusted_proxies`, `workers`, `log`, `limits` or `drain`
 
 error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
@@ -566,6 +566,27 @@ fn settings_of_the_gate_that_cannot_work_are_refused_each_with_its_reason() {
 }
 
 #[test]
+fn trusted_proxies_are_networks_addresses_and_words() {
+    let trusted = |list: &str| {
+        let text =
+            format!("trusted_proxies = {list}\n[[route]]\nupstream = \"http://127.0.0.1:8081\"");
+        parse(&text).unwrap().trusted_proxies
+    };
+    let networks = |list: &str| -> Vec<_> {
+        let networks = trusted(list).networks;
+        networks.iter().map(ToString::to_string).collect()
+    };
+
+    assert!(trusted("[]").is_empty());
+    assert_eq!(
+        networks("[\"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\", \"::1\"]"),
+        ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "::1/128"]
+    );
+    assert!(networks("[\"private\"]").contains(&"169.254.0.0/16".to_owned()));
+    assert!(trusted("[\"unix\"]").unix);
+}
+
+#[test]
 fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
     for (settings, reason) in [
         ("listen = \"localhost:80\"", "write \"127.0.0.1:80\""),
@@ -577,6 +598,17 @@ fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
             "already",
         ),
         ("workers = -1", "\"auto\" for one per core"),
+        ("trusted_proxies = \"10.0.0.0/8\"", "expected a list"),
+        ("trusted_proxies = [\"all\"]", "is not a network"),
+        ("trusted_proxies = [\"10.0.0.0/33\"]", "is not a network"),
+        (
+            "trusted_proxies = [\"10.1.0.0/8\"]",
+            "expected \"10.0.0.0/8\", or \"10.1.0.0\" alone",
+        ),
+        (
+            "trusted_proxies = [\"::ffff:10.0.0.0/104\"]",
+            "clients with an IPv4 address count as such",
+        ),
         ("log = 5", "expected a table"),
         ("log.level = \"warning\"", "did you mean `warn`?"),
         ("limits.max_connections = 0", "must not be zero"),

@@ -28,7 +28,7 @@ use tokio::{
     task, time,
 };
 
-use super::{Client, body::Body, headers, response::Refusal, target};
+use super::{Client, body::Body, forwarded, headers, response::Refusal, target};
 use crate::{
     route::{Route, Routes},
     transport::Transport,
@@ -125,7 +125,12 @@ fn upstream_request(
     client: Client,
 ) -> Result<Request<Incoming>, Refusal> {
     let mut headers = headers::of_request(request.headers());
-    headers::set_forwarded(&mut headers, client, target::host(&request)?);
+    forwarded::set(
+        &mut headers,
+        request.headers(),
+        client,
+        target::host(&request)?,
+    );
     let (mut parts, body) = request.into_parts();
     parts.uri = parts
         .uri

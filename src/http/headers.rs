@@ -6,22 +6,15 @@
 //!   removing from a `HeaderMap` moves its last entry.
 //! * What `Connection` names is removed before the proxy's own headers are added, so that
 //!   no client can have those removed. `Host` cannot be removed at all.
-//! * What the proxy says about the client replaces what the client said about itself: there
-//!   are no trusted proxies.
-
-use std::{fmt::Write, net::IpAddr};
+//! * What a client says about itself is removed; what counts of it, and what the proxy says,
+//!   is added by [`forwarded`](super::forwarded).
 
 use hyper::{
     HeaderMap,
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{Client, ClientAddr};
 use crate::websocket::handshake::list;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers of one connection, not of the message (RFC 9110 §7.6.1).
 ///
@@ -121,37 +114,6 @@ fn is_about_the_client(name: &HeaderName) -> bool {
     })
 }
 
-/// Says where a request came from: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
-///
-/// `host` is what [`host`](super::target::host) returned.
-pub fn set_forwarded(headers: &mut HeaderMap, client: Client, host: &str) {
-    let mut forwarded = String::from("for=");
-    match client.address {
-        ClientAddr::Tcp(address) => {
-            let ip = address.ip().to_string();
-            // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
-            let _ = match address.ip() {
-                IpAddr::V4(_) => write!(forwarded, "{ip}"),
-                IpAddr::V6(_) => write!(forwarded, "\"[{ip}]\""),
-            };
-            insert(headers, X_FORWARDED_FOR, &ip);
-        }
-        ClientAddr::Unix => forwarded.push_str("unknown"),
-    }
-    // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
-    // contain what would have to be escaped.
-    let _ = write!(forwarded, ";host=\"{host}\";proto={}", client.scheme());
-
-    insert(headers, X_FORWARDED_HOST, host);
-    insert(headers, X_FORWARDED_PROTO, client.scheme());
-    insert(headers, header::FORWARDED, &forwarded);
-}
-
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let value = HeaderValue::from_str(value).expect("addresses and hosts are visible ASCII");
-    headers.insert(name, value);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_says_about_itself_is_replaced() {
-        let mut kept = of_request(&headers(&[
+    fn what_the_client_says_about_itself_is_removed() {
+        let kept = of_request(&headers(&[
             (
                 "connection",
                 "x-forwarded-for, x-forwarded-proto, forwarded",
@@ -244,50 +206,5 @@ mod tests {
             ("forwarded", "for=1.1.1.1"),
         ]));
         assert!(kept.is_empty());
-
-        let client = Client {
-            address: ClientAddr::Tcp("192.0.2.7:1234".parse().unwrap()),
-            is_tls: true,
-        };
-        set_forwarded(&mut kept, client, "chat.example:8080");
-
-        assert_eq!(
-            lines(&kept),
-            [
-                ("x-forwarded-for", "192.0.2.7"),
-                ("x-forwarded-host", "chat.example:8080"),
-                ("x-forwarded-proto", "https"),
-                (
-                    "forwarded",
-                    "for=192.0.2.7;host=\"chat.example:8080\";proto=https"
-                ),
-            ]
-        );
-    }
-
-    #[test]
-    fn ipv6_is_in_brackets_and_quoted_and_a_mapped_ipv4_is_not_ipv6() {
-        let forwarded = |address: ClientAddr| {
-            let mut headers = HeaderMap::new();
-            let is_tls = false;
-            let client = Client { address, is_tls };
-            set_forwarded(&mut headers, client, "h");
-            lines(&headers)
-                .iter()
-                .map(|line| line.1.to_owned())
-                .collect::<Vec<_>>()
-        };
-        let client =
-            |address: &str| ClientAddr::from(address.parse::<std::net::SocketAddr>().unwrap());
-
-        let ipv6 = forwarded(client("[2001:db8::1]:9"));
-        assert_eq!(ipv6[0], "2001:db8::1");
-        assert_eq!(ipv6[3], "for=\"[2001:db8::1]\";host=\"h\";proto=http");
-
-        assert_eq!(forwarded(client("[::ffff:192.0.2.7]:9"))[0], "192.0.2.7");
-        assert_eq!(
-            forwarded(ClientAddr::Unix),
-            ["h", "http", "for=unknown;host=\"h\";proto=http"]
-        );
     }
 }

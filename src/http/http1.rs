@@ -60,7 +60,7 @@ pub(super) async fn serve(
         (Ok(()), Some(accepted)) => {
             let read_buf = parts.read_buf;
             let opened = Opened { stream, read_buf };
-            return Some(upgrade::session(opened, accepted, client.address, shared));
+            return Some(upgrade::session(opened, accepted, shared));
         }
         (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
             // The client is slow to read, too, if it does not take these few bytes at once.
@@ -128,16 +128,16 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
 impl Requests {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         self.stream.next_verdict().map_err(Refusal::BadRequest)?;
-        let Connection { client, local, .. } = &self.connection;
-        let shared = &local.shared;
+        let shared = &self.connection.local.shared;
+        let client = self.connection.client(request.headers());
         let route = self.connection.route(&request)?;
         if upgrade::is_websocket(request.headers()) {
             let (parts, _body) = request.into_parts();
-            let (response, accepted) = upgrade::accept(&parts, *client, route, &shared.session)?;
+            let (response, accepted) = upgrade::accept(&parts, client, route, &shared.session)?;
             *self.accepted.borrow_mut() = Some(accepted);
             return Ok(response);
         }
-        forward::forward(request, *client, route, &shared.held, || {
+        forward::forward(request, client, route, &shared.held, || {
             self.stream.is_hung_up()
         })
         .await

@@ -13,7 +13,7 @@ use hyper::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Client, ClientAddr, Shared, body::Body, headers, response::Refusal};
+use super::{Client, ClientAddr, Shared, body::Body, forwarded, headers, response::Refusal};
 use crate::{
     route::Route,
     session,
@@ -32,7 +32,8 @@ pub struct Accepted {
     route: Arc<Route>,
     /// The handshake that the upstream gets, once for all attempts.
     request: OpeningRequest,
-    /// The path that the client asked for, for the log.
+    /// Where the client is, and the path that it asked for: for the log.
+    client: ClientAddr,
     path: String,
 }
 
@@ -74,6 +75,7 @@ pub fn accept(
     let accepted = Accepted {
         route: Arc::clone(route),
         request: upstream_request(request, client, subprotocol),
+        client: client.address,
         path: request.uri.path().to_owned(),
     };
     Ok((response, accepted))
@@ -110,12 +112,12 @@ impl Deref for SharedContext {
 pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
-    client: ClientAddr,
     shared: Arc<Shared>,
 ) -> Pin<Box<impl Future<Output = ()>>> {
     let Accepted {
         route,
         request,
+        client,
         path,
     } = accepted;
     let connect = {
@@ -251,6 +253,6 @@ fn upstream_request(request: &Parts, client: Client, subprotocol: Option<&str>) 
         .map_or("/", |target| target.as_str());
     let mut headers = headers::of_handshake(&request.headers);
     let host = request.headers[header::HOST].to_str().unwrap_or_default();
-    headers::set_forwarded(&mut headers, client, host);
+    forwarded::set(&mut headers, &request.headers, client, host);
     OpeningRequest::new(target, &headers, subprotocol.map(str::to_owned))
 }

@@ -11,4 +11,5 @@ mod handshake;
 mod routes;
 mod server;
 mod support;
+mod trust;
 mod upstream;

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use readygate::{
+    client::TrustedProxies,
     config::Config,
     route::{Route, Routes},
     server::{self, Limits, ListenAddress},
@@ -24,6 +25,7 @@ pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 pub(crate) fn config(routes: Vec<Route>) -> Config {
     Config {
         listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).into()],
+        trusted_proxies: TrustedProxies::default(),
         workers: NonZeroUsize::MIN,
         log: telemetry::Settings::default(),
         limits: Limits::new(1024 * 1024),

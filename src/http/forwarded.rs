@@ -1,0 +1,261 @@
+//! Saying where a request came from: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
+//!
+//! | header | from anybody | from a trusted proxy |
+//! |---|---|---|
+//! | `X-Forwarded-For` | the peer's address | what came, and the peer's address behind it |
+//! | `Forwarded` | the peer, the host, the scheme | what came, and these behind it |
+//! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | what came, or these |
+//! | `X-Forwarded-Port`, `-Prefix`, `-Server`, `X-Real-IP` | removed | what came |
+//!
+//! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing
+//! in `X-Forwarded-For`.
+
+use std::{fmt::Write, net::IpAddr};
+
+use hyper::{
+    HeaderMap,
+    header::{self, HeaderName, HeaderValue},
+};
+
+use super::Client;
+use crate::{client::TrustedProxies, websocket::handshake::list};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What passes as it is when a trusted proxy says it.
+const PASSED: [HeaderName; 6] = [
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_PREFIX,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_SERVER,
+    X_REAL_IP,
+];
+
+/// The client that sent a request on a connection of `connection`, whose proxy may have
+/// appended to its `X-Forwarded-For`.
+#[must_use]
+pub fn client(connection: Client, headers: &HeaderMap, trusted: &TrustedProxies) -> Client {
+    if !connection.is_trusted {
+        return connection;
+    }
+    let forwarded_for: Vec<_> = list(headers.get_all(X_FORWARDED_FOR)).collect();
+    let address = trusted.client_behind(connection.peer, forwarded_for.into_iter());
+    Client {
+        address,
+        ..connection
+    }
+}
+
+/// Adds to the headers for the upstream where the request came from that had `received`.
+///
+/// `host` is what [`host`](super::target::host) returned.
+pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: &str) {
+    if client.is_trusted {
+        for name in PASSED {
+            pass(headers, &name, received);
+        }
+    }
+    match client.peer.ip() {
+        Some(address) => append(
+            headers,
+            X_FORWARDED_FOR,
+            received,
+            client,
+            &address.to_string(),
+        ),
+        None if client.is_trusted => pass(headers, &X_FORWARDED_FOR, received),
+        None => {}
+    }
+    if !headers.contains_key(X_FORWARDED_HOST) {
+        insert(headers, X_FORWARDED_HOST, host);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        insert(headers, X_FORWARDED_PROTO, client.scheme());
+    }
+    let element = element(client, host);
+    append(headers, header::FORWARDED, received, client, &element);
+}
+
+fn pass(headers: &mut HeaderMap, name: &HeaderName, received: &HeaderMap) {
+    for value in received.get_all(name) {
+        headers.append(name, value.clone());
+    }
+}
+
+/// Sets a list to what was `received` of it from a trusted proxy, and `element`.
+fn append(
+    headers: &mut HeaderMap,
+    name: HeaderName,
+    received: &HeaderMap,
+    client: Client,
+    element: &str,
+) {
+    let lines = received.get_all(&name).iter().filter(|_| client.is_trusted);
+    let mut list: String = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| [line, ", "])
+        .collect();
+    list.push_str(element);
+    insert(headers, name, &list);
+}
+
+/// The element of `Forwarded` that is this proxy's.
+fn element(client: Client, host: &str) -> String {
+    let mut element = String::from("for=");
+    // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
+    let _ = match client.peer.ip() {
+        Some(IpAddr::V4(address)) => write!(element, "{address}"),
+        Some(IpAddr::V6(address)) => write!(element, "\"[{address}]\""),
+        None => write!(element, "unknown"),
+    };
+    // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
+    // contain what would have to be escaped.
+    let _ = write!(element, ";host=\"{host}\";proto={}", client.scheme());
+    element
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    let value = HeaderValue::from_str(value).expect("addresses and hosts are visible ASCII");
+    headers.insert(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::client::ClientAddr;
+
+    fn client(peer: &str, is_trusted: bool) -> Client {
+        let peer = match peer.parse::<SocketAddr>() {
+            Ok(address) => ClientAddr::from(address),
+            Err(_) => ClientAddr::Unix,
+        };
+        Client {
+            address: peer,
+            peer,
+            is_trusted,
+            is_tls: false,
+        }
+    }
+
+    /// What the upstream gets from `client` that sends `lines` about itself.
+    fn sent(client: Client, lines: &[(&'static str, &str)]) -> Vec<(String, String)> {
+        let mut received = HeaderMap::new();
+        for (name, value) in lines {
+            received.append(*name, value.parse().unwrap());
+        }
+        let mut headers = HeaderMap::new();
+        set(&mut headers, &received, client, "h:8080");
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.to_string(), value.to_str().unwrap().to_owned())
+        };
+        let mut lines: Vec<_> = headers.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    fn assert_sent(client: Client, lines: &[(&'static str, &str)], expected: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let expected: Vec<_> = expected.iter().map(owned).collect();
+        assert_eq!(sent(client, lines), expected);
+    }
+
+    const CLAIMS: [(&str, &str); 9] = [
+        ("x-forwarded-for", "192.0.2.9"),
+        ("x-forwarded-for", "10.0.0.2"),
+        ("x-forwarded-host", "public.example"),
+        ("x-forwarded-port", "443"),
+        ("x-forwarded-prefix", "/app"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-server", "edge"),
+        ("x-real-ip", "192.0.2.9"),
+        ("forwarded", "for=192.0.2.9;by=\"a,,b\""),
+    ];
+
+    #[test]
+    fn what_anybody_says_about_itself_is_replaced() {
+        assert_sent(
+            client("192.0.2.7:1234", false),
+            &CLAIMS,
+            &[
+                ("forwarded", "for=192.0.2.7;host=\"h:8080\";proto=http"),
+                ("x-forwarded-for", "192.0.2.7"),
+                ("x-forwarded-host", "h:8080"),
+                ("x-forwarded-proto", "http"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_passes_with_the_proxy_behind_it() {
+        assert_sent(
+            client("10.0.0.1:1234", true),
+            &CLAIMS,
+            &[
+                (
+                    "forwarded",
+                    "for=192.0.2.9;by=\"a,,b\", for=10.0.0.1;host=\"h:8080\";proto=http",
+                ),
+                ("x-forwarded-for", "192.0.2.9, 10.0.0.2, 10.0.0.1"),
+                ("x-forwarded-host", "public.example"),
+                ("x-forwarded-port", "443"),
+                ("x-forwarded-prefix", "/app"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-server", "edge"),
+                ("x-real-ip", "192.0.2.9"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_does_not_say_is_said_for_it() {
+        assert_sent(
+            client("10.0.0.1:1234", true),
+            &[],
+            &[
+                ("forwarded", "for=10.0.0.1;host=\"h:8080\";proto=http"),
+                ("x-forwarded-for", "10.0.0.1"),
+                ("x-forwarded-host", "h:8080"),
+                ("x-forwarded-proto", "http"),
+            ],
+        );
+    }
+
+    #[test]
+    fn ipv6_is_in_brackets_and_quoted_and_a_mapped_ipv4_is_not_ipv6() {
+        let first = |peer: &str| {
+            let lines = sent(client(peer, false), &[]);
+            (lines[0].1.clone(), lines[1].1.clone())
+        };
+
+        let (forwarded, forwarded_for) = first("[2001:db8::1]:9");
+        assert_eq!(
+            forwarded,
+            "for=\"[2001:db8::1]\";host=\"h:8080\";proto=http"
+        );
+        assert_eq!(forwarded_for, "2001:db8::1");
+
+        assert_eq!(first("[::ffff:192.0.2.7]:9").1, "192.0.2.7");
+    }
+
+    #[test]
+    fn a_peer_on_a_unix_socket_is_unknown() {
+        let unknown = "for=unknown;host=\"h:8080\";proto=http";
+
+        let nobody = sent(client("unix", false), &CLAIMS);
+        assert_eq!(nobody[0].1, unknown);
+        assert_eq!(nobody[1].0, "x-forwarded-host");
+
+        let trusted = sent(client("unix", true), &CLAIMS[..1]);
+        assert_eq!(trusted[0].1, unknown);
+        assert_eq!(trusted[1], ("x-forwarded-for".into(), "192.0.2.9".into()));
+    }
+}
