@@ -15,14 +15,19 @@
 //!   client never are.
 
 pub mod body;
+pub mod exchange;
 pub mod forward;
 pub mod forwarded;
 pub mod framing;
 pub mod headers;
+pub mod hold;
 mod http1;
+pub mod pool;
 pub mod response;
 pub mod target;
 pub mod upgrade;
+pub mod upload;
+mod watchdog;
 mod watched;
 
 use std::{rc::Rc, sync::Arc};
@@ -30,7 +35,7 @@ use std::{rc::Rc, sync::Arc};
 use hyper::{HeaderMap, Request};
 use tokio_util::sync::CancellationToken;
 
-use self::{forward::HeldRequests, response::Refusal};
+use self::{hold::HeldRequests, pool::Pools, response::Refusal};
 pub use crate::client::{Client, ClientAddr};
 use crate::{
     config::Config,
@@ -60,13 +65,17 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Local {
     shared: Arc<Shared>,
+    pools: Pools,
 }
 
 impl Local {
     /// The state of a worker that has served nothing yet.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
-        Rc::new(Self { shared })
+        Rc::new(Self {
+            shared,
+            pools: Pools::default(),
+        })
     }
 }
 

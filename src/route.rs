@@ -27,6 +27,18 @@ pub struct HttpSettings {
     pub hold_timeout: Duration,
     /// How many requests may wait at once; default 500.
     pub max_held_requests: usize,
+    /// How many connections to the upstream each worker keeps for further requests; default
+    /// 128, 0: none.
+    pub max_idle_connections: usize,
+    /// How long a connection may wait for another request; default 4 s, for the applications
+    /// that close the soonest do so after 5 s.
+    pub idle_timeout: Duration,
+    /// How long the upstream may take from a request to the head of its answer; default
+    /// 5 min, `None`: for ever. An answer that has begun may take any time.
+    pub response_timeout: Option<Duration>,
+    /// How long a client may send nothing of a request's body before the upstream answers;
+    /// default 60 s, `None`: for ever.
+    pub body_timeout: Option<Duration>,
 }
 
 impl Default for HttpSettings {
@@ -34,6 +46,10 @@ impl Default for HttpSettings {
         Self {
             hold_timeout: Duration::from_secs(30),
             max_held_requests: 500,
+            max_idle_connections: 128,
+            idle_timeout: Duration::from_secs(4),
+            response_timeout: Some(Duration::from_mins(5)),
+            body_timeout: Some(Duration::from_mins(1)),
         }
     }
 }

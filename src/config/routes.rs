@@ -286,6 +286,19 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         &mut http.max_held_requests,
         table.parse("max_held_requests", units::count),
     );
+    override_with(
+        &mut http.max_idle_connections,
+        table.parse("max_idle_connections", units::count),
+    );
+    override_with(&mut http.idle_timeout, table.some_time("idle_timeout"));
+    override_with(
+        &mut http.response_timeout,
+        table.parse("response_timeout", units::optional_time),
+    );
+    override_with(
+        &mut http.body_timeout,
+        table.parse("body_timeout", units::optional_time),
+    );
     http
 }
 

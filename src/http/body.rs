@@ -1,12 +1,24 @@
 //! The body of an answer: the proxy's own, or the upstream's as it comes.
+//!
+//! # Invariants
+//!
+//! * A connection goes back to its pool only at the end of the answer; a body that is
+//!   dropped before its end closes it.
+//! * An answer that ends before its request does ends that, too: what the client still
+//!   sends goes nowhere, and neither connection is used again.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    rc::Rc,
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::task::{self, AbortHandle};
+
+use super::{exchange::Connection, headers, pool::Pool};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -16,7 +28,63 @@ pub struct Body(Kind);
 enum Kind {
     /// The proxy's own, until it has been sent.
     Own(Bytes),
+    /// The upstream's, on a connection that somebody else drives or that is done with it.
     Upstream(Incoming),
+    /// The upstream's, on a connection that is driven here.
+    Driven(Box<Driven>),
+    /// The upstream's, while it also still gets the request's.
+    Duplex(
+        Incoming,
+        #[expect(dead_code, reason = "aborts when it is dropped")] Abort,
+    ),
+}
+
+/// A body on a connection that nobody else drives.
+#[derive(Debug)]
+struct Driven {
+    incoming: Incoming,
+    /// `None` when it has gone back to `pool`.
+    connection: Option<Box<Connection>>,
+    pool: Rc<Pool>,
+}
+
+impl Body {
+    /// What the upstream answers on `connection`, which has got all of the request.
+    #[must_use]
+    pub fn on(connection: Box<Connection>, incoming: Incoming, pool: Rc<Pool>) -> Self {
+        // A short answer came with its head: hyper has read it to its end.
+        if connection.is_reusable() {
+            pool.put(connection);
+            return Self::from(incoming);
+        }
+        let connection = Some(connection);
+        Self(Kind::Driven(Box::new(Driven {
+            incoming,
+            connection,
+            pool,
+        })))
+    }
+
+    /// What the upstream answers on `connection`, which still gets the request.
+    ///
+    /// A task of its own drives the connection, so that the request goes on when the client
+    /// does not read the answer.
+    #[must_use]
+    pub fn during_upload(connection: Box<Connection>, incoming: Incoming, pool: Rc<Pool>) -> Self {
+        let mut connection = connection;
+        let driving = task::spawn_local(async move {
+            poll_fn(|context| {
+                if connection.drive(context) && !connection.is_reusable() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            pool.put(connection);
+        });
+        Self(Kind::Duplex(incoming, Abort(driving.abort_handle())))
+    }
 }
 
 impl Default for Body {
@@ -37,6 +105,28 @@ impl From<Incoming> for Body {
     }
 }
 
+impl Driven {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut unheard = Context::from_waker(Waker::noop());
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut unheard);
+        if frame.is_pending()
+            && let Some(connection) = &mut self.connection
+        {
+            connection.drive(context);
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut unheard);
+        }
+        let is_at_end =
+            matches!(frame, Poll::Ready(None)) || frame.is_ready() && self.incoming.is_end_stream();
+        if is_at_end && let Some(connection) = self.connection.take() {
+            self.pool.put(connection);
+        }
+        frame
+    }
+}
+
 impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = hyper::Error;
@@ -45,24 +135,42 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        match &mut self.get_mut().0 {
-            Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Upstream(incoming) => Pin::new(incoming).poll_frame(context),
-        }
+        let frame = match &mut self.get_mut().0 {
+            Kind::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Kind::Own(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => {
+                Pin::new(incoming).poll_frame(context)
+            }
+            Kind::Driven(driven) => driven.poll_frame(context),
+        };
+        frame.map_ok(headers::without_forbidden_trailers)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Upstream(incoming) => incoming.is_end_stream(),
+            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => incoming.is_end_stream(),
+            Kind::Driven(driven) => driven.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream(incoming) => incoming.size_hint(),
+            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => incoming.size_hint(),
+            Kind::Driven(driven) => driven.incoming.size_hint(),
         }
+    }
+}
+
+/// Aborts a task when it is dropped.
+#[derive(Debug)]
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

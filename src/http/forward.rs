@@ -1,107 +1,99 @@
-//! Plain HTTP: a request to the upstream and its response back, both as they come.
+//! Plain HTTP: a request to the upstream and its answer back, both as they come.
 //!
 //! ```text
-//!  dial ──► send ──► response
-//!   ▲ │
-//!   └─┘ held: the upstream does not listen yet
+//!  pool ──► connection ──► send ──► answer
+//!   dial ──────▲   │         │
+//!    ▲ │           │         └─► closed without an answer: once more, if that is safe
+//!    └─┘ held: the upstream does not listen yet
 //! ```
 //!
 //! # Invariants
 //!
-//! * A request is held only before anything of it has been written; after that it is never
-//!   sent a second time.
+//! * A request is sent again only when nothing of it has been written, or when it is
+//!   idempotent (RFC 9110 §9.2.2), nothing of its body has been read and no byte of an
+//!   answer has come.
 //! * A request whose client has left while it was held does not reach the upstream.
 //! * No upgrade is forwarded, and a `101` that nobody asked for is not passed on.
-//! * One connection to the upstream serves one request.
+//! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees
+//!   it may withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a
+//!   gateway with one upstream for each route does not make.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
-    client::conn::http1,
     header::{self, HeaderMap},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    task, time,
+    sync::SemaphorePermit,
+    time::{self, Instant},
 };
 
-use super::{Client, body::Body, forwarded, headers, response::Refusal, target};
-use crate::{
-    route::{Route, Routes},
-    transport::Transport,
-    upstream::{backoff::Backoff, dial::dial},
+use super::{
+    Client, Local,
+    body::Body,
+    exchange::{Connection, SendError},
+    forwarded,
+    framing::answers::Interim,
+    headers,
+    hold::HeldRequests,
+    pool::Pool,
+    response::Refusal,
+    target,
+    upload::{Progress, State, Upload},
 };
-
-/// The longest header section of an upstream's response in bytes.
-const MAX_RESPONSE_HEADER_BYTES: usize = 64 * 1024;
+use crate::{route::Route, transport::Transport, upstream::dial::dial};
 
 /// What a `405` to another method names.
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
-/// How many requests each route may still hold.
-#[derive(Debug)]
-pub struct HeldRequests(Vec<(Arc<Route>, Semaphore)>);
-
-impl HeldRequests {
-    /// No request is held for any of `routes` yet.
-    #[must_use]
-    pub fn new(routes: &Routes) -> Self {
-        let places = |route: &Arc<Route>| {
-            let places = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
-            (Arc::clone(route), Semaphore::new(places))
-        };
-        Self(routes.iter().map(places).collect())
-    }
-
-    /// A place for one more request, until it is dropped.
-    fn enter(&self, route: &Arc<Route>) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.0
-            .iter()
-            .find(|(known, _)| Arc::ptr_eq(known, route))
-            .and_then(|(_, places)| places.try_acquire().ok())
-            .ok_or(Refusal::Unavailable("too many requests are waiting"))
-    }
+/// The client's side of one request.
+#[derive(Clone, Copy)]
+pub struct Downstream<'a> {
+    /// Who has sent it.
+    pub client: Client,
+    /// Whether it has left; asked while the request is held.
+    pub is_gone: &'a dyn Fn() -> bool,
+    /// Passes a `1xx` answer on, whose headers are clean.
+    pub send_interim: &'a dyn Fn(&Interim),
 }
 
-/// Sends one request to the route's upstream and returns the response.
-///
-/// `is_client_gone` is asked while the request is held.
+/// Sends one request to the route's upstream and returns the answer.
 ///
 /// # Errors
 ///
-/// A method or expectation that is not for a reverse proxy, no place to wait, or no
-/// response.
+/// A method or expectation that is not for a reverse proxy, no place to wait, a broken
+/// body, or no answer.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future closes the connection to the upstream.
 pub async fn forward(
     request: Request<Incoming>,
-    client: Client,
+    downstream: Downstream<'_>,
     route: &Arc<Route>,
-    held: &HeldRequests,
-    is_client_gone: impl Fn() -> bool,
+    local: &Local,
 ) -> Result<Response<Body>, Refusal> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::MethodNotAllowed { allow: METHODS });
     }
     check_expectation(request.headers())?;
-    let request = upstream_request(request, client)?;
-
-    let stream = dial_until_it_listens(route, held, is_client_gone).await?;
-
-    let response = send(stream, request).await.map_err(|error| {
-        tracing::debug!(%client, %error, "upstream failed");
-        Refusal::BadGateway
-    })?;
+    let pool = local.pools.of(route);
+    let (parts, body) = request.into_parts();
+    let (upload, progress) = Upload::new(body, route.http.body_timeout);
+    let asked = Asked {
+        head: Request::from_parts(parts, ()),
+        progress,
+        downstream,
+        route,
+    };
+    let (connection, answer) = asked.send(upload, &pool, &local.shared.held).await?;
     // Whoever asked for no upgrade cannot tell its bytes from HTTP.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::BadGateway);
     }
-    Ok(downstream_response(response))
+    Ok(asked.answer(connection, answer, pool))
 }
 
 /// hyper answers `Expect: 100-continue` when the body is first read, that is when the
@@ -118,76 +110,189 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// The request as the upstream gets it: the same target in origin form (RFC 9112 §3.2.1),
-/// the end-to-end headers, and where it came from.
-fn upstream_request(
-    request: Request<Incoming>,
-    client: Client,
-) -> Result<Request<Incoming>, Refusal> {
-    let mut headers = headers::of_request(request.headers());
-    forwarded::set(
-        &mut headers,
-        request.headers(),
-        client,
-        target::host(&request)?,
-    );
-    let (mut parts, body) = request.into_parts();
-    parts.uri = parts
-        .uri
-        .path_and_query()
-        .map_or_else(|| Uri::from_static("/"), |target| target.clone().into());
-    parts.version = Version::HTTP_11;
-    parts.headers = headers;
-    Ok(Request::from_parts(parts, body))
+/// A request of a client, and what is known about it.
+struct Asked<'a> {
+    head: Request<()>,
+    /// `None`: it has no body.
+    progress: Option<Rc<Progress>>,
+    downstream: Downstream<'a>,
+    route: &'a Arc<Route>,
 }
 
-/// Connects, and as long as the upstream does not listen holds the request.
-async fn dial_until_it_listens(
-    route: &Arc<Route>,
-    held: &HeldRequests,
-    is_client_gone: impl Fn() -> bool,
-) -> Result<Transport, Refusal> {
-    let deadline = time::Instant::now() + route.http.hold_timeout;
-    if let Ok(stream) = dial(&route.upstream, b"").await {
-        return Ok(stream);
-    }
-    let _place = held.enter(route)?;
-    let mut backoff = Backoff::new(&route.upstream.retry);
-    let dialled = time::timeout_at(deadline, async {
+impl Asked<'_> {
+    /// Sends it until there is an answer, as often as that is safe.
+    async fn send(
+        &self,
+        upload: Upload,
+        pool: &Pool,
+        held: &HeldRequests,
+    ) -> Result<(Box<Connection>, Response<Incoming>), Refusal> {
+        let mut request = self.upstream_request(upload)?;
+        let mut connecting = Connecting {
+            asked: self,
+            pool,
+            held,
+            deadline: None,
+            place: None,
+        };
+        let mut pooled = pool.take();
         loop {
-            time::sleep(backoff.next(rand::random())).await;
-            // hyper notices a client that leaves, but not behind a body that it has not read.
-            if is_client_gone() {
-                return Err(Refusal::ClientGone);
-            }
-            match dial(&route.upstream, b"").await {
-                Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
-                Ok(stream) => return Ok(stream),
-                Err(error) => tracing::trace!(%error, "upstream does not listen"),
+            let is_fresh = pooled.is_none();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => Box::pin(connecting.connect()).await?,
+            };
+            let sent = connection.send(request, self.route.http.response_timeout, |interim| {
+                self.pass_on(interim);
+            });
+            request = match sent.await {
+                Ok(answer) => {
+                    if is_fresh {
+                        pool.turns.set_forward();
+                    }
+                    return Ok((connection, answer));
+                }
+                Err(SendError::NotSent(unsent)) => *unsent,
+                Err(SendError::NoAnswer) if let Some(upload) = self.unread_upload() => {
+                    self.upstream_request(upload)?
+                }
+                Err(error) => return Err(self.refusal(&error)),
+            };
+            if is_fresh {
+                pool.turns.set_back();
+                connecting.hold()?;
             }
         }
-    });
-    dialled.await.unwrap_or(Err(Refusal::GatewayTimeout))
+    }
 }
 
-async fn send(stream: Transport, request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_RESPONSE_HEADER_BYTES)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    // It ends with the response's body, or when the client stops taking it.
-    task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to upstream ended");
+impl Asked<'_> {
+    /// The request as the upstream gets it: the same target in origin form (RFC 9112
+    /// §3.2.1), the end-to-end headers, and where it came from.
+    fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
+        let head = &self.head;
+        let mut headers = headers::of_request(head.headers());
+        forwarded::set(
+            &mut headers,
+            head.headers(),
+            self.downstream.client,
+            target::host(head)?,
+        );
+        let mut request = Request::new(upload);
+        *request.method_mut() = head.method().clone();
+        *request.uri_mut() = head
+            .uri()
+            .path_and_query()
+            .map_or_else(|| Uri::from_static("/"), |target| target.clone().into());
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// The body for another attempt, if there may be one.
+    fn unread_upload(&self) -> Option<Upload> {
+        if !self.head.method().is_idempotent() {
+            return None;
         }
-    });
-    sender.send_request(request).await
+        let Some(progress) = &self.progress else {
+            return Some(Upload::default());
+        };
+        let body = progress.take_unread()?;
+        Some(Upload::again(body, self.route.http.body_timeout, progress))
+    }
+
+    fn pass_on(&self, interim: &Interim) {
+        // The proxy itself has told a client that waits for it to go on.
+        let is_for_client = interim.status != StatusCode::CONTINUE
+            || !self.head.headers().contains_key(header::EXPECT);
+        if is_for_client && self.head.version() >= Version::HTTP_11 {
+            let headers = headers::of_response(&interim.headers);
+            let status = interim.status;
+            (self.downstream.send_interim)(&Interim { status, headers });
+        }
+    }
+
+    fn refusal(&self, error: &SendError) -> Refusal {
+        let client = self.downstream.client;
+        tracing::debug!(%client, %error, "upstream failed");
+        match (
+            self.progress.as_ref().map(|progress| progress.state()),
+            error,
+        ) {
+            (Some(State::Broken), _) => Refusal::BadRequest("broken body"),
+            (Some(State::TooSlow), _) => Refusal::RequestTimeout,
+            (_, SendError::TimedOut) => Refusal::NoAnswer,
+            (_, _) => Refusal::BadGateway,
+        }
+    }
+
+    fn answer(
+        self,
+        connection: Box<Connection>,
+        answer: Response<Incoming>,
+        pool: Rc<Pool>,
+    ) -> Response<Body> {
+        // What hyper's client noted beside the head (the reason phrase) is for its server.
+        let (mut head, incoming) = answer.into_parts();
+        head.headers = headers::of_response(&head.headers);
+        head.version = Version::HTTP_11;
+        let body = match &self.progress {
+            Some(progress) if progress.state() != State::Complete => {
+                progress.set_answered();
+                Body::during_upload(connection, incoming, pool)
+            }
+            _ => Body::on(connection, incoming, pool),
+        };
+        Response::from_parts(head, body)
+    }
 }
 
-fn downstream_response(response: Response<Incoming>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    parts.headers = headers::of_response(&parts.headers);
-    parts.version = Version::HTTP_11;
-    // What hyper's client noted there (the reason phrase) is for its server to read.
-    Response::from_parts(parts, Body::from(body))
+/// Connecting for one request, which may have to be held for it.
+struct Connecting<'a> {
+    asked: &'a Asked<'a>,
+    pool: &'a Pool,
+    held: &'a HeldRequests,
+    /// Until when it may be held, from the first attempt on.
+    deadline: Option<Instant>,
+    /// Where it is held.
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl Connecting<'_> {
+    async fn connect(&mut self) -> Result<Box<Connection>, Refusal> {
+        let stream = self.dial().await?;
+        let connection = Connection::new(stream).await;
+        Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
+    }
+
+    /// Dials, and as long as the upstream does not listen holds the request.
+    async fn dial(&mut self) -> Result<Transport, Refusal> {
+        let Asked {
+            route, downstream, ..
+        } = self.asked;
+        let deadline = *self
+            .deadline
+            .get_or_insert_with(|| Instant::now() + route.http.hold_timeout);
+        if self.place.is_none()
+            && !self.pool.turns.is_anyone_waiting()
+            && let Ok(stream) = dial(&route.upstream, &[]).await
+        {
+            return Ok(stream);
+        }
+        self.hold()?;
+        let dialled = self.pool.turns.connect(
+            async || dial(&route.upstream, &[]).await,
+            downstream.is_gone,
+        );
+        time::timeout_at(deadline, dialled)
+            .await
+            .unwrap_or(Err(Refusal::GatewayTimeout))
+    }
+
+    /// From now on the request counts as held.
+    fn hold(&mut self) -> Result<(), Refusal> {
+        if self.place.is_none() {
+            self.place = Some(self.held.enter(self.asked.route)?);
+        }
+        Ok(())
+    }
 }

@@ -6,13 +6,17 @@
 //! requests are smuggled. So the bytes that hyper reads are followed here as well, head by
 //! head, and every request gets a verdict before it is looked at.
 //!
+//! [`answers`] does the same for what an upstream says.
+//!
 //! # Invariants
 //!
 //! * There is one verdict for each head that hyper can have parsed.
 //! * After a head that is refused, and after what is no head at all, nothing more is
 //!   followed, and every further verdict is a refusal: such a connection is closed.
 
-use std::collections::VecDeque;
+pub mod answers;
+
+use std::{collections::VecDeque, mem::MaybeUninit};
 
 use bytes::{Buf, BytesMut};
 
@@ -60,6 +64,12 @@ enum Position {
 enum BodyEnd {
     After(u64),
     Chunked,
+}
+
+impl BodyEnd {
+    const fn is_chunked(self) -> bool {
+        matches!(self, Self::Chunked)
+    }
 }
 
 impl Framing {
@@ -233,27 +243,40 @@ fn judge(head: &[u8]) -> Result<BodyEnd, &'static str> {
     if has_bare_line_feed(head) {
         return Err("bare line feed");
     }
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut lines);
-    if !request.parse(head).is_ok_and(|status| status.is_complete()) {
+    let mut lines = no_lines();
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(head, &mut lines);
+    if !parsed.is_ok_and(|status| status.is_complete()) {
         return Err("malformed request");
     }
     if request.path.is_none_or(|target| target.contains('#')) {
         return Err("illegal request target");
     }
-    let mut codings = values(request.headers, "transfer-encoding");
-    let mut lengths = values(request.headers, "content-length");
+    Ok(body_end(request.headers)?.unwrap_or(BodyEnd::After(0)))
+}
+
+/// Room for the lines of a head; not initialised, which for this many would take longer
+/// than to parse a usual head.
+const fn no_lines<'a>() -> [MaybeUninit<httparse::Header<'a>>; MAX_HEADERS] {
+    [const { MaybeUninit::uninit() }; MAX_HEADERS]
+}
+
+/// Where a head with these `lines` says that its body ends, if it says that at all and in
+/// only one way.
+fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, &'static str> {
+    let mut codings = values(lines, "transfer-encoding");
+    let mut lengths = values(lines, "content-length");
     match (codings.next(), lengths.next()) {
-        (None, None) => Ok(BodyEnd::After(0)),
+        (None, None) => Ok(None),
         (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
         (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => match codings.next() {
-            None => Ok(BodyEnd::Chunked),
+            None => Ok(Some(BodyEnd::Chunked)),
             Some(_) => Err("more than one Transfer-Encoding"),
         },
         (Some(_), None) => Err("unknown Transfer-Encoding"),
         (None, Some(_)) if lengths.next().is_some() => Err("more than one Content-Length"),
         (None, Some(length)) => content_length(length)
-            .map(BodyEnd::After)
+            .map(|length| Some(BodyEnd::After(length)))
             .ok_or("illegal Content-Length"),
     }
 }

@@ -9,8 +9,10 @@
 //! * What a client says about itself is removed; what counts of it, and what the proxy says,
 //!   is added by [`forwarded`](super::forwarded).
 
+use bytes::Bytes;
 use hyper::{
     HeaderMap,
+    body::Frame,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -40,6 +42,38 @@ const ABOUT_THE_CLIENT: [&str; 8] = [
     "x-forwarded-proto",
     "x-forwarded-server",
     "x-real-ip",
+];
+
+/// Headers that no trailer may be, beside those of the connection and about the client.
+const FORBIDDEN_IN_TRAILERS: [&str; 28] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "location",
+    "max-forwards",
+    "pragma",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "te",
+    "trailer",
+    "vary",
+    "via",
+    "www-authenticate",
 ];
 
 /// The end-to-end headers of a request: without what belongs to the connection, what the
@@ -78,6 +112,18 @@ pub fn of_handshake(headers: &HeaderMap) -> HeaderMap {
 #[must_use]
 pub fn of_response(headers: &HeaderMap) -> HeaderMap {
     filter(headers, |_| true)
+}
+
+/// Takes out of trailers what must not be there (RFC 9110 §6.5.1): a recipient that merges
+/// them into the headers would frame, route, trust or store the message by them.
+#[must_use]
+pub fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(filter(&trailers, |name| {
+            !is_about_the_client(name) && !FORBIDDEN_IN_TRAILERS.contains(&name.as_str())
+        })),
+        Err(frame) => frame,
+    }
 }
 
 /// What of `headers` belongs to the message and satisfies `keep`, in its order.

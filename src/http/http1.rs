@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Connection,
     body::Body,
-    forward,
+    forward::{self, Downstream},
     response::{self, Refusal},
     upgrade::{self, Accepted},
     watched::Watched,
@@ -137,9 +137,11 @@ impl Requests {
             *self.accepted.borrow_mut() = Some(accepted);
             return Ok(response);
         }
-        forward::forward(request, client, route, &shared.held, || {
-            self.stream.is_hung_up()
-        })
-        .await
+        let downstream = Downstream {
+            client,
+            is_gone: &|| self.stream.is_hung_up(),
+            send_interim: &|interim| self.stream.send_interim(interim),
+        };
+        forward::forward(request, downstream, route, &self.connection.local).await
     }
 }

@@ -57,6 +57,12 @@ pub enum Refusal {
     /// The upstream did not listen in time.
     #[error("upstream not ready in time")]
     GatewayTimeout,
+    /// The upstream was reached, but its answer did not begin in time.
+    #[error("no answer from upstream in time")]
+    NoAnswer,
+    /// The client is too slow to send the body that it announced.
+    #[error("request body too slow")]
+    RequestTimeout,
     /// The client left while its request was held: nobody reads the answer.
     #[error("client left")]
     ClientGone,
@@ -87,7 +93,8 @@ impl Refusal {
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::GatewayTimeout | Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         }
     }
 
@@ -99,7 +106,11 @@ impl Refusal {
     pub fn into_response(self) -> Response<Body> {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
         let extra: &[(HeaderName, HeaderValue)] = match self {
-            Self::BadRequest(_) | Self::ClientGone | Self::UnknownExpectation => &[close],
+            Self::BadRequest(_)
+            | Self::ClientGone
+            | Self::UnknownExpectation
+            | Self::RequestTimeout => &[close],
+            Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
             Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
             Self::WrongVersion => &[
                 (
@@ -114,7 +125,7 @@ impl Refusal {
             | Self::NoRoute
             | Self::Misdirected
             | Self::BadGateway
-            | Self::GatewayTimeout => &[],
+            | Self::NoAnswer => &[],
         };
         let mut response = Response::new(Body::from(Bytes::from(format!("{self}\n"))));
         *response.status_mut() = self.status();

@@ -8,13 +8,16 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Framing, Verdict};
+use super::framing::{Framing, Verdict, answers::Interim};
 use crate::transport::{Stream, Transport};
+
+/// How many bytes of interim answers may wait for a client that does not read.
+const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
 /// One of the handles to a client's stream.
 #[derive(Clone)]
@@ -23,12 +26,20 @@ pub(super) struct Watched(Rc<RefCell<Inner>>);
 struct Inner {
     stream: Transport,
     framing: Framing,
+    /// Whether hyper has nothing left to write, as far as it has shown.
+    is_flushed: bool,
+    /// What goes out before anything else that hyper writes.
+    interim: Vec<u8>,
 }
 
 impl Watched {
     pub(super) fn new(stream: Transport, max_header_bytes: usize) -> Self {
-        let framing = Framing::new(max_header_bytes);
-        Self(Rc::new(RefCell::new(Inner { stream, framing })))
+        Self(Rc::new(RefCell::new(Inner {
+            stream,
+            framing: Framing::new(max_header_bytes),
+            is_flushed: true,
+            interim: Vec::new(),
+        })))
     }
 
     /// The stream alone; `None` while there are other handles.
@@ -45,8 +56,46 @@ impl Watched {
         self.0.borrow().stream.is_hung_up()
     }
 
-    fn with_stream<T>(&self, operation: impl FnOnce(Pin<&mut Transport>) -> T) -> T {
-        operation(Pin::new(&mut self.0.borrow_mut().stream))
+    /// Writes a `1xx` answer before the final one, which hyper's server cannot.
+    ///
+    /// To be called while hyper waits for that: it has encoded nothing since the answer
+    /// before, whose end it flushes before it asks for another one. While that does not go
+    /// out, neither does this.
+    pub(super) fn send_interim(&self, interim: &Interim) {
+        let inner = &mut *self.0.borrow_mut();
+        // An interim answer may be left out, and a client that does not read has others.
+        if inner.interim.len() > MAX_INTERIM_BYTES {
+            return;
+        }
+        interim.write(&mut inner.interim);
+        if inner.is_flushed {
+            // Errors and what did not fit are left for hyper to meet.
+            let _ = inner.poll_interim(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+impl Inner {
+    /// Writes the interim answers that there are.
+    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write(context, &self.interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The stream for what hyper writes.
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Transport>>> {
+        if self.is_flushed {
+            ready!(self.poll_interim(context))?;
+            self.is_flushed = false;
+        }
+        Poll::Ready(Ok(Pin::new(&mut self.stream)))
     }
 }
 
@@ -56,7 +105,9 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner { stream, framing } = &mut *self.0.borrow_mut();
+        let Inner {
+            stream, framing, ..
+        } = &mut *self.0.borrow_mut();
         let before = buffer.filled().len();
         let poll = Pin::new(stream).poll_read(context, buffer);
         framing.watch(&buffer.filled()[before..]);
@@ -70,7 +121,8 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.with_stream(|stream| stream.poll_write(context, bytes))
+        let inner = &mut *self.0.borrow_mut();
+        ready!(inner.poll_stream(context))?.poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -78,7 +130,8 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.with_stream(|stream| stream.poll_write_vectored(context, slices))
+        let inner = &mut *self.0.borrow_mut();
+        ready!(inner.poll_stream(context))?.poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -86,10 +139,13 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with_stream(|stream| stream.poll_flush(context))
+        let inner = &mut *self.0.borrow_mut();
+        ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
+        inner.is_flushed = true;
+        inner.poll_interim(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with_stream(|stream| stream.poll_shutdown(context))
+        Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(context)
     }
 }

@@ -1,0 +1,232 @@
+//! An HTTP/1.1 connection to an upstream, and one request with its answer on it.
+//!
+//! ```text
+//!             ┌──────────── drives ────────────┐
+//!  request ──►│ Connection ──► hyper's client  │──► upstream
+//!   answer ◄──│            ◄── Answers, strict │◄──
+//!             └────────────────────────────────┘
+//! ```
+//!
+//! hyper's client is a future of its own which somebody has to poll. Here whoever waits for
+//! the answer does that, in the task of the client's connection: a task for each upstream
+//! connection would be two more wake-ups for each request.
+//!
+//! # Invariants
+//!
+//! * The connection's future is polled right before what it fills is looked at, so that
+//!   nothing else has to wake the task.
+//! * A connection is [reusable](Connection::is_reusable) only when hyper has read the answer
+//!   to its end, written the request to its end, and found nothing behind the answer.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::{
+    framing::answers::{Answers, Interim},
+    upload::Upload,
+    watchdog::Watchdog,
+};
+use crate::transport::Transport;
+
+/// The longest header section of an upstream's answer in bytes.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// An HTTP/1.1 connection to an upstream.
+#[derive(Debug)]
+pub struct Connection {
+    sender: http1::SendRequest<Upload>,
+    /// `None` when it has ended.
+    driver: Option<http1::Connection<TokioIo<Link>, Upload>>,
+    answers: Rc<RefCell<Answers>>,
+    watchdog: Watchdog,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The connection had ended before any of the request was written.
+    #[error("closed before the request")]
+    NotSent(Box<Request<Upload>>),
+    /// It ended before any byte of an answer.
+    #[error("closed before the answer")]
+    NoAnswer,
+    /// The answer is none, or can be read in two ways.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// It ended within the answer, or the request was not written whole.
+    #[error(transparent)]
+    Broken(hyper::Error),
+    /// The answer did not begin in time.
+    #[error("no answer in time")]
+    TimedOut,
+}
+
+impl Connection {
+    /// Wraps a stream on which nothing has been sent.
+    ///
+    /// # Errors
+    ///
+    /// None that hyper describes.
+    pub async fn new(stream: Transport) -> hyper::Result<Self> {
+        let answers = Rc::new(RefCell::new(Answers::new(MAX_HEADER_BYTES)));
+        let link = Link {
+            stream,
+            answers: Rc::clone(&answers),
+        };
+        let (sender, driver) = http1::Builder::new()
+            .max_header_size(MAX_HEADER_BYTES)
+            .handshake(TokioIo::new(link))
+            .await?;
+        Ok(Self {
+            sender,
+            driver: Some(driver),
+            answers,
+            watchdog: Watchdog::default(),
+        })
+    }
+
+    /// Drives the connection; `false` when it has ended.
+    pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(driver) = &mut self.driver else {
+            return false;
+        };
+        let Poll::Ready(ended) = Pin::new(driver).poll(context) else {
+            return true;
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection to upstream ended");
+        }
+        self.driver = None;
+        false
+    }
+
+    /// Whether an idle connection is still open, as far as the process knows.
+    ///
+    /// Whoever had it before is not woken for it any more.
+    pub fn is_open(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Whether it may carry another request.
+    pub fn is_reusable(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends `request` and waits for the head of its answer, `timeout` at most.
+    ///
+    /// `on_interim` gets the `1xx` answers before it. The body of the answer gets something
+    /// only while this connection is driven.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer; the connection is of no use then.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the connection has to be closed.
+    pub async fn send(
+        &mut self,
+        request: Request<Upload>,
+        timeout: Option<Duration>,
+        on_interim: impl Fn(&Interim),
+    ) -> Result<Response<Incoming>, SendError> {
+        self.watchdog
+            .set(timeout.map(|timeout| Instant::now() + timeout));
+        self.answers.borrow_mut().expect();
+        let mut sent = pin!(self.sender.try_send_request(request));
+        poll_fn(|context| {
+            let is_open = self.drive(context);
+            let mut answers = self.answers.borrow_mut();
+            answers.take_interims().iter().for_each(&on_interim);
+            answers.verdict().map_err(SendError::Malformed)?;
+            drop(answers);
+            let mut unheard = Context::from_waker(Waker::noop());
+            if let Poll::Ready(answer) = sent.as_mut().poll(&mut unheard) {
+                return Poll::Ready(answer.map_err(|error| self.send_error(error)));
+            }
+            debug_assert!(is_open, "an ended connection answers what it was asked");
+            self.watchdog
+                .poll_expired(context)
+                .map(|()| Err(SendError::TimedOut))
+        })
+        .await
+    }
+
+    fn send_error(&self, error: TrySendError<Request<Upload>>) -> SendError {
+        let mut error = error;
+        match error.take_message() {
+            Some(request) => SendError::NotSent(Box::new(request)),
+            None if self.answers.borrow().has_begun() => SendError::Broken(error.into_error()),
+            None => SendError::NoAnswer,
+        }
+    }
+}
+
+/// The stream to an upstream, whose answers are watched while hyper reads them.
+#[derive(Debug)]
+struct Link {
+    stream: Transport,
+    answers: Rc<RefCell<Answers>>,
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, answers } = self.get_mut();
+        let before = buffer.filled().len();
+        let poll = Pin::new(stream).poll_read(context, buffer);
+        answers.borrow_mut().watch(&buffer.filled()[before..]);
+        poll
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,274 @@
+//! How strictly an upstream's answers are framed, seen beside hyper in the bytes themselves.
+//!
+//! hyper's client takes an answer with both `Content-Length` and `Transfer-Encoding`, and
+//! skips `1xx` answers. Here the former are found, and the latter kept to be passed on.
+//!
+//! # Invariants
+//!
+//! * Between two calls of [`expect`](Answers::expect) one final head is followed and none of
+//!   its body: what comes behind an answer's end is hyper's to notice, which then gives up
+//!   the connection.
+//! * At most [`MAX_INTERIMS`] interim answers are kept.
+
+use bytes::{Buf, BytesMut};
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{HeaderName, HeaderValue},
+};
+
+use super::{Verdict, body_end, no_lines};
+use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
+
+/// How many `1xx` answers may come before the final one.
+pub const MAX_INTERIMS: usize = 10;
+
+/// A `1xx` answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interim {
+    /// Its status; never `101`.
+    pub status: StatusCode,
+    /// All of its headers.
+    pub headers: HeaderMap,
+}
+
+impl Interim {
+    /// Appends the head, as it is on the wire in HTTP/1.1.
+    pub fn write(&self, head: &mut Vec<u8>) {
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        head.extend_from_slice(
+            format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).as_bytes(),
+        );
+        for (name, value) in &self.headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Follows the answers of one connection to an upstream.
+#[derive(Debug)]
+pub struct Answers {
+    max_header_bytes: usize,
+    /// Whether a final head is still to come.
+    is_expecting: bool,
+    has_begun: bool,
+    /// The beginning of a head that has not ended yet.
+    partial: BytesMut,
+    searched: usize,
+    interims: Vec<Interim>,
+    interim_count: usize,
+    verdict: Verdict,
+}
+
+impl Answers {
+    /// A connection that nothing has been asked on, whose answers have heads of at most
+    /// `max_header_bytes`.
+    #[must_use]
+    pub fn new(max_header_bytes: usize) -> Self {
+        Self {
+            max_header_bytes,
+            is_expecting: false,
+            has_begun: false,
+            partial: BytesMut::new(),
+            searched: 0,
+            interims: Vec::new(),
+            interim_count: 0,
+            verdict: Ok(()),
+        }
+    }
+
+    /// The next bytes answer the request that is about to be written.
+    pub fn expect(&mut self) {
+        self.is_expecting = true;
+        self.has_begun = false;
+        self.interim_count = 0;
+    }
+
+    /// Whether any byte of the answer has come.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether the final head that has come is framed strictly.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or with an interim one before it.
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The interim answers that have come since the last call.
+    pub fn take_interims(&mut self) -> Vec<Interim> {
+        std::mem::take(&mut self.interims)
+    }
+
+    /// Follows the next bytes of the connection.
+    pub fn watch(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while self.is_expecting && !bytes.is_empty() {
+            self.has_begun = true;
+            self.watch_head(&mut bytes);
+        }
+    }
+
+    fn watch_head(&mut self, bytes: &mut &[u8]) {
+        let known = self.partial.len();
+        // A head in one piece, as most are, is not copied.
+        if known == 0
+            && let Some(end) = find_head_end(bytes, 0)
+        {
+            self.judge(&bytes[..end]);
+            bytes.advance(end);
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        if let Some(end) = find_head_end(&self.partial, self.searched) {
+            let head = std::mem::take(&mut self.partial);
+            self.judge(&head[..end]);
+            self.searched = 0;
+            bytes.advance(end - known);
+        } else {
+            self.searched = self.partial.len();
+            bytes.advance(bytes.len());
+            if self.searched > self.max_header_bytes {
+                self.refuse("header section too large");
+            }
+        }
+    }
+
+    fn judge(&mut self, head: &[u8]) {
+        match judge(head) {
+            Ok(None) => self.is_expecting = false,
+            Ok(Some(_)) if self.interim_count == MAX_INTERIMS => {
+                self.refuse("too many interim answers");
+            }
+            Ok(Some(interim)) => {
+                self.interim_count += 1;
+                self.interims.push(interim);
+            }
+            Err(wrong) => self.refuse(wrong),
+        }
+    }
+
+    fn refuse(&mut self, wrong: &'static str) {
+        self.verdict = Err(wrong);
+        self.is_expecting = false;
+        self.partial = BytesMut::new();
+    }
+}
+
+/// The interim answer that `head` is, `None` when it is a final one, if there is only one
+/// way to read it.
+fn judge(head: &[u8]) -> Result<Option<Interim>, &'static str> {
+    if has_bare_line_feed(head) {
+        return Err("bare line feed");
+    }
+    let mut lines = no_lines();
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut answer,
+        head,
+        &mut lines,
+    );
+    let (Ok(httparse::Status::Complete(_)), Some(code)) = (parsed, answer.code) else {
+        return Err("malformed answer");
+    };
+    if matches!(code, 100 | 102..=199) {
+        return interim(code, answer.headers).map(Some);
+    }
+    let is_chunked = body_end(answer.headers)?.is_some_and(super::BodyEnd::is_chunked);
+    if is_chunked && answer.version == Some(0) {
+        return Err("Transfer-Encoding in HTTP/1.0");
+    }
+    Ok(None)
+}
+
+fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'static str> {
+    let mut headers = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err("malformed interim answer");
+        };
+        headers.append(name, value);
+    }
+    let status = StatusCode::from_u16(code).or(Err("malformed interim answer"))?;
+    Ok(Interim { status, headers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one connection's `input` says, which arrives in pieces of `piece` bytes.
+    fn watched(input: &str, piece: usize) -> Answers {
+        let mut answers = Answers::new(1024);
+        answers.expect();
+        for piece in input.as_bytes().chunks(piece) {
+            answers.watch(piece);
+        }
+        answers
+    }
+
+    #[test]
+    fn interim_answers_are_kept_and_the_final_one_ends_the_watch_however_they_are_split() {
+        let input = "HTTP/1.1 100 Continue\r\n\r\n\
+            HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1\n\n";
+        for piece in 1..input.len() {
+            let mut answers = watched(input, piece);
+
+            assert_eq!(answers.verdict(), Ok(()), "pieces of {piece}");
+            let interims = answers.take_interims();
+            assert_eq!(interims.len(), 2, "pieces of {piece}");
+            assert_eq!(interims[0].status, StatusCode::CONTINUE);
+            assert_eq!(interims[1].headers.get_all("link").iter().count(), 2);
+            assert!(!answers.is_expecting);
+        }
+    }
+
+    // R01 to R04, R06, R07, R12
+    #[test]
+    fn an_answer_that_can_be_read_in_two_ways_is_refused() {
+        let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n");
+        for bad in [
+            head("Content-Length: 3\r\nTransfer-Encoding: chunked"),
+            head("Content-Length: 3\r\nContent-Length: 4"),
+            head("Transfer-Encoding: gzip, chunked"),
+            head("Transfer-Encoding: chunked").replace("1.1", "1.0"),
+            head("X: a\nSet-Cookie: b"),
+            head("X: a\rb"),
+            head("X: a\0b"),
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(11),
+            format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(2000)),
+            "SSH-2.0-OpenSSH_9.6\r\n\r\n".to_owned(),
+        ] {
+            assert!(watched(&bad, 9).verdict().is_err(), "{bad:?}");
+        }
+        for good in [
+            head("Transfer-Encoding: Chunked"),
+            head("Content-Length: 3").replace("1.1", "1.0"),
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(10) + &head("A: b"),
+        ] {
+            assert_eq!(watched(&good, 9).verdict(), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn whether_an_answer_has_begun_counts_from_the_request() {
+        let mut answers = watched("HTTP/1.1 204 No Content\r\n\r\n", 100);
+        assert!(answers.has_begun());
+
+        answers.expect();
+        assert!(!answers.has_begun());
+
+        answers.watch(b"H");
+        assert!(answers.has_begun());
+    }
+}

@@ -1,0 +1,199 @@
+//! Requests that wait for an upstream which does not listen yet.
+//!
+//! They take turns: one of them tries to connect, with a growing wait between the attempts,
+//! and the others wait behind it. Once an attempt succeeds, two may try at a time, then
+//! four, and so on: an upstream that has just started is not met by all of them at once.
+//!
+//! # Invariants
+//!
+//! * A request is held only while nothing of it has been written, and nothing of its body
+//!   is read then: what it takes is its head, and the bound on held requests bounds that.
+//! * A request whose client has left does not connect.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{self, Instant},
+};
+
+use super::response::Refusal;
+use crate::{
+    route::{Route, Routes},
+    transport::Transport,
+    upstream::backoff::{Backoff, Retry},
+};
+
+/// How many may try to connect at a time at most.
+const MAX_TURNS: usize = 64;
+
+/// How long a client may have left before that is noticed.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
+
+/// How many requests each route may still hold, in all workers.
+#[derive(Debug)]
+pub struct HeldRequests(Vec<(Arc<Route>, Semaphore)>);
+
+impl HeldRequests {
+    /// No request is held for any of `routes` yet.
+    #[must_use]
+    pub fn new(routes: &Routes) -> Self {
+        let places = |route: &Arc<Route>| {
+            let places = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
+            (Arc::clone(route), Semaphore::new(places))
+        };
+        Self(routes.iter().map(places).collect())
+    }
+
+    /// A place for one more request, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// There is none left.
+    pub fn enter(&self, route: &Arc<Route>) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.0
+            .iter()
+            .find(|(known, _)| Arc::ptr_eq(known, route))
+            .and_then(|(_, places)| places.try_acquire().ok())
+            .ok_or(Refusal::Unavailable("too many requests are waiting"))
+    }
+}
+
+/// Who of one worker's held requests for a route may try to connect, and when.
+#[derive(Debug)]
+pub struct Turns {
+    retry: Retry,
+    permits: Semaphore,
+    /// How many permits there are, those that are taken included.
+    count: Cell<usize>,
+    waiting: Cell<usize>,
+    backoff: RefCell<Backoff>,
+    next_attempt: Cell<Instant>,
+}
+
+impl Turns {
+    /// Nobody waits yet.
+    #[must_use]
+    pub fn new(retry: &Retry) -> Self {
+        Self {
+            retry: retry.clone(),
+            permits: Semaphore::new(1),
+            count: Cell::new(1),
+            waiting: Cell::new(0),
+            backoff: RefCell::new(Backoff::new(retry)),
+            next_attempt: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Whether others wait already, so that it is of no use to try first.
+    #[must_use]
+    pub fn is_anyone_waiting(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// Connects when it is this request's turn, again and again.
+    ///
+    /// # Errors
+    ///
+    /// The client has left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the turn to the next one.
+    pub async fn connect(
+        &self,
+        dial: impl AsyncFn() -> io::Result<Transport>,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<Transport, Refusal> {
+        let _waiting = Waiting::enter(&self.waiting);
+        loop {
+            let turn = self.turn(&is_client_gone).await?;
+            time::sleep_until(self.next_attempt.get()).await;
+            // hyper notices a client that leaves, but not behind a body that it has not read.
+            if is_client_gone() {
+                return Err(Refusal::ClientGone);
+            }
+            match dial().await {
+                Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
+                Ok(stream) => {
+                    self.grow();
+                    return Ok(stream);
+                }
+                Err(error) => {
+                    tracing::trace!(%error, "upstream does not listen");
+                    self.shrink(turn);
+                    self.wait_longer();
+                }
+            }
+        }
+    }
+
+    /// An upstream that listened closed the connection without an answer: that counts as
+    /// not listening.
+    pub fn set_back(&self) {
+        let kept = self.count.get() - self.permits.forget_permits(self.count.get() - 1);
+        self.count.set(kept);
+        self.wait_longer();
+    }
+
+    /// The upstream answers: the next time it does not listen, the waits begin anew.
+    pub fn set_forward(&self) {
+        *self.backoff.borrow_mut() = Backoff::new(&self.retry);
+    }
+
+    /// Waits for this request's turn, for as long as its client is there.
+    async fn turn(
+        &self,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<SemaphorePermit<'_>, Refusal> {
+        let mut turn = pin!(self.permits.acquire());
+        loop {
+            match time::timeout(LOOK_AFTER_CLIENT, turn.as_mut()).await {
+                Ok(turn) => return Ok(turn.expect("the semaphore is never closed")),
+                Err(_) if is_client_gone() => return Err(Refusal::ClientGone),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn wait_longer(&self) {
+        let wait = self.backoff.borrow_mut().next(rand::random());
+        self.next_attempt.set(Instant::now() + wait);
+    }
+
+    fn grow(&self) {
+        if self.count.get() < MAX_TURNS {
+            self.count.set(self.count.get() + 1);
+            self.permits.add_permits(1);
+        }
+    }
+
+    fn shrink(&self, turn: SemaphorePermit<'_>) {
+        if self.count.get() > 1 {
+            self.count.set(self.count.get() - 1);
+            turn.forget();
+        }
+    }
+}
+
+/// One who waits, until this is dropped.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

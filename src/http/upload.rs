@@ -1,0 +1,187 @@
+//! The body of a request on its way to the upstream.
+//!
+//! # Invariants
+//!
+//! * It is read only when the upstream is there to take it: a client that waits for a `100`
+//!   gets it then, and what a client sends meanwhile waits in its socket.
+//! * As long as nothing of it has been read it can be had back, to be sent again.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use super::{headers, watchdog::Watchdog};
+
+/// The body of a request, as hyper's client reads it.
+#[derive(Debug, Default)]
+pub struct Upload(Option<Box<Sending>>);
+
+#[derive(Debug)]
+struct Sending {
+    /// `None` only while this is dropped.
+    body: Option<Incoming>,
+    timeout: Option<Duration>,
+    watchdog: Watchdog,
+    progress: Rc<Progress>,
+}
+
+/// How far an upload has got, for whoever awaits the answer.
+#[derive(Debug, Default)]
+pub struct Progress {
+    state: Cell<State>,
+    is_answered: Cell<bool>,
+    unread: RefCell<Option<Incoming>>,
+}
+
+/// How far an upload has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing of it has been read.
+    #[default]
+    Unread,
+    /// Some of it has.
+    Reading,
+    /// All of it has.
+    Complete,
+    /// What the client sent is no body, or it left before the end.
+    Broken,
+    /// The client sent nothing for too long.
+    TooSlow,
+}
+
+/// Why a body did not reach the upstream whole.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// What the client sent is no body, or it left before the end.
+    #[error("broken body")]
+    Broken(#[source] hyper::Error),
+    /// The client sent nothing for too long.
+    #[error("body too slow")]
+    TooSlow,
+}
+
+impl Upload {
+    /// The body of a request, and how far it gets, unless there is none.
+    ///
+    /// `timeout` is how long the client may send nothing before the upstream answers; after
+    /// that the two may be talking to each other, and silence means nothing.
+    #[must_use]
+    pub fn new(body: Incoming, timeout: Option<Duration>) -> (Self, Option<Rc<Progress>>) {
+        if body.is_end_stream() {
+            return (Self(None), None);
+        }
+        let progress = Rc::default();
+        (Self::again(body, timeout, &progress), Some(progress))
+    }
+
+    /// The body of a request that is sent again, of which nothing had been read.
+    #[must_use]
+    pub fn again(body: Incoming, timeout: Option<Duration>, progress: &Rc<Progress>) -> Self {
+        Self(Some(Box::new(Sending {
+            body: Some(body),
+            timeout,
+            watchdog: Watchdog::default(),
+            progress: Rc::clone(progress),
+        })))
+    }
+}
+
+impl Progress {
+    /// How far it has got.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// Notes that the upstream has begun to answer.
+    pub fn set_answered(&self) {
+        self.is_answered.set(true);
+    }
+
+    /// The body, if it was given up before anything of it had been read.
+    #[must_use]
+    pub fn take_unread(&self) -> Option<Incoming> {
+        self.unread.take()
+    }
+}
+
+impl Sending {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(read) = Pin::new(&mut *body).poll_frame(context) else {
+            return self.poll_expired(context);
+        };
+        self.watchdog.set(None);
+        let (state, frame) = match read {
+            Some(Ok(frame)) if body.is_end_stream() => (State::Complete, Some(Ok(frame))),
+            Some(Ok(frame)) => (State::Reading, Some(Ok(frame))),
+            Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(error)))),
+            None => (State::Complete, None),
+        };
+        self.progress.state.set(state);
+        Poll::Ready(frame.map(|frame| frame.map(headers::without_forbidden_trailers)))
+    }
+
+    /// Nothing has come: that is an error after a while.
+    fn poll_expired(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(timeout) = self.timeout.filter(|_| !self.progress.is_answered.get()) else {
+            return Poll::Pending;
+        };
+        if !self.watchdog.is_set() {
+            self.watchdog.set(Some(Instant::now() + timeout));
+        }
+        self.watchdog.poll_expired(context).map(|()| {
+            self.progress.state.set(State::TooSlow);
+            Some(Err(UploadError::TooSlow))
+        })
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut self.get_mut().0 {
+            Some(sending) => sending.poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.0.as_ref().and_then(|sending| sending.body.as_ref());
+        body.is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.0.as_ref().and_then(|sending| sending.body.as_ref());
+        body.map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if self.progress.state() == State::Unread {
+            *self.progress.unread.borrow_mut() = self.body.take();
+        }
+    }
+}
