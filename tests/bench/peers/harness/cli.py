@@ -19,7 +19,7 @@ from .processes import Fleet
 from .proxies import YARDSTICK, all_proxies
 from .report import Results, render
 from .samples import rotated
-from .scenarios import ALL, FLUSH, HELD, IDLE, LOADED, QUICK
+from .scenarios import ALL, FLUSH, HELD, IDLE, QUICK, echo_named, loaded
 
 IDLE_SESSIONS = 10_000
 HELD_SESSIONS = 5_000
@@ -88,8 +88,11 @@ def chosen(only, usual, parser):
     if not only:
         return usual
     wanted = [name for name in ALL for word in only if name == word or name.startswith(word + ":")]
-    if not wanted:
-        parser.error(f"no scenario is called {', '.join(only)}; there are {', '.join(ALL)}")
+    for word in only:
+        if echo_named(word):
+            wanted.append(word)
+        elif not any(name == word or name.startswith(word + ":") for name in ALL):
+            parser.error(f"no scenario is called {word}; there are {', '.join(ALL)}")
     return list(dict.fromkeys(wanted))
 
 
@@ -173,17 +176,17 @@ class Records:
 
 def measure_all(bench, proxies, options, records):
     """In turns: every proxy in every scenario in every round; then what does not vary."""
-    loaded = [scenario for scenario in LOADED if scenario.name in options.scenarios]
+    scenarios = loaded(options.scenarios)
     ours = [proxy for proxy in proxies if proxy.holds]
     for number in range(options.rounds):
-        for scenario in loaded:
+        for scenario in scenarios:
             say(f"round {number + 1} of {options.rounds}: {scenario.name}")
             for proxy in rotated(rows(proxies, scenario), number):
                 values = measure.cpu(bench, scenario, proxy, options.seconds)
                 records.add("load", scenario.name, proxy, values, round=number)
         for proxy in ours if FLUSH in options.scenarios else []:
             records.add("flush", FLUSH, proxy, measure.flush(bench, proxy), round=number)
-    for scenario in loaded:
+    for scenario in scenarios:
         for proxy in rows(proxies, scenario) if scenario.traced else []:
             say(f"system calls: {scenario.name}, {proxy.name}")
             records.add("calls", scenario.name, proxy, measure.calls(bench, scenario, proxy))

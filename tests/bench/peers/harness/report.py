@@ -5,7 +5,7 @@ from statistics import median
 
 from .proxies import YARDSTICK
 from .samples import paired_ratios, summary
-from .scenarios import FLUSH, HELD, IDLE, LOADED
+from .scenarios import FLUSH, HELD, IDLE, loaded
 
 MIB = 1024 * 1024
 
@@ -42,6 +42,10 @@ class Results:
         elif kind == "memory":
             self.memory[scenario][proxy] = record
 
+    def scenarios(self):
+        """What was measured under load, the usual scenarios first."""
+        return loaded(list(dict.fromkeys(name for name, _ in self.loads)))
+
     def proxies(self, scenario):
         """Who was measured in a scenario, in the order of measurement."""
         return [proxy for name, proxy in self.loads if name == scenario]
@@ -64,7 +68,7 @@ class Results:
 def render(results, heading):
     """The whole report."""
     parts = [heading, overview(results)]
-    for scenario in LOADED:
+    for scenario in results.scenarios():
         if results.proxies(scenario.name):
             parts.append(detail(results, scenario))
     if results.flushes or results.writes:
@@ -90,7 +94,7 @@ def overview(results):
     if not compared or YARDSTICK not in names:
         return ""
     rows = []
-    for scenario in LOADED:
+    for scenario in results.scenarios():
         if costs := results.cost(scenario.name, YARDSTICK):
             cells = [spread(results.ratio(scenario.name, name), 2) for name in compared]
             micros = f"{summary(costs.values()).median:.1f}"

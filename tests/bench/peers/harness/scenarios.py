@@ -64,3 +64,20 @@ QUICK = ["echo:128:1", "echo:128:16", "echo:16384:1", "echo:262144:1", "connect"
     IDLE,
     HELD,
 ]
+
+
+def loaded(names):
+    """The scenarios under load among `names`: the usual ones, and echoes of any size."""
+    usual = [scenario for scenario in LOADED if scenario.name in names]
+    known = {scenario.name for scenario in LOADED}
+    others = [echo_named(name) for name in names if name not in known]
+    return usual + [scenario for scenario in others if scenario]
+
+
+def echo_named(name):
+    """The scenario that `echo:BYTES:N` stands for, or None."""
+    match name.split(":"):
+        case ["echo", payload, in_flight] if payload.isdecimal() and in_flight.isdecimal():
+            return echo(int(payload), int(in_flight))
+        case _:
+            return None

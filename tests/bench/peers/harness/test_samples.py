@@ -4,6 +4,7 @@ import unittest
 
 from .measure import parse_strace
 from .samples import Summary, paired_ratios, rotated, summary
+from .scenarios import loaded
 
 
 class Samples(unittest.TestCase):
@@ -20,6 +21,10 @@ class Samples(unittest.TestCase):
         order = [rotated(["a", "b", "c"], turn) for turn in range(4)]
         self.assertEqual([turn[0] for turn in order], ["a", "b", "c", "a"])
         self.assertEqual(order[1], ["b", "c", "a"])
+
+    def test_an_echo_of_any_size_is_a_scenario(self):
+        names = [scenario.name for scenario in loaded(["echo:70000:3", "connect", "echo:x:1"])]
+        self.assertEqual(names, ["connect", "echo:70000:3"])
 
     def test_calls_are_read_from_straces_table(self):
         table = """\
