@@ -50,6 +50,15 @@ impl fmt::Display for ClientAddr {
     }
 }
 
+/// Both ends of a connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Where it comes from.
+    pub client: ClientAddr,
+    /// The address that the client connected to, where that is known and needed.
+    pub server: Option<SocketAddr>,
+}
+
 /// Who sends a request, and how it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -57,6 +66,8 @@ pub struct Client {
     pub address: ClientAddr,
     /// Where its connection comes from: the client itself, or the nearest proxy before it.
     pub peer: ClientAddr,
+    /// The address that the peer connected to, where that is known and needed.
+    pub server: Option<SocketAddr>,
     /// Whether the peer is a trusted proxy.
     pub is_trusted: bool,
     /// Whether the connection is encrypted.
@@ -68,6 +79,16 @@ impl Client {
     #[must_use]
     pub const fn scheme(self) -> &'static str {
         if self.is_tls { "https" } else { "http" }
+    }
+
+    /// Where the client is, with port 0 where that is not known; `None` on a Unix socket.
+    #[must_use]
+    pub fn source(self) -> Option<SocketAddr> {
+        match self.address {
+            ClientAddr::Tcp(address) => Some(address),
+            ClientAddr::Forwarded(address) => Some(SocketAddr::new(address, 0)),
+            ClientAddr::Unix => None,
+        }
     }
 }
 

@@ -121,9 +121,10 @@ impl Config {
     }
 
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
+        let trusted_proxies = trusted_proxies::read(top);
         Self {
-            listen: server_settings::listen(top),
-            trusted_proxies: trusted_proxies::read(top),
+            listen: server_settings::listen(top, &trusted_proxies),
+            trusted_proxies,
             workers: server_settings::workers(top),
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),

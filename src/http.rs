@@ -36,7 +36,7 @@ use hyper::{HeaderMap, Request};
 use tokio_util::sync::CancellationToken;
 
 use self::{hold::HeldRequests, pool::Pools, response::Refusal};
-pub use crate::client::{Client, ClientAddr};
+pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
     config::Config,
     route::Route,
@@ -77,6 +77,18 @@ impl Local {
             pools: Pools::default(),
         })
     }
+
+    /// The configuration of the process.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Cancelled when the process drains.
+    #[must_use]
+    pub fn drain(&self) -> &CancellationToken {
+        &self.shared.session.drain
+    }
 }
 
 impl Shared {
@@ -101,16 +113,17 @@ impl Shared {
 /// which may last for hours, does not carry hyper's buffers.
 pub fn serve(
     stream: Transport,
-    address: ClientAddr,
+    ends: Endpoints,
     admission: Admission,
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
     let trusted = &local.shared.config.trusted_proxies;
     let connection = Connection {
         client: Client {
-            address,
-            peer: address,
-            is_trusted: trusted.trusts(address),
+            address: ends.client,
+            peer: ends.client,
+            server: ends.server,
+            is_trusted: trusted.trusts(ends.client),
             is_tls: stream.is_tls(),
         },
         admission,

@@ -40,7 +40,7 @@
 //! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `client`, `config`, `http`, `transport` | listeners, workers, limits, drain |
+//! | `server` | `client`, `config`, `http`, `route`, `transport` | listeners, workers, limits, drain |
 //! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |

@@ -16,6 +16,7 @@
 mod acceptor;
 pub mod listener;
 mod places;
+mod proxy_protocol;
 mod worker;
 
 use std::{
@@ -71,12 +72,18 @@ pub async fn run(
 pub struct ListenSettings {
     /// Where it listens.
     pub address: ListenAddress,
+    /// Whether every connection begins with a header of the PROXY protocol; then it comes
+    /// from a trusted proxy, or is closed.
+    pub proxy_protocol: bool,
 }
 
 impl From<ListenAddress> for ListenSettings {
     /// The defaults for a listener at `address`.
     fn from(address: ListenAddress) -> Self {
-        Self { address }
+        Self {
+            address,
+            proxy_protocol: false,
+        }
     }
 }
 

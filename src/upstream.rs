@@ -17,10 +17,12 @@
 pub mod backoff;
 pub mod dial;
 pub mod handshake;
+pub mod proxy_protocol;
 
 use std::{
     cell::{Cell, RefCell},
     io,
+    net::SocketAddr,
     path::PathBuf,
     time::Duration,
 };
@@ -142,6 +144,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// The waits between attempts.
     pub retry: Retry,
+    /// Whether every connection begins with a header of the PROXY protocol; default no.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 impl Settings {
@@ -153,7 +157,23 @@ impl Settings {
             timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             retry: Retry::default(),
+            proxy_protocol: None,
         }
+    }
+
+    /// What a connection begins with for a client at `source` that connected to
+    /// `destination`; mostly nothing.
+    #[must_use]
+    pub fn preamble(&self, source: Option<SocketAddr>, destination: Option<SocketAddr>) -> Vec<u8> {
+        self.proxy_protocol.map_or_else(Vec::new, |version| {
+            proxy_protocol::header(version, source, destination)
+        })
+    }
+
+    /// Whether a connection may carry requests of one client after those of another.
+    #[must_use]
+    pub const fn may_share_connections(&self) -> bool {
+        self.proxy_protocol.is_none()
     }
 }
 

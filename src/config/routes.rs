@@ -20,7 +20,7 @@ use crate::{
         rules::{Priority, Release, Rule, Rules},
         tunnel,
     },
-    upstream::{Address, Retry, Settings},
+    upstream::{Address, Retry, Settings, proxy_protocol},
     websocket::CloseCode,
 };
 
@@ -84,6 +84,15 @@ fn upstream(table: &mut Table<'_>) -> Option<Settings> {
     // The rest is read in any case, for its problems.
     let placeholder = || Address::Unix("/".into());
     let mut settings = Settings::new(address.clone().unwrap_or_else(placeholder));
+    let versions = [
+        ("", None),
+        ("v1", Some(proxy_protocol::Version::V1)),
+        ("v2", Some(proxy_protocol::Version::V2)),
+    ];
+    override_with(
+        &mut settings.proxy_protocol,
+        table.take("proxy_protocol", |value| value.choice(&versions)),
+    );
     table.table("connect", |connect| {
         override_with(&mut settings.timeout, connect.some_time("timeout"));
         override_with(

@@ -17,6 +17,7 @@ use super::{
     units::{self, Memory},
 };
 use crate::{
+    client::TrustedProxies,
     server::{Limits, ListenAddress, ListenSettings},
     telemetry::{Format, Settings},
 };
@@ -25,7 +26,7 @@ use crate::{
 const DEFAULT_PORT: u16 = 8080;
 
 /// `listen = "address"`, or one `[[listen]]` for each address.
-pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenSettings> {
+pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> Vec<ListenSettings> {
     let value = top.value("listen");
     let Some(value) = value else {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port(top)));
@@ -36,7 +37,9 @@ pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenSettings> {
         return address.into_iter().map(ListenSettings::from).collect();
     }
     let mut seen = Vec::new();
-    let listeners = top.tables("listen", |table| listener(table, &mut seen));
+    let listeners = top.tables("listen", |table| {
+        listener(table, &mut seen, trusted_proxies)
+    });
     if listeners.is_empty() && top.is_sound() {
         let what = "nobody could connect";
         value.report(Mistake::new(what, "expected at least one address"));
@@ -45,8 +48,13 @@ pub(super) fn listen(top: &mut Table<'_>) -> Vec<ListenSettings> {
 }
 
 /// One `[[listen]]`; `seen` are the addresses of those before it.
-fn listener(table: &mut Table<'_>, seen: &mut Vec<ListenAddress>) -> Option<ListenSettings> {
+fn listener(
+    table: &mut Table<'_>,
+    seen: &mut Vec<ListenAddress>,
+    trusted_proxies: &TrustedProxies,
+) -> Option<ListenSettings> {
     let address = table.parse("address", address::listen);
+    let proxy_protocol = proxy_protocol(table, trusted_proxies);
     if address.is_none() && table.is_sound() {
         let what = "this listener has no address";
         table.lacks(Mistake::new(what, "expected address = \"0.0.0.0:8080\""));
@@ -57,7 +65,25 @@ fn listener(table: &mut Table<'_>, seen: &mut Vec<ListenAddress>) -> Option<List
         table.problem_at(table.span(), Mistake::new(what, "expected another one"));
     }
     seen.push(address.clone());
-    Some(ListenSettings { address })
+    Some(ListenSettings {
+        address,
+        proxy_protocol,
+    })
+}
+
+/// Whether connections begin with a header of the PROXY protocol, which only trusted proxies
+/// may send.
+fn proxy_protocol(table: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> bool {
+    let enabled = table.take("proxy_protocol", |value| {
+        let enabled = value.parse(units::truth)?;
+        if enabled && trusted_proxies.is_empty() {
+            let what = "nobody could connect: there are no trusted proxies";
+            let expected = "expected trusted_proxies at the top of the file";
+            return value.problem(Mistake::new(what, expected));
+        }
+        Some(enabled)
+    });
+    enabled.unwrap_or(false)
 }
 
 /// `PORT`, as Cloud Run and its like set it.

@@ -243,7 +243,7 @@ error: unknown key `colour`
 2 | colour = "red"
   | ^^^^^^ the top of the file has no such key
   |
-  = help: expected `route`, `listen`, `trusted_proxies`, `workers`, `log`, `limits` or `drain`
+  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `log`, `limits` or `drain`
 
 error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
@@ -449,6 +449,7 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
         ("host = \"a.*\"", "every host below example.com"),
         ("host = \"*\"", "every host below example.com"),
         ("host = \"*.\"", "every host below example.com"),
+        ("proxy_protocol = \"v3\"", "expected ``, `v1` or `v2`"),
         ("path = \"=chat\"", "exactly one"),
         ("path = \"/a/../b\"", "dot segment"),
         ("path = \"/a;b\"", "can be read in two ways"),
@@ -566,6 +567,32 @@ fn settings_of_the_gate_that_cannot_work_are_refused_each_with_its_reason() {
 }
 
 #[test]
+fn the_proxy_protocol_is_spoken_where_a_listener_or_a_route_says_so() {
+    let text = "\
+trusted_proxies = [\"10.0.0.0/8\"]
+[[listen]]
+address = \"127.0.0.1:1\"
+proxy_protocol = true
+[[route]]
+upstream = \"http://127.0.0.1:8081\"
+proxy_protocol = \"v2\"
+";
+    let config = parse(text).unwrap();
+
+    assert!(config.listen[0].proxy_protocol);
+    assert!(
+        !config
+            .routes
+            .iter()
+            .next()
+            .unwrap()
+            .upstream
+            .may_share_connections()
+    );
+    assert!(route_with("").upstream.may_share_connections());
+}
+
+#[test]
 fn trusted_proxies_are_networks_addresses_and_words() {
     let trusted = |list: &str| {
         let text =
@@ -598,6 +625,14 @@ fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
             "already",
         ),
         ("workers = -1", "\"auto\" for one per core"),
+        (
+            "listen = [{ address = \"0.0.0.0:1\", proxy_protocol = true }]",
+            "there are no trusted proxies",
+        ),
+        (
+            "listen = [{ address = \"0.0.0.0:1\", proxy_protocol = \"v1\" }]",
+            "expected true or false",
+        ),
         ("trusted_proxies = \"10.0.0.0/8\"", "expected a list"),
         ("trusted_proxies = [\"all\"]", "is not a network"),
         ("trusted_proxies = [\"10.0.0.0/33\"]", "is not a network"),

@@ -272,15 +272,17 @@ impl Connecting<'_> {
         let deadline = *self
             .deadline
             .get_or_insert_with(|| Instant::now() + route.http.hold_timeout);
+        let client = downstream.client;
+        let preamble = route.upstream.preamble(client.source(), client.server);
         if self.place.is_none()
             && !self.pool.turns.is_anyone_waiting()
-            && let Ok(stream) = dial(&route.upstream, &[]).await
+            && let Ok(stream) = dial(&route.upstream, &preamble).await
         {
             return Ok(stream);
         }
         self.hold()?;
         let dialled = self.pool.turns.connect(
-            async || dial(&route.upstream, &[]).await,
+            async || dial(&route.upstream, &preamble).await,
             downstream.is_gone,
         );
         time::timeout_at(deadline, dialled)

@@ -141,6 +141,7 @@ mod tests {
         Client {
             address: peer,
             peer,
+            server: None,
             is_trusted,
             is_tls: false,
         }

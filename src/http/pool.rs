@@ -81,7 +81,8 @@ impl Pool {
     /// Keeps a connection for another request, if it can carry one.
     pub fn put(self: &Rc<Self>, connection: Box<Connection>) {
         let max_idle = self.route.http.max_idle_connections;
-        if max_idle == 0 || !connection.is_reusable() {
+        let is_shared = self.route.upstream.may_share_connections();
+        if max_idle == 0 || !is_shared || !connection.is_reusable() {
             return;
         }
         let mut idle = self.idle.borrow_mut();

@@ -74,7 +74,7 @@ pub fn accept(
     let response = switching_protocols(key, subprotocol);
     let accepted = Accepted {
         route: Arc::clone(route),
-        request: upstream_request(request, client, subprotocol),
+        request: upstream_request(request, client, route, subprotocol),
         client: client.address,
         path: request.uri.path().to_owned(),
     };
@@ -246,7 +246,12 @@ fn switching_protocols(key: &HeaderValue, subprotocol: Option<&str>) -> Response
 
 /// The handshake for the upstream: the client's own target and end-to-end headers, with
 /// its credentials and its whole list of subprotocols, in which some carry tokens.
-fn upstream_request(request: &Parts, client: Client, subprotocol: Option<&str>) -> OpeningRequest {
+fn upstream_request(
+    request: &Parts,
+    client: Client,
+    route: &Route,
+    subprotocol: Option<&str>,
+) -> OpeningRequest {
     let target = request
         .uri
         .path_and_query()
@@ -254,5 +259,9 @@ fn upstream_request(request: &Parts, client: Client, subprotocol: Option<&str>) 
     let mut headers = headers::of_handshake(&request.headers);
     let host = request.headers[header::HOST].to_str().unwrap_or_default();
     forwarded::set(&mut headers, &request.headers, client, host);
-    OpeningRequest::new(target, &headers, subprotocol.map(str::to_owned))
+    let request = OpeningRequest::new(target, &headers, subprotocol.map(str::to_owned));
+    match &*route.upstream.preamble(client.source(), client.server) {
+        [] => request,
+        preamble => request.behind(preamble),
+    }
 }

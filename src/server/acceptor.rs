@@ -13,11 +13,13 @@ use super::{
     ListenSettings, Listener,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     places::{Count, Place},
+    proxy_protocol,
     worker::Seat,
 };
 use crate::{
-    client::ClientAddr,
+    client::{ClientAddr, Endpoints},
     http::{self, Admission, Local},
+    route::Route,
 };
 
 /// How long accepting pauses when the process lacks something, say file descriptors: the
@@ -137,11 +139,65 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Serves it in a task of its own on this thread.
+    /// Serves it in tasks of its own on this thread.
     pub(super) fn spawn(self, local: &Rc<Local>) {
         tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
+        if self.listener.proxy_protocol {
+            let local = Rc::clone(local);
+            task::spawn_local(async move {
+                if let Some((connection, ends)) = self.read_proxy_header(&local).await {
+                    connection.serve(ends, &local);
+                }
+            });
+        } else {
+            let ends = self.ends(local);
+            self.serve(ends, local);
+        }
+    }
+
+    /// Takes the header of the PROXY protocol off the connection, and returns what it says;
+    /// `None` when the connection is closed.
+    async fn read_proxy_header(self, local: &Local) -> Option<(Self, Endpoints)> {
+        let config = local.config();
+        let client = self.client;
+        if !config.trusted_proxies.trusts(client) {
+            tracing::debug!(%client, "closed: only trusted proxies may say who is behind them");
+            return None;
+        }
+        let read = proxy_protocol::read(&self.socket);
+        let read = time::timeout(config.limits.header_timeout, read);
+        match local.drain().run_until_cancelled(read).await? {
+            Ok(Ok(Some(ends))) => Some((self, ends)),
+            Ok(Ok(None)) => {
+                let ends = self.ends(local);
+                Some((self, ends))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%client, %error, "closed: no PROXY header");
+                None
+            }
+            Err(_elapsed) => {
+                tracing::debug!(%client, "closed: no PROXY header in time");
+                None
+            }
+        }
+    }
+
+    /// The ends of the connection itself.
+    fn ends(&self, local: &Local) -> Endpoints {
+        let is_told = |route: &Arc<Route>| route.upstream.proxy_protocol.is_some();
+        // Asking the system costs a call, which most configurations have no use for.
+        let is_needed = local.config().routes.iter().any(is_told);
+        Endpoints {
+            client: self.client,
+            server: is_needed.then(|| self.socket.local_address()).flatten(),
+        }
+    }
+
+    /// Serves it in a task of its own on this thread.
+    fn serve(self, ends: Endpoints, local: &Rc<Local>) {
         let Self { place, .. } = self;
-        let served = http::serve(self.socket.into(), self.client, self.admission, local);
+        let served = http::serve(self.socket.into(), ends, self.admission, local);
         // Not an `async` block, which would have room for what it awaits twice: a task lives
         // as long as its session.
         task::spawn_local(served.map(move |()| drop(place)));

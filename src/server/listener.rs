@@ -167,6 +167,15 @@ pub(super) enum AcceptedSocket {
 }
 
 impl AcceptedSocket {
+    /// The address that the client connected to; `None` on a Unix socket.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        let Self::Tcp(stream) = self else {
+            return None;
+        };
+        let address = stream.local_addr().ok()?;
+        Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// Takes it out of the runtime of this thread.
     pub(super) fn unregister(self) -> io::Result<UnregisteredSocket> {
         match self {

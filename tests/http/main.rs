@@ -8,6 +8,7 @@
 
 mod forward;
 mod handshake;
+mod proxy_protocol;
 mod routes;
 mod server;
 mod support;
