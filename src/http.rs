@@ -14,6 +14,7 @@
 //! * What goes upstream is written anew from the parsed request; raw header bytes of a
 //!   client never are.
 
+mod ask;
 pub mod body;
 pub mod exchange;
 pub mod forward;
@@ -23,6 +24,7 @@ pub mod headers;
 pub mod hold;
 mod http1;
 pub mod pool;
+mod replay;
 pub mod response;
 pub mod target;
 pub mod upgrade;

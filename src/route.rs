@@ -54,6 +54,16 @@ impl Default for HttpSettings {
     }
 }
 
+/// When a client that opens a WebSocket gets its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// At once: the answer is the proxy's own.
+    #[default]
+    Early,
+    /// When the upstream has given its answer, which is passed on.
+    AfterUpstream,
+}
+
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -67,6 +77,8 @@ pub struct Route {
     pub subprotocols: Vec<String>,
     /// Origins that may connect; empty: any.
     pub origins: Vec<String>,
+    /// When a client that opens a WebSocket gets its answer.
+    pub accept: Accept,
     /// Where the requests go.
     pub upstream: upstream::Settings,
     /// How WebSocket sessions behave.
@@ -84,6 +96,7 @@ impl Route {
             path: "/".to_owned(),
             subprotocols: Vec::new(),
             origins: Vec::new(),
+            accept: Accept::default(),
             upstream: upstream::Settings::new(upstream),
             session: session::Settings::default(),
             http: HttpSettings::default(),

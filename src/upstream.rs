@@ -33,8 +33,17 @@ use self::{
     backoff::Backoff,
     handshake::{AnswerError, Broken},
 };
-pub use self::{backoff::Retry, handshake::OpeningRequest};
+pub use self::{
+    backoff::Retry,
+    handshake::{Offered, OpeningRequest, Terms},
+};
 use crate::{transport::Transport, websocket::Opened};
+
+/// A valid `101` of an upstream.
+pub type Switched = handshake::Switched<Transport>;
+
+/// Another answer than a `101`.
+pub type Refused = handshake::Refused<Transport>;
 
 /// Connects to the upstream and completes the opening handshake, trying again for as long
 /// as that may help.
@@ -55,6 +64,66 @@ pub async fn connect(
     request: &OpeningRequest,
     attempts: &Attempts,
 ) -> Result<Opened<Transport>, ConnectError> {
+    try_until(settings, request, attempts, |outcome| {
+        Some(match outcome {
+            Ok(switched) => Ok(switched.opened),
+            Err(AttemptError::Refused(refused)) => Err(ConnectError::Refused(refused.status)),
+            Err(AttemptError::Final(error)) => Err(error),
+            Err(_) => return None,
+        })
+    })
+    .await
+}
+
+/// What an upstream says to a client that waits for it.
+#[derive(Debug)]
+pub enum Answer {
+    /// It accepts the WebSocket.
+    Switched(Box<Switched>),
+    /// It does not, and would not if it was asked again.
+    Refused(Refused),
+}
+
+/// Asks the upstream as [`connect`] does, for a client that is to have its very answer.
+///
+/// The latest answer that might have been another a moment later (500, 502, 503, 504) is put
+/// into `latest`, for when there is no more time.
+///
+/// # Errors
+///
+/// What is no answer, and would not be one if it was asked again.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection that was being made.
+pub async fn ask(
+    settings: &Settings,
+    request: &OpeningRequest,
+    attempts: &Attempts,
+    latest: &mut Option<Refused>,
+) -> Result<Answer, ConnectError> {
+    try_until(settings, request, attempts, |outcome| {
+        Some(match outcome {
+            Ok(switched) => Ok(Answer::Switched(Box::new(switched))),
+            Err(AttemptError::Refused(refused)) => Ok(Answer::Refused(refused)),
+            Err(AttemptError::Final(error)) => Err(error),
+            Err(AttemptError::Temporary(refused)) => {
+                *latest = Some(refused);
+                return None;
+            }
+            Err(_) => return None,
+        })
+    })
+    .await
+}
+
+/// Tries until `judge` finds that an outcome is one to stay with.
+async fn try_until<T>(
+    settings: &Settings,
+    request: &OpeningRequest,
+    attempts: &Attempts,
+    mut judge: impl FnMut(Result<Switched, AttemptError>) -> Option<T>,
+) -> T {
     let mut backoff = Backoff::new(&settings.retry).after(attempts.get());
     if attempts.get() > 0 {
         // An upstream that was lost is not hammered any more than one that is not there.
@@ -62,35 +131,29 @@ pub async fn connect(
     }
     loop {
         attempts.count();
-        match attempt(settings, request).await {
-            Ok(opened) => return Ok(opened),
-            Err(AttemptError::Final(error)) => {
-                attempts.note(&error);
-                return Err(error);
-            }
-            Err(error) => attempts.note(&error),
+        let outcome = attempt(settings, request).await;
+        if let Err(error) = &outcome {
+            attempts.note(error);
+        }
+        if let Some(judgement) = judge(outcome) {
+            return judgement;
         }
         time::sleep(backoff.next(rand::random())).await;
     }
 }
 
-async fn attempt(
-    settings: &Settings,
-    request: &OpeningRequest,
-) -> Result<Opened<Transport>, AttemptError> {
+async fn attempt(settings: &Settings, request: &OpeningRequest) -> Result<Switched, AttemptError> {
     let stream = dial::dial(settings, request.preamble())
         .await
         .map_err(AttemptError::Dial)?;
     let answer = handshake::perform(stream, request);
     match time::timeout(settings.handshake_timeout, answer).await {
-        Ok(Ok(opened)) => Ok(opened),
+        Ok(Ok(switched)) => Ok(switched),
         Ok(Err(AnswerError::Lost(error))) => Err(AttemptError::Lost(error)),
-        Ok(Err(AnswerError::Status(status))) if is_temporary(status) => {
-            Err(AttemptError::Temporary(status))
+        Ok(Err(AnswerError::Refused(refused))) if is_temporary(refused.status) => {
+            Err(AttemptError::Temporary(refused))
         }
-        Ok(Err(AnswerError::Status(status))) => {
-            Err(AttemptError::Final(ConnectError::Refused(status)))
-        }
+        Ok(Err(AnswerError::Refused(refused))) => Err(AttemptError::Refused(refused)),
         Ok(Err(AnswerError::Broken(Broken(reason)))) => {
             Err(AttemptError::Final(ConnectError::Broken(reason)))
         }
@@ -103,7 +166,7 @@ fn is_temporary(status: http::StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// Why one attempt failed; all but `Final` are tried again.
+/// Why one attempt failed; all but `Refused` and `Final` are tried again.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
     #[error("cannot connect: {0}")]
@@ -112,8 +175,10 @@ enum AttemptError {
     Lost(io::Error),
     #[error("no answer to the opening handshake within {0:?}")]
     Silent(Duration),
-    #[error("answered the opening handshake with status {0}")]
-    Temporary(http::StatusCode),
+    #[error("answered the opening handshake with status {}", .0.status)]
+    Temporary(Refused),
+    #[error("{}", ConnectError::Refused(.0.status))]
+    Refused(Refused),
     #[error(transparent)]
     Final(ConnectError),
 }
@@ -185,6 +250,12 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// Goes on behind the attempts of an `earlier` series.
+    pub fn resume(&self, earlier: &Self) {
+        self.count.set(earlier.get());
+        self.last_error.replace(earlier.last_error());
+    }
+
     /// Counts one more.
     pub fn count(&self) {
         self.count.set(self.count.get().saturating_add(1));

@@ -11,7 +11,7 @@ use super::{
     units,
 };
 use crate::{
-    route::{self, HttpSettings, Route},
+    route::{self, Accept, HttpSettings, Route},
     session::{
         self,
         close::CloseCodes,
@@ -55,7 +55,8 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
 fn route(table: &mut Table<'_>) -> Option<Route> {
     let host = table.parse("host", host);
     let path = table.parse("path", path);
-    let subprotocols = table.take("subprotocols", |value| list(value, subprotocol));
+    let accept = accept(table);
+    let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
     let origins = table.take("origins", |value| list(value, origin));
     let upstream = upstream(table);
     let session = session(table);
@@ -68,10 +69,31 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
         path: path.unwrap_or_else(|| "/".to_owned()),
         subprotocols: subprotocols.unwrap_or_default(),
         origins: origins.unwrap_or_default(),
+        accept,
         upstream: upstream?,
         session,
         http,
     })
+}
+
+fn accept(table: &mut Table<'_>) -> Accept {
+    let choices = [
+        ("early", Accept::Early),
+        ("after-upstream", Accept::AfterUpstream),
+    ];
+    let accept = table.take("accept", |value| value.choice(&choices));
+    accept.unwrap_or_default()
+}
+
+/// The subprotocols among which the proxy chooses, if it is the one who chooses.
+fn subprotocols(value: Value<'_>, accept: Accept) -> Option<Vec<String>> {
+    let subprotocols = list(value, subprotocol)?;
+    if accept == Accept::AfterUpstream && !subprotocols.is_empty() {
+        let what = "with accept = \"after-upstream\" the upstream chooses the subprotocol";
+        let mistake = Mistake::new(what, "has no effect");
+        return value.problem(mistake.help("leave the key out"));
+    }
+    Some(subprotocols)
 }
 
 fn upstream(table: &mut Table<'_>) -> Option<Settings> {

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::{
     matcher::Sample,
-    route::HttpSettings,
+    route::{Accept, HttpSettings},
     server::ListenAddress,
     session::{self, rules::Priority},
 };
@@ -441,6 +441,14 @@ fn hosts_and_paths_of_routes_are_normalized() {
 }
 
 #[test]
+fn a_client_is_accepted_early_unless_the_file_says_otherwise() {
+    assert_eq!(route_with("").accept, Accept::Early);
+    assert_eq!(route_with("accept = \"early\"").accept, Accept::Early);
+    let waiting = route_with("accept = \"after-upstream\"\nsubprotocols = []");
+    assert_eq!(waiting.accept, Accept::AfterUpstream);
+}
+
+#[test]
 fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
     assert_refused(&[
         ("path = \"chat\"", "expected a path such as"),
@@ -461,6 +469,11 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
         ("origins = [\"*\"]", "there are no wildcards"),
         ("origins = \"https://a.example\"", "expected a list"),
         ("subprotocols = [\"a b\"]", "not the name of a subprotocol"),
+        ("accept = \"after\"", "expected `early` or `after-upstream`"),
+        (
+            "accept = \"after-upstream\"\nsubprotocols = [\"a\"]",
+            "the upstream chooses the subprotocol",
+        ),
         ("[route.connect]\ntimeout = \"0s\"", "must not be zero"),
         (
             "[route.connect]\nretry = { jitter = 1.5 }",

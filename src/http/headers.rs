@@ -108,6 +108,20 @@ pub fn of_handshake(headers: &HeaderMap) -> HeaderMap {
     })
 }
 
+/// The end-to-end headers of an upstream's `101`, without those that are part of the
+/// handshake itself.
+#[must_use]
+pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
+    let of_the_handshake = [
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        header::SEC_WEBSOCKET_VERSION,
+        header::TRAILER,
+    ];
+    filter(headers, |name| !of_the_handshake.contains(name))
+}
+
 /// The end-to-end headers of a response.
 #[must_use]
 pub fn of_response(headers: &HeaderMap) -> HeaderMap {

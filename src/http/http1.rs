@@ -133,8 +133,11 @@ impl Requests {
         let route = self.connection.route(&request)?;
         if upgrade::is_websocket(request.headers()) {
             let (parts, _body) = request.into_parts();
-            let (response, accepted) = upgrade::accept(&parts, client, route, &shared.session)?;
-            *self.accepted.borrow_mut() = Some(accepted);
+            let is_client_gone = || self.stream.is_hung_up();
+            let context = &shared.session;
+            let answer = upgrade::answer(&parts, client, route, context, is_client_gone);
+            let (response, accepted) = answer.await?;
+            *self.accepted.borrow_mut() = accepted;
             return Ok(response);
         }
         let downstream = Downstream {

@@ -1,9 +1,9 @@
 //! The opening handshake with a client (RFC 6455 §4.2), and the session after it.
 //!
-//! The `101` is the proxy's own and does not wait for the upstream. hyper answers `101` to
-//! whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
+//! The `101` is the proxy's own and does not wait for the upstream, unless the route says so
+//! (`ask.rs`). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
-use std::{ops::Deref, pin::Pin, sync::Arc};
+use std::{cell::Cell, ops::Deref, pin::Pin, sync::Arc};
 
 use futures_util::FutureExt;
 use hyper::{
@@ -13,13 +13,19 @@ use hyper::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Client, ClientAddr, Shared, body::Body, forwarded, headers, response::Refusal};
+use super::{
+    Client, ClientAddr, Shared,
+    ask::{self, Connected},
+    body::Body,
+    forwarded, headers,
+    response::Refusal,
+};
 use crate::{
-    route::Route,
-    session,
+    route::{Accept, Route},
+    session::{self, Agreed},
     telemetry::access_log::{self, Origin},
     transport::Transport,
-    upstream::{self, Attempts, OpeningRequest},
+    upstream::{self, Attempts, OpeningRequest, Terms},
     websocket::{
         Opened,
         handshake::{VERSION, is_key, list},
@@ -35,6 +41,28 @@ pub struct Accepted {
     /// Where the client is, and the path that it asked for: for the log.
     client: ClientAddr,
     path: String,
+    /// The connection to an upstream that was asked first.
+    connected: Option<Box<Connected>>,
+}
+
+impl Accepted {
+    /// What was accepted because the upstream has accepted it on this connection; `request` is
+    /// for further ones.
+    pub(super) fn connected(
+        route: &Arc<Route>,
+        request: OpeningRequest,
+        client: Client,
+        handshake: &Parts,
+        connected: Connected,
+    ) -> Self {
+        Self {
+            route: Arc::clone(route),
+            request,
+            client: client.address,
+            path: handshake.uri.path().to_owned(),
+            connected: Some(Box::new(connected)),
+        }
+    }
 }
 
 /// Whether a request means to open a WebSocket.
@@ -49,6 +77,30 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
+/// Answers a handshake: at once or, where the route says so, as the upstream does, while
+/// `is_client_gone` is asked now and then.
+///
+/// # Errors
+///
+/// Those of [`accept`], and an upstream that gives no valid answer in time.
+pub async fn answer(
+    request: &Parts,
+    client: Client,
+    route: &Arc<Route>,
+    context: &session::Context,
+    is_client_gone: impl Fn() -> bool,
+) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+    match route.accept {
+        Accept::Early => {
+            let (response, accepted) = accept(request, client, route, context)?;
+            Ok((response, Some(accepted)))
+        }
+        Accept::AfterUpstream => {
+            Box::pin(ask::ask(request, client, route, context, is_client_gone)).await
+        }
+    }
+}
+
 /// Checks a handshake, and makes the client's `101` and the request for the upstream.
 ///
 /// # Errors
@@ -61,6 +113,32 @@ pub fn accept(
     route: &Arc<Route>,
     context: &session::Context,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
+    let key = check(request, route, context)?;
+    let subprotocol = choose_subprotocol(&request.headers, &route.subprotocols)?;
+
+    let terms = Terms {
+        subprotocol: subprotocol.map(str::to_owned),
+        compression: None,
+    };
+    let response = switching_protocols(key, &terms, HeaderMap::new());
+    let accepted = Accepted {
+        route: Arc::clone(route),
+        request: upstream_request(request, client, route, |target, headers| {
+            OpeningRequest::new(target, headers, terms.subprotocol)
+        }),
+        client: client.address,
+        path: request.uri.path().to_owned(),
+        connected: None,
+    };
+    Ok((response, accepted))
+}
+
+/// Checks whether a handshake may be answered with a `101` at all, and returns its key.
+pub(super) fn check<'a>(
+    request: &'a Parts,
+    route: &Route,
+    context: &session::Context,
+) -> Result<&'a HeaderValue, Refusal> {
     let key = check_handshake(request)?;
     check_origin(&request.headers, &route.origins)?;
     if context.drain.is_cancelled() {
@@ -69,16 +147,7 @@ pub fn accept(
     if context.budget.is_exhausted() {
         return Err(Refusal::Unavailable("too much is held"));
     }
-    let subprotocol = choose_subprotocol(&request.headers, &route.subprotocols)?;
-
-    let response = switching_protocols(key, subprotocol);
-    let accepted = Accepted {
-        route: Arc::clone(route),
-        request: upstream_request(request, client, route, subprotocol),
-        client: client.address,
-        path: request.uri.path().to_owned(),
-    };
-    Ok((response, accepted))
+    Ok(key)
 }
 
 /// The session settings of a route, kept alive with it.
@@ -119,15 +188,24 @@ pub fn session(
         request,
         client,
         path,
+        connected,
     } = accepted;
+    let agreed = connected
+        .as_ref()
+        .map_or_else(Agreed::default, |connected| connected.agreed);
     let connect = {
         let route = Arc::clone(&route);
+        let connected = Cell::new(connected);
         async move |attempts: &Attempts| {
+            if let Some(connected) = connected.take() {
+                attempts.resume(&connected.attempts);
+                return Ok(connected.upstream);
+            }
             upstream::connect(&route.upstream, &request, attempts).await
         }
     };
     let settings = RouteSettings(Arc::clone(&route));
-    let session = session::run(opened, connect, settings, SharedContext(shared));
+    let session = session::run_agreed(opened, agreed, connect, settings, SharedContext(shared));
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
         let client = client.to_string();
@@ -209,11 +287,7 @@ fn choose_subprotocol<'a>(
     headers: &'a HeaderMap,
     configured: &[String],
 ) -> Result<Option<&'a str>, Refusal> {
-    let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
-    if lines().any(|line| line.to_str().is_err()) {
-        return Err(Refusal::BadRequest("illegal Sec-WebSocket-Protocol"));
-    }
-    let mut offers = list(lines());
+    let mut offers = offered_subprotocols(headers)?;
     if configured.is_empty() {
         return Ok(offers.next());
     }
@@ -224,10 +298,27 @@ fn choose_subprotocol<'a>(
     Ok(known.copied())
 }
 
-fn switching_protocols(key: &HeaderValue, subprotocol: Option<&str>) -> Response<Body> {
+/// What the client offers, in its order.
+pub(super) fn offered_subprotocols(
+    headers: &HeaderMap,
+) -> Result<impl Iterator<Item = &str>, Refusal> {
+    let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    if lines().any(|line| line.to_str().is_err()) {
+        return Err(Refusal::BadRequest("illegal Sec-WebSocket-Protocol"));
+    }
+    Ok(list(lines()))
+}
+
+/// The `101` to a client with `key`, which tells it `terms` and whatever else is in `headers`.
+pub(super) fn switching_protocols(
+    key: &HeaderValue,
+    terms: &Terms,
+    headers: HeaderMap,
+) -> Response<Body> {
     let accept = derive_accept_key(key.as_bytes());
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
     let headers = response.headers_mut();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -235,22 +326,28 @@ fn switching_protocols(key: &HeaderValue, subprotocol: Option<&str>) -> Response
         header::SEC_WEBSOCKET_ACCEPT,
         HeaderValue::from_str(&accept).expect("base64 is visible ASCII"),
     );
-    if let Some(subprotocol) = subprotocol {
-        headers.insert(
-            header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_str(subprotocol).expect("it came in a header of visible ASCII"),
-        );
+    let mut insert = |name, value: &str| {
+        let value = HeaderValue::from_str(value).expect("it came in a header of visible ASCII");
+        headers.insert(name, value);
+    };
+    if let Some(subprotocol) = &terms.subprotocol {
+        insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(agreement) = terms.compression {
+        insert(header::SEC_WEBSOCKET_EXTENSIONS, &agreement.to_element());
     }
     response
 }
 
 /// The handshake for the upstream: the client's own target and end-to-end headers, with
 /// its credentials and its whole list of subprotocols, in which some carry tokens.
-fn upstream_request(
+///
+/// `make` is given the target and the headers.
+pub(super) fn upstream_request(
     request: &Parts,
     client: Client,
     route: &Route,
-    subprotocol: Option<&str>,
+    make: impl FnOnce(&str, &HeaderMap) -> OpeningRequest,
 ) -> OpeningRequest {
     let target = request
         .uri
@@ -259,7 +356,7 @@ fn upstream_request(
     let mut headers = headers::of_handshake(&request.headers);
     let host = request.headers[header::HOST].to_str().unwrap_or_default();
     forwarded::set(&mut headers, &request.headers, client, host);
-    let request = OpeningRequest::new(target, &headers, subprotocol.map(str::to_owned));
+    let request = make(target, &headers);
     match &*route.upstream.preamble(client.source(), client.server) {
         [] => request,
         preamble => request.behind(preamble),

@@ -84,6 +84,12 @@ impl Settings {
             .any(|trigger| matches!(trigger, Trigger::First | Trigger::Message(_)))
     }
 
+    /// Whether a message of the upstream may be kept from the client.
+    #[must_use]
+    pub fn withholds_messages(&self) -> bool {
+        !self.forward_ready && self.wants_messages()
+    }
+
     /// Whether what the upstream's messages say could advance a session.
     #[must_use]
     pub fn reads_messages(&self) -> bool {

@@ -15,6 +15,7 @@ use crate::{
     transport::Stream,
     websocket::{
         Opened,
+        extension::{self, Agreement, Offer},
         handshake::{VERSION, find_head_end, has_bare_line_feed, list},
     },
 };
@@ -36,8 +37,34 @@ pub struct OpeningRequest {
     head: Bytes,
     /// How much of `head` is the preamble.
     preamble_bytes: u16,
-    /// The subprotocol that the client has been told.
-    subprotocol: Option<String>,
+    expected: Expected,
+}
+
+/// What the upstream may choose.
+#[derive(Clone, Debug)]
+enum Expected {
+    /// Only what the client has been told.
+    Told(Terms),
+    /// What the client has offered; it will be told.
+    Offered(Offered),
+}
+
+/// What an opening handshake settles beyond itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The subprotocol.
+    pub subprotocol: Option<String>,
+    /// What may be compressed, and how.
+    pub compression: Option<Agreement>,
+}
+
+/// What a client leaves to the upstream to choose.
+#[derive(Clone, Debug, Default)]
+pub struct Offered {
+    /// Subprotocols.
+    pub subprotocols: Vec<String>,
+    /// Ways to compress, the preferred one first.
+    pub compression: Vec<Offer>,
 }
 
 impl OpeningRequest {
@@ -48,6 +75,31 @@ impl OpeningRequest {
     /// handshake itself: `Connection`, `Upgrade`, the key, the version, extensions, a body.
     #[must_use]
     pub fn new(target: &str, headers: &HeaderMap, subprotocol: Option<String>) -> Self {
+        let terms = Terms {
+            subprotocol,
+            compression: None,
+        };
+        Self::expecting(target, headers, &[], Expected::Told(terms))
+    }
+
+    /// A request for a client that will be told what the upstream chooses of what it has
+    /// `offered`; otherwise as [`new`](Self::new).
+    #[must_use]
+    pub fn asking(target: &str, headers: &HeaderMap, offered: Offered) -> Self {
+        let compression = offered.compression.clone();
+        Self::expecting(target, headers, &compression, Expected::Offered(offered))
+    }
+
+    /// The same request for a client that has been told `terms`.
+    #[must_use]
+    pub fn told(self, terms: Terms) -> Self {
+        Self {
+            expected: Expected::Told(terms),
+            ..self
+        }
+    }
+
+    fn expecting(target: &str, headers: &HeaderMap, offers: &[Offer], expected: Expected) -> Self {
         let mut head = Vec::with_capacity(512);
         head.extend_from_slice(b"GET ");
         head.extend_from_slice(target.as_bytes());
@@ -58,10 +110,15 @@ impl OpeningRequest {
         write_header(&mut head, "connection", b"Upgrade");
         write_header(&mut head, "upgrade", b"websocket");
         write_header(&mut head, "sec-websocket-version", VERSION.as_bytes());
+        if !offers.is_empty() {
+            let offers: Vec<_> = offers.iter().map(|offer| offer.to_element()).collect();
+            let offers = offers.join(", ");
+            write_header(&mut head, "sec-websocket-extensions", offers.as_bytes());
+        }
         Self {
             head: head.into(),
             preamble_bytes: 0,
-            subprotocol,
+            expected,
         }
     }
 
@@ -104,24 +161,44 @@ fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
     head.extend_from_slice(b"\r\n");
 }
 
+/// A valid `101` of an upstream.
+#[derive(Debug)]
+pub struct Switched<S> {
+    /// The connection.
+    pub opened: Opened<S>,
+    /// What the upstream has chosen.
+    pub terms: Terms,
+    /// All headers of the `101`.
+    pub headers: HeaderMap,
+}
+
+/// Another answer than a `101`.
+#[derive(Debug)]
+pub struct Refused<S> {
+    /// Its status.
+    pub status: StatusCode,
+    /// The connection, on which the answer is still to be read from its first byte.
+    pub answer: Opened<S>,
+}
+
 /// Why an opening handshake did not succeed.
 #[derive(Debug)]
-pub(super) enum AnswerError {
+pub(super) enum AnswerError<S> {
     /// The connection ended before the answer was complete.
     Lost(io::Error),
     /// The answer is a refusal.
-    Status(StatusCode),
+    Refused(Refused<S>),
     /// The answer is not one.
     Broken(Broken),
 }
 
-impl From<io::Error> for AnswerError {
+impl<S> From<io::Error> for AnswerError<S> {
     fn from(error: io::Error) -> Self {
         Self::Lost(error)
     }
 }
 
-impl From<Broken> for AnswerError {
+impl<S> From<Broken> for AnswerError<S> {
     fn from(broken: Broken) -> Self {
         Self::Broken(broken)
     }
@@ -137,22 +214,31 @@ pub(super) struct Broken(pub(super) &'static str);
 pub(super) async fn perform<S: Stream>(
     mut stream: S,
     request: &OpeningRequest,
-) -> Result<Opened<S>, AnswerError> {
+) -> Result<Switched<S>, AnswerError<S>> {
     let key = generate_key();
     stream.write_all(&request.with_key(&key)).await?;
 
     let mut received = BytesMut::with_capacity(1024);
     for _ in 0..=MAX_INTERIM_ANSWERS {
-        let head = read_head(&mut stream, &mut received).await?;
+        let mut head = read_head(&mut stream, &mut received).await?;
         let answer = Answer::parse(&head)?;
         match answer.status {
             StatusCode::SWITCHING_PROTOCOLS => {
-                answer.check(&key, request.subprotocol.as_deref())?;
+                let terms = answer.check(&key, &request.expected)?;
                 let read_buf = received.freeze();
-                return Ok(Opened { stream, read_buf });
+                return Ok(Switched {
+                    opened: Opened { stream, read_buf },
+                    terms,
+                    headers: answer.headers,
+                });
             }
             status if status.is_informational() => {}
-            status => return Err(AnswerError::Status(status)),
+            status => {
+                head.unsplit(received);
+                let read_buf = head.freeze();
+                let answer = Opened { stream, read_buf };
+                return Err(AnswerError::Refused(Refused { status, answer }));
+            }
         }
     }
     Err(Broken("too many interim answers").into())
@@ -162,14 +248,14 @@ pub(super) async fn perform<S: Stream>(
 async fn read_head<S: Stream>(
     stream: &mut S,
     received: &mut BytesMut,
-) -> Result<Bytes, AnswerError> {
+) -> Result<BytesMut, AnswerError<S>> {
     let mut searched = 0;
     loop {
         if !may_be_http(received) {
             return Err(Broken("not HTTP").into());
         }
         if let Some(end) = find_head_end(received, searched) {
-            return Ok(received.split_to(end).freeze());
+            return Ok(received.split_to(end));
         }
         searched = received.len();
         if searched >= MAX_HEAD_BYTES {
@@ -224,7 +310,7 @@ impl Answer {
 
     /// Checks a `101` as RFC 6455 §4.1 demands, and more strictly where two parties might
     /// read it differently.
-    fn check(&self, key: &str, told_subprotocol: Option<&str>) -> Result<(), Broken> {
+    fn check(&self, key: &str, expected: &Expected) -> Result<Terms, Broken> {
         if !self.is_http_11 {
             return Err(Broken("not HTTP/1.1"));
         }
@@ -245,18 +331,44 @@ impl Answer {
         {
             return Err(Broken("Connection does not say upgrade"));
         }
-        if self.has(&header::SEC_WEBSOCKET_EXTENSIONS) {
-            return Err(Broken("extension that was not offered"));
-        }
         if self.only(&header::SEC_WEBSOCKET_ACCEPT)?
             != Some(derive_accept_key(key.as_bytes()).as_str())
         {
             return Err(Broken("wrong Sec-WebSocket-Accept"));
         }
-        if self.only(&header::SEC_WEBSOCKET_PROTOCOL)? != told_subprotocol {
-            return Err(Broken("another subprotocol than the client was told"));
-        }
-        Ok(())
+        self.terms(expected)
+    }
+
+    /// What the upstream has chosen, which must be among what is expected.
+    fn terms(&self, expected: &Expected) -> Result<Terms, Broken> {
+        let subprotocol = self.only(&header::SEC_WEBSOCKET_PROTOCOL)?;
+        let extensions = self.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+        let compression = match expected {
+            Expected::Told(told) => {
+                if subprotocol != told.subprotocol.as_deref() {
+                    return Err(Broken("another subprotocol than the client was told"));
+                }
+                if told.compression.is_none() && self.has(&header::SEC_WEBSOCKET_EXTENSIONS) {
+                    return Err(Broken("extension that was not offered"));
+                }
+                let compression = extension::agreement(extensions).map_err(Broken)?;
+                if compression != told.compression {
+                    return Err(Broken("another extension than the client was told"));
+                }
+                compression
+            }
+            Expected::Offered(offered) => {
+                let is_offered = |chosen| offered.subprotocols.iter().any(|one| one == chosen);
+                if !subprotocol.is_none_or(is_offered) {
+                    return Err(Broken("subprotocol that was not offered"));
+                }
+                extension::answer(extensions, &offered.compression).map_err(Broken)?
+            }
+        };
+        Ok(Terms {
+            subprotocol: subprotocol.map(str::to_owned),
+            compression,
+        })
     }
 
     fn has(&self, name: &HeaderName) -> bool {

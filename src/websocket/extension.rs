@@ -63,28 +63,41 @@ pub fn offers<'a>(
         .collect())
 }
 
+/// What a server has agreed to; `None`: nothing.
+///
+/// # Errors
+///
+/// A header that is not a list of extensions, or more in it than one permessage-deflate.
+pub fn agreement<'a>(
+    lines: impl IntoIterator<Item = &'a HeaderValue>,
+) -> Result<Option<Agreement>, &'static str> {
+    let elements = elements(lines).map_err(|Malformed| "malformed extensions")?;
+    match &elements[..] {
+        [] => Ok(None),
+        [element] if element.name == NAME => element
+            .agreement()
+            .map(Some)
+            .ok_or("illegal permessage-deflate parameter"),
+        _ => Err("extension that was not offered"),
+    }
+}
+
 /// What a server has agreed to of `offers`; `None`: nothing.
 ///
 /// # Errors
 ///
-/// A header that is not a list of extensions, or that is no answer to any of the offers.
-pub fn agreement<'a>(
+/// Those of [`agreement`], and an answer to none of the offers.
+pub fn answer<'a>(
     lines: impl IntoIterator<Item = &'a HeaderValue>,
     offers: &[Offer],
 ) -> Result<Option<Agreement>, &'static str> {
-    let elements = elements(lines).map_err(|Malformed| "malformed extensions")?;
-    let element = match &elements[..] {
-        [] => return Ok(None),
-        [element] if element.name == NAME && !offers.is_empty() => element,
-        _ => return Err("extension that was not offered"),
-    };
-    let agreement = element
-        .agreement()
-        .ok_or("illegal permessage-deflate parameter")?;
-    if offers.iter().any(|offer| agreement.answers(*offer)) {
-        Ok(Some(agreement))
-    } else {
-        Err("permessage-deflate other than it was offered")
+    let agreement = agreement(lines)?;
+    match agreement {
+        Some(_) if offers.is_empty() => Err("extension that was not offered"),
+        Some(agreement) if !offers.iter().any(|offer| agreement.answers(*offer)) => {
+            Err("permessage-deflate other than it was offered")
+        }
+        agreement => Ok(agreement),
     }
 }
 
@@ -363,7 +376,7 @@ mod tests {
     }
 
     fn agreed(answer: &str, offer: &str) -> Result<Option<Agreement>, &'static str> {
-        agreement(&lines(answer), &offers(&lines(offer)).unwrap())
+        super::answer(&lines(answer), &offers(&lines(offer)).unwrap())
     }
 
     #[test]
@@ -516,7 +529,7 @@ mod tests {
                 for offer in &offers {
                     prop_assert_eq!(offered(&offer.to_element()), Ok(vec![offer.to_element()]));
                 }
-                let _ = agreement(&lines, &offers);
+                let _ = answer(&lines, &offers);
             }
         }
     }

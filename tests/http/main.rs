@@ -6,6 +6,7 @@
     reason = "the lint knows tests, but not the functions that they share"
 )]
 
+mod ask;
 mod forward;
 mod handshake;
 mod proxy_protocol;

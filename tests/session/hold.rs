@@ -1,20 +1,23 @@
 //! Holding, the gate, the flush.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::SinkExt;
 use readygate::{
     matcher::Matcher,
     session::{
-        Settings,
+        Agreed, Budget, Cause, Settings,
         gate::{OnTimeout, Trigger},
         ledger::Account,
         rules::{Priority, Release, Rule, Rules},
         state::SessionState,
     },
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{scene::*, support::*};
@@ -227,7 +230,7 @@ async fn the_gate_settles_before_it_opens() {
         let mut client = as_client(running.client).await;
         send_all(&mut client, &["a"]).await;
         send_all(&mut upstream, &["ready"]).await;
-        let announced = tokio::time::Instant::now();
+        let announced = Instant::now();
 
         assert_eq!(receive(&mut upstream, 1).await, ["a"]);
         assert_eq!(announced.elapsed().as_millis(), 500);
@@ -574,7 +577,7 @@ async fn the_gate_s_ping_is_repeated_ever_more_slowly_until_it_is_answered() {
         let held = client_frame(0x81, b"held");
         write(&mut running.client, &held, Segments::Whole).await;
         let mut upstream = running.upstream.connect(b"");
-        let connected = tokio::time::Instant::now();
+        let connected = Instant::now();
         let mut pings = Vec::new();
         for milliseconds in [0, 100, 300, 700, 1500, 3100, 5100, 7100] {
             pings.push(read_frame(&mut upstream).await);
@@ -649,7 +652,7 @@ async fn what_waits_for_an_earlier_state_goes_while_the_gate_settles() {
         let mut client = as_client(running.client).await;
         send_all(&mut client, &["a", "ack"]).await;
         tokio::time::sleep(TICK).await;
-        let connected = tokio::time::Instant::now();
+        let connected = Instant::now();
 
         let mut upstream = as_server(running.upstream.connect(&server_frame(0x81, b"ready"))).await;
 
@@ -657,6 +660,29 @@ async fn what_waits_for_an_earlier_state_goes_while_the_gate_settles() {
         assert_eq!(connected.elapsed(), Duration::ZERO);
         assert_eq!(receive(&mut upstream, 1).await, ["a"]);
         assert_eq!(connected.elapsed(), Duration::from_millis(500));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_waited_before_the_session_counts_for_the_gates_timeout() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.timeout = Duration::from_secs(30);
+        let agreed = Agreed {
+            waited: Duration::from_secs(29),
+            ..Agreed::default()
+        };
+        let budget = Arc::new(Budget::new(1024));
+        let running = start_agreed(settings, budget, Vec::new(), agreed);
+        let _upstream = running.upstream.connect(b"");
+        let started = Instant::now();
+
+        let report = running.report.await.unwrap();
+
+        assert!(matches!(report.cause, Cause::ReadyTimeout { .. }));
+        // The second that was left, and at most the time that closing may take.
+        assert!(started.elapsed() <= Duration::from_secs(1 + 5));
     })
     .await;
 }

@@ -186,10 +186,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Whether a message that begins here may be the ready message and is not the
     /// client's to see.
     fn may_withhold(&self) -> bool {
-        !self.settings.gate.forward_ready
-            && !self.gate.is_ready()
-            && self.snapshot.is_none()
-            && self.settings.gate.wants_messages()
+        self.settings.gate.withholds_messages() && !self.gate.is_ready() && self.snapshot.is_none()
     }
 
     /// Decides whether what is withheld is the ready message; otherwise lets it pass.

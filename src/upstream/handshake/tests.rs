@@ -49,7 +49,16 @@ async fn read_request(upstream: &mut DuplexStream) -> (String, String) {
 async fn perform_with(
     request: &OpeningRequest,
     answer: &str,
-) -> Result<Opened<DuplexStream>, AnswerError> {
+) -> Result<Opened<DuplexStream>, AnswerError<DuplexStream>> {
+    let switched = switch_with(request, answer).await?;
+    Ok(switched.opened)
+}
+
+/// The same, with everything that the answer says.
+async fn switch_with(
+    request: &OpeningRequest,
+    answer: &str,
+) -> Result<Switched<DuplexStream>, AnswerError<DuplexStream>> {
     let (ours, mut upstream) = duplex(64 * 1024);
     let script = async move {
         let (_, key) = read_request(&mut upstream).await;
@@ -97,7 +106,7 @@ async fn a_101_that_arrives_byte_by_byte_opens() {
     let request = request(None);
     let (opened, ()) = tokio::join!(perform(ours, &request), script);
 
-    assert!(opened.unwrap().read_buf.is_empty());
+    assert!(opened.unwrap().opened.read_buf.is_empty());
 }
 
 #[tokio::test]
@@ -254,7 +263,7 @@ async fn any_other_status_is_a_refusal() {
         let refusal = perform_with(&request(None), &answer).await;
 
         assert!(
-            matches!(refusal, Err(AnswerError::Status(got)) if got.as_u16() == status),
+            matches!(&refusal, Err(AnswerError::Refused(got)) if got.status == status),
             "{status} gave {refusal:?}"
         );
     }
@@ -294,4 +303,103 @@ async fn an_end_before_the_answer_is_complete_is_a_lost_connection() {
 
         assert!(matches!(lost, Err(AnswerError::Lost(_))), "{lost:?}");
     }
+}
+
+/// A request for a client that offers subprotocols and one way to compress.
+fn asking() -> OpeningRequest {
+    let offered = Offered {
+        subprotocols: vec!["a".to_owned(), "b".to_owned()],
+        compression: vec![Offer {
+            client_max_window_bits: Some(None),
+            ..Offer::default()
+        }],
+    };
+    OpeningRequest::asking("/", &HeaderMap::new(), offered)
+}
+
+#[tokio::test]
+async fn what_a_client_offers_is_passed_on_and_what_the_upstream_chooses_is_returned() {
+    let (ours, mut upstream) = duplex(1024);
+    let request = asking();
+    let performing = perform(ours, &request);
+    let head = tokio::select! {
+        _ = performing => unreachable!("nobody answers"),
+        (head, _) = read_request(&mut upstream) => head,
+    };
+    let offer = "sec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n";
+    assert!(head.contains(offer), "{head}");
+
+    let answer = answer_with(&[
+        "Sec-WebSocket-Protocol: b",
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits=10",
+        "Set-Cookie: a=b",
+    ]);
+    let switched = switch_with(&asking(), &answer).await.unwrap();
+    let compression = Agreement {
+        client_max_window_bits: Some(10),
+        ..Agreement::default()
+    };
+    let terms = Terms {
+        subprotocol: Some("b".to_owned()),
+        compression: Some(compression),
+    };
+    assert_eq!(switched.terms, terms);
+    assert_eq!(switched.headers[header::SET_COOKIE], "a=b");
+
+    let switched = switch_with(&asking(), &answer_with(&[])).await.unwrap();
+    assert_eq!(switched.terms, Terms::default());
+
+    // Once the client has been told, every other choice is broken.
+    let told = asking().told(terms);
+    switch_with(&told, &answer).await.unwrap();
+    let other_extension = answer_with(&[
+        "Sec-WebSocket-Protocol: b",
+        "Sec-WebSocket-Extensions: permessage-deflate",
+    ]);
+    for answer in [
+        answer_with(&[]),
+        answer_with(&["Sec-WebSocket-Protocol: b"]),
+        answer.replace("Protocol: b", "Protocol: a"),
+        other_extension,
+    ] {
+        why_broken(&told, &answer).await;
+    }
+}
+
+#[tokio::test]
+async fn a_choice_that_was_not_offered_is_broken() {
+    for (line, reason) in [
+        (
+            "Sec-WebSocket-Protocol: c",
+            "subprotocol that was not offered",
+        ),
+        (
+            "Sec-WebSocket-Extensions: x-other",
+            "extension that was not offered",
+        ),
+        (
+            "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99",
+            "illegal permessage-deflate parameter",
+        ),
+        (
+            "Sec-WebSocket-Extensions: permessage-deflate;",
+            "malformed extensions",
+        ),
+    ] {
+        assert_eq!(why_broken(&asking(), &answer_with(&[line])).await, reason);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_kept_from_its_first_byte_on() {
+    let refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\nwho";
+    let answer = format!("HTTP/1.1 103 Early Hints\r\n\r\n{refusal} are");
+
+    let Err(AnswerError::Refused(mut refused)) = switch_with(&asking(), &answer).await else {
+        panic!("a 401 is a refusal");
+    };
+
+    let mut whole = refused.answer.read_buf.to_vec();
+    refused.answer.stream.read_to_end(&mut whole).await.unwrap();
+    assert_eq!(String::from_utf8(whole).unwrap(), format!("{refusal} are"));
 }

@@ -1,0 +1,171 @@
+//! The opening handshake of a client that gets its upstream's own answer.
+//!
+//! ```text
+//!  client's handshake, checked ──► upstream, again and again ──┬── 101 ──► 101 ──► session
+//!                                                              └── 401, 302, … ──► as it is
+//! ```
+//!
+//! # Invariants
+//!
+//! * Nothing that a client sent behind its handshake goes upstream before both have their
+//!   `101`.
+//! * A client that leaves while it waits takes the attempt with it.
+//! * What the client is told of compression is what the upstream has agreed to, and at most
+//!   more strictly that the client must not take over its context, which every client obeys
+//!   and no server needs to know (RFC 7692 §7.1.1.2).
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{Response, header, http::request::Parts};
+use tokio::time;
+
+use super::{
+    Client,
+    body::Body,
+    headers, replay,
+    response::Refusal,
+    upgrade::{self, Accepted},
+};
+use crate::{
+    route::Route,
+    session::{self, Agreed},
+    transport::Transport,
+    upstream::{self, Answer, Attempts, Offered, OpeningRequest, Refused, Switched, Terms},
+    websocket::{
+        Opened,
+        extension::{self, Agreement, Malformed, Offer},
+    },
+};
+
+/// How often a client that waits is looked at, in case it has gone: behind bytes that it has
+/// sent too early, hyper does not notice.
+const HANG_UP_CHECK: Duration = Duration::from_millis(50);
+
+/// The connection to an upstream whose answer a client has got.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) upstream: Opened<Transport>,
+    pub(super) attempts: Attempts,
+    pub(super) agreed: Agreed,
+}
+
+/// Asks the route's upstream and returns its answer, and what a `101` of it has accepted.
+///
+/// # Errors
+///
+/// The request is not a valid handshake, the process drains, the client has left, or the
+/// upstream has given no valid answer before the gate's deadline.
+pub(super) async fn ask(
+    request: &Parts,
+    client: Client,
+    route: &Arc<Route>,
+    context: &session::Context,
+    is_client_gone: impl Fn() -> bool,
+) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+    let started = time::Instant::now();
+    let key = upgrade::check(request, route, context)?;
+    let offered = Offered {
+        subprotocols: upgrade::offered_subprotocols(&request.headers)?
+            .map(str::to_owned)
+            .collect(),
+        compression: offers(request, &route.session)?,
+    };
+    let opening = upgrade::upstream_request(request, client, route, |target, headers| {
+        OpeningRequest::asking(target, headers, offered)
+    });
+
+    let attempts = Attempts::default();
+    let answer = tokio::select! {
+        answer = until_deadline(route, &opening, &attempts) => answer.inspect_err(|_| {
+            let error = attempts.last_error().unwrap_or_default();
+            tracing::debug!(%client, error, "upstream failed");
+        })?,
+        () = context.drain.cancelled() => return Err(Refusal::Unavailable("draining")),
+        () = until(is_client_gone) => return Err(Refusal::ClientGone),
+    };
+    let switched = match answer {
+        Answer::Switched(switched) => *switched,
+        Answer::Refused(refused) => return Ok((pass_on(refused, client).await?, None)),
+    };
+
+    let Switched {
+        opened,
+        terms,
+        headers,
+    } = switched;
+    let told = told(&terms, &route.session);
+    let response = upgrade::switching_protocols(key, &told, headers::of_switching(&headers));
+    let connected = Connected {
+        upstream: opened,
+        attempts,
+        agreed: Agreed {
+            compression: told.compression,
+            waited: started.elapsed(),
+        },
+    };
+    let accepted = Accepted::connected(route, opening.told(terms), client, request, connected);
+    Ok((response, Some(accepted)))
+}
+
+/// The upstream's answer; at the gate's deadline the latest that might have been another a
+/// moment later.
+async fn until_deadline(
+    route: &Route,
+    opening: &OpeningRequest,
+    attempts: &Attempts,
+) -> Result<Answer, Refusal> {
+    let mut latest = None;
+    let asked = upstream::ask(&route.upstream, opening, attempts, &mut latest);
+    match time::timeout(route.session.gate.timeout, asked).await {
+        Ok(answer) => answer.map_err(|_no_answer| Refusal::BadGateway),
+        Err(_elapsed) => latest.map(Answer::Refused).ok_or(Refusal::GatewayTimeout),
+    }
+}
+
+/// What of the client's offers the upstream gets to see.
+///
+/// Where the ready message is kept from the client, no other may refer to it.
+fn offers(request: &Parts, settings: &session::Settings) -> Result<Vec<Offer>, Refusal> {
+    let lines = request.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let mut offers = extension::offers(lines)
+        .map_err(|Malformed| Refusal::BadRequest("illegal Sec-WebSocket-Extensions"))?;
+    if settings.gate.withholds_messages() {
+        for offer in &mut offers {
+            offer.server_no_context_takeover = true;
+        }
+    }
+    Ok(offers)
+}
+
+/// What the client is told of what the upstream has chosen.
+fn told(terms: &Terms, settings: &session::Settings) -> Terms {
+    let is_alone = settings.wants_independent_messages();
+    Terms {
+        subprotocol: terms.subprotocol.clone(),
+        compression: terms.compression.map(|agreement| Agreement {
+            client_no_context_takeover: agreement.client_no_context_takeover || is_alone,
+            ..agreement
+        }),
+    }
+}
+
+/// The upstream's refusal, after which the connection is closed: what the client may have
+/// sent behind its handshake is no request.
+async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Refusal> {
+    let status = refused.status;
+    tracing::debug!(%client, %status, "upstream refused the WebSocket");
+    let mut response = replay::response(refused.answer).await.map_err(|error| {
+        tracing::debug!(%client, %error, "upstream failed");
+        Refusal::BadGateway
+    })?;
+    let close = header::HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    Ok(response)
+}
+
+/// Resolves some time after `condition` has become true.
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        time::sleep(HANG_UP_CHECK).await;
+    }
+}
