@@ -9,6 +9,7 @@
 mod ask;
 mod forward;
 mod handshake;
+mod pool;
 mod proxy_protocol;
 mod routes;
 mod server;

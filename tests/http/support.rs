@@ -157,6 +157,11 @@ impl Exchange {
         self.stream.send(&answer.replace("{accept}", &accept)).await;
     }
 
+    /// Says that nothing more comes.
+    pub(crate) async fn shutdown(&mut self) {
+        self.stream.0.shutdown().await.unwrap();
+    }
+
     pub(crate) async fn answer_101(&mut self) {
         self.answer(SWITCHING_PROTOCOLS).await;
     }

@@ -1,0 +1,371 @@
+//! Which connections to the upstream are used again, and which requests are sent again.
+
+use std::time::Duration;
+
+use readygate::route::Route;
+
+use crate::support::{Client, Exchange, Proxy, Upstream, config};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Reads one answer of a few bytes with a `Content-Length`.
+async fn read_answer(client: &mut Client) -> String {
+    let head = client.read_head().await.unwrap();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length").then_some(value)
+    });
+    let length = length.map_or(0, |length| length.parse().unwrap());
+    head + &String::from_utf8(client.read(length).await).unwrap()
+}
+
+/// A client and an upstream that have had one exchange.
+async fn after_one_exchange(proxy: &Proxy, upstream: &Upstream) -> (Client, Exchange) {
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut exchange = upstream.accept().await;
+    exchange.answer(OK).await;
+    assert!(read_answer(&mut client).await.ends_with("\r\n\r\nok"));
+    (client, exchange)
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_by_whichever_client_comes_next() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let (first, mut exchange) = after_one_exchange(&proxy, &upstream).await;
+
+    for mut client in [first, proxy.connect().await] {
+        client.send(POST).await;
+        exchange = exchange.stream.read_request().await.unwrap();
+        assert_eq!(exchange.stream.read(2).await, b"hi");
+        // Chunked, so that its end comes apart from its last bytes.
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        exchange.answer(head).await;
+        client.read_head().await.unwrap();
+        exchange.stream.send("2\r\nok\r\n").await;
+        assert_eq!(client.read(7).await, b"2\r\nok\r\n");
+        exchange.stream.send("0\r\n\r\n").await;
+        assert_eq!(client.read(5).await, b"0\r\n\r\n");
+    }
+}
+
+#[tokio::test]
+async fn concurrent_requests_have_a_connection_each_and_few_are_kept() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.http.max_idle_connections = 1;
+    let proxy = Proxy::start(config(vec![route]));
+    let (mut one, mut other) = (proxy.connect().await, proxy.connect().await);
+    one.send(GET).await;
+    let mut first = upstream.accept().await;
+    other.send(GET).await;
+    let mut second = upstream.accept().await;
+
+    first.answer(OK).await;
+    read_answer(&mut one).await;
+    second.answer(OK).await;
+    read_answer(&mut other).await;
+
+    // The one that was used last is kept.
+    assert_eq!(first.stream.read_to_end().await, "");
+    one.send(GET).await;
+    assert!(second.stream.read_request().await.is_some());
+}
+
+// S30, R05, R09, R10
+#[tokio::test]
+async fn a_connection_is_not_used_again_after_an_answer_that_did_not_end_cleanly() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for (method, answer, body) in [
+        ("GET", format!("{OK}extra"), "ok"),
+        ("GET", format!("{OK}HTTP/1.1 200 OK\r\n\r\n"), "ok"),
+        ("HEAD", OK.to_owned(), ""),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\nextra".to_owned(), ""),
+        (
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\n\r\nextra".to_owned(),
+            "",
+        ),
+        (
+            "GET",
+            OK.replace("\r\nContent", "\r\nConnection: close\r\nContent"),
+            "ok",
+        ),
+        ("GET", OK.replace("1.1", "1.0"), "ok"),
+    ] {
+        let mut client = proxy.connect().await;
+        client
+            .send(format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            ))
+            .await;
+        let mut exchange = upstream.accept().await;
+        exchange.answer(&answer).await;
+
+        let got = client.read_to_end().await;
+        let expected = answer.split(' ').nth(1);
+        assert_eq!(got.split(' ').nth(1), expected, "{answer:?}");
+        assert!(got.ends_with(&format!("\r\n\r\n{body}")), "{got:?}");
+        assert_eq!(exchange.stream.read_to_end().await, "", "{answer:?}");
+    }
+}
+
+// R09
+#[tokio::test]
+async fn an_answer_that_is_cut_short_is_cut_short_for_the_client_too() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0x0\r\n\r\n",
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let mut exchange = upstream.accept().await;
+        exchange.answer(answer).await;
+        drop(exchange);
+
+        // Nothing at all, or a part of it: never something that looks whole.
+        let got = client.read_to_end().await;
+        let body = got.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        assert!(["", "ok", "2\r\nok\r\n"].contains(&body), "{got:?}");
+        assert!(
+            got.is_empty() || got.starts_with("HTTP/1.1 200 "),
+            "{got:?}"
+        );
+    }
+}
+
+// S30, S28
+#[tokio::test]
+async fn an_answer_that_ends_before_its_request_ends_both_connections() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nsome")
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    assert_eq!(exchange.stream.read(4).await, b"some");
+    exchange
+        .answer("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
+        .await;
+
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
+    assert_eq!(exchange.stream.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_the_answer_has_begun() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        .await;
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nA\r\n")
+        .await;
+    client.read_head().await.unwrap();
+    assert_eq!(client.read(6).await, b"1\r\nA\r\n");
+    assert_eq!(exchange.stream.read(6).await, b"1\r\na\r\n");
+
+    for _ in 0..3 {
+        client.send("1\r\nb\r\n").await;
+        assert_eq!(exchange.stream.read(6).await, b"1\r\nb\r\n");
+        exchange.stream.send("1\r\nB\r\n").await;
+        assert_eq!(client.read(6).await, b"1\r\nB\r\n");
+    }
+    client.send("0\r\n\r\n").await;
+    assert_eq!(exchange.stream.read(5).await, b"0\r\n\r\n");
+    exchange.stream.send("0\r\n\r\n").await;
+    assert_eq!(client.read(5).await, b"0\r\n\r\n");
+
+    // Both ended cleanly: both go on.
+    client.send(GET).await;
+    assert!(exchange.stream.read_request().await.is_some());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_idle_for_too_long_is_closed() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.http.idle_timeout = Duration::from_millis(1);
+    let proxy = Proxy::start(config(vec![route]));
+
+    let (mut client, mut exchange) = after_one_exchange(&proxy, &upstream).await;
+
+    assert_eq!(exchange.stream.read_to_end().await, "");
+    client.send(GET).await;
+    upstream.accept().await.answer(OK).await;
+    read_answer(&mut client).await;
+}
+
+#[tokio::test]
+async fn no_connection_is_kept_where_none_may_be() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.http.max_idle_connections = 0;
+    let proxy = Proxy::start(config(vec![route]));
+
+    let (_client, mut exchange) = after_one_exchange(&proxy, &upstream).await;
+
+    assert_eq!(exchange.stream.read_to_end().await, "");
+}
+
+/// Has the upstream close a kept connection when it reads `request` on it, and returns the
+/// client, which waits.
+async fn close_on(proxy: &Proxy, upstream: &Upstream, request: &str) -> Client {
+    let (mut client, exchange) = after_one_exchange(proxy, upstream).await;
+    client.send(request).await;
+    let exchange = exchange.stream.read_request().await;
+    assert!(exchange.is_some());
+    client
+}
+
+#[tokio::test]
+async fn an_idempotent_request_that_meets_a_closing_connection_is_sent_again() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for request in [
+        GET,
+        "PUT /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX: y\r\n\r\n",
+        "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let mut client = close_on(&proxy, &upstream, request).await;
+
+        let mut exchange = upstream.accept().await;
+        assert_eq!(exchange.head.lines().next(), request.lines().next());
+        assert_eq!(exchange.header("x-forwarded-for"), Some("127.0.0.1"));
+        exchange.answer(OK).await;
+
+        let answer = read_answer(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // So that the next case does not find it in the pool.
+        drop((client, exchange));
+    }
+}
+
+#[tokio::test]
+async fn any_other_request_that_meets_a_closing_connection_is_502() {
+    for request in [
+        POST,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+        "PATCH / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let upstream = Upstream::listen().await;
+        let proxy = Proxy::before(&upstream);
+
+        let mut client = close_on(&proxy, &upstream, request).await;
+
+        let answer = read_answer(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_is_sent_again_once_an_answer_has_begun() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let (mut client, exchange) = after_one_exchange(&proxy, &upstream).await;
+    client.send(GET).await;
+
+    let mut exchange = exchange.stream.read_request().await.unwrap();
+    exchange.answer("H").await;
+    drop(exchange);
+
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_has_closed_serves_nothing_not_even_a_post() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let (mut client, mut exchange) = after_one_exchange(&proxy, &upstream).await;
+    exchange.shutdown().await;
+    // The proxy has noticed when it has closed its side.
+    assert_eq!(exchange.stream.read_to_end().await, "");
+
+    client.send(POST).await;
+
+    let mut exchange = upstream.accept().await;
+    assert_eq!(exchange.stream.read(2).await, b"hi");
+    exchange.answer(OK).await;
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// A container's port that is open before its application is.
+#[tokio::test]
+async fn an_idempotent_request_outlasts_an_upstream_that_accepts_and_closes() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    for _ in 0..3 {
+        drop(upstream.accept_raw().await);
+    }
+
+    let mut exchange = upstream.accept().await;
+    exchange.answer(OK).await;
+
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_in_time_is_504_and_may_then_take_any_time() {
+    let upstream = Upstream::listen().await;
+    let timeout = Duration::from_millis(300);
+    let mut route: Route = upstream.route();
+    route.http.response_timeout = Some(timeout);
+    let proxy = Proxy::start(config(vec![route]));
+
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut silent = upstream.accept().await;
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert_eq!(silent.stream.read_to_end().await, "");
+
+    client.send(GET).await;
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        .await;
+    client.read_head().await.unwrap();
+    tokio::time::sleep(2 * timeout).await;
+    exchange.stream.send("ok").await;
+    assert_eq!(client.read(2).await, b"ok");
+}
+
+// D02
+#[tokio::test]
+async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.http.body_timeout = Some(Duration::from_millis(100));
+    let proxy = Proxy::start(config(vec![route]));
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome")
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    let answer = client.read_to_end().await;
+
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(exchange.stream.read_to_end().await, "some");
+}
