@@ -20,6 +20,23 @@ use std::{sync::Arc, time::Duration};
 use self::path::Path;
 use crate::{session, upstream};
 
+/// What becomes of headers of a client whose names have an underscore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underscores {
+    /// They are removed.
+    Drop,
+    /// They pass.
+    Pass,
+}
+
+impl Underscores {
+    /// Whether a header with this name passes.
+    #[must_use]
+    pub fn allow(self, name: &str) -> bool {
+        self == Self::Pass || !name.contains('_')
+    }
+}
+
 /// How plain HTTP requests of a route behave.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
@@ -27,6 +44,9 @@ pub struct HttpSettings {
     pub hold_timeout: Duration,
     /// How many requests may wait at once; default 500.
     pub max_held_requests: usize,
+    /// What becomes of names with an underscore, in opening handshakes, too; default: they
+    /// are removed.
+    pub underscores: Underscores,
     /// How many connections to the upstream each worker keeps for further requests; default
     /// 128, 0: none.
     pub max_idle_connections: usize,
@@ -46,6 +66,7 @@ impl Default for HttpSettings {
         Self {
             hold_timeout: Duration::from_secs(30),
             max_held_requests: 500,
+            underscores: Underscores::Drop,
             max_idle_connections: 128,
             idle_timeout: Duration::from_secs(4),
             response_timeout: Some(Duration::from_mins(5)),

@@ -11,7 +11,7 @@ use super::{
     units,
 };
 use crate::{
-    route::{self, Accept, HttpSettings, Route},
+    route::{self, Accept, HttpSettings, Route, Underscores},
     session::{
         self,
         close::CloseCodes,
@@ -316,6 +316,11 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
     override_with(
         &mut http.max_held_requests,
         table.parse("max_held_requests", units::count),
+    );
+    let underscores = [("drop", Underscores::Drop), ("pass", Underscores::Pass)];
+    override_with(
+        &mut http.underscores,
+        table.take("underscores", |value| value.choice(&underscores)),
     );
     override_with(
         &mut http.max_idle_connections,

@@ -18,7 +18,7 @@
 //!   it may withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a
 //!   gateway with one upstream for each route does not make.
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
@@ -53,6 +53,8 @@ const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 pub struct Downstream<'a> {
     /// Who has sent it.
     pub client: Client,
+    /// Set when what it sends of the body turns out to be none (HTTP/1.1).
+    pub is_body_broken: Option<&'a Rc<Cell<bool>>>,
     /// Whether it has left; asked while the request is held.
     pub is_gone: &'a dyn Fn() -> bool,
     /// Passes a `1xx` answer on, whose headers are clean.
@@ -81,7 +83,8 @@ pub async fn forward(
     check_expectation(request.headers())?;
     let pool = local.pools.of(route);
     let (parts, body) = request.into_parts();
-    let (upload, progress) = Upload::new(body, route.http.body_timeout);
+    let is_broken = downstream.is_body_broken;
+    let (upload, progress) = Upload::new(body, route.http.body_timeout, is_broken);
     let asked = Asked {
         head: Request::from_parts(parts, ()),
         progress,
@@ -171,7 +174,7 @@ impl Asked<'_> {
     /// §3.2.1), the end-to-end headers, and where it came from.
     fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
         let head = &self.head;
-        let mut headers = headers::of_request(head.headers());
+        let mut headers = headers::of_request(head.headers(), self.route.http.underscores);
         forwarded::set(
             &mut headers,
             head.headers(),

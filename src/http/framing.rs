@@ -16,7 +16,7 @@
 
 pub mod answers;
 
-use std::{collections::VecDeque, mem::MaybeUninit};
+use std::{cell::Cell, collections::VecDeque, mem::MaybeUninit, rc::Rc};
 
 use bytes::{Buf, BytesMut};
 
@@ -28,8 +28,28 @@ const MAX_HEADERS: usize = 100;
 /// The longest line of a chunked body (a size with its extensions, or a trailer) in bytes.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
+/// The longest target of a request in bytes.
+const MAX_TARGET_BYTES: usize = 8 * 1024;
+
 /// Whether a head is framed strictly, or what is wrong with it.
-pub type Verdict = Result<(), &'static str>;
+pub type Verdict = Result<(), Flaw>;
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It is none, or can be read in two ways.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its target is longer than any that is served.
+    #[error("target too long")]
+    TargetTooLong,
+}
+
+impl From<&'static str> for Flaw {
+    fn from(what: &'static str) -> Self {
+        Self::Malformed(what)
+    }
+}
 
 /// Follows the requests of one connection.
 #[derive(Debug)]
@@ -39,6 +59,7 @@ pub struct Framing {
     /// The beginning of a head or of a line that has not ended yet.
     partial: BytesMut,
     verdicts: VecDeque<Verdict>,
+    is_body_broken: Rc<Cell<bool>>,
 }
 
 /// What the next byte belongs to.
@@ -81,7 +102,15 @@ impl Framing {
             position: Position::Head { searched: 0 },
             partial: BytesMut::new(),
             verdicts: VecDeque::new(),
+            is_body_broken: Rc::default(),
         }
+    }
+
+    /// Set when the body of the request whose head came last is found to be none, though
+    /// hyper may take it.
+    #[must_use]
+    pub fn is_body_broken(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.is_body_broken)
     }
 
     /// Follows the next bytes of the connection.
@@ -121,7 +150,7 @@ impl Framing {
     pub fn next_verdict(&mut self) -> Verdict {
         self.verdicts
             .pop_front()
-            .unwrap_or(Err("malformed request"))
+            .unwrap_or(Err(Flaw::Malformed("malformed request")))
     }
 
     fn watch_head(&mut self, bytes: &mut &[u8], searched: usize) {
@@ -184,14 +213,19 @@ impl Framing {
         self.partial.extend_from_slice(&bytes[..taken]);
         bytes.advance(taken);
         if self.partial.len() > MAX_LINE_BYTES {
-            self.lose();
+            self.lose_body();
         } else if feed.is_some() {
             let line = std::mem::take(&mut self.partial);
             match next(&line) {
                 Some(position) => self.position = position,
-                None => self.lose(),
+                None => self.lose_body(),
             }
         }
+    }
+
+    fn lose_body(&mut self) {
+        self.is_body_broken.set(true);
+        self.lose();
     }
 
     fn lose(&mut self) {
@@ -239,20 +273,35 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 /// Where the body after `head` ends, if there is only one way to read that.
-fn judge(head: &[u8]) -> Result<BodyEnd, &'static str> {
+fn judge(head: &[u8]) -> Result<BodyEnd, Flaw> {
     if has_bare_line_feed(head) {
-        return Err("bare line feed");
+        return Err(Flaw::Malformed("bare line feed"));
     }
     let mut lines = no_lines();
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(head, &mut lines);
     if !parsed.is_ok_and(|status| status.is_complete()) {
-        return Err("malformed request");
+        return Err(Flaw::Malformed("malformed request"));
     }
-    if request.path.is_none_or(|target| target.contains('#')) {
-        return Err("illegal request target");
+    let target = request.path.unwrap_or_default();
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Flaw::TargetTooLong);
+    }
+    // A fragment is never sent, and other characters than ASCII are percent-encoded (RFC
+    // 3986 §2); hyper takes both, and cuts the former off.
+    if !target.is_ascii() || target.contains('#') {
+        return Err(Flaw::Malformed("illegal request target"));
+    }
+    if !request.headers.iter().all(|line| is_text(line.value)) {
+        return Err(Flaw::Malformed("header value is not ASCII"));
     }
     Ok(body_end(request.headers)?.unwrap_or(BodyEnd::After(0)))
+}
+
+/// Whether a header's value is what every server reads in the same way (RFC 9110 §5.5): the
+/// other bytes that the grammar knows have no agreed meaning.
+fn is_text(value: &[u8]) -> bool {
+    value.is_ascii()
 }
 
 /// Room for the lines of a head; not initialised, which for this many would take longer
@@ -339,7 +388,7 @@ mod tests {
             Ok(()),
             Ok(()),
             Ok(()),
-            Err("bare line feed"),
+            Err(Flaw::Malformed("bare line feed")),
         ];
 
         for piece in 1..pipeline.len() {
@@ -368,7 +417,25 @@ mod tests {
 
             assert!(matches!(verdicts[..], [Err(_)]), "{lines:?}: {verdicts:?}");
         }
-        assert!(verdicts("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 7)[0].is_err());
+        for target in ["/a#b", "/\u{e9}"] {
+            let verdicts = verdicts(&GET.replace('/', target), 7);
+            assert!(matches!(verdicts[..], [Err(_)]), "{target}: {verdicts:?}");
+        }
+        assert!(verdicts(&with("A: \u{e9}\r\n"), 7)[0].is_err());
+        assert!(verdicts(&with("A: a\tb ~!\r\n"), 7)[0].is_ok());
+    }
+
+    #[test]
+    fn a_target_may_be_long_but_not_too_long() {
+        let verdict = |bytes: usize| {
+            let mut framing = Framing::new(1024 * 1024);
+            let target = format!("/{}", "a".repeat(bytes - 1));
+            framing.watch(GET.replacen('/', &target, 1).as_bytes());
+            framing.next_verdict()
+        };
+
+        assert_eq!(verdict(MAX_TARGET_BYTES), Ok(()));
+        assert_eq!(verdict(MAX_TARGET_BYTES + 1), Err(Flaw::TargetTooLong));
     }
 
     #[test]
@@ -381,7 +448,11 @@ mod tests {
         ] {
             let input = with("Transfer-Encoding: chunked\r\n") + body + GET;
 
-            assert_eq!(verdicts(&input, 4), [Ok(())], "{body:?}");
+            let mut framing = Framing::new(1024);
+            framing.watch(input.as_bytes());
+
+            assert_eq!(framing.verdicts, [Ok(())], "{body:?}");
+            assert!(framing.is_body_broken().get(), "{body:?}");
         }
     }
 

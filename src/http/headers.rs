@@ -6,6 +6,11 @@
 //!   removing from a `HeaderMap` moves its last entry.
 //! * What `Connection` names is removed before the proxy's own headers are added, so that
 //!   no client can have those removed. `Host` cannot be removed at all.
+//! * Names with an underscore are removed from requests: applications that see headers as
+//!   CGI variables cannot tell `X_Forwarded_For` from `X-Forwarded-For`. All of them, as
+//!   nginx does, and not only those that look like the proxy's own: which names an
+//!   application or another proxy trusts is not known here. A route may let them pass; those
+//!   that look like the proxy's own never do.
 //! * What a client says about itself is removed; what counts of it, and what the proxy says,
 //!   is added by [`forwarded`](super::forwarded).
 
@@ -16,7 +21,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use crate::websocket::handshake::list;
+use crate::{route::Underscores, websocket::handshake::list};
 
 /// Headers of one connection, not of the message (RFC 9110 §7.6.1).
 ///
@@ -79,9 +84,10 @@ const FORBIDDEN_IN_TRAILERS: [&str; 28] = [
 /// The end-to-end headers of a request: without what belongs to the connection, what the
 /// client says about itself, and `Expect`, which the proxy fulfils itself.
 #[must_use]
-pub fn of_request(headers: &HeaderMap) -> HeaderMap {
+pub fn of_request(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
     let mut kept = filter(headers, |name| {
-        !is_about_the_client(name) && name != header::EXPECT && name != header::TE
+        let is_for_us = name == header::EXPECT || name == header::TE;
+        !is_for_us && underscores.allow(name.as_str()) && !is_about_the_client(name)
     });
     if list(headers.get_all(header::TE)).any(|coding| coding.eq_ignore_ascii_case("trailers")) {
         kept.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -92,7 +98,7 @@ pub fn of_request(headers: &HeaderMap) -> HeaderMap {
 /// The end-to-end headers of an opening handshake, without those that are part of the
 /// handshake itself: the proxy makes one of its own.
 #[must_use]
-pub fn of_handshake(headers: &HeaderMap) -> HeaderMap {
+pub fn of_handshake(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
     let of_the_handshake = [
         header::CONTENT_LENGTH,
         header::EXPECT,
@@ -104,7 +110,9 @@ pub fn of_handshake(headers: &HeaderMap) -> HeaderMap {
         header::TRAILER,
     ];
     filter(headers, |name| {
-        !is_about_the_client(name) && !of_the_handshake.contains(name)
+        !of_the_handshake.contains(name)
+            && underscores.allow(name.as_str())
+            && !is_about_the_client(name)
     })
 }
 
@@ -200,21 +208,24 @@ mod tests {
 
     #[test]
     fn headers_of_the_connection_and_those_it_names_are_removed_but_host_is_not() {
-        let kept = of_request(&headers(&[
-            ("host", "a"),
-            ("connection", "close, X-Private, Host"),
-            ("connection", "x-other"),
-            ("x-private", "1"),
-            ("x-other", "2"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "keep-alive"),
-            ("proxy-authorization", "secret"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "AAMAAABkAAQAAP__"),
-            ("expect", "100-continue"),
-            ("accept", "x"),
-        ]));
+        let kept = of_request(
+            &headers(&[
+                ("host", "a"),
+                ("connection", "close, X-Private, Host"),
+                ("connection", "x-other"),
+                ("x-private", "1"),
+                ("x-other", "2"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("proxy-authorization", "secret"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMAAABkAAQAAP__"),
+                ("expect", "100-continue"),
+                ("accept", "x"),
+            ]),
+            Underscores::Drop,
+        );
 
         assert_eq!(lines(&kept), [("host", "a"), ("accept", "x")]);
     }
@@ -238,33 +249,44 @@ mod tests {
     }
 
     #[test]
+    fn names_with_an_underscore_pass_only_where_they_may() {
+        let sent = headers(&[("api_key", "1"), ("x_forwarded_for", "2"), ("a", "3")]);
+
+        assert_eq!(lines(&of_request(&sent, Underscores::Drop)), [("a", "3")]);
+        let passed = of_request(&sent, Underscores::Pass);
+        assert_eq!(lines(&passed), [("api_key", "1"), ("a", "3")]);
+    }
+
+    #[test]
     fn of_te_only_trailers_goes_on() {
-        let kept = of_request(&headers(&[
-            ("te", "deflate, Trailers"),
-            ("connection", "te"),
-        ]));
+        let kept = of_request(
+            &headers(&[("te", "deflate, Trailers"), ("connection", "te")]),
+            Underscores::Drop,
+        );
         assert_eq!(lines(&kept), [("te", "trailers")]);
 
-        let kept = of_request(&headers(&[("te", "deflate")]));
+        let kept = of_request(&headers(&[("te", "deflate")]), Underscores::Drop);
         assert!(kept.is_empty());
     }
 
     #[test]
     fn what_the_client_says_about_itself_is_removed() {
-        let kept = of_request(&headers(&[
-            (
-                "connection",
-                "x-forwarded-for, x-forwarded-proto, forwarded",
-            ),
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x_forwarded_for", "1.1.1.1"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "evil"),
-            ("x-forwarded-port", "1"),
-            ("x-forwarded-prefix", "/evil"),
-            ("x-real-ip", "1.1.1.1"),
-            ("forwarded", "for=1.1.1.1"),
-        ]));
+        let kept = of_request(
+            &headers(&[
+                (
+                    "connection",
+                    "x-forwarded-for, x-forwarded-proto, forwarded",
+                ),
+                ("x-forwarded-for", "1.1.1.1"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil"),
+                ("x-forwarded-port", "1"),
+                ("x-forwarded-prefix", "/evil"),
+                ("x-real-ip", "1.1.1.1"),
+                ("forwarded", "for=1.1.1.1"),
+            ]),
+            Underscores::Drop,
+        );
         assert!(kept.is_empty());
     }
 }

@@ -1,7 +1,14 @@
 //! A connection that speaks HTTP/1.1: requests one after the other, until one of them
 //! becomes a WebSocket.
 
-use std::{cell::RefCell, convert::Infallible, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,6 +41,7 @@ pub(super) async fn serve(
     let requests = Rc::new(Requests {
         connection,
         stream: stream.clone(),
+        is_body_broken: stream.is_body_broken(),
         accepted: RefCell::new(None),
     });
 
@@ -109,6 +117,7 @@ where
 struct Requests {
     connection: Connection,
     stream: Watched,
+    is_body_broken: Rc<Cell<bool>>,
     /// Set with the `101`.
     accepted: RefCell<Option<Accepted>>,
 }
@@ -127,7 +136,7 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
 
 impl Requests {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        self.stream.next_verdict().map_err(Refusal::BadRequest)?;
+        self.stream.next_verdict()?;
         let shared = &self.connection.local.shared;
         let client = self.connection.client(request.headers());
         let route = self.connection.route(&request)?;
@@ -142,6 +151,7 @@ impl Requests {
         }
         let downstream = Downstream {
             client,
+            is_body_broken: Some(&self.is_body_broken),
             is_gone: &|| self.stream.is_hung_up(),
             send_interim: &|interim| self.stream.send_interim(interim),
         };

@@ -6,7 +6,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::body::Body;
+use super::{body::Body, framing::Flaw};
 use crate::{route::Unrouted, websocket::handshake::VERSION};
 
 /// What a client gets that does not send the whole of its header section in time; hyper
@@ -27,6 +27,9 @@ pub enum Refusal {
     /// The request is not one, or can be read in two ways.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The target of the request is too long.
+    #[error("target too long")]
+    TargetTooLong,
     /// The page that opens the WebSocket is not from an allowed origin.
     #[error("origin not allowed")]
     OriginNotAllowed,
@@ -79,6 +82,15 @@ impl From<Unrouted> for Refusal {
     }
 }
 
+impl From<Flaw> for Refusal {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Malformed(what) => Self::BadRequest(what),
+            Flaw::TargetTooLong => Self::TargetTooLong,
+        }
+    }
+}
+
 impl Refusal {
     /// The status of the answer.
     #[must_use]
@@ -89,6 +101,7 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
@@ -108,6 +121,7 @@ impl Refusal {
         let extra: &[(HeaderName, HeaderValue)] = match self {
             Self::BadRequest(_)
             | Self::ClientGone
+            | Self::TargetTooLong
             | Self::UnknownExpectation
             | Self::RequestTimeout => &[close],
             Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],

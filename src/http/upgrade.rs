@@ -353,7 +353,7 @@ pub(super) fn upstream_request(
         .uri
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    let mut headers = headers::of_handshake(&request.headers);
+    let mut headers = headers::of_handshake(&request.headers, route.http.underscores);
     let host = request.headers[header::HOST].to_str().unwrap_or_default();
     forwarded::set(&mut headers, &request.headers, client, host);
     let request = make(target, &headers);

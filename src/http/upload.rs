@@ -38,6 +38,8 @@ struct Sending {
 pub struct Progress {
     state: Cell<State>,
     is_answered: Cell<bool>,
+    /// Set when what looked like the body turns out to be none.
+    is_broken: Option<Rc<Cell<bool>>>,
     unread: RefCell<Option<Incoming>>,
 }
 
@@ -62,7 +64,7 @@ pub enum State {
 pub enum UploadError {
     /// What the client sent is no body, or it left before the end.
     #[error("broken body")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Option<hyper::Error>),
     /// The client sent nothing for too long.
     #[error("body too slow")]
     TooSlow,
@@ -71,14 +73,22 @@ pub enum UploadError {
 impl Upload {
     /// The body of a request, and how far it gets, unless there is none.
     ///
+    /// `is_broken` is set by whoever follows the bytes more strictly than hyper, and
     /// `timeout` is how long the client may send nothing before the upstream answers; after
     /// that the two may be talking to each other, and silence means nothing.
     #[must_use]
-    pub fn new(body: Incoming, timeout: Option<Duration>) -> (Self, Option<Rc<Progress>>) {
+    pub fn new(
+        body: Incoming,
+        timeout: Option<Duration>,
+        is_broken: Option<&Rc<Cell<bool>>>,
+    ) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (Self(None), None);
         }
-        let progress = Rc::default();
+        let progress = Rc::new(Progress {
+            is_broken: is_broken.cloned(),
+            ..Progress::default()
+        });
         (Self::again(body, timeout, &progress), Some(progress))
     }
 
@@ -126,9 +136,12 @@ impl Sending {
         };
         self.watchdog.set(None);
         let (state, frame) = match read {
+            Some(Ok(_)) | None if self.progress.is_broken.as_ref().is_some_and(|it| it.get()) => {
+                (State::Broken, Some(Err(UploadError::Broken(None))))
+            }
             Some(Ok(frame)) if body.is_end_stream() => (State::Complete, Some(Ok(frame))),
             Some(Ok(frame)) => (State::Reading, Some(Ok(frame))),
-            Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(error)))),
+            Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(Some(error))))),
             None => (State::Complete, None),
         };
         self.progress.state.set(state);

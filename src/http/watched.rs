@@ -4,7 +4,7 @@
 //! whether the client has hung up, and how strictly a head was framed.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
@@ -50,6 +50,11 @@ impl Watched {
     /// How the head was framed of the request that hyper has just parsed.
     pub(super) fn next_verdict(&self) -> Verdict {
         self.0.borrow_mut().framing.next_verdict()
+    }
+
+    /// See [`Framing::is_body_broken`].
+    pub(super) fn is_body_broken(&self) -> Rc<Cell<bool>> {
+        self.0.borrow().framing.is_body_broken()
     }
 
     pub(super) fn is_hung_up(&self) -> bool {

@@ -13,6 +13,7 @@ mod pool;
 mod proxy_protocol;
 mod routes;
 mod server;
+mod strictness;
 mod support;
 mod trust;
 mod upstream;

@@ -16,7 +16,7 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
-use super::{Verdict, body_end, no_lines};
+use super::{body_end, no_lines};
 use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
 
 /// How many `1xx` answers may come before the final one.
@@ -60,7 +60,7 @@ pub struct Answers {
     searched: usize,
     interims: Vec<Interim>,
     interim_count: usize,
-    verdict: Verdict,
+    verdict: Result<(), &'static str>,
 }
 
 impl Answers {
@@ -98,7 +98,7 @@ impl Answers {
     /// # Errors
     ///
     /// What is wrong with it, or with an interim one before it.
-    pub const fn verdict(&self) -> Verdict {
+    pub const fn verdict(&self) -> Result<(), &'static str> {
         self.verdict
     }
 

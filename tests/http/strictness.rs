@@ -1,0 +1,499 @@
+//! What is refused, what is repaired and what passes: the rows S, R, U and F of the
+//! catalogue, each as bytes in and a verdict out.
+
+use crate::support::{Proxy, Upstream, config, handshake};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A request with a chunked body of three bytes, and these lines in its head.
+fn post(lines: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+}
+
+/// A request without a body, and these lines in its head.
+fn get(lines: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n")
+}
+
+/// A request to this target.
+fn to(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+}
+
+/// Rows, what a client sends, and the status that it gets from the proxy itself.
+fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
+    let many = |lines: usize| "X: y\r\n".repeat(lines) + "Z: z";
+    vec![
+        (
+            "S01",
+            post("Content-Length: 3\r\nTransfer-Encoding: chunked"),
+            "400",
+        ),
+        (
+            "S01",
+            post("Transfer-Encoding: chunked\r\nContent-Length: 3"),
+            "400",
+        ),
+        ("S02", post("Content-Length: 3\r\nContent-Length: 3"), "400"),
+        ("S02", post("Content-Length: 3\r\nContent-Length: 4"), "400"),
+        ("S02", post("Content-Length: 3, 3"), "400"),
+        ("S02", post("Content-Length: +3"), "400"),
+        ("S02", post("Content-Length: 0x3"), "400"),
+        ("S02", post("Content-Length:"), "400"),
+        ("S02", post("Content-Length: 99999999999999999999"), "400"),
+        ("S03", post("Transfer-Encoding: \x0bchunked"), "400"),
+        ("S03", post("Transfer-Encoding : chunked"), "400"),
+        ("S03", post("Transfer-Encoding: xchunked"), "400"),
+        ("S03", post("Transfer-Encoding: chunked, identity"), "400"),
+        ("S10", post("Transfer-Encoding: chunked, chunked"), "400"),
+        ("S10", post("Transfer-Encoding: gzip, chunked"), "400"),
+        (
+            "S10",
+            post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+            "400",
+        ),
+        (
+            "S11",
+            post("Transfer-Encoding: chunked").replace("/1.1", "/1.0"),
+            "400",
+        ),
+        ("S17", get("A: b\r\n c: d"), "400"),
+        ("S17", get("A: b\rC: d"), "400"),
+        ("S17", get("A: b\0c"), "400"),
+        ("S17", get("A b: c"), "400"),
+        ("S17", get(": b"), "400"),
+        ("S17", get(" A: b"), "400"),
+        ("S18", GET.replace("\r\n", "\n"), "400"),
+        ("S18", get("A: b\nC: d"), "400"),
+        ("S19", "GET / HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        ("S19", get("Host: a"), "400"),
+        ("S19", GET.replace(": a", ": a b"), "400"),
+        ("S19", GET.replace(": a", ": a, b"), "400"),
+        ("S19", GET.replace(": a", ": u@a"), "400"),
+        ("S19", to("http://b/"), "400"),
+        ("S20", to("/\u{e9}"), "400"),
+        ("S20", to("/?\u{e9}"), "400"),
+        ("S20", to("/#a"), "400"),
+        ("S21", GET.replace("GET", "TRACE"), "405"),
+        (
+            "S21",
+            to("a:80")
+                .replace("GET", "CONNECT")
+                .replace(": a", ": a:80"),
+            "405",
+        ),
+        ("S22", get("Expect: miracles"), "417"),
+        ("S22", get("Expect: 100-continue, miracles"), "417"),
+        ("S26", get(&many(100)), "431"),
+        ("S26", to(&format!("/{}", "a".repeat(16 * 1024))), "414"),
+        ("S26", get(&format!("A: {}", "a".repeat(500_000))), "431"),
+        ("F09", get("A: \u{e9}"), "400"),
+        ("U06", handshake(&["Content-Length: 3"]) + "abc", "400"),
+        ("U09", handshake(&["Upgrade: websocket, h2c"]), "400"),
+    ]
+}
+
+#[tokio::test]
+async fn an_ambiguous_request_is_refused_and_reaches_nobody() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for (row, request, status) in refused_requests() {
+        let answer = proxy.exchange(&(request.clone() + &to("/smuggled"))).await;
+
+        let start: String = request.chars().take(200).collect();
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{row} {start:?}: {answer}");
+        assert_eq!(
+            answer.matches("HTTP/1.1 ").count(),
+            1,
+            "{row} {start:?}: {answer}"
+        );
+    }
+
+    let mut client = proxy.connect().await;
+    client.send(to("/last")).await;
+    let first = upstream.accept().await;
+    assert!(first.head.starts_with("GET /last "), "{}", first.head);
+}
+
+// S21, S26
+#[tokio::test]
+async fn what_is_only_unusual_passes() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let long = format!("/{}", "a".repeat(8 * 1024 - 1));
+    for request in [
+        to(&long),
+        to("*").replace("GET", "OPTIONS"),
+        to("http://a/b?c").replace("GET", "PURGE"),
+        get(&("X: y\r\n".repeat(98) + "Connection: close")),
+        get("Connection: close\r\nContent-Length: 0"),
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(&request).await;
+
+        let mut exchange = upstream.accept().await;
+        exchange.answer(&format!("{OK}x")).await;
+
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+// S23, S24
+#[tokio::test]
+async fn a_broken_chunk_is_400_and_never_a_whole_body_upstream() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for body in [
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        "3\nabc\n0\n\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcdef\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\r\n0\n\n",
+        "3\r\nabc\r\n0\r\nA: b\n\n",
+    ] {
+        let mut client = proxy.connect().await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client
+            .send(format!("{head}{body}{}", to("/smuggled")))
+            .await;
+
+        // Nothing, or the beginning of it.
+        let rest = upstream.accept_raw().await.read_to_end().await;
+        let answer = client.read_to_end().await;
+
+        assert!(!rest.contains("0\r\n\r\n"), "{body:?}: {rest:?}");
+        assert!(!rest.contains("smuggled"), "{body:?}: {rest:?}");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{body:?}: {answer}");
+    }
+}
+
+// S24
+#[tokio::test]
+async fn chunk_extensions_do_not_go_on() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for extension in [";a", ";a=b", ";a=\"b;c\""] {
+        let mut client = proxy.connect().await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client
+            .send(format!("{head}3{extension}\r\nabc\r\n0{extension}\r\n\r\n"))
+            .await;
+
+        let mut exchange = upstream.accept().await;
+
+        assert_eq!(exchange.stream.read(13).await, b"3\r\nabc\r\n0\r\n\r\n");
+    }
+}
+
+// S25
+#[tokio::test]
+async fn forbidden_trailers_are_dropped_in_both_directions() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let names =
+        "X-Sum, Host, Content-Length, X-Forwarded-For, Authorization, Set-Cookie, Connection";
+    let trailers = "X-Sum: 7\r\nHost: b\r\nContent-Length: 9\r\nX-Forwarded-For: 1.1.1.1\r\n\
+        Authorization: x\r\nSet-Cookie: x\r\nConnection: close\r\n";
+    let mut client = proxy.connect().await;
+    client
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: {names}\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n"
+        ))
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    let expected = "1\r\na\r\n0\r\nx-sum: 7\r\n\r\n";
+    let got = exchange.stream.read(expected.len()).await;
+    assert_eq!(String::from_utf8(got).unwrap(), expected);
+    assert_eq!(exchange.header("te"), Some("trailers"));
+    exchange
+        .answer(&format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: {names}\r\n\r\n\
+             1\r\na\r\n0\r\n{trailers}\r\n"
+        ))
+        .await;
+
+    client.read_head().await.unwrap();
+    let got = client.read(expected.len()).await;
+    assert_eq!(String::from_utf8(got).unwrap(), expected);
+}
+
+// S27
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            ["/1", "/2", "/3"]
+                .map(|target| to(target).replace("close", "x"))
+                .concat(),
+        )
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    for number in ["1", "2", "3"] {
+        let target = format!("GET /{number} ");
+        assert!(exchange.head.starts_with(&target), "{}", exchange.head);
+        let answer = OK.replace("ok", &format!("o{number}"));
+        exchange.answer(&answer).await;
+        client.read_head().await.unwrap();
+        assert_eq!(client.read(2).await, format!("o{number}").into_bytes());
+        if number != "3" {
+            exchange = exchange.stream.read_request().await.unwrap();
+        }
+    }
+}
+
+/// Rows, what the upstream answers, and the status that the client gets.
+fn answers() -> Vec<(&'static str, String, &'static str)> {
+    let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n");
+    let chunks = "3\r\nabc\r\n0\r\n\r\n";
+    let interims = |count: usize| "HTTP/1.1 102 Processing\r\n\r\n".repeat(count) + OK;
+    vec![
+        (
+            "R01",
+            head("Content-Length: 3\r\nTransfer-Encoding: chunked") + chunks,
+            "502",
+        ),
+        (
+            "R01",
+            head("Transfer-Encoding: chunked\r\nContent-Length: 3") + chunks,
+            "502",
+        ),
+        (
+            "R02",
+            head("Content-Length: 3\r\nContent-Length: 4") + "abcd",
+            "502",
+        ),
+        ("R02", head("Content-Length: 3, 4") + "abcd", "502"),
+        ("R02", head("Content-Length: -3") + "abcd", "502"),
+        (
+            "R03",
+            head("Transfer-Encoding: gzip, chunked") + chunks,
+            "502",
+        ),
+        ("R03", head("Transfer-Encoding: gzip") + "abc", "502"),
+        (
+            "R04",
+            head("Transfer-Encoding: chunked").replace("1.1", "1.0") + chunks,
+            "502",
+        ),
+        ("R06", head("X: a\0b"), "502"),
+        ("R06", head("X: a\rb"), "502"),
+        ("R06", head("X: a\nSet-Cookie: b=c"), "502"),
+        ("R06", head("X: a\r\n folded"), "502"),
+        ("R07", interims(11), "502"),
+        (
+            "R11",
+            head("Upgrade: x\r\nConnection: upgrade").replace("200", "101"),
+            "502",
+        ),
+        ("R12", head(&format!("X: {}", "x".repeat(500_000))), "502"),
+        ("R12", head(&"X: x\r\n".repeat(101)), "502"),
+        ("", "SSH-2.0-OpenSSH_9.6\r\n".to_owned(), "502"),
+        ("", "HTTP/2.0 200 OK\r\n\r\n".to_owned(), "502"),
+    ]
+}
+
+#[tokio::test]
+async fn an_ambiguous_answer_is_502_and_its_connection_is_closed() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for (row, answer, status) in answers() {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let mut exchange = upstream.accept().await;
+        exchange.answer(&answer).await;
+
+        let got = client.read_to_end().await;
+        let got = got.replace("HTTP/1.1 102 Processing\r\n\r\n", "");
+        let start: String = answer.chars().take(100).collect();
+        assert!(
+            got.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{row} {start:?}: {got}"
+        );
+        assert!(!got.contains("abc"), "{row} {start:?}: {got}");
+        exchange.stream.read_to_end().await;
+    }
+}
+
+// R07, R08
+#[tokio::test]
+async fn interim_answers_are_passed_on_before_the_final_one() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+
+    let mut exchange = upstream.accept().await;
+    for interim in [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\nX: 1\r\n\r\n",
+    ] {
+        exchange.answer(interim).await;
+        let got = client.read_head().await.unwrap();
+        assert_eq!(got.lines().next(), interim.lines().next());
+        assert_eq!(got.contains("link: </a.css>\r\n"), interim.contains("Link"));
+        assert!(
+            !got.contains("x: 1") && !got.contains("connection"),
+            "{got}"
+        );
+    }
+    let nine = "HTTP/1.1 102 Processing\r\n\r\n".repeat(8);
+    exchange.answer(&(nine + OK)).await;
+    for _ in 0..8 {
+        let interim = client.read_head().await.unwrap();
+        assert!(interim.starts_with("HTTP/1.1 102 "), "{interim}");
+    }
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+// R08
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_interim_answer() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.send(GET.replace("/1.1", "/1.0")).await;
+
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer(&format!(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{OK}"
+        ))
+        .await;
+
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+}
+
+// R13
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_is_relayed_whole() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for (version, expected) in [("/1.1", "3\r\nabc\r\n0\r\n\r\n"), ("/1.0", "abc")] {
+        let mut client = proxy.connect().await;
+        client.send(GET.replace("/1.1", version)).await;
+        let mut exchange = upstream.accept().await;
+        exchange.answer("HTTP/1.1 200 OK\r\n\r\nabc").await;
+        drop(exchange);
+
+        let answer = client.read_to_end().await;
+
+        assert!(
+            answer.ends_with(&format!("\r\n\r\n{expected}")),
+            "{answer:?}"
+        );
+    }
+}
+
+// U06, U08, U09
+#[tokio::test]
+async fn an_upgrade_that_is_not_a_websockets_goes_on_without_it_and_framed_as_ever() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for lines in [
+        "Upgrade: websocket\r\nConnection: close\r\nContent-Length: 3",
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings, close\r\nHTTP2-Settings: AA\r\n\
+         Content-Length: 3",
+        "Upgrade: TLS/1.0\r\nConnection: Upgrade, close\r\nContent-Length: 3",
+    ] {
+        let mut client = proxy.connect().await;
+        client
+            .send(format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\nabc"))
+            .await;
+
+        let mut exchange = upstream.accept().await;
+        assert_eq!(exchange.stream.read(3).await, b"abc");
+        for name in ["upgrade", "connection", "http2-settings"] {
+            assert_eq!(exchange.header(name), None, "{}", exchange.head);
+        }
+        exchange.answer(&format!("{OK}x")).await;
+        assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+// U10
+#[tokio::test]
+async fn nothing_is_served_behind_a_websocket() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client.open().await;
+    let mut exchange = upstream.accept().await;
+    exchange.answer_101().await;
+    // A close frame, and a request behind it.
+    client.send([0x88, 0x80, 1, 2, 3, 4]).await;
+    client.send(to("/smuggled")).await;
+
+    assert_eq!(exchange.stream.read(6).await[..2], [0x88, 0x80]);
+    exchange.stream.send([0x88, 0x00]).await;
+
+    assert_eq!(client.read(2).await, [0x88, 0x00]);
+    assert_eq!(client.read_to_end().await, "");
+    assert_eq!(exchange.stream.read_to_end().await, "");
+}
+
+// F02, F04, F08
+#[tokio::test]
+async fn headers_of_the_connection_and_with_underscores_stay_behind_and_the_rest_is_kept() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            "GET / HTTP/1.1\r\nHost: a\r\nKeep-Alive: 5\r\nTE: gzip\r\nProxy-Authorization: x\r\n\
+             Proxy-Connection: x\r\nUpgrade: x\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\
+             api_key: 1\r\nX_Forwarded_For: 2\r\nB: 1\r\nA: 2\r\nB: 3\r\n\r\n",
+        )
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    let names: Vec<_> = exchange
+        .head
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(name, _)| !name.contains("forwarded"))
+        .collect();
+    assert_eq!(names, [("host", "a"), ("b", "1"), ("b", "3"), ("a", "2")]);
+    let cookies = "Set-Cookie: a=1\r\nX_Y: z\r\nSet-Cookie: b=2\r\n";
+    exchange
+        .answer(&OK.replace("Content", &format!("{cookies}Content")))
+        .await;
+
+    let answer = client.read_to_end().await;
+    assert!(
+        answer.contains("\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nx_y: z\r\n"),
+        "{answer}"
+    );
+}
+
+// F02
+#[tokio::test]
+async fn a_route_may_let_underscores_pass() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.http.underscores = readygate::route::Underscores::Pass;
+    let proxy = Proxy::start(config(vec![route]));
+    for request in [
+        get("api_key: 1\r\nX_Real_IP: 2"),
+        handshake(&["api_key: 1", "X_Real_IP: 2"]),
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(request).await;
+
+        let exchange = upstream.accept().await;
+        assert_eq!(exchange.header("api_key"), Some("1"), "{}", exchange.head);
+        assert_eq!(exchange.header("x_real_ip"), None, "{}", exchange.head);
+    }
+}
