@@ -40,16 +40,17 @@
 //! |---|---|---|
 //! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
-//! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `client`, `config`, `http`, `route`, `transport` | listeners, workers, limits, drain |
+//! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
+//! | `server` | `client`, `config`, `http`, `route`, `tls`, `transport` | listeners, workers, limits, drain |
 //! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
 //! | `telemetry` | `session`, `websocket` | logs |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
-//! | `upstream` | `transport`, `websocket` | resolve, dial, opening handshake, back-off |
+//! | `upstream` | `tls`, `transport`, `websocket` | resolve, dial, opening handshake, back-off |
 //! | `matcher` |  | what a message is compared with |
 //! | `transport` |  | the byte streams that there are |
+//! | `tls` |  | certificates and keys from files, and their reload |
 //! | `websocket` |  | RFC 6455: frames, messages, close codes; no I/O, no clock |
 //!
 //! # What always holds
@@ -75,6 +76,7 @@ pub mod route;
 pub mod server;
 pub mod session;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 pub mod upstream;
 pub mod websocket;

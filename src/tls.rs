@@ -1,0 +1,31 @@
+//! What TLS needs on either side: certificates and keys from PEM files, and their reload.
+//!
+//! # Invariants
+//!
+//! * The crypto provider is always named, never the default of the process: that one panics
+//!   where two are linked in.
+//! * What is in use was read and checked as a whole; a file that breaks later changes
+//!   nothing.
+//! * No key material is in a `Debug` or an error.
+
+mod files;
+mod reload;
+mod validity;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+pub use self::{
+    files::{FileError, Identity, IdentityFiles, authorities, certificates, private_key},
+    reload::Reloadable,
+    validity::{Warnings, date},
+};
+
+/// The cryptography of both sides: aws-lc-rs, with its post-quantum key exchange first.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}

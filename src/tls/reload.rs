@@ -1,0 +1,197 @@
+//! What was made of files, made anew when they change.
+//!
+//! Files are compared by content and not watched by inotify: secrets are mounted as symbolic
+//! links that are swapped, on file systems that tell nobody.
+
+use std::{
+    fmt, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+
+use super::FileError;
+
+/// A value that is made of files.
+pub struct Reloadable<T> {
+    files: Vec<PathBuf>,
+    make: Box<dyn Fn() -> Result<T, FileError> + Send + Sync>,
+    current: ArcSwap<T>,
+    contents: Mutex<Contents>,
+}
+
+/// What is known of the contents of the files.
+#[derive(Clone, Copy, Debug)]
+struct Contents {
+    /// Those that were last made into a value, or could not be.
+    tried: u64,
+    /// Those that were last seen.
+    seen: u64,
+}
+
+impl<T> Reloadable<T> {
+    /// What `make` makes of `files`, which are all that it reads.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`.
+    pub fn new(
+        files: Vec<PathBuf>,
+        make: impl Fn() -> Result<T, FileError> + Send + Sync + 'static,
+    ) -> Result<Self, FileError> {
+        // Before they are read: a change in between is then found by the next look.
+        let now = fingerprint(&files);
+        let current = ArcSwap::from_pointee(make()?);
+        Ok(Self {
+            files,
+            make: Box::new(make),
+            current,
+            contents: Mutex::new(Contents {
+                tried: now,
+                seen: now,
+            }),
+        })
+    }
+
+    /// The value that is in use.
+    #[must_use]
+    pub fn current(&self) -> Arc<T> {
+        self.current.load_full()
+    }
+
+    /// Makes the value anew if the files have changed and have stayed the same since the
+    /// last look: a certificate and its key are rarely written at the same instant.
+    ///
+    /// `None` when there is nothing new.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files, once for each change; the value stays as it is.
+    pub fn refresh(&self) -> Option<Result<(), FileError>> {
+        let now = fingerprint(&self.files);
+        {
+            let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_settled = contents.seen == now;
+            contents.seen = now;
+            if contents.tried == now || !is_settled {
+                return None;
+            }
+            contents.tried = now;
+        }
+        Some((self.make)().map(|value| self.current.store(Arc::new(value))))
+    }
+
+    /// Makes the value anew at once, whether or not the files have changed.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files; the value stays as it is.
+    pub fn reload(&self) -> Result<(), FileError> {
+        let now = fingerprint(&self.files);
+        *self.contents.lock().unwrap_or_else(PoisonError::into_inner) = Contents {
+            tried: now,
+            seen: now,
+        };
+        self.current.store(Arc::new((self.make)()?));
+        Ok(())
+    }
+}
+
+impl<T> fmt::Debug for Reloadable<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Reloadable")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A number that is another one when the contents are others, keys not being kept around for
+/// a comparison.
+fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        fs::read(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The content of a file, which must not be `broken`.
+    fn sound(file: &PathBuf) -> Result<String, FileError> {
+        match fs::read_to_string(file) {
+            Ok(text) if text != "broken" => Ok(text),
+            _ => Err(FileError {
+                what: "broken".to_owned(),
+                expected: "",
+                help: None,
+            }),
+        }
+    }
+
+    fn reloadable(text: &str) -> (tempfile::NamedTempFile, Reloadable<String>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, text).unwrap();
+        let path = file.path().to_owned();
+        let reloadable = Reloadable::new(vec![path.clone()], move || sound(&path)).unwrap();
+        (file, reloadable)
+    }
+
+    #[test]
+    fn a_change_is_taken_over_once_it_has_stayed_for_two_looks() {
+        let (file, reloadable) = reloadable("one");
+        assert_eq!(reloadable.refresh(), None);
+
+        fs::write(&file, "tw").unwrap();
+        assert_eq!(reloadable.refresh(), None);
+        fs::write(&file, "two").unwrap();
+        assert_eq!(reloadable.refresh(), None);
+        assert_eq!(*reloadable.current(), "one");
+
+        assert_eq!(reloadable.refresh(), Some(Ok(())));
+        assert_eq!(*reloadable.current(), "two");
+        assert_eq!(reloadable.refresh(), None);
+    }
+
+    #[test]
+    fn a_broken_file_is_reported_once_and_changes_nothing() {
+        let (file, reloadable) = reloadable("one");
+        fs::write(&file, "broken").unwrap();
+        reloadable.refresh();
+
+        assert!(reloadable.refresh().unwrap().is_err());
+        assert_eq!(reloadable.refresh(), None);
+        assert_eq!(*reloadable.current(), "one");
+
+        fs::write(&file, "one").unwrap();
+        reloadable.refresh();
+        assert_eq!(reloadable.refresh(), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_broken() {
+        let (file, reloadable) = reloadable("one");
+        file.close().unwrap();
+        reloadable.refresh();
+
+        assert!(reloadable.refresh().unwrap().is_err());
+        assert!(reloadable.reload().is_err());
+        assert_eq!(*reloadable.current(), "one");
+    }
+
+    #[test]
+    fn a_reload_does_not_wait() {
+        let (file, reloadable) = reloadable("one");
+        fs::write(&file, "two").unwrap();
+
+        reloadable.reload().unwrap();
+
+        assert_eq!(*reloadable.current(), "two");
+        assert_eq!(reloadable.refresh(), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! Certificates that are not valid now, or soon.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    CertificateError, Error, RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
+    pki_types::{CertificateDer, UnixTime},
+    server::ParsedCertificate,
+};
+
+use super::{Identity, provider};
+
+/// From how long before its end on a certificate is warned about.
+const SOON: Duration = Duration::from_hours(7 * 24);
+
+/// What was said about certificates, each thing once.
+#[derive(Debug, Default)]
+pub struct Warnings(BTreeSet<String>);
+
+impl Warnings {
+    /// What there is to say about `identities` at the time `now` that was not said at the
+    /// last call.
+    pub fn about<'a>(
+        &mut self,
+        identities: impl IntoIterator<Item = &'a Identity>,
+        now: SystemTime,
+    ) -> Vec<String> {
+        let all = identities.into_iter();
+        let all: BTreeSet<_> = all.filter_map(|identity| warning(identity, now)).collect();
+        let new = all.difference(&self.0).cloned().collect();
+        self.0 = all;
+        new
+    }
+}
+
+fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
+    let certificate = identity.certified.end_entity_cert().ok()?;
+    let what = format!("the certificate in `{}`", identity.file.display());
+    match validity(certificate, now) {
+        Validity::EndedAt(time) => Some(format!(
+            "{what} expired on {}: clients will refuse it",
+            date(time)
+        )),
+        Validity::BeginsAt(time) => Some(format!(
+            "{what} is not valid before {}: clients will refuse it",
+            date(time)
+        )),
+        Validity::Now => match validity(certificate, now + SOON) {
+            Validity::EndedAt(time) => Some(format!("{what} expires on {}", date(time))),
+            _ => None,
+        },
+    }
+}
+
+/// A time as people read it, in GMT.
+#[must_use]
+pub fn date(time: UnixTime) -> String {
+    let since_epoch = Duration::from_secs(time.as_secs());
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch)
+}
+
+enum Validity {
+    Now,
+    BeginsAt(UnixTime),
+    EndedAt(UnixTime),
+}
+
+/// Whether a certificate is valid at the time `now`, whoever has signed it.
+///
+/// rustls looks at the time before it looks for the issuer, of which there is none here; its
+/// parser shows the dates in no other way.
+fn validity(certificate: &CertificateDer<'_>, now: SystemTime) -> Validity {
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH);
+    let now = UnixTime::since_unix_epoch(since_epoch.unwrap_or_default());
+    let Ok(parsed) = ParsedCertificate::try_from(certificate) else {
+        return Validity::Now;
+    };
+    let algorithms = provider().signature_verification_algorithms.all;
+    let nobody = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, algorithms) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Validity::EndedAt(not_after)
+        }
+        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before, ..
+        })) => Validity::BeginsAt(not_before),
+        _ => Validity::Now,
+    }
+}
