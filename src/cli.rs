@@ -25,7 +25,7 @@ use crate::{
     config::{Config, LoadError, address, process_environment, units},
     demo,
     server::{self, ListenAddress},
-    telemetry, upstream,
+    telemetry,
 };
 
 /// The configuration file that is used when the command line names none.
@@ -90,9 +90,9 @@ struct Run {
     config: Option<PathBuf>,
     /// Run without a file: everything goes to URL, with defaults
     ///
-    /// URL is http://HOST:PORT or unix:PATH.
+    /// URL is http://HOST:PORT, https://HOST:PORT or unix:PATH.
     #[arg(short, long, value_name = "URL", value_parser = address::upstream)]
-    upstream: Option<upstream::Address>,
+    upstream: Option<address::Upstream>,
     /// Listen on ADDR instead: IP:PORT or unix:PATH
     #[arg(short, long, value_name = "ADDR", value_parser = address::listen)]
     listen: Option<ListenAddress>,

@@ -17,6 +17,7 @@ mod raw;
 mod report;
 mod routes;
 mod server_settings;
+mod tls;
 mod trusted_proxies;
 pub mod units;
 
@@ -29,7 +30,7 @@ pub use report::{Mistake, Problems};
 use crate::{
     client::TrustedProxies,
     route::{Route, Routes},
-    server, telemetry, upstream,
+    server, telemetry,
 };
 use raw::{File, Table};
 use report::Problem;
@@ -110,13 +111,15 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The variable `PORT` is not a port.
+    /// The variable `PORT` is not a port, or the upstream speaks TLS and the machine does
+    /// not say whom to trust.
     pub fn for_upstream(
-        upstream: upstream::Address,
+        upstream: address::Upstream,
         environment: Environment<'_>,
     ) -> Result<Self, Problems> {
         read("the environment", "", environment, |top| {
-            Self::with_routes(top, vec![Route::to(upstream)])
+            let routes = routes::to_everything(top, upstream);
+            Self::with_routes(top, routes.into_iter().collect())
         })
     }
 

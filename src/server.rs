@@ -17,6 +17,8 @@ mod acceptor;
 pub mod listener;
 mod places;
 mod proxy_protocol;
+mod renewal;
+pub mod tls;
 mod worker;
 
 use std::{
@@ -26,8 +28,11 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::listener::{BindError, Listener, bind};
 use self::worker::Workers;
+pub use self::{
+    listener::{BindError, Listener, bind},
+    tls::Tls,
+};
 use crate::{config::Config, http};
 
 /// Serves until `shutdown` resolves and everything under way has ended, or
@@ -61,6 +66,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown => tracing::info!(grace = ?config.drain_grace, "draining"),
         () = drain.cancelled() => {}
+        never = renewal::watch(&config) => match never {},
     }
     drain.cancel();
     let _none = ended.recv().await;
@@ -75,6 +81,15 @@ pub struct ListenSettings {
     /// Whether every connection begins with a header of the PROXY protocol; then it comes
     /// from a trusted proxy, or is closed.
     pub proxy_protocol: bool,
+    /// Present: clients have to speak TLS.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl fmt::Display for ListenSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = if self.tls.is_some() { " (TLS)" } else { "" };
+        write!(formatter, "{}{tls}", self.address)
+    }
 }
 
 impl From<ListenAddress> for ListenSettings {
@@ -83,6 +98,7 @@ impl From<ListenAddress> for ListenSettings {
         Self {
             address,
             proxy_protocol: false,
+            tls: None,
         }
     }
 }

@@ -18,12 +18,14 @@ pub mod backoff;
 pub mod dial;
 pub mod handshake;
 pub mod proxy_protocol;
+pub mod tls;
 
 use std::{
     cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +33,9 @@ use tokio::time;
 
 use self::{
     backoff::Backoff,
+    dial::{DialError, Protocol},
     handshake::{AnswerError, Broken},
+    tls::TlsError,
 };
 pub use self::{
     backoff::Retry,
@@ -53,8 +57,8 @@ pub type Refused = handshake::Refused<Transport>;
 ///
 /// # Errors
 ///
-/// What a further attempt would not change: a status other than 500, 502, 503 and 504, or
-/// an answer that is not HTTP or whose `101` is not one.
+/// What a further attempt would not change: a status other than 500, 502, 503 and 504, an
+/// answer that is not HTTP or whose `101` is not one, or a certificate that is not trusted.
 ///
 /// # Cancel safety
 ///
@@ -143,13 +147,15 @@ async fn try_until<T>(
 }
 
 async fn attempt(settings: &Settings, request: &OpeningRequest) -> Result<Switched, AttemptError> {
-    let stream = dial::dial(settings, request.preamble())
-        .await
-        .map_err(AttemptError::Dial)?;
+    let stream = dial::dial(settings, Protocol::Http1, request.preamble()).await?;
     let answer = handshake::perform(stream, request);
     match time::timeout(settings.handshake_timeout, answer).await {
         Ok(Ok(switched)) => Ok(switched),
-        Ok(Err(AnswerError::Lost(error))) => Err(AttemptError::Lost(error)),
+        // In TLS 1.3 a client learns only now that its certificate is refused.
+        Ok(Err(AnswerError::Lost(error))) => Err(match TlsError::of(&error) {
+            Some(error) => DialError::Tls(error).into(),
+            None => AttemptError::Lost(error),
+        }),
         Ok(Err(AnswerError::Refused(refused))) if is_temporary(refused.status) => {
             Err(AttemptError::Temporary(refused))
         }
@@ -169,8 +175,8 @@ fn is_temporary(status: http::StatusCode) -> bool {
 /// Why one attempt failed; all but `Refused` and `Final` are tried again.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
-    #[error("cannot connect: {0}")]
-    Dial(io::Error),
+    #[error(transparent)]
+    Unreachable(DialError),
     #[error("connection lost during the opening handshake: {0}")]
     Lost(io::Error),
     #[error("no answer to the opening handshake within {0:?}")]
@@ -181,6 +187,15 @@ enum AttemptError {
     Refused(Refused),
     #[error(transparent)]
     Final(ConnectError),
+}
+
+impl From<DialError> for AttemptError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Tls(error) => Self::Final(ConnectError::Tls(error)),
+            error @ DialError::Unreachable(_) => Self::Unreachable(error),
+        }
+    }
 }
 
 /// Where the upstream is.
@@ -202,10 +217,13 @@ pub enum Address {
 pub struct Settings {
     /// Where it is.
     pub address: Address,
+    /// Present: TLS is spoken with it.
+    pub tls: Option<Arc<tls::Tls>>,
     /// How long the connection attempt to one address may take, and how long resolving
     /// the name may take; default 1 s.
     pub timeout: Duration,
-    /// How long the upstream may take to answer the opening handshake; default 5 s.
+    /// How long the TLS handshake may take, and then how long the upstream may take to answer
+    /// the opening handshake; default 5 s.
     pub handshake_timeout: Duration,
     /// The waits between attempts.
     pub retry: Retry,
@@ -219,6 +237,7 @@ impl Settings {
     pub fn new(address: Address) -> Self {
         Self {
             address,
+            tls: None,
             timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             retry: Retry::default(),
@@ -287,4 +306,7 @@ pub enum ConnectError {
     /// Its `101` is not one (RFC 6455 §4.1).
     #[error("upstream's opening handshake is broken: {0}")]
     Broken(&'static str),
+    /// It is not who it should be, or does not trust the proxy.
+    #[error("TLS with the upstream failed: {0}")]
+    Tls(TlsError),
 }

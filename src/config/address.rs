@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http::{Uri, uri::Scheme};
+use http::Uri;
 
 use super::report::Mistake;
 use crate::{server::ListenAddress, upstream::Address};
@@ -37,19 +37,31 @@ fn listen_help(text: &str) -> Option<String> {
     Some(format!("for all interfaces write \"0.0.0.0:{port}\""))
 }
 
-/// `"http://host:port"`, `"http://[::1]:port"` or `"unix:/path.sock"`.
+/// The address of an upstream as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where it is.
+    pub address: Address,
+    /// Whether TLS is spoken with it.
+    pub is_tls: bool,
+}
+
+/// `"http://host:port"`, `"https://host"`, `"http://[::1]:port"` or `"unix:/path.sock"`.
 ///
 /// # Errors
 ///
 /// What is wrong with `text`.
-pub fn upstream(text: &str) -> Result<Address, Mistake> {
+pub fn upstream(text: &str) -> Result<Upstream, Mistake> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return socket_path(path).map(|path| Address::Unix(path.into()));
+        return socket_path(path).map(|path| Upstream {
+            address: Address::Unix(path.into()),
+            is_tls: false,
+        });
     }
     let mistake = || {
         Mistake::new(
             format!("`{text}` is not the address of an upstream"),
-            "expected \"http://host:port\" or \"unix:/path.sock\"",
+            "expected \"http://host:port\", \"https://host:port\" or \"unix:/path.sock\"",
         )
     };
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -61,19 +73,14 @@ pub fn upstream(text: &str) -> Result<Address, Mistake> {
             mistake()
         });
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
+    let is_tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
         "ws" => return Err(mistake().help(format!("write \"http://{rest}\""))),
-        "https" | "wss" => {
-            return Err(Mistake::new(
-                "TLS to the upstream is not supported yet",
-                "expected \"http://host:port\" or \"unix:/path.sock\"",
-            ));
-        }
+        "wss" => return Err(mistake().help(format!("write \"https://{rest}\""))),
         _ => return Err(mistake()),
-    }
+    };
     let uri: Uri = text.parse().map_err(|_| mistake())?;
-    debug_assert_eq!(uri.scheme(), Some(&Scheme::HTTP));
     if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
         return Err(mistake().help("leave the path out: the upstream gets the client's"));
     }
@@ -85,16 +92,18 @@ pub fn upstream(text: &str) -> Result<Address, Mistake> {
             mistake().help("leave the user name out: the upstream gets the client's headers")
         );
     }
-    tcp(&uri).ok_or_else(mistake)
+    let default_port = if is_tls { 443 } else { 80 };
+    let address = tcp(&uri, default_port).ok_or_else(mistake)?;
+    Ok(Upstream { address, is_tls })
 }
 
-fn tcp(uri: &Uri) -> Option<Address> {
+fn tcp(uri: &Uri, default_port: u16) -> Option<Address> {
     let host = uri.host().filter(|host| !host.is_empty())?;
     let has_port = uri.authority()?.as_str().len() > host.len();
     // A port that is there but no port is an error, not the default.
     let port = match (has_port, uri.port_u16()) {
         (true, port) => port.filter(|port| *port != 0)?,
-        (false, _) => 80,
+        (false, _) => default_port,
     };
     let bracketed = host
         .strip_prefix('[')
@@ -134,10 +143,18 @@ fn socket_path(path: &str) -> Result<&str, Mistake> {
 mod tests {
     use super::*;
 
-    fn tcp(host: &str, port: u16) -> Address {
-        Address::Tcp {
-            host: host.to_owned(),
-            port,
+    fn tcp(host: &str, port: u16) -> Upstream {
+        let host = host.to_owned();
+        Upstream {
+            address: Address::Tcp { host, port },
+            is_tls: false,
+        }
+    }
+
+    fn tls(host: &str, port: u16) -> Upstream {
+        Upstream {
+            is_tls: true,
+            ..tcp(host, port)
         }
     }
 
@@ -151,9 +168,14 @@ mod tests {
         assert_eq!(upstream("HTTP://backend"), Ok(tcp("backend", 80)));
         assert_eq!(upstream("http://[::1]:8081"), Ok(tcp("::1", 8081)));
         assert_eq!(upstream("http://[::1]"), Ok(tcp("::1", 80)));
+        assert_eq!(upstream("https://backend"), Ok(tls("backend", 443)));
+        assert_eq!(upstream("https://backend:8443"), Ok(tls("backend", 8443)));
         assert_eq!(
             upstream("unix:/run/backend.sock"),
-            Ok(Address::Unix("/run/backend.sock".into()))
+            Ok(Upstream {
+                address: Address::Unix("/run/backend.sock".into()),
+                is_tls: false
+            })
         );
     }
 
@@ -162,10 +184,7 @@ mod tests {
         for (text, explanation) in [
             ("127.0.0.1:8081", "write \"http://127.0.0.1:8081\""),
             ("ws://backend:1", "write \"http://backend:1\""),
-            (
-                "https://backend",
-                "TLS to the upstream is not supported yet",
-            ),
+            ("wss://backend", "write \"https://backend\""),
             ("http://backend/api", "leave the path out"),
             ("http://backend:1?x", "leave the path out"),
             ("http://backend:1#x", "leave the path out"),

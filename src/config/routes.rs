@@ -1,13 +1,15 @@
 //! Routes as they are written, and what their settings have to do with each other.
 
-use std::{net::Ipv6Addr, ops::Range};
+use std::{cell::OnceCell, net::Ipv6Addr, ops::Range};
 
 use http::Uri;
 
 use super::{
-    address, matchers,
+    address::{self, Upstream},
+    matchers,
     raw::{Table, Value, override_with},
     report::{Mistake, Problem},
+    tls::{self, SystemRoots},
     units,
 };
 use crate::{
@@ -27,8 +29,9 @@ use crate::{
 /// All `[[route]]`s; each has an upstream, and no two are the same.
 pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
     let mut seen: Vec<((String, String), Range<usize>)> = Vec::new();
+    let system_roots = OnceCell::new();
     let routes = top.tables("route", |table| {
-        let route = route(table)?;
+        let route = route(table, &system_roots)?;
         let key = (route.host.clone(), route.path.clone());
         if let Some((_, first)) = seen.iter().find(|(known, _)| *known == key) {
             let mistake = Mistake::new(
@@ -52,13 +55,13 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
 }
 
 /// One route; `None` when there is a problem.
-fn route(table: &mut Table<'_>) -> Option<Route> {
+fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let host = table.parse("host", host);
     let path = table.parse("path", path);
     let accept = accept(table);
     let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
     let origins = table.take("origins", |value| list(value, origin));
-    let upstream = upstream(table);
+    let upstream = upstream(table, system_roots);
     let session = session(table);
     let http = table.table("http", http);
     if !table.is_sound() {
@@ -96,16 +99,33 @@ fn subprotocols(value: Value<'_>, accept: Accept) -> Option<Vec<String>> {
     Some(subprotocols)
 }
 
-fn upstream(table: &mut Table<'_>) -> Option<Settings> {
+/// A route with default settings for everything to `upstream`; `None` when there is a problem.
+pub(super) fn to_everything(top: &Table<'_>, upstream: Upstream) -> Option<Route> {
+    let mut route = Route::to(upstream.address);
+    if upstream.is_tls {
+        route.upstream.tls = match tls::to(&route.upstream.address) {
+            Ok(tls) => Some(tls),
+            Err(mistake) => {
+                top.file().report(Problem::nowhere(mistake));
+                return None;
+            }
+        };
+    }
+    Some(route)
+}
+
+fn upstream(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Settings> {
     let is_missing = table.value("upstream").is_none();
-    let address: Option<Address> = table.parse("upstream", address::upstream);
+    let upstream: Option<Upstream> = table.parse("upstream", address::upstream);
     if is_missing {
         let expected = "expected upstream = \"http://127.0.0.1:8081\"";
         table.lacks(Mistake::new("this route has no upstream", expected));
     }
     // The rest is read in any case, for its problems.
     let placeholder = || Address::Unix("/".into());
-    let mut settings = Settings::new(address.clone().unwrap_or_else(placeholder));
+    let address = upstream.as_ref().map(|upstream| upstream.address.clone());
+    let mut settings = Settings::new(address.unwrap_or_else(placeholder));
+    settings.tls = tls::upstream(table, upstream.as_ref(), system_roots);
     let versions = [
         ("", None),
         ("v1", Some(proxy_protocol::Version::V1)),
@@ -123,7 +143,7 @@ fn upstream(table: &mut Table<'_>) -> Option<Settings> {
         );
         settings.retry = connect.table("retry", retry);
     });
-    address.map(|_| settings)
+    upstream.map(|_| settings)
 }
 
 fn retry(table: &mut Table<'_>) -> Retry {

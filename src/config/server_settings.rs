@@ -14,6 +14,7 @@ use super::{
     address, memory,
     raw::{Table, override_with},
     report::{Mistake, Problem},
+    tls,
     units::{self, Memory},
 };
 use crate::{
@@ -65,9 +66,12 @@ fn listener(
         table.problem_at(table.span(), Mistake::new(what, "expected another one"));
     }
     seen.push(address.clone());
+    let tls = table.value("tls").is_some();
+    let tls = tls.then(|| table.table("tls", tls::listener)).flatten();
     Some(ListenSettings {
         address,
         proxy_protocol,
+        tls,
     })
 }
 

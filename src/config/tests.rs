@@ -6,6 +6,7 @@ use crate::{
     route::{Accept, HttpSettings},
     server::ListenAddress,
     session::{self, rules::Priority},
+    upstream,
 };
 
 /// The file that is shipped.
@@ -53,6 +54,26 @@ fn shipped_with_examples() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The environment with a directory of TLS files, which is removed when dropped.
+fn with_tls_files() -> (tempfile::TempDir, impl Fn(&str) -> Option<String>) {
+    let files = tempfile::tempdir().unwrap();
+    let authority = tls::tests::Authority::new("authority");
+    let (certificate, key) = authority.issue(&["localhost"]);
+    for (name, text) in [
+        ("ca.crt", &authority.pem()),
+        ("tls.crt", &certificate),
+        ("tls.key", &key),
+    ] {
+        fs::write(files.path().join(name), text).unwrap();
+    }
+    let path = files.path().display().to_string();
+    let lookup = move |name: &str| match name {
+        "TLS_FILES" => Some(path.clone()),
+        name => environment(name),
+    };
+    (files, lookup)
+}
+
 #[test]
 fn the_shipped_file_says_what_the_defaults_are() {
     let shipped = parse(SHIPPED).unwrap_or_else(|problems| panic!("{problems}"));
@@ -65,6 +86,7 @@ fn the_shipped_file_says_what_the_defaults_are() {
 #[test]
 fn the_shipped_file_has_every_key() {
     let text = shipped_with_examples();
+    let (_files, environment) = with_tls_files();
     let file = File::new(&text, &environment);
     let root = DeTable::parse(&text).unwrap();
     file.read(root.get_ref(), |top| {
@@ -89,7 +111,9 @@ fn the_shipped_file_has_every_key() {
 
 #[test]
 fn the_examples_in_the_shipped_file_are_valid() {
-    let config = parse(&shipped_with_examples()).unwrap_or_else(|problems| panic!("{problems}"));
+    let (_files, environment) = with_tls_files();
+    let config = Config::parse("proxy.toml", &shipped_with_examples(), &environment);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
 
     let paths: BTreeSet<_> = config
         .routes
@@ -98,7 +122,9 @@ fn the_examples_in_the_shipped_file_are_valid() {
         .collect();
     assert_eq!(
         paths,
-        ["/", "/assistant", "/chat"].map(str::to_owned).into()
+        ["/", "/assistant", "/chat", "/secure"]
+            .map(str::to_owned)
+            .into()
     );
 }
 
@@ -249,7 +275,7 @@ error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
   |
 5 | upstream = "127.0.0.1:8081"
-  |            ^^^^^^^^^^^^^^^^ expected "http://host:port" or "unix:/path.sock"
+  |            ^^^^^^^^^^^^^^^^ expected "http://host:port", "https://host:port" or "unix:/path.sock"
   |
   = help: write "http://127.0.0.1:8081"
 

@@ -20,6 +20,7 @@
 
 use std::{
     cell::RefCell,
+    error::Error,
     future::poll_fn,
     io::{self, IoSlice},
     pin::{Pin, pin},
@@ -44,7 +45,7 @@ use super::{
     upload::Upload,
     watchdog::Watchdog,
 };
-use crate::transport::Transport;
+use crate::{transport::Transport, upstream::tls::TlsError};
 
 /// The longest header section of an upstream's answer in bytes.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -71,6 +72,9 @@ pub enum SendError {
     /// The answer is none, or can be read in two ways.
     #[error("{0}")]
     Malformed(&'static str),
+    /// TLS was refused: in TLS 1.3 a client learns only now that its certificate is.
+    #[error("TLS with the upstream failed: {0}")]
+    Tls(TlsError),
     /// It ended within the answer, or the request was not written whole.
     #[error(transparent)]
     Broken(hyper::Error),
@@ -172,9 +176,14 @@ impl Connection {
 
     fn send_error(&self, error: TrySendError<Request<Upload>>) -> SendError {
         let mut error = error;
-        match error.take_message() {
-            Some(request) => SendError::NotSent(Box::new(request)),
-            None if self.answers.borrow().has_begun() => SendError::Broken(error.into_error()),
+        if let Some(request) = error.take_message() {
+            return SendError::NotSent(Box::new(request));
+        }
+        let error = error.into_error();
+        let source = error.source().and_then(<dyn Error>::downcast_ref);
+        match source.and_then(TlsError::of) {
+            Some(error) => SendError::Tls(error),
+            None if self.answers.borrow().has_begun() => SendError::Broken(error),
             None => SendError::NoAnswer,
         }
     }

@@ -37,13 +37,17 @@ use super::{
     forwarded,
     framing::answers::Interim,
     headers,
-    hold::HeldRequests,
+    hold::{self, HeldRequests},
     pool::Pool,
     response::Refusal,
     target,
     upload::{Progress, State, Upload},
 };
-use crate::{route::Route, transport::Transport, upstream::dial::dial};
+use crate::{
+    route::Route,
+    transport::Transport,
+    upstream::dial::{DialError, Protocol, dial},
+};
 
 /// What a `405` to another method names.
 const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -277,15 +281,16 @@ impl Connecting<'_> {
             .get_or_insert_with(|| Instant::now() + route.http.hold_timeout);
         let client = downstream.client;
         let preamble = route.upstream.preamble(client.source(), client.server);
-        if self.place.is_none()
-            && !self.pool.turns.is_anyone_waiting()
-            && let Ok(stream) = dial(&route.upstream, &preamble).await
-        {
-            return Ok(stream);
+        if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
+            match dial(&route.upstream, Protocol::Http1, &preamble).await {
+                Ok(stream) => return Ok(stream),
+                Err(DialError::Unreachable(_)) => {}
+                Err(error @ DialError::Tls(_)) => return Err(hold::give_up(&error)),
+            }
         }
         self.hold()?;
         let dialled = self.pool.turns.connect(
-            async || dial(&route.upstream, &preamble).await,
+            async || dial(&route.upstream, Protocol::Http1, &preamble).await,
             downstream.is_gone,
         );
         time::timeout_at(deadline, dialled)

@@ -12,7 +12,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -27,7 +26,10 @@ use super::response::Refusal;
 use crate::{
     route::{Route, Routes},
     transport::Transport,
-    upstream::backoff::{Backoff, Retry},
+    upstream::{
+        backoff::{Backoff, Retry},
+        dial::DialError,
+    },
 };
 
 /// How many may try to connect at a time at most.
@@ -63,6 +65,12 @@ impl HeldRequests {
             .and_then(|(_, places)| places.try_acquire().ok())
             .ok_or(Refusal::Unavailable("too many requests are waiting"))
     }
+}
+
+/// The answer when a further attempt at the upstream would not help.
+pub(super) fn give_up(error: &DialError) -> Refusal {
+    tracing::warn!(%error, "upstream cannot be used");
+    Refusal::BadGateway
 }
 
 /// Who of one worker's held requests for a route may try to connect, and when.
@@ -101,14 +109,14 @@ impl Turns {
     ///
     /// # Errors
     ///
-    /// The client has left.
+    /// The client has left, or a further attempt would not help.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future gives the turn to the next one.
     pub async fn connect(
         &self,
-        dial: impl AsyncFn() -> io::Result<Transport>,
+        dial: impl AsyncFn() -> Result<Transport, DialError>,
         is_client_gone: impl Fn() -> bool,
     ) -> Result<Transport, Refusal> {
         let _waiting = Waiting::enter(&self.waiting);
@@ -125,11 +133,12 @@ impl Turns {
                     self.grow();
                     return Ok(stream);
                 }
-                Err(error) => {
+                Err(error @ DialError::Unreachable(_)) => {
                     tracing::trace!(%error, "upstream does not listen");
                     self.shrink(turn);
                     self.wait_longer();
                 }
+                Err(error @ DialError::Tls(_)) => return Err(give_up(&error)),
             }
         }
     }

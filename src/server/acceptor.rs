@@ -5,12 +5,12 @@
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{task, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ListenSettings, Listener,
+    ListenSettings, Listener, Tls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     places::{Count, Place},
     proxy_protocol,
@@ -20,6 +20,7 @@ use crate::{
     client::{ClientAddr, Endpoints},
     http::{self, Admission, Local},
     route::Route,
+    transport::Transport,
 };
 
 /// How long accepting pauses when the process lacks something, say file descriptors: the
@@ -197,10 +198,22 @@ impl Connection {
     /// Serves it in a task of its own on this thread.
     fn serve(self, ends: Endpoints, local: &Rc<Local>) {
         let Self { place, .. } = self;
-        let served = http::serve(self.socket.into(), ends, self.admission, local);
-        // Not an `async` block, which would have room for what it awaits twice: a task lives
-        // as long as its session.
-        task::spawn_local(served.map(move |()| drop(place)));
+        let admission = self.admission;
+        let socket = Transport::from(self.socket);
+        // Neither is an `async` block, which would have room for what it awaits twice: a task
+        // lives as long as its session.
+        let Some(tls) = self.listener.tls.clone() else {
+            let served = http::serve(socket, ends, admission, local);
+            task::spawn_local(served.map(move |()| drop(place)));
+            return;
+        };
+        let local = Rc::clone(local);
+        let handshake = Box::pin(shake_hands(tls, socket, ends.client, Rc::clone(&local)));
+        let served = handshake.then(move |stream| {
+            let serve = |stream| http::serve(stream, ends, admission, &local);
+            OptionFuture::from(stream.map(serve))
+        });
+        task::spawn_local(served.map(move |_| drop(place)));
     }
 
     fn unregister(self) -> io::Result<Handed> {
@@ -212,6 +225,20 @@ impl Connection {
             place: self.place,
         })
     }
+}
+
+/// The connection over TLS; `None` when the client does not get there.
+async fn shake_hands(
+    tls: Arc<Tls>,
+    socket: Transport,
+    client: ClientAddr,
+    local: Rc<Local>,
+) -> Option<Transport> {
+    let handshake = tls.accept(socket, local.config().limits.header_timeout);
+    let stream = local.drain().run_until_cancelled(handshake).await?;
+    stream
+        .inspect_err(|error| tracing::debug!(%client, %error, "TLS handshake failed"))
+        .ok()
 }
 
 /// A connection on its way to another worker, registered with no runtime.

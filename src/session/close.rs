@@ -489,6 +489,11 @@ async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
             party.peer.inbox = Vec::new();
             party.peer.progress(true).await;
         }
+        // Where a stream has a last word of its own, as TLS has its `close_notify`, the peer
+        // may wait for it.
+        if party.peer.stream.as_tcp().is_none() {
+            let _ = party.peer.stream.shutdown().await;
+        }
     })
     .await;
 }

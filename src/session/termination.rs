@@ -122,6 +122,7 @@ impl Cause {
             Self::UpstreamError(_) => "upstream_protocol_error",
             Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
             Self::ConnectFailed(ConnectError::Broken(_)) => "bad_upstream_handshake",
+            Self::ConnectFailed(ConnectError::Tls(_)) => "upstream_tls_failed",
             Self::ReadyTimeout {
                 connected: false, ..
             } => "upstream_unreachable",
@@ -147,7 +148,9 @@ impl Cause {
             Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
             Self::UpstreamLost
             | Self::UpstreamError(_)
-            | Self::ConnectFailed(ConnectError::Broken(_)) => CloseCode::BAD_GATEWAY,
+            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => {
+                CloseCode::BAD_GATEWAY
+            }
             Self::Drained => CloseCode::GOING_AWAY,
         })
     }

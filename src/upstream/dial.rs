@@ -12,10 +12,41 @@ use tokio::{
     time,
 };
 
-use super::{Address, Settings};
+use super::{Address, Settings, tls::TlsError};
 use crate::transport::Transport;
 
-/// Makes one connection to the upstream and writes `preamble` as its first bytes.
+/// What is to be spoken with the upstream; where that is negotiated, it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, also that of opening handshakes.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Protocol {
+    /// The name in ALPN (RFC 7301 §6).
+    pub(super) const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+/// Why there is no connection to the upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody listens there, or the connection was lost: that may change.
+    #[error("cannot connect: {0}")]
+    Unreachable(#[from] io::Error),
+    /// Somebody listens there with whom TLS cannot be spoken.
+    #[error("TLS with the upstream failed: {0}")]
+    Tls(TlsError),
+}
+
+/// Makes one connection to the upstream and writes `preamble` as its first bytes, before
+/// TLS where the upstream speaks it.
 ///
 /// The name is resolved anew each time, because an upstream that is being replaced changes
 /// its address. Each of its addresses is tried in turn.
@@ -23,18 +54,31 @@ use crate::transport::Transport;
 /// # Errors
 ///
 /// The error of the last address; `TimedOut` when it did not answer within
-/// `settings.timeout`.
+/// `settings.timeout`, or did not finish the TLS handshake within
+/// `settings.handshake_timeout`.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future closes the connection that was being made.
-pub async fn dial(settings: &Settings, preamble: &[u8]) -> io::Result<Transport> {
+pub async fn dial(
+    settings: &Settings,
+    protocol: Protocol,
+    preamble: &[u8],
+) -> Result<Transport, DialError> {
     let mut stream = connect(settings).await?;
     // A few bytes, which fit into the buffer of a new socket.
     if !preamble.is_empty() {
         stream.write_all(preamble).await?;
     }
-    Ok(stream)
+    let Some(tls) = &settings.tls else {
+        return Ok(stream);
+    };
+    let handshake = Box::pin(tls.connect(stream, protocol));
+    let shaken = within(settings.handshake_timeout, handshake).await;
+    shaken.map_err(|error| match TlsError::of(&error) {
+        Some(error) => DialError::Tls(error),
+        None => DialError::Unreachable(error),
+    })
 }
 
 async fn connect(settings: &Settings) -> io::Result<Transport> {
@@ -109,7 +153,9 @@ mod tests {
             };
             let port = listener.local_addr().unwrap().port();
 
-            dial(&upstream_at("localhost", port), b"").await.unwrap();
+            dial(&upstream_at("localhost", port), Protocol::Http1, b"")
+                .await
+                .unwrap();
         }
     }
 
@@ -133,7 +179,7 @@ mod tests {
     async fn a_name_that_does_not_resolve_is_an_error_of_this_attempt_only() {
         let settings = upstream_at("name.invalid", 80);
 
-        assert!(dial(&settings, b"").await.is_err());
+        assert!(dial(&settings, Protocol::Http1, b"").await.is_err());
     }
 
     #[tokio::test]
@@ -141,7 +187,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
 
-        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port), b"").await.unwrap()
+        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port), Protocol::Http1, b"")
+            .await
+            .unwrap()
         else {
             panic!("a TCP address gives a TCP connection");
         };

@@ -9,11 +9,14 @@
 mod ask;
 mod forward;
 mod handshake;
+mod pki;
 mod pool;
 mod proxy_protocol;
 mod routes;
 mod server;
 mod strictness;
 mod support;
+mod tls;
+mod tls_sessions;
 mod trust;
 mod upstream;

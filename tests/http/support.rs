@@ -12,7 +12,7 @@ use readygate::{
 };
 use socket2::{Domain, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinHandle,
@@ -128,12 +128,12 @@ fn tcp(address: SocketAddr) -> Address {
 }
 
 /// A connection to the upstream on which a request has arrived.
-pub(crate) struct Exchange {
+pub(crate) struct Exchange<S = TcpStream> {
     pub(crate) head: String,
-    pub(crate) stream: Client,
+    pub(crate) stream: Client<S>,
 }
 
-impl Exchange {
+impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     /// The value of a request header that is there once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let values = self.headers(name);
@@ -171,9 +171,9 @@ pub(crate) const SWITCHING_PROTOCOLS: &str = "HTTP/1.1 101 Switching Protocols\r
     Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
 
 /// One end of a connection.
-pub(crate) struct Client(pub(crate) TcpStream);
+pub(crate) struct Client<S = TcpStream>(pub(crate) S);
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends what the other end may have stopped reading.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.0.write_all(bytes.as_ref()).await;
@@ -192,7 +192,7 @@ impl Client {
         Some(String::from_utf8(head).unwrap())
     }
 
-    pub(crate) async fn read_request(mut self) -> Option<Exchange> {
+    pub(crate) async fn read_request(mut self) -> Option<Exchange<S>> {
         let head = self.read_head().await?;
         Some(Exchange { head, stream: self })
     }

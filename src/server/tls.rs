@@ -1,0 +1,234 @@
+//! TLS with clients: which certificate they get, and the handshake.
+//!
+//! # Invariants
+//!
+//! * A handshake runs in the task of its connection and ends within the time that a header
+//!   section may take.
+//! * A reload concerns later handshakes only.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    ServerConfig,
+    client::verify_server_name,
+    crypto::aws_lc_rs::Ticketer,
+    pki_types::ServerName,
+    server::{
+        ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+    },
+    sign::CertifiedKey,
+};
+use tokio::{io::AsyncWriteExt, time};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::{
+    tls::{self, FileError, Identity, IdentityFiles, Reloadable},
+    transport::Transport,
+};
+
+/// The answer to HTTP where TLS is spoken.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 33\r\n\r\n\
+    this port speaks HTTPS, not HTTP\n";
+
+/// How long a client may take to read it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a listener speaks TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The certificates. The client gets the first one that is for the name that it asks
+    /// for, else the first.
+    pub identities: Vec<IdentityFiles>,
+    /// The authorities of which every client needs a certificate; `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// TLS of one listener, made of files.
+#[derive(Debug)]
+pub struct Tls {
+    settings: Settings,
+    loaded: Reloadable<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    identities: Vec<Identity>,
+}
+
+/// Equal when made of the same files.
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl Eq for Tls {}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the first file that cannot be used.
+    ///
+    /// # Panics
+    ///
+    /// When there is no identity.
+    pub fn load(settings: Settings) -> Result<Self, FileError> {
+        assert!(!settings.identities.is_empty(), "a listener needs one");
+        let pairs = settings.identities.iter();
+        let files = pairs
+            .flat_map(|pair| [&pair.certificate, &pair.key])
+            .chain(&settings.client_ca);
+        let files = files.cloned().collect();
+        let tickets = Ticketer::new().ok();
+        let source = settings.clone();
+        let loaded = Reloadable::new(files, move || Loaded::read(&source, tickets.as_ref()))?;
+        Ok(Self { settings, loaded })
+    }
+
+    /// Takes changed files over; see [`Reloadable::refresh`].
+    #[must_use]
+    pub fn refresh(&self) -> Option<Result<(), FileError>> {
+        self.loaded.refresh()
+    }
+
+    /// Reads the files again at once.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; what was read before stays in use.
+    pub fn reload(&self) -> Result<(), FileError> {
+        self.loaded.reload()
+    }
+
+    /// The certificates in use.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Identity> {
+        self.loaded.current().identities.clone()
+    }
+
+    /// Makes the handshake with a client.
+    ///
+    /// # Errors
+    ///
+    /// The client did not finish it within `timeout`, was refused, or does not speak TLS:
+    /// one that speaks HTTP has got a `400`.
+    pub(super) async fn accept(
+        &self,
+        stream: Transport,
+        timeout: Duration,
+    ) -> io::Result<Transport> {
+        let config = Arc::clone(&self.loaded.current().config);
+        let handshake = async {
+            if speaks_http(&stream).await? {
+                return Err(refuse_http(stream).await);
+            }
+            TlsAcceptor::from(config).accept(stream).await
+        };
+        let stream = time::timeout(timeout, handshake).await??;
+        Ok(Transport::Tls(Box::new(TlsStream::Server(stream))))
+    }
+}
+
+impl Loaded {
+    fn read(
+        settings: &Settings,
+        tickets: Option<&Arc<dyn ProducesTickets>>,
+    ) -> Result<Self, FileError> {
+        let identities: Vec<_> = settings
+            .identities
+            .iter()
+            .map(Identity::read)
+            .collect::<Result<_, _>>()?;
+        let builder = ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites of both versions");
+        let builder = match &settings.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let roots = Arc::new(tls::authorities(file)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, tls::provider());
+                let verifier = verifier.build().expect("a file of authorities has one");
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let certified = identities
+            .iter()
+            .map(|identity| Arc::clone(&identity.certified));
+        let mut config = builder.with_cert_resolver(Arc::new(ByName(certified.collect())));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Whoever resumes a session does not show its certificate again, so that tickets must
+        // not outlive the authorities that it was checked against. Without any, they outlive
+        // a reload.
+        let tickets = match settings.client_ca {
+            None => tickets.cloned(),
+            Some(_) => Ticketer::new().ok(),
+        };
+        if let Some(tickets) = tickets {
+            config.ticketer = tickets;
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            identities,
+        })
+    }
+}
+
+/// Chooses a certificate by the name that the client asks for (RFC 6066 §3).
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let first = self.0.first()?;
+        let Some(name) = hello.server_name().filter(|_| self.0.len() > 1) else {
+            return Some(Arc::clone(first));
+        };
+        let can_sign = |certified: &CertifiedKey| {
+            let schemes = hello.signature_schemes();
+            certified.key.choose_scheme(schemes).is_some()
+        };
+        let fitting = self
+            .0
+            .iter()
+            .find(|certified| is_for(certified, name) && can_sign(certified));
+        Some(Arc::clone(fitting.unwrap_or(first)))
+    }
+}
+
+/// Whether a certificate is for the host `name`, wildcards included.
+fn is_for(certified: &CertifiedKey, name: &str) -> bool {
+    let Ok(name) = ServerName::try_from(name) else {
+        return false;
+    };
+    certified
+        .end_entity_cert()
+        .and_then(ParsedCertificate::try_from)
+        .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
+}
+
+/// Whether a client begins as no TLS client does: with the first letter of a method.
+///
+/// Where one cannot look without reading, it speaks TLS.
+async fn speaks_http(stream: &Transport) -> io::Result<bool> {
+    let Transport::Tcp(stream) = stream else {
+        return Ok(false);
+    };
+    let mut first = [0];
+    let peeked = stream.peek(&mut first).await?;
+    Ok(peeked == 1 && first[0].is_ascii_uppercase())
+}
+
+/// Tells an HTTP client what is wrong, and closes so that it can still read that.
+async fn refuse_http(mut stream: Transport) -> io::Error {
+    let told = async {
+        stream.write_all(PLAIN_HTTP).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    let _ = time::timeout(LINGER, told).await;
+    io::Error::new(io::ErrorKind::InvalidData, "plain HTTP on a TLS port")
+}

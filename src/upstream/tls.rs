@@ -1,0 +1,259 @@
+//! TLS with the upstream: whom it is trusted by, and what its failures mean.
+
+use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InvalidMessage, OtherError, RootCertStore,
+    pki_types::ServerName,
+};
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::dial::Protocol;
+use crate::{
+    tls::{self, FileError, Identity, IdentityFiles, Reloadable},
+    transport::Transport,
+};
+
+/// How an upstream is spoken TLS with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose certificate it has to show.
+    pub server_name: ServerName<'static>,
+    /// Who is believed about that.
+    pub roots: Roots,
+    /// The proxy's own certificate and key, if the upstream wants one.
+    pub identity: Option<IdentityFiles>,
+}
+
+/// The authorities that are believed.
+#[derive(Clone, Debug)]
+pub enum Roots {
+    /// Those of the machine, as they were read once.
+    System(Arc<RootCertStore>),
+    /// Those in a file, and no others.
+    File(PathBuf),
+}
+
+impl Roots {
+    /// The authorities of the machine: of `SSL_CERT_FILE` or `SSL_CERT_DIR`, else where
+    /// distributions keep them.
+    ///
+    /// # Errors
+    ///
+    /// There are none.
+    pub fn system() -> Result<Self, FileError> {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            return Err(FileError {
+                what: "this machine has no certificates of authorities".to_owned(),
+                expected: "needed to tell whether the upstream is the right one",
+                help: Some(
+                    "install ca-certificates, or name a file: [route.tls] ca = \"/path.pem\""
+                        .to_owned(),
+                ),
+            });
+        }
+        Ok(Self::System(Arc::new(roots)))
+    }
+
+    fn read(&self) -> Result<Arc<RootCertStore>, FileError> {
+        match self {
+            Self::System(roots) => Ok(Arc::clone(roots)),
+            Self::File(file) => tls::authorities(file).map(Arc::new),
+        }
+    }
+}
+
+/// TLS with one upstream, made of files.
+#[derive(Debug)]
+pub struct Tls {
+    server_name: ServerName<'static>,
+    loaded: Reloadable<Loaded>,
+}
+
+/// What is used until a file changes; sessions are resumed as long.
+#[derive(Debug)]
+struct Loaded {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    identity: Option<Identity>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the first file that cannot be used.
+    pub fn load(settings: Settings) -> Result<Self, FileError> {
+        let mut files = Vec::new();
+        if let Roots::File(file) = &settings.roots {
+            files.push(file.clone());
+        }
+        if let Some(identity) = &settings.identity {
+            files.extend([identity.certificate.clone(), identity.key.clone()]);
+        }
+        let server_name = settings.server_name.clone();
+        let loaded = Reloadable::new(files, move || Loaded::read(&settings))?;
+        Ok(Self {
+            server_name,
+            loaded,
+        })
+    }
+
+    /// Takes changed files over; see [`Reloadable::refresh`].
+    #[must_use]
+    pub fn refresh(&self) -> Option<Result<(), FileError>> {
+        self.loaded.refresh()
+    }
+
+    /// Reads the files again at once.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; what was read before stays in use.
+    pub fn reload(&self) -> Result<(), FileError> {
+        self.loaded.reload()
+    }
+
+    /// The proxy's own certificate in use.
+    #[must_use]
+    pub fn identity(&self) -> Option<Identity> {
+        self.loaded.current().identity.clone()
+    }
+
+    /// Makes the handshake over `stream`, for `protocol`.
+    pub(super) async fn connect(
+        &self,
+        stream: Transport,
+        protocol: Protocol,
+    ) -> io::Result<Transport> {
+        let loaded = self.loaded.current();
+        let config = match protocol {
+            Protocol::Http1 => &loaded.http1,
+            Protocol::Http2 => &loaded.http2,
+        };
+        let connector = TlsConnector::from(Arc::clone(config));
+        let handshake = connector.connect(self.server_name.clone(), stream);
+        let stream = Transport::Tls(Box::new(TlsStream::Client(handshake.await?)));
+        let chosen = stream.application_protocol();
+        if protocol == Protocol::Http2 && chosen != Some(Protocol::Http2.name()) {
+            let refusal = rustls::Error::General("it does not speak HTTP/2".to_owned());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
+        }
+        Ok(stream)
+    }
+}
+
+impl Loaded {
+    fn read(settings: &Settings) -> Result<Self, FileError> {
+        let roots = settings.roots.read()?;
+        let identity = settings.identity.as_ref().map(Identity::read).transpose()?;
+        let builder = ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has cipher suites of both versions")
+            .with_root_certificates(roots);
+        let mut http1 = match &identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let certified = Arc::clone(&identity.certified);
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
+                    certified,
+                )))
+            }
+        };
+        let mut http2 = http1.clone();
+        http1.alpn_protocols = vec![Protocol::Http1.name().to_vec()];
+        http2.alpn_protocols = vec![Protocol::Http2.name().to_vec()];
+        Ok(Self {
+            http1: Arc::new(http1),
+            http2: Arc::new(http2),
+            identity,
+        })
+    }
+}
+
+/// Why TLS with the upstream failed, and would fail again.
+///
+/// In a box, for a session keeps room for the error that may end it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsError(Box<rustls::Error>);
+
+impl TlsError {
+    /// What `error` says about TLS; `None` when it is about the connection, which may be
+    /// better the next time.
+    ///
+    /// `internal_error` is what terminators say whose certificate is not there yet: the 500 of
+    /// TLS.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        let is_temporary = matches!(
+            error,
+            rustls::Error::AlertReceived(
+                AlertDescription::InternalError | AlertDescription::UserCanceled
+            )
+        );
+        (!is_temporary).then(|| Self(Box::new(error.clone())))
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage as Invalid};
+        formatter.write_str(match &*self.0 {
+            InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "its certificate is signed by nobody who is trusted here; name the authority: \
+                 [route.tls] ca"
+            }
+            InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+                return write!(
+                    formatter,
+                    "its certificate expired on {}",
+                    tls::date(*not_after)
+                );
+            }
+            InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+                return write!(
+                    formatter,
+                    "its certificate is not valid before {}",
+                    tls::date(*not_before)
+                );
+            }
+            InvalidCertificate(CertificateError::Other(OtherError(other)))
+                if other.to_string().contains("CaUsedAsEndEntity") =>
+            {
+                "its certificate is that of an authority, which cannot be a server's: make one \
+                 with basicConstraints = CA:FALSE"
+            }
+            InvalidCertificate(error @ CertificateError::NotValidForNameContext { .. }) => {
+                return write!(
+                    formatter,
+                    "{error}; name another one: [route.tls] server_name"
+                );
+            }
+            Invalid(InvalidMessage::InvalidContentType) => {
+                "what it answers is not TLS: is it http:// and not https://?"
+            }
+            AlertReceived(AlertDescription::CertificateRequired) => {
+                "it wants a certificate: [route.tls] certificate and key"
+            }
+            AlertReceived(
+                AlertDescription::BadCertificate
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::UnsupportedCertificate,
+            ) => return write!(formatter, "it refuses this proxy's certificate: {}", self.0),
+            AlertReceived(AlertDescription::UnrecognisedName) => {
+                "it does not know this server name; name another one: [route.tls] server_name"
+            }
+            error => return error.fmt(formatter),
+        })
+    }
+}
+
+impl Error for TlsError {}
