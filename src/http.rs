@@ -14,6 +14,7 @@
 //! * What goes upstream is written anew from the parsed request; raw header bytes of a
 //!   client never are.
 
+pub mod addresses;
 mod ask;
 pub mod body;
 pub mod exchange;
@@ -32,17 +33,28 @@ pub mod upload;
 mod watchdog;
 mod watched;
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Request, Response};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{hold::HeldRequests, pool::Pools, response::Refusal};
+use self::{
+    addresses::{AddressPlace, Addresses, Rate},
+    body::Body,
+    hold::HeldRequests,
+    pool::Pools,
+    response::{Refusal, Shortage},
+};
 pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
     config::Config,
     route::Route,
     session::{self, Budget},
+    telemetry::rejections::Rejections,
     transport::Transport,
 };
 
@@ -53,6 +65,8 @@ pub enum Admission {
     Admitted,
     /// It is over the limit: it only gets a `503`.
     OverLimit,
+    /// It is over the limit of its address: it only gets a `429`.
+    OverAddressLimit,
 }
 
 /// What all connections of the process share.
@@ -61,6 +75,10 @@ pub struct Shared {
     config: Arc<Config>,
     session: session::Context,
     held: HeldRequests,
+    addresses: Arc<Addresses>,
+    /// When all sessions that began are paid for, where their rate is limited.
+    next_session: Mutex<Option<Instant>>,
+    rejections: Rejections,
 }
 
 /// What the connections of one worker share.
@@ -86,6 +104,18 @@ impl Local {
         &self.shared.config
     }
 
+    /// What the clients of each address have open.
+    #[must_use]
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.shared.addresses
+    }
+
+    /// What was not served, and why.
+    #[must_use]
+    pub fn rejections(&self) -> &Rejections {
+        &self.shared.rejections
+    }
+
     /// Cancelled when the process drains.
     #[must_use]
     pub fn drain(&self) -> &CancellationToken {
@@ -97,7 +127,12 @@ impl Shared {
     /// The shared state of a process that runs `config` until `drain` is cancelled.
     #[must_use]
     pub fn new(config: Arc<Config>, drain: CancellationToken) -> Self {
+        let limits = &config.limits;
+        let session_rate = limits.session_rate_per_address.map(Rate::per_second);
         Self {
+            addresses: Addresses::new(limits.max_connections_per_address, session_rate),
+            next_session: Mutex::default(),
+            rejections: Rejections::default(),
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
                 drain,
@@ -105,6 +140,34 @@ impl Shared {
             },
             held: HeldRequests::new(&config.routes),
             config,
+        }
+    }
+
+    /// What was not served, and why.
+    #[must_use]
+    pub fn rejections(&self) -> &Rejections {
+        &self.rejections
+    }
+
+    /// Counts one more session of `client`; the place that it has then is its own where its
+    /// connection has none, for it is a trusted proxy's.
+    fn admit_session(&self, client: Client) -> Result<Option<AddressPlace>, Refusal> {
+        if let Some(rate) = self.config.limits.session_rate {
+            let next = self.next_session.lock();
+            let mut next = next.unwrap_or_else(PoisonError::into_inner);
+            if !Rate::per_second(rate).admit(&mut next, Instant::now()) {
+                return Err(Refusal::Unavailable(Shortage::SessionRate));
+            }
+        }
+        if !self.addresses.admit_session(client.address) {
+            return Err(Refusal::Unavailable(Shortage::AddressSessionRate));
+        }
+        if !client.is_trusted {
+            return Ok(None);
+        }
+        match self.addresses.enter(client.address) {
+            Some((place, true)) => Ok(Some(place)),
+            _ => Err(Refusal::Unavailable(Shortage::AddressConnections)),
         }
     }
 }
@@ -154,13 +217,31 @@ impl Connection {
         forwarded::client(self.client, headers, trusted)
     }
 
+    /// The answer to a request that is not served.
+    fn refuse(&self, refusal: Refusal) -> Response<Body> {
+        tracing::debug!(client = %self.client, %refusal, "request refused");
+        self.local.shared.rejections.count(refusal.into());
+        refusal.into_response()
+    }
+
     /// The route of a request that may be served at all.
     fn route<B>(&self, request: &Request<B>) -> Result<&Arc<Route>, Refusal> {
-        if self.admission == Admission::OverLimit {
-            return Err(Refusal::Unavailable("too many connections"));
+        match self.admission {
+            Admission::Admitted => {}
+            Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),
+            Admission::OverAddressLimit => {
+                return Err(Refusal::Unavailable(Shortage::AddressConnections));
+            }
+        }
+        let Config { limits, routes, .. } = &*self.local.shared.config;
+        let target = request.uri().path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > limits.max_uri_bytes) {
+            return Err(Refusal::TargetTooLong);
+        }
+        if request.headers().len() > limits.max_headers {
+            return Err(Refusal::HeadersTooLarge);
         }
         let host = target::host(request)?;
-        let routes = &self.local.shared.config.routes;
         Ok(routes.find(host, request.uri().path())?)
     }
 }

@@ -41,11 +41,11 @@
 //! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `client`, `config`, `http`, `route`, `tls`, `transport` | listeners, workers, limits, drain |
+//! | `server` | `client`, `config`, `http`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
 //! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
-//! | `telemetry` | `session`, `websocket` | logs |
+//! | `telemetry` | `session`, `websocket` | logs, counts |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `upstream` | `tls`, `transport`, `websocket` | resolve, dial, opening handshake, back-off |
 //! | `matcher` |  | what a message is compared with |

@@ -44,6 +44,8 @@ pub struct HttpSettings {
     pub hold_timeout: Duration,
     /// How many requests may wait at once; default 500.
     pub max_held_requests: usize,
+    /// The largest body of a request in bytes; default no limit.
+    pub max_body_bytes: Option<u64>,
     /// What becomes of names with an underscore, in opening handshakes, too; default: they
     /// are removed.
     pub underscores: Underscores,
@@ -66,6 +68,7 @@ impl Default for HttpSettings {
         Self {
             hold_timeout: Duration::from_secs(30),
             max_held_requests: 500,
+            max_body_bytes: None,
             underscores: Underscores::Drop,
             max_idle_connections: 128,
             idle_timeout: Duration::from_secs(4),

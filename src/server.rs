@@ -126,10 +126,20 @@ impl fmt::Display for ListenAddress {
 pub struct Limits {
     /// Client connections at once; default 10000.
     pub max_connections: usize,
+    /// Client connections of one public address at once; default 1000.
+    pub max_connections_per_address: Option<usize>,
+    /// New WebSocket sessions in a second; default no limit.
+    pub session_rate: Option<u32>,
+    /// New WebSocket sessions of one public address in a second; default 100.
+    pub session_rate_per_address: Option<u32>,
     /// Accounted bytes that all sessions may hold; default a quarter of the cgroup's memory.
     pub max_held_bytes: usize,
     /// The longest header section of a request in bytes; default 32 KiB.
     pub max_header_bytes: usize,
+    /// The most header lines of a request; default 100, and never more.
+    pub max_headers: usize,
+    /// The longest path and query of a request in bytes; default 8 KiB.
+    pub max_uri_bytes: usize,
     /// How long a client may take to send its header section, and how long a connection may
     /// wait for its next request; default 10 s.
     pub header_timeout: Duration,
@@ -141,8 +151,13 @@ impl Limits {
     pub const fn new(max_held_bytes: usize) -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: Some(1000),
+            session_rate: None,
+            session_rate_per_address: Some(100),
             max_held_bytes,
             max_header_bytes: 32 * 1024,
+            max_headers: 100,
+            max_uri_bytes: 8 * 1024,
             header_timeout: Duration::from_secs(10),
         }
     }

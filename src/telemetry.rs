@@ -1,6 +1,7 @@
 //! Logs.
 
 pub mod access_log;
+pub mod rejections;
 
 use std::io::{self, IsTerminal};
 

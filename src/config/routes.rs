@@ -334,6 +334,10 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
     let mut http = HttpSettings::default();
     override_with(&mut http.hold_timeout, table.duration("hold_timeout"));
     override_with(
+        &mut http.max_body_bytes,
+        table.parse("max_body_bytes", units::optional_size),
+    );
+    override_with(
         &mut http.max_held_requests,
         table.parse("max_held_requests", units::count),
     );

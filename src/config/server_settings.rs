@@ -148,6 +148,23 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
         table.parse("max_connections", units::some),
     );
     override_with(
+        &mut limits.max_connections_per_address,
+        table.parse("max_connections_per_address", units::optional_count),
+    );
+    override_with(
+        &mut limits.session_rate,
+        table.parse("session_rate", units::optional_count),
+    );
+    override_with(
+        &mut limits.session_rate_per_address,
+        table.parse("session_rate_per_address", units::optional_count),
+    );
+    override_with(&mut limits.max_headers, table.parse("max_headers", headers));
+    override_with(
+        &mut limits.max_uri_bytes,
+        table.parse("max_uri_bytes", units::size),
+    );
+    override_with(
         &mut limits.max_header_bytes,
         table.parse("max_header_bytes", header_bytes),
     );
@@ -171,6 +188,18 @@ fn bytes(memory: Memory) -> usize {
             let limit = memory::limit(Path::new("/")).unwrap_or(UNKNOWN_MEMORY_BYTES);
             usize::try_from(limit / 100 * u64::from(percent)).unwrap_or(usize::MAX)
         }
+    }
+}
+
+fn headers(text: &str) -> Result<usize, Mistake> {
+    /// What hyper's parser and ours have room for.
+    const MAX_HEADERS: usize = 100;
+    match units::some(text)? {
+        count @ ..=MAX_HEADERS => Ok(count),
+        _ => Err(Mistake::new(
+            "no request may have so many headers",
+            format!("expected at most {MAX_HEADERS}"),
+        )),
     }
 }
 

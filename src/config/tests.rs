@@ -483,6 +483,7 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
         ("host = \"a.*\"", "every host below example.com"),
         ("host = \"*\"", "every host below example.com"),
         ("host = \"*.\"", "every host below example.com"),
+        ("[route.http]\nmax_body_bytes = \"1MB\"", "write \"1MiB\""),
         ("proxy_protocol = \"v3\"", "expected ``, `v1` or `v2`"),
         ("path = \"=chat\"", "exactly one"),
         ("path = \"/a/../b\"", "dot segment"),
@@ -606,6 +607,27 @@ fn settings_of_the_gate_that_cannot_work_are_refused_each_with_its_reason() {
 }
 
 #[test]
+fn an_empty_limit_is_none() {
+    let text = "\
+[limits]
+max_connections_per_address = \"\"
+session_rate = 50
+session_rate_per_address = \"\"
+[[route]]
+upstream = \"http://127.0.0.1:8081\"
+[route.http]
+max_body_bytes = \"1MiB\"
+";
+    let config = parse(text).unwrap();
+
+    assert_eq!(config.limits.max_connections_per_address, None);
+    assert_eq!(config.limits.session_rate, Some(50));
+    assert_eq!(config.limits.session_rate_per_address, None);
+    let route = config.routes.iter().next().unwrap();
+    assert_eq!(route.http.max_body_bytes, Some(1 << 20));
+}
+
+#[test]
 fn the_proxy_protocol_is_spoken_where_a_listener_or_a_route_says_so() {
     let text = "\
 trusted_proxies = [\"10.0.0.0/8\"]
@@ -686,6 +708,14 @@ fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
         ("log = 5", "expected a table"),
         ("log.level = \"warning\"", "did you mean `warn`?"),
         ("limits.max_connections = 0", "must not be zero"),
+        ("limits.max_connections_per_address = 0", "must not be zero"),
+        ("limits.session_rate = \"fast\"", "expected a whole number"),
+        (
+            "limits.session_rate_per_address = 4294967296",
+            "is too large",
+        ),
+        ("limits.max_headers = 101", "expected at most 100"),
+        ("limits.max_uri_bytes = 0", "must not be zero"),
         ("limits.max_held_bytes = \"0%\"", "from \"1%\" to \"100%\""),
         (
             "limits.max_header_bytes = 100",

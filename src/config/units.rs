@@ -124,6 +124,25 @@ pub(super) fn some(text: &str) -> Result<usize, Mistake> {
     }
 }
 
+/// A whole number other than zero, or `""` for no limit.
+pub(super) fn optional_count<T: TryFrom<usize>>(text: &str) -> Result<Option<T>, Mistake> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    T::try_from(some(text)?).map(Some).map_err(|_| {
+        let what = format!("`{text}` is too large");
+        Mistake::new(what, "expected less than 4294967296")
+    })
+}
+
+/// A size, or `""` for no limit.
+pub(super) fn optional_size(text: &str) -> Result<Option<u64>, Mistake> {
+    match text {
+        "" => Ok(None),
+        text => size(text).map(|bytes| Some(bytes as u64)),
+    }
+}
+
 /// How many threads serve: a number, or `"auto"` for one per core.
 ///
 /// # Errors

@@ -20,10 +20,10 @@ use hyper::{Response, header, http::request::Parts};
 use tokio::time;
 
 use super::{
-    Client,
+    Client, Shared,
     body::Body,
     headers, replay,
-    response::Refusal,
+    response::{Refusal, Shortage},
     upgrade::{self, Accepted},
 };
 use crate::{
@@ -59,10 +59,11 @@ pub(super) async fn ask(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    context: &session::Context,
+    shared: &Shared,
     is_client_gone: impl Fn() -> bool,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let started = time::Instant::now();
+    let context = &shared.session;
     let key = upgrade::check(request, route, context)?;
     let offered = Offered {
         subprotocols: upgrade::offered_subprotocols(&request.headers)?
@@ -70,6 +71,7 @@ pub(super) async fn ask(
             .collect(),
         compression: offers(request, &route.session)?,
     };
+    let place = shared.admit_session(client)?;
     let opening = upgrade::upstream_request(request, client, route, |target, headers| {
         OpeningRequest::asking(target, headers, offered)
     });
@@ -80,7 +82,7 @@ pub(super) async fn ask(
             let error = attempts.last_error().unwrap_or_default();
             tracing::debug!(%client, error, "upstream failed");
         })?,
-        () = context.drain.cancelled() => return Err(Refusal::Unavailable("draining")),
+        () = context.drain.cancelled() => return Err(Refusal::Unavailable(Shortage::Draining)),
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
     let switched = match answer {
@@ -103,7 +105,14 @@ pub(super) async fn ask(
             waited: started.elapsed(),
         },
     };
-    let accepted = Accepted::connected(route, opening.told(terms), client, request, connected);
+    let accepted = Accepted::connected(
+        route,
+        opening.told(terms),
+        client,
+        request,
+        connected,
+        place,
+    );
     Ok((response, Some(accepted)))
 }
 

@@ -41,7 +41,7 @@ use super::{
     pool::Pool,
     response::Refusal,
     target,
-    upload::{Progress, State, Upload},
+    upload::{self, Progress, State, Upload},
 };
 use crate::{
     route::Route,
@@ -87,8 +87,11 @@ pub async fn forward(
     check_expectation(request.headers())?;
     let pool = local.pools.of(route);
     let (parts, body) = request.into_parts();
+    if upload::is_too_large(&body, &route.http) {
+        return Err(Refusal::BodyTooLarge);
+    }
     let is_broken = downstream.is_body_broken;
-    let (upload, progress) = Upload::new(body, route.http.body_timeout, is_broken);
+    let (upload, progress) = Upload::new(body, &route.http, is_broken);
     let asked = Asked {
         head: Request::from_parts(parts, ()),
         progress,
@@ -204,7 +207,7 @@ impl Asked<'_> {
             return Some(Upload::default());
         };
         let body = progress.take_unread()?;
-        Some(Upload::again(body, self.route.http.body_timeout, progress))
+        Some(Upload::again(body, &self.route.http, progress))
     }
 
     fn pass_on(&self, interim: &Interim) {
@@ -227,6 +230,7 @@ impl Asked<'_> {
         ) {
             (Some(State::Broken), _) => Refusal::BadRequest("broken body"),
             (Some(State::TooSlow), _) => Refusal::RequestTimeout,
+            (Some(State::TooLarge), _) => Refusal::BodyTooLarge,
             (_, SendError::TimedOut) => Refusal::NoAnswer,
             (_, _) => Refusal::BadGateway,
         }

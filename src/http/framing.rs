@@ -28,9 +28,6 @@ const MAX_HEADERS: usize = 100;
 /// The longest line of a chunked body (a size with its extensions, or a trailer) in bytes.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// The longest target of a request in bytes.
-const MAX_TARGET_BYTES: usize = 8 * 1024;
-
 /// Whether a head is framed strictly, or what is wrong with it.
 pub type Verdict = Result<(), Flaw>;
 
@@ -55,6 +52,7 @@ impl From<&'static str> for Flaw {
 #[derive(Debug)]
 pub struct Framing {
     max_header_bytes: usize,
+    max_target_bytes: usize,
     position: Position,
     /// The beginning of a head or of a line that has not ended yet.
     partial: BytesMut,
@@ -94,11 +92,13 @@ impl BodyEnd {
 }
 
 impl Framing {
-    /// The start of a connection on which heads are at most `max_header_bytes` long.
+    /// The start of a connection on which heads are at most `max_header_bytes` long, and
+    /// targets `max_target_bytes`.
     #[must_use]
-    pub fn new(max_header_bytes: usize) -> Self {
+    pub fn new(max_header_bytes: usize, max_target_bytes: usize) -> Self {
         Self {
             max_header_bytes,
+            max_target_bytes,
             position: Position::Head { searched: 0 },
             partial: BytesMut::new(),
             verdicts: VecDeque::new(),
@@ -196,7 +196,7 @@ impl Framing {
     }
 
     fn judge(&mut self, head: &[u8]) {
-        let judged = judge(head);
+        let judged = judge(head, self.max_target_bytes);
         self.verdicts.push_back(judged.map(|_| ()));
         match judged {
             Ok(BodyEnd::After(0)) => self.position = HEAD,
@@ -273,7 +273,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 /// Where the body after `head` ends, if there is only one way to read that.
-fn judge(head: &[u8]) -> Result<BodyEnd, Flaw> {
+fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
     if has_bare_line_feed(head) {
         return Err(Flaw::Malformed("bare line feed"));
     }
@@ -284,7 +284,7 @@ fn judge(head: &[u8]) -> Result<BodyEnd, Flaw> {
         return Err(Flaw::Malformed("malformed request"));
     }
     let target = request.path.unwrap_or_default();
-    if target.len() > MAX_TARGET_BYTES {
+    if target.len() > max_target_bytes {
         return Err(Flaw::TargetTooLong);
     }
     // A fragment is never sent, and other characters than ASCII are percent-encoded (RFC
@@ -356,7 +356,7 @@ mod tests {
 
     /// The verdicts on all requests in `input`, which arrives in pieces of `piece` bytes.
     fn verdicts(input: &str, piece: usize) -> Vec<Verdict> {
-        let mut framing = Framing::new(1024);
+        let mut framing = Framing::new(1024, 100);
         for piece in input.as_bytes().chunks(piece) {
             framing.watch(piece);
         }
@@ -428,14 +428,14 @@ mod tests {
     #[test]
     fn a_target_may_be_long_but_not_too_long() {
         let verdict = |bytes: usize| {
-            let mut framing = Framing::new(1024 * 1024);
+            let mut framing = Framing::new(1024 * 1024, 8192);
             let target = format!("/{}", "a".repeat(bytes - 1));
             framing.watch(GET.replacen('/', &target, 1).as_bytes());
             framing.next_verdict()
         };
 
-        assert_eq!(verdict(MAX_TARGET_BYTES), Ok(()));
-        assert_eq!(verdict(MAX_TARGET_BYTES + 1), Err(Flaw::TargetTooLong));
+        assert_eq!(verdict(8192), Ok(()));
+        assert_eq!(verdict(8192 + 1), Err(Flaw::TargetTooLong));
     }
 
     #[test]
@@ -448,7 +448,7 @@ mod tests {
         ] {
             let input = with("Transfer-Encoding: chunked\r\n") + body + GET;
 
-            let mut framing = Framing::new(1024);
+            let mut framing = Framing::new(1024, 100);
             framing.watch(input.as_bytes());
 
             assert_eq!(framing.verdicts, [Ok(())], "{body:?}");
@@ -458,12 +458,12 @@ mod tests {
 
     #[test]
     fn a_request_without_a_verdict_is_refused() {
-        assert!(Framing::new(1024).next_verdict().is_err());
+        assert!(Framing::new(1024, 100).next_verdict().is_err());
     }
 
     #[test]
     fn no_more_than_the_longest_head_is_kept() {
-        let mut framing = Framing::new(1024);
+        let mut framing = Framing::new(1024, 100);
         for _ in 0..1025 {
             framing.watch(b"x");
         }

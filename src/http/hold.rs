@@ -22,7 +22,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::response::Refusal;
+use super::response::{Refusal, Shortage};
 use crate::{
     route::{Route, Routes},
     transport::Transport,
@@ -63,7 +63,7 @@ impl HeldRequests {
             .iter()
             .find(|(known, _)| Arc::ptr_eq(known, route))
             .and_then(|(_, places)| places.try_acquire().ok())
-            .ok_or(Refusal::Unavailable("too many requests are waiting"))
+            .ok_or(Refusal::Unavailable(Shortage::HeldRequests))
     }
 }
 

@@ -19,11 +19,12 @@ use super::{
     Connection,
     body::Body,
     forward::{self, Downstream},
+    framing::Framing,
     response::{self, Refusal},
     upgrade::{self, Accepted},
     watched::Watched,
 };
-use crate::{transport::Transport, websocket::Opened};
+use crate::{telemetry::rejections::Rejection, transport::Transport, websocket::Opened};
 
 /// How long a client that has got its last answer may go on sending.
 const LINGER: Duration = Duration::from_secs(1);
@@ -37,7 +38,8 @@ pub(super) async fn serve(
     let client = connection.client;
     let shared = Arc::clone(&connection.local.shared);
     let limits = &shared.config.limits;
-    let stream = Watched::new(stream, limits.max_header_bytes);
+    let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
+    let stream = Watched::new(stream, framing);
     let requests = Rc::new(Requests {
         connection,
         stream: stream.clone(),
@@ -71,10 +73,17 @@ pub(super) async fn serve(
             return Some(upgrade::session(opened, accepted, shared));
         }
         (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
+            shared.rejections.count(Rejection::HeaderTimeout);
             // The client is slow to read, too, if it does not take these few bytes at once.
             let _ = stream.write_all(response::REQUEST_TIMEOUT).await;
         }
-        (Err(error), _) => tracing::debug!(%client, %error, "connection ended"),
+        (Err(error), _) => {
+            // hyper has answered 431.
+            if error.is_parse_too_large() {
+                shared.rejections.count(Rejection::HeadersTooLarge);
+            }
+            tracing::debug!(%client, %error, "connection ended");
+        }
         (Ok(()), None) => {}
     }
     close(stream, &shared.session.drain).await;
@@ -127,10 +136,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
         let answer = requests.answer(request).await;
-        Ok(answer.unwrap_or_else(|refusal| {
-            tracing::debug!(client = %requests.connection.client, %refusal, "request refused");
-            refusal.into_response()
-        }))
+        Ok(answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal)))
     })
 }
 
@@ -143,8 +149,7 @@ impl Requests {
         if upgrade::is_websocket(request.headers()) {
             let (parts, _body) = request.into_parts();
             let is_client_gone = || self.stream.is_hung_up();
-            let context = &shared.session;
-            let answer = upgrade::answer(&parts, client, route, context, is_client_gone);
+            let answer = upgrade::answer(&parts, client, route, shared, is_client_gone);
             let (response, accepted) = answer.await?;
             *self.accepted.borrow_mut() = accepted;
             return Ok(response);

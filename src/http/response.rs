@@ -7,7 +7,7 @@ use hyper::{
 };
 
 use super::{body::Body, framing::Flaw};
-use crate::{route::Unrouted, websocket::handshake::VERSION};
+use crate::{route::Unrouted, telemetry::rejections::Rejection, websocket::handshake::VERSION};
 
 /// What a client gets that does not send the whole of its header section in time; hyper
 /// itself would only close.
@@ -56,7 +56,13 @@ pub enum Refusal {
     BadGateway,
     /// A limit is reached, or the process drains.
     #[error("{0}")]
-    Unavailable(&'static str),
+    Unavailable(Shortage),
+    /// There are more header lines than the limit.
+    #[error("too many headers")]
+    HeadersTooLarge,
+    /// The body is larger than the limit of the route.
+    #[error("body too large")]
+    BodyTooLarge,
     /// The upstream did not listen in time.
     #[error("upstream not ready in time")]
     GatewayTimeout,
@@ -69,6 +75,68 @@ pub enum Refusal {
     /// The client left while its request was held: nobody reads the answer.
     #[error("client left")]
     ClientGone,
+}
+
+/// What there is not enough of; each is a limit, but for the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// Of connections, in the process.
+    #[error("too many connections")]
+    Connections,
+    /// Of connections, or of sessions behind a trusted proxy, for one address.
+    #[error("too many connections from this address")]
+    AddressConnections,
+    /// Of new sessions, in the process.
+    #[error("too many new sessions")]
+    SessionRate,
+    /// Of new sessions, for one address.
+    #[error("too many new sessions from this address")]
+    AddressSessionRate,
+    /// Of bytes that sessions hold.
+    #[error("too much is held")]
+    HeldBytes,
+    /// Of requests that are held.
+    #[error("too many requests are waiting")]
+    HeldRequests,
+    /// Of time: the process drains.
+    #[error("draining")]
+    Draining,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::BadRequest(_) => Self::BadRequest,
+            Refusal::OriginNotAllowed => Self::Origin,
+            Refusal::NoRoute => Self::UnknownPath,
+            Refusal::Misdirected => Self::UnknownHost,
+            Refusal::MethodNotAllowed { .. } => Self::Method,
+            Refusal::UnknownExpectation => Self::Expectation,
+            Refusal::WrongVersion => Self::WebSocketVersion,
+            Refusal::BadGateway => Self::UpstreamFailed,
+            Refusal::Unavailable(shortage) => shortage.into(),
+            Refusal::TargetTooLong => Self::UriTooLong,
+            Refusal::HeadersTooLarge => Self::HeadersTooLarge,
+            Refusal::BodyTooLarge => Self::BodyTooLarge,
+            Refusal::GatewayTimeout | Refusal::NoAnswer => Self::UpstreamTimeout,
+            Refusal::RequestTimeout => Self::BodyTimeout,
+            Refusal::ClientGone => Self::ClientGone,
+        }
+    }
+}
+
+impl From<Shortage> for Rejection {
+    fn from(shortage: Shortage) -> Self {
+        match shortage {
+            Shortage::Connections => Self::Connections,
+            Shortage::AddressConnections => Self::AddressConnections,
+            Shortage::SessionRate => Self::SessionRate,
+            Shortage::AddressSessionRate => Self::AddressSessionRate,
+            Shortage::HeldBytes => Self::HeldBytes,
+            Shortage::HeldRequests => Self::HeldRequests,
+            Shortage::Draining => Self::Draining,
+        }
+    }
 }
 
 impl From<Unrouted> for Refusal {
@@ -105,7 +173,12 @@ impl Refusal {
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::Unavailable(Shortage::AddressConnections | Shortage::AddressSessionRate) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::GatewayTimeout | Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         }
@@ -123,6 +196,8 @@ impl Refusal {
             | Self::ClientGone
             | Self::TargetTooLong
             | Self::UnknownExpectation
+            | Self::HeadersTooLarge
+            | Self::BodyTooLarge
             | Self::RequestTimeout => &[close],
             Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
             Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],

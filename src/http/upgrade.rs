@@ -15,10 +15,11 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
     Client, ClientAddr, Shared,
+    addresses::AddressPlace,
     ask::{self, Connected},
     body::Body,
     forwarded, headers,
-    response::Refusal,
+    response::{Refusal, Shortage},
 };
 use crate::{
     route::{Accept, Route},
@@ -41,6 +42,8 @@ pub struct Accepted {
     /// Where the client is, and the path that it asked for: for the log.
     client: ClientAddr,
     path: String,
+    /// The session's own place, behind a trusted proxy.
+    place: Option<AddressPlace>,
     /// The connection to an upstream that was asked first.
     connected: Option<Box<Connected>>,
 }
@@ -54,12 +57,14 @@ impl Accepted {
         client: Client,
         handshake: &Parts,
         connected: Connected,
+        place: Option<AddressPlace>,
     ) -> Self {
         Self {
             route: Arc::clone(route),
             request,
             client: client.address,
             path: handshake.uri.path().to_owned(),
+            place,
             connected: Some(Box::new(connected)),
         }
     }
@@ -87,16 +92,16 @@ pub async fn answer(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    context: &session::Context,
+    shared: &Shared,
     is_client_gone: impl Fn() -> bool,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     match route.accept {
         Accept::Early => {
-            let (response, accepted) = accept(request, client, route, context)?;
+            let (response, accepted) = accept(request, client, route, shared)?;
             Ok((response, Some(accepted)))
         }
         Accept::AfterUpstream => {
-            Box::pin(ask::ask(request, client, route, context, is_client_gone)).await
+            Box::pin(ask::ask(request, client, route, shared, is_client_gone)).await
         }
     }
 }
@@ -106,14 +111,14 @@ pub async fn answer(
 /// # Errors
 ///
 /// The request is not a valid handshake, its origin is not allowed, or the process drains
-/// or has no room for what the session would hold.
+/// or has no room for the session or for what it would hold.
 pub fn accept(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    context: &session::Context,
+    shared: &Shared,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
-    let key = check(request, route, context)?;
+    let key = check(request, route, &shared.session)?;
     let subprotocol = choose_subprotocol(&request.headers, &route.subprotocols)?;
 
     let terms = Terms {
@@ -128,6 +133,7 @@ pub fn accept(
         }),
         client: client.address,
         path: request.uri.path().to_owned(),
+        place: shared.admit_session(client)?,
         connected: None,
     };
     Ok((response, accepted))
@@ -142,10 +148,10 @@ pub(super) fn check<'a>(
     let key = check_handshake(request)?;
     check_origin(&request.headers, &route.origins)?;
     if context.drain.is_cancelled() {
-        return Err(Refusal::Unavailable("draining"));
+        return Err(Refusal::Unavailable(Shortage::Draining));
     }
     if context.budget.is_exhausted() {
-        return Err(Refusal::Unavailable("too much is held"));
+        return Err(Refusal::Unavailable(Shortage::HeldBytes));
     }
     Ok(key)
 }
@@ -189,6 +195,7 @@ pub fn session(
         client,
         path,
         connected,
+        place,
     } = accepted;
     let agreed = connected
         .as_ref()
@@ -208,6 +215,7 @@ pub fn session(
     let session = session::run_agreed(opened, agreed, connect, settings, SharedContext(shared));
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
+        drop(place);
         let client = client.to_string();
         let origin = Origin {
             client: &client,

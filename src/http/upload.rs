@@ -19,6 +19,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use super::{headers, watchdog::Watchdog};
+use crate::route::HttpSettings;
 
 /// The body of a request, as hyper's client reads it.
 #[derive(Debug, Default)]
@@ -29,8 +30,17 @@ struct Sending {
     /// `None` only while this is dropped.
     body: Option<Incoming>,
     timeout: Option<Duration>,
+    /// How many bytes it may still have.
+    left: u64,
     watchdog: Watchdog,
     progress: Rc<Progress>,
+}
+
+/// Whether a body that has said how long it is is longer than the limit.
+#[must_use]
+pub fn is_too_large(body: &Incoming, settings: &HttpSettings) -> bool {
+    let max_bytes = settings.max_body_bytes.unwrap_or(u64::MAX);
+    body.size_hint().lower() > max_bytes
 }
 
 /// How far an upload has got, for whoever awaits the answer.
@@ -57,6 +67,8 @@ pub enum State {
     Broken,
     /// The client sent nothing for too long.
     TooSlow,
+    /// It is larger than the route's limit.
+    TooLarge,
 }
 
 /// Why a body did not reach the upstream whole.
@@ -68,18 +80,21 @@ pub enum UploadError {
     /// The client sent nothing for too long.
     #[error("body too slow")]
     TooSlow,
+    /// It is larger than the route's limit.
+    #[error("body too large")]
+    TooLarge,
 }
 
 impl Upload {
     /// The body of a request, and how far it gets, unless there is none.
     ///
-    /// `is_broken` is set by whoever follows the bytes more strictly than hyper, and
-    /// `timeout` is how long the client may send nothing before the upstream answers; after
-    /// that the two may be talking to each other, and silence means nothing.
+    /// `is_broken` is set by whoever follows the bytes more strictly than hyper. The client may
+    /// send nothing for `body_timeout` only before the upstream answers; after that the two may
+    /// be talking to each other, and silence means nothing.
     #[must_use]
     pub fn new(
         body: Incoming,
-        timeout: Option<Duration>,
+        settings: &HttpSettings,
         is_broken: Option<&Rc<Cell<bool>>>,
     ) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
@@ -89,15 +104,16 @@ impl Upload {
             is_broken: is_broken.cloned(),
             ..Progress::default()
         });
-        (Self::again(body, timeout, &progress), Some(progress))
+        (Self::again(body, settings, &progress), Some(progress))
     }
 
     /// The body of a request that is sent again, of which nothing had been read.
     #[must_use]
-    pub fn again(body: Incoming, timeout: Option<Duration>, progress: &Rc<Progress>) -> Self {
+    pub fn again(body: Incoming, settings: &HttpSettings, progress: &Rc<Progress>) -> Self {
         Self(Some(Box::new(Sending {
             body: Some(body),
-            timeout,
+            timeout: settings.body_timeout,
+            left: settings.max_body_bytes.unwrap_or(u64::MAX),
             watchdog: Watchdog::default(),
             progress: Rc::clone(progress),
         })))
@@ -135,6 +151,15 @@ impl Sending {
             return self.poll_expired(context);
         };
         self.watchdog.set(None);
+        if let Some(Ok(frame)) = &read
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(left) = self.left.checked_sub(data.len() as u64) else {
+                self.progress.state.set(State::TooLarge);
+                return Poll::Ready(Some(Err(UploadError::TooLarge)));
+            };
+            self.left = left;
+        }
         let (state, frame) = match read {
             Some(Ok(_)) | None if self.progress.is_broken.as_ref().is_some_and(|it| it.get()) => {
                 (State::Broken, Some(Err(UploadError::Broken(None))))

@@ -33,10 +33,10 @@ struct Inner {
 }
 
 impl Watched {
-    pub(super) fn new(stream: Transport, max_header_bytes: usize) -> Self {
+    pub(super) fn new(stream: Transport, framing: Framing) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
-            framing: Framing::new(max_header_bytes),
+            framing,
             is_flushed: true,
             interim: Vec::new(),
         })))

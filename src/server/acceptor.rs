@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     client::{ClientAddr, Endpoints},
-    http::{self, Admission, Local},
+    http::{self, Admission, Local, addresses::AddressPlace},
     route::Route,
+    telemetry::rejections::Rejection,
     transport::Transport,
 };
 
@@ -109,6 +110,7 @@ impl Handout {
         };
         let taken = Place::take(&self.process, self.max_connections, &seat.count);
         let Some((place, admission)) = taken else {
+            self.local.rejections().count(Rejection::Connections);
             return;
         };
         let connection = Connection {
@@ -162,6 +164,7 @@ impl Connection {
         let config = local.config();
         let client = self.client;
         if !config.trusted_proxies.trusts(client) {
+            local.rejections().count(Rejection::ProxyHeader);
             tracing::debug!(%client, "closed: only trusted proxies may say who is behind them");
             return None;
         }
@@ -174,10 +177,12 @@ impl Connection {
                 Some((self, ends))
             }
             Ok(Err(error)) => {
+                local.rejections().count(Rejection::ProxyHeader);
                 tracing::debug!(%client, %error, "closed: no PROXY header");
                 None
             }
             Err(_elapsed) => {
+                local.rejections().count(Rejection::ProxyHeader);
                 tracing::debug!(%client, "closed: no PROXY header in time");
                 None
             }
@@ -195,10 +200,34 @@ impl Connection {
         }
     }
 
+    /// A place for its address, unless that is a trusted proxy's; `None`: it is closed.
+    fn enter_address(
+        &self,
+        client: ClientAddr,
+        local: &Local,
+    ) -> Option<(Option<AddressPlace>, Admission)> {
+        if local.config().trusted_proxies.trusts(client) {
+            return Some((None, self.admission));
+        }
+        let Some((place, is_within)) = local.addresses().enter(client) else {
+            local.rejections().count(Rejection::AddressConnections);
+            return None;
+        };
+        let admission = if is_within {
+            self.admission
+        } else {
+            Admission::OverAddressLimit
+        };
+        Some((Some(place), admission))
+    }
+
     /// Serves it in a task of its own on this thread.
     fn serve(self, ends: Endpoints, local: &Rc<Local>) {
+        let Some((address, admission)) = self.enter_address(ends.client, local) else {
+            return;
+        };
         let Self { place, .. } = self;
-        let admission = self.admission;
+        let place = (place, address);
         let socket = Transport::from(self.socket);
         // Neither is an `async` block, which would have room for what it awaits twice: a task
         // lives as long as its session.
@@ -237,7 +266,10 @@ async fn shake_hands(
     let handshake = tls.accept(socket, local.config().limits.header_timeout);
     let stream = local.drain().run_until_cancelled(handshake).await?;
     stream
-        .inspect_err(|error| tracing::debug!(%client, %error, "TLS handshake failed"))
+        .inspect_err(|error| {
+            local.rejections().count(Rejection::TlsHandshake);
+            tracing::debug!(%client, %error, "TLS handshake failed");
+        })
         .ok()
 }
 

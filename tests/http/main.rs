@@ -9,6 +9,7 @@
 mod ask;
 mod forward;
 mod handshake;
+mod limits;
 mod pki;
 mod pool;
 mod proxy_protocol;
