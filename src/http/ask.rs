@@ -163,6 +163,10 @@ fn told(terms: &Terms, settings: &session::Settings) -> Terms {
 async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Refusal> {
     let status = refused.status;
     tracing::debug!(%client, %status, "upstream refused the WebSocket");
+    replay::check(&refused.answer).map_err(|error| {
+        tracing::debug!(%client, error, "upstream failed");
+        Refusal::BadGateway
+    })?;
     let mut response = replay::response(refused.answer).await.map_err(|error| {
         tracing::debug!(%client, %error, "upstream failed");
         Refusal::BadGateway

@@ -16,8 +16,20 @@ use tokio::{
     task,
 };
 
-use super::{body::Body, headers};
+use super::{body::Body, framing::answers::Answers, headers};
 use crate::{transport::Transport, websocket::Opened};
+
+/// Whether the head at the beginning of what `answer` has read can be read in one way only.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn check(answer: &Opened<Transport>) -> Result<(), &'static str> {
+    let mut answers = Answers::new(answer.read_buf.len());
+    answers.expect();
+    answers.watch(&answer.read_buf);
+    answers.verdict()
+}
 
 /// Reads the answer that begins with what `answer` has read; its body comes as it comes.
 ///

@@ -267,6 +267,7 @@ async fn without_any_answer_it_is_504_and_with_one_that_is_none_502() {
     let (upstream, proxy) = before(|_| {}).await;
     for answer in [
         "SSH-2.0-OpenSSH_9.6\r\n",
+        "HTTP/1.1 401 No\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         &switching(&["Sec-WebSocket-Protocol: unasked"]),
         &switching(&["Sec-WebSocket-Extensions: permessage-deflate"]),
         &SWITCHING_PROTOCOLS.replace("{accept}", "AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
