@@ -1,10 +1,12 @@
 // A Node `ws` server that echoes, for the Autobahn cases, all of which it passes when
-// asked directly. With --handshake-delay its 101 comes that many milliseconds late.
+// asked directly. With --handshake-delay its 101 comes that many milliseconds late, and
+// with --compress it agrees to permessage-deflate, with any parameters.
 
 import { announce, parseArguments, WebSocketServer } from "./announce.mjs";
 
 const { host, port, ...options } = parseArguments({
   "handshake-delay": { type: "string", default: "0" },
+  compress: { type: "boolean", default: false },
 });
 const delay = Number(options["handshake-delay"]);
 
@@ -12,7 +14,7 @@ const server = new WebSocketServer({
   host,
   port,
   maxPayload: 0, // no limit
-  perMessageDeflate: false,
+  perMessageDeflate: options.compress,
   verifyClient: (_, accept) => setTimeout(accept, delay, true),
 });
 announce(server);

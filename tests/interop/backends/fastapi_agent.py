@@ -3,7 +3,8 @@
 The handshake is answered immediately and the receive loop runs, but until the
 connection's services are up, whatever arrives is dropped without an error. Then the
 agent sends `connection_established` and works: five events for each `user_message`,
-an `ack` for any other message. With --delay it does not even listen at first.
+an `ack` for any other message. With --delay it does not even listen at first. Under
+/private it refuses who is not authorized with a 401.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import time
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.responses import JSONResponse
 
 import announce
 
@@ -69,13 +71,24 @@ class Agent:
             await asyncio.sleep(STEP_SECONDS)
 
 
+def refusal() -> JSONResponse:
+    return JSONResponse(
+        {"detail": "who are you?"},
+        status_code=401,
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
 def application(seed: int) -> FastAPI:
     app = FastAPI()
     init_times = random.Random(seed)
 
     @app.websocket("/{path:path}")
     async def session(socket: WebSocket, path: str) -> None:
-        await socket.accept()
+        if path == "private" and "authorization" not in socket.headers:
+            await socket.send_denial_response(refusal())
+            return
+        await socket.accept(headers=[(b"set-cookie", b"session=1")])
         agent = Agent(socket, init_times.uniform(*INIT_SECONDS))
         services = asyncio.create_task(agent.start_services())
         try:

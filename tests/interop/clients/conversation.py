@@ -39,6 +39,8 @@ class Plan:
     late: int = 10
     replies: dict[str, Message] = field(default_factory=dict)
     """What is sent, beside the numbered messages, when a message of a type arrives."""
+    padding: int = 0
+    """How many characters each numbered message has beyond what it says."""
     deadline_s: float = 25.0
 
 
@@ -55,6 +57,8 @@ class Result:
     """The ids that the backend received, in order."""
     opened_at: float | None = None
     """The time of the 101, in seconds since the epoch."""
+    extensions: str | None = None
+    """What client and server agreed on, as far as the client's library tells."""
     close_code: int | None = None
     error: str | None = None
 
@@ -97,10 +101,18 @@ class Conversation:
             number = len(self.result.sent)
             self.result.sent.append(number)
             kind = self.plan.kinds[number % len(self.plan.kinds)]
-            self._send({"type": kind, "id": number, "user": self.plan.user})
+            message = {"type": kind, "id": number, "user": self.plan.user}
+            if self.plan.padding:
+                message["text"] = text(number, self.plan.padding)
+            self._send(message)
 
     def _send(self, message: Message) -> None:
         self.outbox.put_nowait(json.dumps(message))
+
+
+def text(number: int, length: int) -> str:
+    """Something to say that is another for each number."""
+    return (f"words of message {number}, " * length)[:length]
 
 
 async def hold(

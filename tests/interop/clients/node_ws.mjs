@@ -12,6 +12,11 @@ const [url, plans] = process.argv.slice(2);
 const results = await Promise.all(JSON.parse(plans).map((plan) => run(url, plan)));
 console.log(JSON.stringify(results));
 
+// Something to say that is another for each number.
+function text(number, length) {
+  return `words of message ${number}, `.repeat(length).slice(0, length);
+}
+
 function run(url, plan) {
   const result = {
     user: plan.user,
@@ -19,6 +24,7 @@ function run(url, plan) {
     received: [],
     reported: null,
     opened_at: null,
+    extensions: null,
     close_code: null,
     error: null,
   };
@@ -36,12 +42,15 @@ function run(url, plan) {
     const sendNumbered = (count) => {
       for (let sent = 0; sent < count; sent++) {
         const id = result.sent.push(result.sent.length) - 1;
-        send({ type: plan.kinds[id % plan.kinds.length], id, user: plan.user });
+        const message = { type: plan.kinds[id % plan.kinds.length], id, user: plan.user };
+        if (plan.padding) message.text = text(id, plan.padding);
+        send(message);
       }
     };
 
     socket.on("open", () => {
       result.opened_at = Date.now() / 1000;
+      result.extensions = socket.extensions;
       sendNumbered(plan.early);
       if (plan.trickle_ms) trickle = setInterval(sendNumbered, plan.trickle_ms, 1);
     });

@@ -21,6 +21,10 @@ class Backend:
     """The types of the messages that it sends by itself; the last says ready."""
     answer: str
     """The type of its answer to a message, with the message's id."""
+    arguments: tuple[str, ...] = ()
+    """What it is started with."""
+    route: str = ""
+    """Further keys of `[[route]]`, as TOML."""
     gate: str = ""
     """The keys of `[route.gate]`, as TOML."""
     rules: str = ""
@@ -33,7 +37,7 @@ class Backend:
     @property
     def command(self) -> list[str | Path]:
         interpreter = "node" if self.script.endswith(".mjs") else sys.executable
-        return [interpreter, FOLDER / self.script]
+        return [interpreter, FOLDER / self.script, *self.arguments]
 
     def plan(self, **changes) -> Plan:
         """What a client does with this backend."""

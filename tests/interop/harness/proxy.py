@@ -21,13 +21,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def config(port: int, upstream: int, gate: str, rules: str) -> str:
+def config(port: int, upstream: int, gate: str, rules: str, route: str = "") -> str:
     """A proxy.toml: one listener, one route."""
     return f"""\
 listen = "127.0.0.1:{port}"
 
 [[route]]
 upstream = "http://127.0.0.1:{upstream}"
+{route}
 
 [route.gate]
 timeout = "30s"
@@ -36,13 +37,18 @@ timeout = "30s"
 
 
 def start(
-    processes: Processes, folder: Path, upstream: int, gate: str, rules: str
+    processes: Processes,
+    folder: Path,
+    upstream: int,
+    gate: str,
+    rules: str,
+    route: str = "",
 ) -> int:
     """Starts readygate and returns its port once it listens."""
     for attempt in range(1, ATTEMPTS + 1):
         port = free_port()
         file = folder / f"proxy-{port}.toml"
-        file.write_text(config(port, upstream, gate, rules))
+        file.write_text(config(port, upstream, gate, rules, route))
         process = processes.start("readygate", [binary(), "--config", file])
         wait_until(
             lambda: process.exit_code() is not None or _listens(port), START_SECONDS
@@ -58,7 +64,9 @@ def start_for(
     processes: Processes, folder: Path, backend: Backend, upstream: int
 ) -> int:
     """Starts readygate with the gate and the rules that `backend` needs."""
-    return start(processes, folder, upstream, backend.gate, backend.rules)
+    return start(
+        processes, folder, upstream, backend.gate, backend.rules, backend.route
+    )
 
 
 def binary() -> Path:
