@@ -10,6 +10,7 @@ pub mod ledger;
 mod outbox;
 mod peer;
 pub mod queue;
+pub mod record;
 pub mod rules;
 mod splice;
 pub mod state;
@@ -17,27 +18,25 @@ mod tap;
 pub mod termination;
 pub mod tunnel;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     budget::Budget,
+    record::Record,
     termination::{Cause, Report},
 };
 use self::{
-    close::{Closing, Party, Written},
-    hold::{Client, Farewell, Holding, Link},
-    ledger::{Account, Ledger},
-    state::Trail,
-    termination::Traffic,
+    close::{Closing, Party},
+    hold::{Client, Farewell, Holding},
+    ledger::Account,
     tunnel::{End, Ends},
 };
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::{CloseCode, Opened, Role, extension::Agreement},
+    websocket::{Opened, Role, extension::Agreement},
 };
 
 /// How the sessions of a route behave.
@@ -87,87 +86,6 @@ pub struct Context {
     pub drain_grace: Duration,
 }
 
-/// What is kept of a session through all its phases.
-#[derive(Debug)]
-struct Session {
-    trail: Trail,
-    ledger: Ledger,
-    traffic: Traffic,
-    flush_time: Option<Duration>,
-    client_code: Option<CloseCode>,
-    /// Messages in the upstream's outbox that were written and are settled in the ledger.
-    settled: u64,
-    /// Whether the upstream went away during the flush.
-    flush_in_doubt: bool,
-    /// When the session first saw that the process drains.
-    drain_seen: Option<Instant>,
-    /// When the upstream was first connected, after the client's `101`.
-    connected_after: Option<Duration>,
-    /// When the gate opened, after the client's `101`.
-    ready_after: Option<Duration>,
-}
-
-impl Session {
-    fn new() -> Self {
-        Self {
-            trail: Trail::accepted(),
-            ledger: Ledger::default(),
-            traffic: Traffic::default(),
-            flush_time: None,
-            client_code: None,
-            settled: 0,
-            flush_in_doubt: false,
-            drain_seen: None,
-            connected_after: None,
-            ready_after: None,
-        }
-    }
-
-    /// Messages in the upstream's outbox that are not settled in the ledger.
-    fn in_outbox<U>(&self, link: &Link<U>) -> u64 {
-        let outbox = &link.peer.outbox;
-        outbox.messages_waiting().0 + outbox.messages_written() - self.settled
-    }
-
-    /// Settles the messages that the upstream's outbox has written, `written` in all.
-    fn settle_written(&mut self, written: u64, account: Account) {
-        self.ledger
-            .settle(written.saturating_sub(self.settled), account);
-        self.settled = self.settled.max(written);
-    }
-
-    /// Settles everything at the end: what `written` does not cover was never sent.
-    fn settle_all(&mut self, written: Written, cause: &Cause) {
-        let in_doubt = self.flush_in_doubt || cause.leaves_flush_in_doubt();
-        let account = if in_doubt {
-            Account::Unknown
-        } else {
-            Account::Delivered
-        };
-        self.settle_written(written.messages, account);
-        self.ledger
-            .settle(written.in_doubt.min(self.ledger.held()), Account::Unknown);
-        self.ledger.settle(self.ledger.held(), Account::Discarded);
-    }
-
-    fn report(self, cause: Cause, state: state::SessionState, attempts: &Attempts) -> Report {
-        Report {
-            cause,
-            state,
-            ledger: self.ledger,
-            traffic: self.traffic,
-            attempts: attempts.get(),
-            last_connect_error: attempts.last_error(),
-            connected_after: self.connected_after,
-            ready_after: self.ready_after,
-            flush_time: self.flush_time,
-            client_code: self.client_code,
-            duration: self.trail.started().elapsed(),
-            trail: self.trail,
-        }
-    }
-}
-
 /// Runs one session to its end.
 ///
 /// `client` has its `101`. `connect` makes one connection to the upstream, retrying what
@@ -185,16 +103,26 @@ where
     C: Stream,
     U: Stream,
 {
-    run_agreed(client, Agreed::default(), connect, settings, context)
+    let record = Rc::new(Record::accepted());
+    run_agreed(
+        client,
+        Agreed::default(),
+        connect,
+        settings,
+        context,
+        record,
+    )
 }
 
-/// [`run`] for a client and an upstream that have `agreed` on something.
+/// [`run`] for a client and an upstream that have `agreed` on something, with a `record` that
+/// others can look at meanwhile.
 pub fn run_agreed<C, U>(
     client: Opened<C>,
     agreed: Agreed,
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings> + Clone,
     context: impl Deref<Target = Context> + Clone,
+    record: impl Deref<Target = Record> + Clone,
 ) -> impl Future<Output = Report>
 where
     C: Stream,
@@ -203,22 +131,28 @@ where
     // Boxed before the future begins: what it takes as arguments it keeps to its end, and a
     // session in its tunnel must not carry what only holding needs.
     let (route, process) = (settings.clone(), context.clone());
-    let held = Box::pin(hold(client, agreed, connect, route, process));
+    let held = Box::pin(hold(
+        client,
+        agreed,
+        connect,
+        route,
+        process,
+        record.clone(),
+    ));
     async move {
-        let (mut session, attempts, ends) = held.await;
-        let (cause, closing) = match ends {
+        let (cause, closing) = match held.await {
             Err(ended) => *ended,
             Ok(mut ends) => {
                 let (drain, tunnel) = (&context.drain, &settings.tunnel);
-                let cause = tunnel::run(&mut ends, &mut session, tunnel, drain).await;
+                let cause = tunnel::run(&mut ends, &record, tunnel, drain).await;
                 (cause, Closing::after_tunnel(*ends))
             }
         };
-        let state = session.trail.state();
-        let written = Box::pin(closing.run(&cause, &mut session, &settings, &context)).await;
-        session.settle_all(written, &cause);
-        session.trail.enter(cause.final_state(), cause.name());
-        session.report(cause, state, &attempts)
+        let state = record.entered_state();
+        let written = Box::pin(closing.run(&cause, &record, &settings, &context)).await;
+        record.settle_all(written, &cause);
+        record.enter(cause.final_state(), cause.name());
+        record.report(cause, state)
     }
 }
 
@@ -232,27 +166,25 @@ async fn hold<C, U>(
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings>,
     context: impl Deref<Target = Context>,
-) -> (Session, Attempts, Held<C, U>)
+    record: impl Deref<Target = Record>,
+) -> Held<C, U>
 where
     C: Stream,
     U: Stream,
 {
-    let attempts = Attempts::default();
-    let mut session = Session::new();
-    let mut holding = Holding::new(client, agreed, &mut session, &settings, &context);
-    let open = holding.until_open(&connect, &attempts).await;
+    let mut holding = Holding::new(client, agreed, &record, &settings, &context);
+    let open = holding.until_open(&connect).await;
     let flushed = match open {
         Ok(()) => holding.flush().await,
         Err(cause) => Err(cause),
     };
-    let held = match flushed {
+    match flushed {
         Ok(()) => Ok(holding.into_ends()),
         Err(cause) => {
             holding.give_up(&cause);
             Err(Box::new((cause, holding.into_closing())))
         }
-    };
-    (session, attempts, held)
+    }
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
@@ -285,16 +217,18 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Settles what is held when the session ends before its tunnel.
     fn give_up(&mut self, cause: &Cause) {
         self.session
-            .ledger
             .settle(self.queue.len() as u64, Account::Discarded);
         let Some(link) = &mut self.link else { return };
         // An upstream that closes during the flush gets nothing more, and may not have read
         // what it got.
-        self.session.flush_in_doubt =
+        let is_closed_in_flush =
             self.snapshot.is_some() && matches!(cause, Cause::UpstreamClosed(_));
-        if self.session.flush_in_doubt || cause.leaves_flush_in_doubt() {
+        if is_closed_in_flush {
+            self.session.doubt_flush();
+        }
+        if is_closed_in_flush || cause.leaves_flush_in_doubt() {
             let dropped = link.peer.outbox.drop_waiting_messages();
-            self.session.ledger.settle(dropped, Account::Discarded);
+            self.session.settle(dropped, Account::Discarded);
             self.session
                 .settle_written(link.peer.outbox.messages_written(), Account::Unknown);
         }
@@ -367,7 +301,8 @@ mod tests {
         let session = run(client, connect, &settings, &context);
 
         // What the tunnel needs, apart from the task around it and the sockets.
-        assert!(size_of_val(&session) <= 568, "{}", size_of_val(&session));
+        assert!(size_of_val(&session) <= 248, "{}", size_of_val(&session));
+        assert!(size_of::<Record>() <= 304, "{}", size_of::<Record>());
         let ends = size_of::<Ends<Transport, Transport>>();
         assert!(ends <= 448, "{ends}");
     }

@@ -3,7 +3,7 @@
 //! The `101` is the proxy's own and does not wait for the upstream, unless the route says so
 //! (`ask.rs`). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
-use std::{cell::Cell, ops::Deref, pin::Pin, sync::Arc};
+use std::{cell::Cell, ops::Deref, pin::Pin, rc::Rc, sync::Arc};
 
 use futures_util::FutureExt;
 use hyper::{
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     route::{Accept, Route},
-    session::{self, Agreed},
+    session::{self, Agreed, Record},
     telemetry::access_log::{self, Origin},
     transport::Transport,
     upstream::{self, Attempts, OpeningRequest, Terms},
@@ -212,7 +212,8 @@ pub fn session(
         }
     };
     let settings = RouteSettings(Arc::clone(&route));
-    let session = session::run_agreed(opened, agreed, connect, settings, SharedContext(shared));
+    let (context, record) = (SharedContext(shared), Rc::new(Record::accepted()));
+    let session = session::run_agreed(opened, agreed, connect, settings, context, record);
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
         drop(place);

@@ -18,9 +18,10 @@ use tokio::{
 };
 
 use super::{
-    Context, Session,
+    Context,
     outbox::Outbox,
     peer::{HIGH_WATER_BYTES, Peer, progress},
+    record::Record,
     state::SessionState,
     termination::Cause,
 };
@@ -236,14 +237,14 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     pub(super) async fn run(
         mut self,
         cause: &Cause,
-        session: &mut Session,
+        session: &Record,
         settings: &super::Settings,
         context: &Context,
     ) -> Written {
-        session.trail.enter(SessionState::Closing, cause.name());
+        session.enter(SessionState::Closing, cause.name());
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
-        let drain_seen = session.drain_seen;
+        let drain_seen = session.drain_seen();
         let exchange = self.exchange(session, &mut written);
         let is_over = tokio::select! {
             () = exchange => true,
@@ -262,8 +263,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     }
 
     /// Says who is told what to begin with.
-    fn begin(&mut self, cause: &Cause, session: &mut Session, close_codes: &CloseCodes) {
-        let undelivered = session.ledger.undelivered();
+    fn begin(&mut self, cause: &Cause, session: &Record, close_codes: &CloseCodes) {
+        let undelivered = session.ledger().undelivered();
         if let Some(client) = &mut self.client {
             match cause {
                 Cause::ClientClosed(frame) if client.is_open() => {
@@ -311,23 +312,21 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    fn note_client_code(&self, session: &mut Session) {
+    fn note_client_code(&self, session: &Record) {
         if let Some(Party {
             outgoing: Outgoing::Told(Some(code)),
             ..
         }) = &self.client
         {
-            session.client_code = Some(*code);
+            session.note_client_code(Some(*code));
         }
     }
 
-    async fn exchange(&mut self, session: &mut Session, written: &mut Written) {
+    async fn exchange(&mut self, session: &Record, written: &mut Written) {
         loop {
             let Self { client, upstream } = self;
-            session
-                .ledger
-                .accept(take(client.as_mut(), upstream.as_mut()));
-            session.traffic.upstream_messages += take(upstream.as_mut(), client.as_mut());
+            session.accept(take(client.as_mut(), upstream.as_mut()));
+            session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
             self.note_client_code(session);
             let Self { client, upstream } = self;
             if let Some(upstream) = upstream {

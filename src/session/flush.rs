@@ -56,7 +56,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             let written = link.peer.outbox.messages_written();
             self.session.settle_written(written, Account::Delivered);
         }
-        self.session.flush_time = Some(started.elapsed());
+        self.session.note_flushed(started.elapsed());
         self.client
             .farewell()
             .map_or(Ok(()), |farewell| Err(farewell.cause()))
@@ -67,7 +67,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.let_pass();
         if let Some(max_age) = self.settings.hold.max_age {
             let expired = self.queue.expire(max_age, Instant::now());
-            self.session.ledger.settle(expired, Account::Expired);
+            self.session.settle(expired, Account::Expired);
         }
         let Some(link) = &mut self.link else { return };
         while let Some(wire) = self.queue.pop() {

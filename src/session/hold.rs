@@ -27,12 +27,13 @@ use std::{pin::Pin, time::Duration};
 use tokio::time::{self, Instant};
 
 use super::{
-    Agreed, Context, Session,
+    Agreed, Context,
     budget::Charge,
     flush::Snapshot,
     gate::{Gate, OnTimeout, Signal, Stage},
     peer::{HIGH_WATER_BYTES, Peer, progress},
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES},
+    record::{Queued, Record},
     rules::Release,
     state::SessionState,
     termination::Cause,
@@ -125,7 +126,7 @@ const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Holding<'s, C, U> {
     agreed: Agreed,
-    pub(super) session: &'s mut Session,
+    pub(super) session: &'s Record,
     pub(super) context: &'s Context,
     pub(super) settings: &'s super::Settings,
     pub(super) client: Client<C>,
@@ -154,7 +155,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     pub(super) fn new(
         client: Opened<C>,
         agreed: Agreed,
-        session: &'s mut Session,
+        session: &'s Record,
         settings: &'s super::Settings,
         context: &'s Context,
     ) -> Self {
@@ -188,19 +189,18 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     pub(super) async fn until_open(
         &mut self,
         connect: &impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
-        attempts: &Attempts,
     ) -> Result<(), Cause> {
         let context = self.context;
         let mut attempt = None;
         loop {
             self.exchange()?;
             if let Some(opening) = self.due_opening() {
-                self.session.trail.enter(opening.state, opening.reason);
-                self.session.ready_after = Some(self.session.trail.started().elapsed());
+                self.session.enter(opening.state, opening.reason);
+                self.session.note_ready();
                 return Ok(());
             }
             if self.link.is_none() && attempt.is_none() {
-                attempt = Some(Box::pin(connect(attempts)));
+                attempt = Some(Box::pin(connect(self.session.attempts())));
             }
             let wake_at = self.wake_at();
             let is_draining = self.drain_deadline.is_some();
@@ -243,7 +243,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     fn recharge(&mut self) {
         debug_assert_eq!(
-            self.session.ledger.held(),
+            self.session.ledger().held(),
             self.queue.len() as u64
                 + self
                     .link
@@ -253,7 +253,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         );
         let link = self.link.as_ref().map_or(0, Link::held_bytes);
         let assembled = self.assembler.held_bytes() + self.queue.held_bytes();
-        self.charge.set(assembled + self.client.held_bytes() + link);
+        let bytes = assembled + self.client.held_bytes() + link;
+        self.charge.set(bytes);
+        let messages = self.queue.len_by_priority();
+        self.session.note_queued(Queued { messages, bytes });
     }
 
     fn due_opening(&self) -> Option<Opening> {
@@ -261,8 +264,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn connected(&mut self, opened: Opened<U>) {
-        let after = self.session.trail.started().elapsed();
-        self.session.connected_after.get_or_insert(after);
+        self.session.note_connected();
         self.link = Some(Link::new(
             opened,
             &self.settings.gate,
@@ -285,15 +287,11 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                 self.release(Release::ServicesReady);
             }
             Some(Stage::ServicesReady) => {
-                self.session
-                    .trail
-                    .enter(SessionState::ServicesReady, reason);
+                self.session.enter(SessionState::ServicesReady, reason);
                 self.release(Release::ServicesReady);
             }
             Some(Stage::Authenticated) => {
-                self.session
-                    .trail
-                    .enter(SessionState::Authenticated, reason);
+                self.session.enter(SessionState::Authenticated, reason);
                 self.release(Release::Authenticated);
             }
         }
@@ -320,7 +318,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             .gate
             .timeout
             .saturating_sub(self.agreed.waited);
-        self.session.trail.started() + left
+        self.session.started() + left
     }
 
     fn look_at_clock(&mut self) -> Result<(), Cause> {
@@ -348,7 +346,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             return Ok(());
         }
         Err(Cause::ReadyTimeout {
-            waited: self.session.trail.started().elapsed(),
+            waited: self.session.started().elapsed(),
             connected: self.link.is_some(),
         })
     }
@@ -356,10 +354,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     /// A drain has begun: a session that holds something may still become ready, for three
     /// quarters of the grace period; the rest is for the closing handshake.
     pub(super) fn start_drain(&mut self) -> Result<(), Cause> {
-        if self.session.ledger.held() == 0 {
+        if self.session.ledger().held() == 0 {
             return Err(Cause::Drained);
         }
-        let seen = *self.session.drain_seen.get_or_insert_with(Instant::now);
+        let seen = self.session.see_drain();
         self.drain_deadline = Some(seen + self.context.drain_grace * 3 / 4);
         Ok(())
     }

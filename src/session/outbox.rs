@@ -23,7 +23,7 @@ const MAX_SLICES: usize = 1024;
 const COALESCE_BYTES: usize = 16 * 1024;
 
 /// The most pongs in line; each is at most 131 bytes.
-const MAX_PONGS: usize = 32;
+const MAX_PONGS: u8 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -53,7 +53,7 @@ pub(super) struct Outbox {
     /// Messages that end in passing bytes which are not all written.
     messages_passing: u64,
     bytes_written: u64,
-    pongs_in_line: usize,
+    pongs_in_line: u8,
     next_pong: Option<Vec<u8>>,
     /// Whether what was pushed ends inside a frame.
     inside_frame: bool,
@@ -391,9 +391,9 @@ mod tests {
             outbox.push_pong(number.to_be_bytes().to_vec());
         }
 
-        assert_eq!(outbox.waiting_bytes(), MAX_PONGS * 4);
+        assert_eq!(outbox.waiting_bytes(), usize::from(MAX_PONGS) * 4);
         let taken = write_all(&mut outbox, 100).taken;
-        assert_eq!(taken.len(), (MAX_PONGS + 1) * 4);
+        assert_eq!(taken.len(), usize::from(MAX_PONGS + 1) * 4);
         assert!(taken.ends_with(&99_999_u32.to_be_bytes()));
     }
 

@@ -77,6 +77,14 @@ impl HoldQueue {
         self.messages
     }
 
+    /// How many wait of each priority, in the order of [`Priority::ALL`](super::rules::Priority).
+    #[must_use]
+    pub fn len_by_priority(&self) -> [u32; 4] {
+        self.lanes
+            .each_ref()
+            .map(|lane| u32::try_from(lane.len()).unwrap_or(u32::MAX))
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -163,7 +163,7 @@ impl Transition {
 const MAX_TRANSITIONS: usize = 64;
 
 /// The state of one session and how it came there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trail {
     state: SessionState,
     started: Instant,

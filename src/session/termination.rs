@@ -1,6 +1,6 @@
 //! How a session ended, as data: who ended it, in which state, and why.
 
-use std::time::Duration;
+use std::{ops::Add, time::Duration};
 
 use super::{
     close::CloseCodes,
@@ -231,6 +231,18 @@ pub struct Traffic {
     pub upstream_bytes: u64,
     /// Data messages from the upstream that were passed on.
     pub upstream_messages: u64,
+}
+
+impl Add for Traffic {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            client_bytes: self.client_bytes + more.client_bytes,
+            upstream_bytes: self.upstream_bytes + more.upstream_bytes,
+            upstream_messages: self.upstream_messages + more.upstream_messages,
+        }
+    }
 }
 
 /// What a session has to say at its end.

@@ -21,20 +21,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::ReadBuf,
-    time::{self, Instant},
-};
+use tokio::{io::ReadBuf, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Session,
     budget::Charge,
     ledger::Account,
     peer::{Peer, with_scratch},
+    record::Record,
     splice::{Filled, MIN_SPLICE_BYTES, Pipe},
     state::SessionState,
-    termination::Cause,
+    termination::{Cause, Traffic},
 };
 use crate::{
     transport::Stream,
@@ -73,6 +70,8 @@ pub(super) struct End<S> {
     pub(super) scanner: FrameScanner,
     /// Through which the payload of its present frame goes, where that is large.
     pub(super) pipe: Option<Box<Pipe>>,
+    /// Whether what had been read before the tunnel began has been passed on.
+    has_begun: bool,
 }
 
 impl<S> End<S> {
@@ -81,6 +80,7 @@ impl<S> End<S> {
             peer,
             scanner,
             pipe: None,
+            has_begun: false,
         }
     }
 }
@@ -114,23 +114,21 @@ enum Ending {
 )]
 pub(super) fn run<C: Stream, U: Stream>(
     ends: &mut Ends<C, U>,
-    session: &mut Session,
+    session: &Record,
     settings: &Settings,
     drain: &CancellationToken,
 ) -> impl Future<Output = Cause> {
     async move {
-        session.trail.enter(SessionState::Processing, "flushed");
+        session.enter(SessionState::Processing, "flushed");
         let mut drained = pin!(drain.cancelled());
-        let mut to_upstream = Passed::default();
-        let mut to_client = Passed::default();
-        let mut last_traffic = Instant::now();
         let cause = poll_fn(|context| {
             let Ends {
                 client,
                 upstream,
                 charge,
             } = &mut *ends;
-            let before = to_upstream.bytes + to_client.bytes;
+            let mut to_upstream = Passed::default();
+            let mut to_client = Passed::default();
             let up = poll_direction(context, client, upstream, &mut to_upstream);
             let down = match up {
                 Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
@@ -140,9 +138,7 @@ pub(super) fn run<C: Stream, U: Stream>(
             if charge.is_some() && upstream.peer.outbox.is_empty() {
                 *charge = None;
             }
-            if to_upstream.bytes + to_client.bytes != before {
-                last_traffic = Instant::now();
-            }
+            note(session, to_upstream, to_client, upstream);
             match (up, down) {
                 // A side that takes nothing more may have said why before it went.
                 (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
@@ -158,49 +154,67 @@ pub(super) fn run<C: Stream, U: Stream>(
         })
         .await;
         if matches!(cause, Cause::Drained) {
-            session.drain_seen.get_or_insert_with(Instant::now);
+            session.see_drain();
         }
         let cause = match cause {
             Cause::UpstreamLost if ends.upstream.peer.is_broken() => {
-                let rest = hear_out(&mut ends.upstream, &mut ends.client, &mut to_client);
-                upstream_cause(Box::pin(rest).await)
+                let rest = hear_out(&mut ends.upstream, &mut ends.client);
+                let (ending, passed) = Box::pin(rest).await;
+                note(session, Passed::default(), passed, &ends.upstream);
+                upstream_cause(ending)
             }
             Cause::ClientLost if ends.client.peer.is_broken() => {
-                let rest = hear_out(&mut ends.client, &mut ends.upstream, &mut to_upstream);
-                client_cause(Box::pin(rest).await)
+                let rest = hear_out(&mut ends.client, &mut ends.upstream);
+                let (ending, passed) = Box::pin(rest).await;
+                note(session, passed, Passed::default(), &ends.upstream);
+                client_cause(ending)
             }
             cause => cause,
         };
+        let is_idle = session.state(settings.idle_after) == SessionState::Idle;
         let Ends {
             client, upstream, ..
         } = ends;
-        empty_pipe(client, upstream, &mut to_upstream);
-        empty_pipe(upstream, client, &mut to_client);
-        session.ledger.accept(to_upstream.messages);
-        session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
-        session.traffic.client_bytes += to_upstream.bytes;
-        session.traffic.upstream_bytes += to_client.bytes;
-        session.traffic.upstream_messages += to_client.messages;
-        if last_traffic.elapsed() >= settings.idle_after {
-            session.trail.enter(SessionState::Idle, "no traffic");
+        let to_upstream = empty_pipe(client, upstream);
+        let to_client = empty_pipe(upstream, client);
+        note(session, to_upstream, to_client, upstream);
+        if is_idle {
+            session.enter(SessionState::Idle, "no traffic");
         }
         cause
     }
+}
+
+/// Notes what both directions have passed on.
+fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &End<U>) {
+    if to_upstream.bytes + to_client.bytes > 0 {
+        session.touch();
+        session.add_traffic(Traffic {
+            client_bytes: to_upstream.bytes,
+            upstream_bytes: to_client.bytes,
+            upstream_messages: to_client.messages,
+        });
+    }
+    if to_upstream.messages > 0 {
+        session.accept(to_upstream.messages);
+    }
+    session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
 }
 
 /// Passes on what `source`, which takes nothing more, has sent before.
 async fn hear_out<S: Stream, T: Stream>(
     source: &mut End<S>,
     target: &mut End<T>,
-    passed: &mut Passed,
-) -> Ending {
+) -> (Ending, Passed) {
+    let mut passed = Passed::default();
     let rest = poll_fn(|context| {
         if source.peer.has_ended() {
             return Poll::Ready(Ending::Lost);
         }
-        poll_direction(context, source, target, passed)
+        poll_direction(context, source, target, &mut passed)
     });
-    time::timeout(HEAR_OUT, rest).await.unwrap_or(Ending::Lost)
+    let ending = time::timeout(HEAR_OUT, rest).await.unwrap_or(Ending::Lost);
+    (ending, passed)
 }
 
 fn client_cause(ending: Ending) -> Cause {
@@ -221,12 +235,11 @@ fn upstream_cause(ending: Ending) -> Cause {
     }
 }
 
-/// What went through one direction.
+/// What went through one direction since that was last noted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Passed {
     bytes: u64,
     messages: u64,
-    has_begun: bool,
 }
 
 /// Relays from `source` to `target` as long as both are ready and its turn lasts; resolves
@@ -255,9 +268,9 @@ fn poll_direction<S: Stream, T: Stream>(
         }
         let ending = with_scratch(|scratch| {
             let carried = std::mem::take(&mut source.peer.inbox);
-            if !passed.has_begun {
+            if !source.has_begun {
                 // What was read before the tunnel began may fill more than the carry.
-                passed.has_begun = true;
+                source.has_begun = true;
                 passed.bytes += carried.len() as u64;
                 return Poll::Ready(relay(context, &carried, source, target, passed));
             }
@@ -303,7 +316,7 @@ fn poll_splice<S: Stream, T: Stream>(
         return Poll::Ready(None);
     };
     // What was read before goes first.
-    let is_read_up = passed.has_begun && source.peer.inbox.is_empty();
+    let is_read_up = source.has_begun && source.peer.inbox.is_empty();
     if source.pipe.is_none() && is_read_up && source.scanner.payload_left() >= MIN_SPLICE_BYTES {
         source.pipe = Pipe::take().map(Box::new);
     }
@@ -348,17 +361,17 @@ fn poll_splice<S: Stream, T: Stream>(
 
 /// Puts what is still in the pipe behind `source` into the outbox of `target`, for the
 /// closing handshake to write.
-fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>, passed: &mut Passed) {
+fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>) -> Passed {
     let Some(pipe) = source.pipe.take() else {
-        return;
+        return Passed::default();
     };
     let messages = u64::from(pipe.ends_message());
     let ends_frame = source.scanner.is_at_boundary();
-    passed.messages += messages;
     if let Ok(bytes) = pipe.into_bytes() {
         target.peer.outbox.push_passing(&bytes, ends_frame);
         target.peer.outbox.count_passed(messages);
     }
+    Passed { bytes: 0, messages }
 }
 
 /// Passes `bytes` on as far as they may go and keeps the rest; says when the direction

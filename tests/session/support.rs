@@ -76,7 +76,8 @@ pub(crate) fn start_agreed(
             stream: proxy,
             read_buf: Bytes::from(early),
         };
-        session::run_agreed(client, agreed, connect, &settings, &context).await
+        let record = Rc::new(session::Record::accepted());
+        session::run_agreed(client, agreed, connect, &settings, &context, record).await
     });
     Running {
         client,

@@ -70,7 +70,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         match self.settings.hold.overflow {
             Overflow::Shed => {
                 while self.is_starved() && self.queue.shed_below(Priority::Critical) {
-                    self.session.ledger.settle(1, Account::Shed);
+                    self.session.settle(1, Account::Shed);
                     self.recharge();
                 }
                 Ok(())
@@ -83,11 +83,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Takes responsibility for one message of the client.
     pub(super) fn admit(&mut self, message: Message) -> Result<(), Cause> {
         if self.snapshot.is_some() {
-            self.session.ledger.accept(1);
+            self.session.accept(1);
             return self.pass_on(message.wire);
         }
         let class = self.classify(&message).map_err(Cause::ClientError)?;
-        self.session.ledger.accept(1);
+        self.session.accept(1);
         if self.is_released(class.release) {
             return self.pass_on(message.wire);
         }
@@ -96,12 +96,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             Overflow::Backpressure => {}
             Overflow::Close if self.fits(1, bytes) => {}
             Overflow::Close => {
-                self.session.ledger.settle(1, Account::Discarded);
+                self.session.settle(1, Account::Discarded);
                 return Err(Cause::QueueFull);
             }
             Overflow::Shed => {
                 if !self.make_room(bytes, class.priority) && class.priority != Priority::Critical {
-                    self.session.ledger.settle(1, Account::Shed);
+                    self.session.settle(1, Account::Shed);
                     return Ok(());
                 }
             }
@@ -129,7 +129,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             if !self.queue.shed_below(incoming) {
                 return false;
             }
-            self.session.ledger.settle(1, Account::Shed);
+            self.session.settle(1, Account::Shed);
         }
         true
     }

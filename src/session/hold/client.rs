@@ -125,7 +125,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let mut input = &inbox[..];
         let blocked = self.take_all(&mut input);
         let left = input.len();
-        self.session.traffic.client_bytes += (inbox.len() - left) as u64;
+        self.session.note_client_bytes((inbox.len() - left) as u64);
         if let Client::Here(peer) = &mut self.client {
             peer.put_back(inbox, left);
             if (!blocked? || left == 0) && peer.has_ended() {
@@ -202,7 +202,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             && self.snapshot.is_some()
         {
             let dropped = link.peer.outbox.drop_waiting_messages();
-            self.session.ledger.settle(dropped, Account::Discarded);
+            self.session.settle(dropped, Account::Discarded);
         }
         Err(farewell.cause())
     }
@@ -232,7 +232,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         if let Client::Leaving(peer, Farewell::Closed(frame)) = &self.client
             && peer.outbox.is_at_boundary()
         {
-            self.session.client_code = frame.code;
+            self.session.note_client_code(frame.code);
         }
     }
 

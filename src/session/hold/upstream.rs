@@ -122,7 +122,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let mut input = &inbox[..];
         let blocked = self.take_all_tapped(&mut input);
         let left = input.len();
-        self.session.traffic.upstream_bytes += (inbox.len() - left) as u64;
+        self.session
+            .note_upstream_bytes((inbox.len() - left) as u64);
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -219,7 +220,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         let Some(link) = &mut self.link else { return };
         if link.withheld.take().is_none() {
-            self.session.traffic.upstream_messages += 1;
+            self.session.note_upstream_messages(1);
         }
         if self.snapshot.is_none() {
             self.observe_message();
@@ -274,9 +275,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.link = None;
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
-        if self.session.trail.state() != SessionState::Reconnecting {
+        if self.session.entered_state() != SessionState::Reconnecting {
             self.session
-                .trail
                 .enter(SessionState::Reconnecting, "upstream lost");
         }
         Ok(())

@@ -1,0 +1,287 @@
+//! What a session has done so far: for its report at the end, and for whoever looks at it
+//! while it runs.
+//!
+//! # Invariants
+//!
+//! * A record only grows: nothing that was noted is taken back.
+//! * Nothing here is needed to carry a message: a session that nobody looks at does the same.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    close::Written,
+    hold::Link,
+    ledger::{Account, Ledger},
+    rules::Priority,
+    state::{SessionState, Trail},
+    termination::{Cause, Report, Traffic},
+};
+use crate::{upstream::Attempts, websocket::CloseCode};
+
+/// What waits in a session's hold queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages by priority, in the order of [`Priority::ALL`].
+    pub messages: [u32; Priority::ALL.len()],
+    /// Everything that is held for the session, in accounted bytes.
+    pub bytes: usize,
+}
+
+/// What is kept of a session through all its phases.
+#[derive(Debug)]
+pub struct Record {
+    trail: RefCell<Trail>,
+    ledger: Cell<Ledger>,
+    traffic: Cell<Traffic>,
+    queued: Cell<Queued>,
+    attempts: Attempts,
+    connected_after: Cell<Option<Duration>>,
+    ready_after: Cell<Option<Duration>>,
+    flush_time: Cell<Option<Duration>>,
+    /// When the session first saw that the process drains.
+    drain_seen: Cell<Option<Instant>>,
+    /// When the tunnel last passed something on.
+    last_traffic: Cell<Instant>,
+    /// Messages in the upstream's outbox that were written and are settled in the ledger.
+    settled: Cell<u64>,
+    client_code: Cell<Option<CloseCode>>,
+    /// Whether the upstream went away during the flush.
+    is_flush_in_doubt: Cell<bool>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::accepted()
+    }
+}
+
+impl Record {
+    /// The record of a session whose client has just got its `101`.
+    #[must_use]
+    pub fn accepted() -> Self {
+        let trail = Trail::accepted();
+        Self {
+            last_traffic: Cell::new(trail.started()),
+            trail: RefCell::new(trail),
+            ledger: Cell::default(),
+            traffic: Cell::default(),
+            queued: Cell::default(),
+            attempts: Attempts::default(),
+            connected_after: Cell::default(),
+            ready_after: Cell::default(),
+            flush_time: Cell::default(),
+            drain_seen: Cell::default(),
+            settled: Cell::default(),
+            client_code: Cell::default(),
+            is_flush_in_doubt: Cell::default(),
+        }
+    }
+
+    /// The state, which in a tunnel without traffic for `idle_after` is
+    /// [`SessionState::Idle`].
+    #[must_use]
+    pub fn state(&self, idle_after: Duration) -> SessionState {
+        match self.trail.borrow().state() {
+            SessionState::Processing if self.last_traffic.get().elapsed() >= idle_after => {
+                SessionState::Idle
+            }
+            state => state,
+        }
+    }
+
+    /// The states so far, with their times and reasons.
+    #[must_use]
+    pub fn trail(&self) -> Trail {
+        self.trail.borrow().clone()
+    }
+
+    /// When the client got its `101`.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.trail.borrow().started()
+    }
+
+    /// What became of the client's messages.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.get()
+    }
+
+    /// What went through.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
+    }
+
+    /// What waits for the gate.
+    #[must_use]
+    pub fn queued(&self) -> Queued {
+        self.queued.get()
+    }
+
+    /// How often the upstream was tried.
+    #[must_use]
+    pub const fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// When the upstream was first connected, after the client's `101`.
+    #[must_use]
+    pub fn connected_after(&self) -> Option<Duration> {
+        self.connected_after.get()
+    }
+
+    /// When the gate opened, after the client's `101`.
+    #[must_use]
+    pub fn ready_after(&self) -> Option<Duration> {
+        self.ready_after.get()
+    }
+
+    /// How long the flush took.
+    #[must_use]
+    pub fn flush_time(&self) -> Option<Duration> {
+        self.flush_time.get()
+    }
+
+    /// The state that was entered last.
+    pub(super) fn entered_state(&self) -> SessionState {
+        self.trail.borrow().state()
+    }
+
+    pub(super) fn enter(&self, to: SessionState, reason: &'static str) {
+        self.trail.borrow_mut().enter(to, reason);
+    }
+
+    pub(super) fn accept(&self, messages: u64) {
+        let mut ledger = self.ledger.get();
+        ledger.accept(messages);
+        self.ledger.set(ledger);
+    }
+
+    pub(super) fn settle(&self, messages: u64, account: Account) {
+        let mut ledger = self.ledger.get();
+        ledger.settle(messages, account);
+        self.ledger.set(ledger);
+    }
+
+    pub(super) fn add_traffic(&self, more: Traffic) {
+        self.traffic.set(self.traffic.get() + more);
+    }
+
+    pub(super) fn note_client_bytes(&self, client_bytes: u64) {
+        self.add_traffic(Traffic {
+            client_bytes,
+            ..Traffic::default()
+        });
+    }
+
+    pub(super) fn note_upstream_bytes(&self, upstream_bytes: u64) {
+        self.add_traffic(Traffic {
+            upstream_bytes,
+            ..Traffic::default()
+        });
+    }
+
+    pub(super) fn note_upstream_messages(&self, upstream_messages: u64) {
+        self.add_traffic(Traffic {
+            upstream_messages,
+            ..Traffic::default()
+        });
+    }
+
+    /// Notes that the tunnel has just passed something on.
+    pub(super) fn touch(&self) {
+        self.last_traffic.set(Instant::now());
+    }
+
+    pub(super) fn note_queued(&self, queued: Queued) {
+        self.queued.set(queued);
+    }
+
+    pub(super) fn note_connected(&self) {
+        if self.connected_after.get().is_none() {
+            self.connected_after.set(Some(self.started().elapsed()));
+        }
+    }
+
+    pub(super) fn note_ready(&self) {
+        self.ready_after.set(Some(self.started().elapsed()));
+    }
+
+    pub(super) fn note_flushed(&self, flush_time: Duration) {
+        self.flush_time.set(Some(flush_time));
+    }
+
+    /// The code of the close frame that the client gets.
+    pub(super) fn note_client_code(&self, code: Option<CloseCode>) {
+        self.client_code.set(code);
+    }
+
+    pub(super) fn drain_seen(&self) -> Option<Instant> {
+        self.drain_seen.get()
+    }
+
+    /// When the session first saw that the process drains: at the latest now.
+    pub(super) fn see_drain(&self) -> Instant {
+        let seen = self.drain_seen.get().unwrap_or_else(Instant::now);
+        self.drain_seen.set(Some(seen));
+        seen
+    }
+
+    pub(super) fn doubt_flush(&self) {
+        self.is_flush_in_doubt.set(true);
+    }
+
+    /// Messages in the upstream's outbox that are not settled in the ledger.
+    pub(super) fn in_outbox<U>(&self, link: &Link<U>) -> u64 {
+        let outbox = &link.peer.outbox;
+        outbox.messages_waiting().0 + outbox.messages_written() - self.settled.get()
+    }
+
+    /// Settles the messages that the upstream's outbox has written, `written` in all.
+    pub(super) fn settle_written(&self, written: u64, account: Account) {
+        let settled = self.settled.get();
+        if written > settled {
+            self.settle(written - settled, account);
+            self.settled.set(written);
+        }
+    }
+
+    /// Settles everything at the end: what `written` does not cover was never sent.
+    pub(super) fn settle_all(&self, written: Written, cause: &Cause) {
+        let in_doubt = self.is_flush_in_doubt.get() || cause.leaves_flush_in_doubt();
+        let account = if in_doubt {
+            Account::Unknown
+        } else {
+            Account::Delivered
+        };
+        self.settle_written(written.messages, account);
+        let held = self.ledger().held();
+        self.settle(written.in_doubt.min(held), Account::Unknown);
+        self.settle(self.ledger().held(), Account::Discarded);
+        self.note_queued(Queued::default());
+    }
+
+    pub(super) fn report(&self, cause: Cause, state: SessionState) -> Report {
+        let trail = self.trail();
+        Report {
+            cause,
+            state,
+            ledger: self.ledger.get(),
+            traffic: self.traffic.get(),
+            attempts: self.attempts.get(),
+            last_connect_error: self.attempts.last_error(),
+            connected_after: self.connected_after.get(),
+            ready_after: self.ready_after.get(),
+            flush_time: self.flush_time.get(),
+            client_code: self.client_code.get(),
+            duration: trail.started().elapsed(),
+            trail,
+        }
+    }
+}
