@@ -17,6 +17,7 @@
 pub mod addresses;
 mod ask;
 pub mod body;
+mod connecting;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
@@ -24,6 +25,7 @@ pub mod framing;
 pub mod headers;
 pub mod hold;
 mod http1;
+pub mod multiplexed;
 pub mod pool;
 mod replay;
 pub mod response;

@@ -10,6 +10,7 @@ mod ask;
 mod forward;
 mod handshake;
 mod limits;
+mod multiplexed;
 mod pki;
 mod pool;
 mod proxy_protocol;
