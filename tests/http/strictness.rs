@@ -431,6 +431,8 @@ async fn nothing_is_served_behind_a_websocket() {
     client.open().await;
     let mut exchange = upstream.accept().await;
     exchange.answer_101().await;
+    exchange.stream.send([0x81, 0x00]).await;
+    assert_eq!(client.read(2).await, [0x81, 0x00]);
     // A close frame, and a request behind it.
     client.send([0x88, 0x80, 1, 2, 3, 4]).await;
     client.send(to("/smuggled")).await;
