@@ -3,6 +3,8 @@
 //! [`Transport`] is the one place that knows the kinds of connection there are, on
 //! either side; everything above it is generic over [`Stream`] or just reads and writes.
 
+mod http2;
+
 use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
@@ -14,6 +16,8 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsStream;
+
+pub use self::http2::Http2Stream;
 
 /// A byte stream that a session can run on.
 ///
@@ -49,6 +53,8 @@ pub enum Transport {
     /// An end without a `close_notify` is an error (`UnexpectedEof`): somebody on the way
     /// may have cut the connection.
     Tls(Box<TlsStream<Self>>),
+    /// A stream of an HTTP/2 connection; in a box for the same reason.
+    Http2(Box<Http2Stream>),
 }
 
 impl Transport {
@@ -64,7 +70,7 @@ impl Transport {
     pub fn application_protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Http2(_) => None,
         }
     }
 }
@@ -76,13 +82,14 @@ impl Stream for Transport {
             Self::Unix(stream) => is_read_closed(stream.ready(Interest::READABLE)),
             // A peer that has said `close_notify` and nothing else still is there.
             Self::Tls(stream) => stream.get_ref().0.is_hung_up(),
+            Self::Http2(stream) => stream.is_hung_up(),
         }
     }
 
     fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
-            Self::Unix(_) | Self::Tls(_) => None,
+            Self::Unix(_) | Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 }
@@ -110,6 +117,7 @@ impl AsyncRead for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Http2(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -124,6 +132,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Http2(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -136,6 +145,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Http2(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -144,6 +154,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Http2(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -152,6 +163,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Self::Http2(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -160,6 +172,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

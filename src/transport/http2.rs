@@ -1,0 +1,113 @@
+//! One stream of an HTTP/2 connection, as the byte stream of a WebSocket (RFC 8441).
+//!
+//! # Invariants
+//!
+//! * What was written and not yet sent is bounded: at most [`MAX_WRITE_BYTES`] in each of
+//!   the few writes that hyper takes before the client's window is open for them.
+//! * The client's `END_STREAM` is the end of the stream. So is its `RST_STREAM` with
+//!   `CANCEL` or `NO_ERROR`, after which nothing can be written; any other is an error.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
+};
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The most that is taken in one write: a frame of the default size (RFC 9113 §6.5.2).
+const MAX_WRITE_BYTES: usize = 16 * 1024;
+
+/// One stream of an HTTP/2 connection.
+pub struct Http2Stream {
+    /// Shared, because hyper tells whether the client is there only to who would write.
+    upgraded: RefCell<TokioIo<Upgraded>>,
+}
+
+impl Http2Stream {
+    /// The stream on which hyper has sent the answer to an extended `CONNECT`.
+    #[must_use]
+    pub fn new(upgraded: Upgraded) -> Self {
+        Self {
+            upgraded: RefCell::new(TokioIo::new(upgraded)),
+        }
+    }
+
+    /// Whether the client has reset the stream, or the connection has ended.
+    ///
+    /// Who waits to write must try again afterwards: its waker is forgotten.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut upgraded = self.upgraded.borrow_mut();
+        matches!(
+            Pin::new(&mut *upgraded).poll_flush(&mut context),
+            Poll::Ready(Err(_))
+        )
+    }
+
+    fn upgraded(&mut self) -> Pin<&mut TokioIo<Upgraded>> {
+        Pin::new(self.upgraded.get_mut())
+    }
+}
+
+impl fmt::Debug for Http2Stream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Http2Stream")
+    }
+}
+
+impl AsyncRead for Http2Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.upgraded().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Http2Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let taken = bytes.len().min(MAX_WRITE_BYTES);
+        self.upgraded().poll_write(context, &bytes[..taken])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let [slice] = slices {
+            return self.poll_write(context, slice);
+        }
+        // Only when there is room is gathering worth its while.
+        ready!(self.upgraded().poll_flush(context))?;
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut gathered = Vec::with_capacity(bytes.min(MAX_WRITE_BYTES));
+        for slice in slices {
+            let room = MAX_WRITE_BYTES - gathered.len();
+            gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+        }
+        self.upgraded().poll_write(context, &gathered)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.upgraded().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.upgraded().poll_shutdown(context)
+    }
+}
