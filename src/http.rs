@@ -9,15 +9,15 @@
 //!
 //! * hyper's parser is lenient; what it lets pass and two parsers may read differently is
 //!   refused by [`framing`], never repaired.
-//! * After the `101` nothing of HTTP is left: the session gets the transport and the bytes
-//!   that were read beyond the head, and the connection is closed when it ends.
+//! * After the `101` nothing of HTTP/1.1 is left: the session gets the transport and the
+//!   bytes that were read beyond the head, and the connection is closed when it ends. Over
+//!   HTTP/2 the transport is one stream, and the connection goes on beside it.
 //! * What goes upstream is written anew from the parsed request; raw header bytes of a
 //!   client never are.
 
 pub mod addresses;
 mod ask;
 pub mod body;
-mod connecting;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
@@ -25,10 +25,11 @@ pub mod framing;
 pub mod headers;
 pub mod hold;
 mod http1;
-pub mod multiplexed;
+mod http2;
 pub mod pool;
 mod replay;
 pub mod response;
+mod sniff;
 pub mod target;
 pub mod upgrade;
 pub mod upload;
@@ -36,6 +37,7 @@ mod watchdog;
 mod watched;
 
 use std::{
+    pin::Pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -50,6 +52,7 @@ use self::{
     hold::HeldRequests,
     pool::Pools,
     response::{Refusal, Shortage},
+    sniff::Spoken,
 };
 pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
@@ -174,12 +177,24 @@ impl Shared {
     }
 }
 
+/// Which versions of HTTP a connection may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, as was agreed in the TLS handshake.
+    Http2,
+    /// Either: the first bytes of the client tell (RFC 9113 §3.3).
+    Either,
+}
+
 /// Serves one connection to its end.
 ///
 /// HTTP is served in a box of its own which is gone before a session starts: a session,
 /// which may last for hours, does not carry hyper's buffers.
 pub fn serve(
     stream: Transport,
+    protocol: Protocol,
     ends: Endpoints,
     admission: Admission,
     local: &Rc<Local>,
@@ -196,7 +211,7 @@ pub fn serve(
         admission,
         local: Rc::clone(local),
     };
-    let http = Box::pin(http1::serve(stream, connection));
+    let http = Box::pin(connection.serve(stream, protocol));
     async move {
         if let Some(session) = http.await {
             session.await;
@@ -213,6 +228,30 @@ struct Connection {
 }
 
 impl Connection {
+    /// Serves requests until the connection ends, or becomes that of one session, which is
+    /// returned.
+    async fn serve(
+        self,
+        stream: Transport,
+        protocol: Protocol,
+    ) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+        let (spoken, stream) = match protocol {
+            Protocol::Http1 => (Spoken::Http1, stream.into()),
+            Protocol::Http2 => (Spoken::Http2, stream.into()),
+            Protocol::Either => {
+                let timeout = self.local.shared.config.limits.header_timeout;
+                sniff::sniff(stream, timeout).await?
+            }
+        };
+        match spoken {
+            Spoken::Http1 => http1::serve(stream, self).await,
+            Spoken::Http2 => {
+                Box::pin(http2::serve(stream, self)).await;
+                None
+            }
+        }
+    }
+
     /// The client that sent a request with these headers.
     fn client(&self, headers: &HeaderMap) -> Client {
         let trusted = &self.local.shared.config.trusted_proxies;

@@ -83,6 +83,9 @@ pub struct ListenSettings {
     pub proxy_protocol: bool,
     /// Present: clients have to speak TLS.
     pub tls: Option<Arc<Tls>>,
+    /// Whether clients may speak HTTP/2 without TLS, by prior knowledge (RFC 9113 §3.3);
+    /// default no.
+    pub h2c: bool,
 }
 
 impl fmt::Display for ListenSettings {
@@ -99,6 +102,7 @@ impl From<ListenAddress> for ListenSettings {
             address,
             proxy_protocol: false,
             tls: None,
+            h2c: false,
         }
     }
 }
@@ -143,6 +147,8 @@ pub struct Limits {
     /// How long a client may take to send its header section, and how long a connection may
     /// wait for its next request; default 10 s.
     pub header_timeout: Duration,
+    /// Requests and sessions at once on one HTTP/2 connection; default 100.
+    pub max_streams: u32,
 }
 
 impl Limits {
@@ -159,6 +165,7 @@ impl Limits {
             max_headers: 100,
             max_uri_bytes: 8 * 1024,
             header_timeout: Duration::from_secs(10),
+            max_streams: 100,
         }
     }
 }

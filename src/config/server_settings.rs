@@ -68,11 +68,27 @@ fn listener(
     seen.push(address.clone());
     let tls = table.value("tls").is_some();
     let tls = tls.then(|| table.table("tls", tls::listener)).flatten();
+    let h2c = h2c(table, tls.is_some());
     Some(ListenSettings {
         address,
         proxy_protocol,
         tls,
+        h2c,
     })
+}
+
+/// Whether clients may speak HTTP/2 without TLS.
+fn h2c(table: &mut Table<'_>, has_tls: bool) -> bool {
+    let enabled = table.take("h2c", |value| {
+        let enabled = value.parse(units::truth)?;
+        if enabled && has_tls {
+            let what = "h2c is HTTP/2 without TLS, and this listener has TLS";
+            let mistake = Mistake::new(what, "expected h2 = true in [listen.tls]");
+            return value.problem(mistake);
+        }
+        Some(enabled)
+    });
+    enabled.unwrap_or(false)
 }
 
 /// Whether connections begin with a header of the PROXY protocol, which only trusted proxies
@@ -172,6 +188,10 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
         &mut limits.header_timeout,
         table.some_time("header_timeout"),
     );
+    override_with(
+        &mut limits.max_streams,
+        table.parse("max_streams", max_streams),
+    );
     limits
 }
 
@@ -199,6 +219,18 @@ fn headers(text: &str) -> Result<usize, Mistake> {
         _ => Err(Mistake::new(
             "no request may have so many headers",
             format!("expected at most {MAX_HEADERS}"),
+        )),
+    }
+}
+
+fn max_streams(text: &str) -> Result<u32, Mistake> {
+    /// Beyond this the windows of all streams do not fit into that of the connection.
+    const MAX_STREAMS: usize = 10_000;
+    match units::some(text)? {
+        streams @ ..=MAX_STREAMS => Ok(u32::try_from(streams).unwrap_or(u32::MAX)),
+        _ => Err(Mistake::new(
+            "these are too many streams for one connection",
+            "expected at most 10000",
         )),
     }
 }

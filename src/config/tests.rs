@@ -186,6 +186,21 @@ upstream = \"http://127.0.0.1:8081\"";
 }
 
 #[test]
+fn http_2_is_taken_where_a_listener_says_so() {
+    let text = "\
+listen = [{ address = \"127.0.0.1:1\", h2c = true }, { address = \"127.0.0.1:2\" }]
+limits.max_streams = 7
+[[route]]
+upstream = \"http://127.0.0.1:8081\"";
+
+    let config = parse(text).unwrap_or_else(|problems| panic!("{problems}"));
+
+    let h2c: Vec<_> = config.listen.iter().map(|listener| listener.h2c).collect();
+    assert_eq!(h2c, [true, false]);
+    assert_eq!(config.limits.max_streams, 7);
+}
+
+#[test]
 fn variables_are_replaced_in_strings_and_may_stand_for_numbers() {
     let text = "\
 [limits]
@@ -534,16 +549,6 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
             "[route.close_codes]\n401 = 1006",
             "not a close code that may be sent",
         ),
-        ("[route.http]\nversion = \"3\"", "expected `1.1` or `2`"),
-        (
-            "[route.http]\nunderscores = \"yes\"",
-            "expected `drop` or `pass`",
-        ),
-        ("[route.http]\nidle_timeout = \"0s\"", "must not be zero"),
-        (
-            "proxy_protocol = \"v1\"\n[route.http]\nversion = \"2\"",
-            "expected only one of `proxy_protocol` and",
-        ),
         (
             "[route.http]\nmax_held_requests = 1.5",
             "expected a whole number",
@@ -718,6 +723,8 @@ fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
         ("log = 5", "expected a table"),
         ("log.level = \"warning\"", "did you mean `warn`?"),
         ("limits.max_connections = 0", "must not be zero"),
+        ("limits.max_streams = 0", "must not be zero"),
+        ("limits.max_streams = 10001", "at most 10000"),
         ("limits.max_connections_per_address = 0", "must not be zero"),
         ("limits.session_rate = \"fast\"", "expected a whole number"),
         (

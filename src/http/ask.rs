@@ -64,7 +64,7 @@ pub(super) async fn ask(
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let started = time::Instant::now();
     let context = &shared.session;
-    let key = upgrade::check(request, route, context)?;
+    let handshake = upgrade::check(request, route, context)?;
     let offered = Offered {
         subprotocols: upgrade::offered_subprotocols(&request.headers)?
             .map(str::to_owned)
@@ -96,7 +96,7 @@ pub(super) async fn ask(
         headers,
     } = switched;
     let told = told(&terms, &route.session);
-    let response = upgrade::switching_protocols(key, &told, headers::of_switching(&headers));
+    let response = handshake.accept(&told, headers::of_switching(&headers));
     let connected = Connected {
         upstream: opened,
         attempts,

@@ -300,7 +300,7 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
 
 /// Whether a header's value is what every server reads in the same way (RFC 9110 §5.5): the
 /// other bytes that the grammar knows have no agreed meaning.
-fn is_text(value: &[u8]) -> bool {
+pub(super) fn is_text(value: &[u8]) -> bool {
     value.is_ascii()
 }
 

@@ -21,6 +21,7 @@ use super::{
     forward::{self, Downstream},
     framing::Framing,
     response::{self, Refusal},
+    sniff::Sniffed,
     upgrade::{self, Accepted},
     watched::Watched,
 };
@@ -32,7 +33,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Serves requests until the connection ends, or a client has its `101`: then returns its
 /// session.
 pub(super) async fn serve(
-    stream: Transport,
+    stream: Sniffed,
     connection: Connection,
 ) -> Option<Pin<Box<impl Future<Output = ()>>>> {
     let client = connection.client;
@@ -97,12 +98,16 @@ pub(super) async fn serve(
 /// nothing more comes, and what it still sends is read for a moment.
 async fn close(stream: Transport, drain: &CancellationToken) {
     let mut stream = stream;
-    if stream.shutdown().await.is_err() {
-        return;
+    if stream.shutdown().await.is_ok() {
+        drain.run_until_cancelled(linger(stream)).await;
     }
+}
+
+/// Reads what a client still sends that has been told that nothing more comes.
+pub(super) async fn linger(stream: Transport) {
+    let mut stream = stream;
     let mut nowhere = tokio::io::sink();
-    let rest = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere));
-    let _ = drain.run_until_cancelled(rest).await;
+    let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
 }
 
 /// Runs hyper's side of a connection; on drain it ends after the response under way.

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// An `Expect` other than `100-continue` (RFC 9110 §10.1.1).
     #[error("unknown expectation")]
     UnknownExpectation,
+    /// An extended `CONNECT` to another protocol than WebSocket (RFC 8441 §4).
+    #[error("unknown protocol")]
+    UnknownProtocol,
     /// Another version of the WebSocket protocol than 13.
     #[error("WebSocket version must be 13")]
     WrongVersion,
@@ -112,6 +115,7 @@ impl From<Refusal> for Rejection {
             Refusal::Misdirected => Self::UnknownHost,
             Refusal::MethodNotAllowed { .. } => Self::Method,
             Refusal::UnknownExpectation => Self::Expectation,
+            Refusal::UnknownProtocol => Self::ConnectProtocol,
             Refusal::WrongVersion => Self::WebSocketVersion,
             Refusal::BadGateway => Self::UpstreamFailed,
             Refusal::Unavailable(shortage) => shortage.into(),
@@ -171,6 +175,7 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
+            Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable(Shortage::AddressConnections | Shortage::AddressSessionRate) => {
@@ -213,6 +218,7 @@ impl Refusal {
             Self::OriginNotAllowed
             | Self::NoRoute
             | Self::Misdirected
+            | Self::UnknownProtocol
             | Self::BadGateway
             | Self::NoAnswer => &[],
         };

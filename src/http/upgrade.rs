@@ -1,7 +1,9 @@
-//! The opening handshake with a client (RFC 6455 §4.2), and the session after it.
+//! The opening handshake with a client (RFC 6455 §4.2, and RFC 8441 over HTTP/2), and the
+//! session after it.
 //!
-//! The `101` is the proxy's own and does not wait for the upstream, unless the route says so
-//! (`ask.rs`). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0, a request with a body), so every check is here.
+//! The `101`, which over HTTP/2 is a `200`, is the proxy's own and does not wait for the
+//! upstream, unless the route says so (`ask.rs`). hyper answers `101` to whatever it is told
+//! to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
 use std::{cell::Cell, ops::Deref, pin::Pin, rc::Rc, sync::Arc};
 
@@ -44,6 +46,8 @@ pub struct Accepted {
     path: String,
     /// The session's own place, behind a trusted proxy.
     place: Option<AddressPlace>,
+    /// The version of HTTP that it speaks: for the log, too.
+    version: Version,
     /// The connection to an upstream that was asked first.
     connected: Option<Box<Connected>>,
 }
@@ -65,6 +69,7 @@ impl Accepted {
             client: client.address,
             path: handshake.uri.path().to_owned(),
             place,
+            version: handshake.version,
             connected: Some(Box::new(connected)),
         }
     }
@@ -118,14 +123,14 @@ pub fn accept(
     route: &Arc<Route>,
     shared: &Shared,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
-    let key = check(request, route, &shared.session)?;
+    let handshake = check(request, route, &shared.session)?;
     let subprotocol = choose_subprotocol(&request.headers, &route.subprotocols)?;
 
     let terms = Terms {
         subprotocol: subprotocol.map(str::to_owned),
         compression: None,
     };
-    let response = switching_protocols(key, &terms, HeaderMap::new());
+    let response = handshake.accept(&terms, HeaderMap::new());
     let accepted = Accepted {
         route: Arc::clone(route),
         request: upstream_request(request, client, route, |target, headers| {
@@ -134,18 +139,19 @@ pub fn accept(
         client: client.address,
         path: request.uri.path().to_owned(),
         place: shared.admit_session(client)?,
+        version: request.version,
         connected: None,
     };
     Ok((response, accepted))
 }
 
-/// Checks whether a handshake may be answered with a `101` at all, and returns its key.
+/// Checks whether a handshake may be answered with a `101` at all.
 pub(super) fn check<'a>(
     request: &'a Parts,
     route: &Route,
     context: &session::Context,
-) -> Result<&'a HeaderValue, Refusal> {
-    let key = check_handshake(request)?;
+) -> Result<Handshake<'a>, Refusal> {
+    let handshake = check_handshake(request)?;
     check_origin(&request.headers, &route.origins)?;
     if context.drain.is_cancelled() {
         return Err(Refusal::Unavailable(Shortage::Draining));
@@ -153,7 +159,7 @@ pub(super) fn check<'a>(
     if context.budget.is_exhausted() {
         return Err(Refusal::Unavailable(Shortage::HeldBytes));
     }
-    Ok(key)
+    Ok(handshake)
 }
 
 /// The session settings of a route, kept alive with it.
@@ -194,6 +200,7 @@ pub fn session(
         request,
         client,
         path,
+        version,
         connected,
         place,
     } = accepted;
@@ -220,6 +227,7 @@ pub fn session(
         let client = client.to_string();
         let origin = Origin {
             client: &client,
+            is_http2: version == Version::HTTP_2,
             path: &path,
             route: &route.path,
         };
@@ -227,8 +235,24 @@ pub fn session(
     }))
 }
 
-/// Checks what RFC 6455 §4.2.1 demands of the request and returns its key.
-fn check_handshake(request: &Parts) -> Result<&HeaderValue, Refusal> {
+/// A valid handshake.
+pub(super) enum Handshake<'a> {
+    /// HTTP/1.1 with this key (RFC 6455 §4.2.1).
+    Upgrade(&'a HeaderValue),
+    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It has no key, and one that a client
+    /// sends anyway says nothing.
+    Connect,
+}
+
+/// Checks what a handshake must be.
+///
+/// Of an extended `CONNECT` the rest has been checked: its target is complete, and nothing
+/// but frames comes behind it.
+fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
+    if request.version == Version::HTTP_2 {
+        check_version(&request.headers)?;
+        return Ok(Handshake::Connect);
+    }
     let headers = &request.headers;
     if request.method != Method::GET {
         return Err(Refusal::MethodNotAllowed { allow: "GET" });
@@ -252,12 +276,18 @@ fn check_handshake(request: &Parts) -> Result<&HeaderValue, Refusal> {
     {
         return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
     }
-    if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-        return Err(Refusal::WrongVersion);
-    }
+    check_version(headers)?;
     only(headers, &header::SEC_WEBSOCKET_KEY)
         .filter(|key| is_key(key.as_bytes()))
+        .map(Handshake::Upgrade)
         .ok_or(Refusal::BadRequest("illegal Sec-WebSocket-Key"))
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    match only(headers, &header::SEC_WEBSOCKET_VERSION) {
+        Some(version) if version == VERSION => Ok(()),
+        _ => Err(Refusal::WrongVersion),
+    }
 }
 
 /// The value of a header that is there exactly once.
@@ -318,34 +348,33 @@ pub(super) fn offered_subprotocols(
     Ok(list(lines()))
 }
 
-/// The `101` to a client with `key`, which tells it `terms` and whatever else is in `headers`.
-pub(super) fn switching_protocols(
-    key: &HeaderValue,
-    terms: &Terms,
-    headers: HeaderMap,
-) -> Response<Body> {
-    let accept = derive_accept_key(key.as_bytes());
-    let mut response = Response::new(Body::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = headers;
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(
-        header::SEC_WEBSOCKET_ACCEPT,
-        HeaderValue::from_str(&accept).expect("base64 is visible ASCII"),
-    );
-    let mut insert = |name, value: &str| {
-        let value = HeaderValue::from_str(value).expect("it came in a header of visible ASCII");
-        headers.insert(name, value);
-    };
-    if let Some(subprotocol) = &terms.subprotocol {
-        insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+impl Handshake<'_> {
+    /// The answer with which the WebSocket is open, which tells the client `terms` and
+    /// whatever else is in `headers`.
+    pub(super) fn accept(&self, terms: &Terms, headers: HeaderMap) -> Response<Body> {
+        let mut response = Response::new(Body::default());
+        *response.headers_mut() = headers;
+        let mut insert = |name, value: &str| {
+            let value = HeaderValue::from_str(value).expect("it is or was visible ASCII");
+            response.headers_mut().insert(name, value);
+        };
+        if let Some(subprotocol) = &terms.subprotocol {
+            insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+        }
+        if let Some(agreement) = terms.compression {
+            insert(header::SEC_WEBSOCKET_EXTENSIONS, &agreement.to_element());
+        }
+        if let Self::Upgrade(key) = self {
+            insert(header::UPGRADE, "websocket");
+            insert(header::CONNECTION, "Upgrade");
+            insert(
+                header::SEC_WEBSOCKET_ACCEPT,
+                &derive_accept_key(key.as_bytes()),
+            );
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        }
+        response
     }
-    if let Some(agreement) = terms.compression {
-        insert(header::SEC_WEBSOCKET_EXTENSIONS, &agreement.to_element());
-    }
-    response
 }
 
 /// The handshake for the upstream: the client's own target and end-to-end headers, with

@@ -13,7 +13,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::{Framing, Verdict, answers::Interim};
+use super::{
+    framing::{Framing, Verdict, answers::Interim},
+    sniff::Sniffed,
+};
 use crate::transport::{Stream, Transport};
 
 /// How many bytes of interim answers may wait for a client that does not read.
@@ -24,7 +27,7 @@ const MAX_INTERIM_BYTES: usize = 16 * 1024;
 pub(super) struct Watched(Rc<RefCell<Inner>>);
 
 struct Inner {
-    stream: Transport,
+    stream: Sniffed,
     framing: Framing,
     /// Whether hyper has nothing left to write, as far as it has shown.
     is_flushed: bool,
@@ -33,7 +36,7 @@ struct Inner {
 }
 
 impl Watched {
-    pub(super) fn new(stream: Transport, framing: Framing) -> Self {
+    pub(super) fn new(stream: Sniffed, framing: Framing) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
             framing,
@@ -44,7 +47,7 @@ impl Watched {
 
     /// The stream alone; `None` while there are other handles.
     pub(super) fn into_inner(self) -> Option<Transport> {
-        Some(Rc::into_inner(self.0)?.into_inner().stream)
+        Some(Rc::into_inner(self.0)?.into_inner().stream.stream)
     }
 
     /// How the head was framed of the request that hyper has just parsed.
@@ -58,7 +61,7 @@ impl Watched {
     }
 
     pub(super) fn is_hung_up(&self) -> bool {
-        self.0.borrow().stream.is_hung_up()
+        self.0.borrow().stream.stream.is_hung_up()
     }
 
     /// Writes a `1xx` answer before the final one, which hyper's server cannot.
@@ -95,7 +98,7 @@ impl Inner {
     }
 
     /// The stream for what hyper writes.
-    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Transport>>> {
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Sniffed>>> {
         if self.is_flushed {
             ready!(self.poll_interim(context))?;
             self.is_flushed = false;

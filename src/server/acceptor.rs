@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     client::{ClientAddr, Endpoints},
-    http::{self, Admission, Local, addresses::AddressPlace},
+    http::{self, Admission, Local, Protocol, addresses::AddressPlace},
     route::Route,
     telemetry::rejections::Rejection,
     transport::Transport,
@@ -232,14 +232,25 @@ impl Connection {
         // Neither is an `async` block, which would have room for what it awaits twice: a task
         // lives as long as its session.
         let Some(tls) = self.listener.tls.clone() else {
-            let served = http::serve(socket, ends, admission, local);
+            let protocol = if self.listener.h2c {
+                Protocol::Either
+            } else {
+                Protocol::Http1
+            };
+            let served = http::serve(socket, protocol, ends, admission, local);
             task::spawn_local(served.map(move |()| drop(place)));
             return;
         };
         let local = Rc::clone(local);
         let handshake = Box::pin(shake_hands(tls, socket, ends.client, Rc::clone(&local)));
         let served = handshake.then(move |stream| {
-            let serve = |stream| http::serve(stream, ends, admission, &local);
+            let serve = |stream: Transport| {
+                let protocol = match stream.application_protocol() {
+                    Some(b"h2") => Protocol::Http2,
+                    _ => Protocol::Http1,
+                };
+                http::serve(stream, protocol, ends, admission, &local)
+            };
             OptionFuture::from(stream.map(serve))
         });
         task::spawn_local(served.map(move |_| drop(place)));

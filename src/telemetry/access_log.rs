@@ -14,6 +14,8 @@ use crate::session::{Report, ledger::Account, state::SessionState};
 pub struct Origin<'a> {
     /// The client's address.
     pub client: &'a str,
+    /// Whether its session is a stream of an HTTP/2 connection.
+    pub is_http2: bool,
     /// The path it asked for, without the query.
     pub path: &'a str,
     /// The route's path prefix.
@@ -29,6 +31,7 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
             tracing::event!(
                 $level,
                 client = origin.client,
+                http = if origin.is_http2 { "2" } else { "1.1" },
                 path = origin.path,
                 route = origin.route,
                 ended_by = report.cause.initiator().name(),

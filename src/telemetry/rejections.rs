@@ -62,6 +62,10 @@ rejections! {
     Expectation = "expectation",
     /// Another version of the WebSocket protocol.
     WebSocketVersion = "websocket_version",
+    /// An extended `CONNECT` to another protocol than WebSocket.
+    ConnectProtocol = "connect_protocol",
+    /// An HTTP/2 connection on which the client cancelled most of its requests.
+    CancelledRequests = "cancelled_requests",
     /// Sessions held too much.
     HeldBytes = "held_bytes",
     /// Too many requests were held.

@@ -9,8 +9,8 @@
 mod ask;
 mod forward;
 mod handshake;
+mod http2;
 mod limits;
-mod multiplexed;
 mod pki;
 mod pool;
 mod proxy_protocol;

@@ -1,6 +1,13 @@
 //! A proxy, a scripted upstream and a client that speak in bytes.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use readygate::{
     client::TrustedProxies,
@@ -91,6 +98,20 @@ impl Upstream {
     /// The next connection, with the head of its request.
     pub(crate) async fn accept(&self) -> Exchange {
         self.accept_raw().await.read_request().await.unwrap()
+    }
+
+    /// How many connections have come that nobody has accepted; they are closed.
+    pub(crate) fn waiting(&self) -> usize {
+        let mut context = Context::from_waker(Waker::noop());
+        let accept = || self.0.poll_accept(&mut context);
+        std::iter::repeat_with(accept)
+            .take_while(Poll::is_ready)
+            .count()
+    }
+
+    /// Whether no connection has come that nobody has accepted.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.waiting() == 0
     }
 
     pub(crate) async fn accept_raw(&self) -> Client {

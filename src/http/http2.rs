@@ -1,0 +1,287 @@
+//! A connection that speaks HTTP/2: requests side by side, and each may become a session.
+//!
+//! A WebSocket is opened by an extended `CONNECT` (RFC 8441), and its stream then is what a
+//! connection of its own is in HTTP/1.1: the same session runs on it, in a task of its own
+//! on the same worker.
+//!
+//! # Invariants
+//!
+//! * The connection is served until the last of its streams has ended, and every session
+//!   on it, so that it counts for as long as any of them.
+//! * What one client can make the proxy keep is bounded: streams, header sections, unread
+//!   bytes of each stream, unsent bytes of each stream, and requests that it cancels.
+//!
+//! # Flow control
+//!
+//! A client that is held, or whose upstream is slow, is not read; then its own window fills
+//! up and it stops. The connection's window has room for all streams doing that at once, so
+//! that they do not stop the others.
+//!
+//! It has more than that because of small frames: the h2 crate charges each `DATA` frame of
+//! less than 256 bytes that is unread with what it lacks, for the whole connection, and ends
+//! that with `ENHANCE_YOUR_CALM` when half the connection's window is used up.
+
+mod activity;
+mod handle;
+mod request;
+
+use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    ext,
+    rt::Executor,
+    server::conn::http2,
+    service::{HttpService, service_fn},
+    upgrade::{OnUpgrade, on as on_upgrade},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt, task, time};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    activity::{Activity, Counted, Stream},
+    handle::Handle,
+};
+use super::{
+    Connection,
+    body::Body,
+    forward::{self, Downstream},
+    headers, http1,
+    response::Refusal,
+    sniff::Sniffed,
+    upgrade::{self, Accepted},
+};
+use crate::{
+    telemetry::rejections::Rejection,
+    transport::{Http2Stream, Transport},
+    websocket::Opened,
+};
+
+/// What a client may send on one stream before it is read.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// The least that a client may send on all streams together before it is read: half of it is
+/// the budget for small frames. A stream full of the smallest messages that a WebSocket has,
+/// 7 bytes, takes 2.3 MB of that.
+const MIN_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+
+/// What may wait to be sent on one stream.
+const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The longest header section, counted as RFC 9113 §6.5.2 does: names, values, and 32 bytes
+/// for each field. A few bytes on the wire may stand for much more than that.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+
+/// How often a client is asked whether it is there, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long it may take to tell a client that the connection ends, however it ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection ends, and the sessions on it.
+pub(super) async fn serve(stream: Sniffed, connection: Connection) {
+    let client = connection.client;
+    let shared = Arc::clone(&connection.local.shared);
+    let limits = &shared.config.limits;
+    let activity = Rc::new(Activity::default());
+    let requests = Rc::new(Requests {
+        connection,
+        activity: Rc::clone(&activity),
+    });
+
+    let stream = Handle::new(stream);
+    let http = builder(limits.max_streams).serve_connection(
+        TokioIo::new(stream.clone()),
+        service_fn(move |request| respond(Rc::clone(&requests), request)),
+    );
+    let ended = run(
+        http,
+        &activity,
+        limits.header_timeout,
+        &shared.session.drain,
+    )
+    .await;
+    if let Err(error) = ended {
+        if matches!(error, Cut::TooManyCancelled) {
+            shared.rejections.count(Rejection::CancelledRequests);
+        }
+        tracing::debug!(%client, %error, "connection ended");
+    }
+    // Closing while the client still says something, be it that it has read the last answer,
+    // would reset the connection and might take that answer with it.
+    if let Some(mut stream) = stream.into_inner() {
+        let _ = time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+        http1::linger(stream).await;
+    }
+    activity.ended().await;
+}
+
+/// Why a connection did not end well.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error(transparent)]
+    Failed(#[from] hyper::Error),
+    #[error("the client does not close it")]
+    StaysOpen,
+    #[error("the client has cancelled too many requests")]
+    TooManyCancelled,
+}
+
+/// Runs hyper's side of a connection to its end.
+///
+/// It is asked to end on drain and when there is nothing to do for `idle_timeout`, and cut
+/// off when it does not end then, or cancels too much.
+async fn run<S>(
+    http: http2::Connection<TokioIo<Handle>, S, OnThisThread>,
+    activity: &Activity,
+    idle_timeout: Duration,
+    drain: &CancellationToken,
+) -> Result<(), Cut>
+where
+    S: HttpService<Incoming, ResBody = Counted<Body>, Error = Infallible>,
+    S::Future: 'static,
+{
+    let mut http = pin!(http);
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            ended = &mut http => return Ok(ended?),
+            () = drain.cancelled(), if !is_ending => {}
+            () = activity.idle_for(idle_timeout) => {
+                if is_ending {
+                    return Err(Cut::StaysOpen);
+                }
+            }
+            () = activity.too_many_cancelled() => {
+                return Err(Cut::TooManyCancelled);
+            }
+        }
+        http.as_mut().graceful_shutdown();
+        is_ending = true;
+    }
+}
+
+fn builder(max_streams: u32) -> http2::Builder<OnThisThread> {
+    let windows = STREAM_WINDOW_BYTES.saturating_mul(max_streams);
+    let mut builder = http2::Builder::new(OnThisThread);
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(max_streams)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(
+            windows.clamp(MIN_CONNECTION_WINDOW_BYTES, MAX_WINDOW_BYTES),
+        )
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// The largest window that there is (RFC 9113 §6.9.1).
+const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// Spawns hyper's tasks where the connection is.
+#[derive(Clone, Copy, Debug)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        task::spawn_local(future);
+    }
+}
+
+/// What the requests of one connection share.
+struct Requests {
+    connection: Connection,
+    activity: Rc<Activity>,
+}
+
+async fn respond(
+    requests: Rc<Requests>,
+    request: Request<Incoming>,
+) -> Result<Response<Counted<Body>>, Infallible> {
+    let stream = Stream::request(&requests.activity);
+    let answer = requests.answer(request).await;
+    let response = answer.unwrap_or_else(|refusal| of_http2(requests.connection.refuse(refusal)));
+    Ok(stream.answer(response))
+}
+
+/// An answer of the proxy's own without what HTTP/2 does not have: fields of the connection,
+/// and the `426` that means nothing without them (RFC 9113 §8.6).
+fn of_http2(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers = headers::of_response(&parts.headers);
+    if parts.status == StatusCode::UPGRADE_REQUIRED {
+        parts.status = StatusCode::BAD_REQUEST;
+    }
+    Response::from_parts(parts, body)
+}
+
+impl Requests {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let request = request::check(request)?;
+        if request.method() == Method::CONNECT {
+            return self.connect(request).await;
+        }
+        let route = self.connection.route(&request)?;
+        let downstream = Downstream {
+            client: self.connection.client(request.headers()),
+            // Bodies cannot be framed in two ways here.
+            is_body_broken: None,
+            // A request that the client cancels is dropped.
+            is_gone: &|| false,
+            // hyper's server has no way to send them over HTTP/2.
+            send_interim: &|_| {},
+        };
+        forward::forward(request, downstream, route, &self.connection.local).await
+    }
+
+    /// Answers an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
+    async fn connect(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Some(protocol) = request.extensions().get::<ext::Protocol>() else {
+            return Err(Refusal::MethodNotAllowed {
+                allow: forward::METHODS,
+            });
+        };
+        if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+            return Err(Refusal::UnknownProtocol);
+        }
+        let shared = &self.connection.local.shared;
+        let client = self.connection.client(request.headers());
+        let route = self.connection.route(&request)?;
+        let upgraded = on_upgrade(&mut request);
+        let (parts, _body) = request.into_parts();
+        let answer = upgrade::answer(&parts, client, route, shared, || false);
+        let (response, accepted) = answer.await?;
+        match accepted {
+            Some(accepted) => drop(task::spawn_local(self.session(upgraded, accepted))),
+            // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
+            // the client of HTTP/2 must not read as a success.
+            None if response.status().is_success() => return Err(Refusal::BadGateway),
+            None => {}
+        }
+        Ok(response)
+    }
+
+    fn session(&self, upgraded: OnUpgrade, accepted: Accepted) -> impl Future<Output = ()> + use<> {
+        let shared = Arc::clone(&self.connection.local.shared);
+        let stream = Stream::session(&self.activity);
+        async move {
+            let _stream = stream;
+            // A client that is gone before it has its answer never had a session.
+            let Ok(upgraded) = upgraded.await else {
+                return;
+            };
+            let opened = Opened {
+                stream: Transport::Http2(Box::new(Http2Stream::new(upgraded))),
+                read_buf: bytes::Bytes::new(),
+            };
+            upgrade::session(opened, accepted, shared).await;
+        }
+    }
+}

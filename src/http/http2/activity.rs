@@ -1,0 +1,155 @@
+//! What goes on on one connection: how many streams there are, and how many the client
+//! has cancelled.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    Response,
+    body::{Body, Frame, SizeHint},
+};
+use tokio::{sync::Notify, time};
+
+/// So many requests a client may cancel before they are compared with those that it let end.
+///
+/// Cancelling costs the client nothing and the upstream a request each (CVE-2023-44487). A
+/// browser may well cancel many, when somebody leaves a page, but not most.
+const MAX_CANCELLED: u32 = 200;
+
+/// The streams of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    open: Cell<usize>,
+    answered: Cell<u32>,
+    cancelled: Cell<u32>,
+    changed: Notify,
+}
+
+impl Activity {
+    /// Resolves when there has been no stream for `timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling starts the time anew.
+    pub(super) async fn idle_for(&self, timeout: Duration) {
+        loop {
+            self.ended().await;
+            let changed = time::timeout(timeout, self.changed.notified());
+            if changed.await.is_err() && self.open.get() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when there is no stream.
+    pub(super) async fn ended(&self) {
+        self.until(|| self.open.get() == 0).await;
+    }
+
+    /// Resolves when the client has cancelled more requests than anybody would who means
+    /// well.
+    pub(super) async fn too_many_cancelled(&self) {
+        self.until(|| {
+            let cancelled = self.cancelled.get();
+            cancelled > MAX_CANCELLED && cancelled > self.answered.get()
+        })
+        .await;
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if condition() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn change(&self, count: &Cell<u32>) {
+        count.set(count.get().saturating_add(1));
+        self.changed.notify_waiters();
+    }
+}
+
+/// A stream that counts until it is dropped: a request whose answer is under way, or a
+/// session.
+#[derive(Debug)]
+pub(super) struct Stream {
+    activity: Rc<Activity>,
+    is_answered: bool,
+}
+
+impl Stream {
+    /// One more request.
+    pub(super) fn request(activity: &Rc<Activity>) -> Self {
+        Self::begin(activity, false)
+    }
+
+    /// One more session, whose request is answered.
+    pub(super) fn session(activity: &Rc<Activity>) -> Self {
+        Self::begin(activity, true)
+    }
+
+    fn begin(activity: &Rc<Activity>, is_answered: bool) -> Self {
+        activity.open.set(activity.open.get() + 1);
+        activity.changed.notify_waiters();
+        Self {
+            activity: Rc::clone(activity),
+            is_answered,
+        }
+    }
+
+    /// Goes on until the body of `response` is sent or given up.
+    pub(super) fn answer<B>(mut self, response: Response<B>) -> Response<Counted<B>> {
+        self.is_answered = true;
+        response.map(|body| Counted {
+            body,
+            _stream: self,
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let activity = &self.activity;
+        activity.open.set(activity.open.get() - 1);
+        activity.change(if self.is_answered {
+            &activity.answered
+        } else {
+            &activity.cancelled
+        });
+    }
+}
+
+/// The body of an answer, of which the stream counts as long as it is there.
+#[derive(Debug)]
+pub(super) struct Counted<B> {
+    body: B,
+    _stream: Stream,
+}
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

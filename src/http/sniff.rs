@@ -1,0 +1,114 @@
+//! Which version of HTTP a client speaks, by the first bytes that it sends.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    time,
+};
+
+use crate::transport::Transport;
+
+/// With what every HTTP/2 connection begins (RFC 9113 §3.4), chosen so that it is no
+/// HTTP/1 request of anybody.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// Reads no more than what tells the versions apart, and returns it with the stream.
+///
+/// `None` when the client leaves first, or sends nothing that tells within `timeout`: then
+/// there is nobody to answer, or no language for it.
+pub(super) async fn sniff(stream: Transport, timeout: Duration) -> Option<(Spoken, Sniffed)> {
+    let mut stream = stream;
+    let mut read = BytesMut::with_capacity(PREFACE.len());
+    let spoken = time::timeout(timeout, async {
+        loop {
+            let mut rest = (&mut stream).take((PREFACE.len() - read.len()) as u64);
+            if rest.read_buf(&mut read).await.ok()? == 0 {
+                return None;
+            }
+            if !PREFACE.starts_with(&read) {
+                return Some(Spoken::Http1);
+            }
+            if read.len() == PREFACE.len() {
+                return Some(Spoken::Http2);
+            }
+        }
+    });
+    let spoken = spoken.await.ok()??;
+    let read = read.freeze();
+    Some((spoken, Sniffed { read, stream }))
+}
+
+/// A byte stream of which the beginning may have been read already.
+#[derive(Debug)]
+pub(super) struct Sniffed {
+    /// What is read again before anything else.
+    read: Bytes,
+    pub(super) stream: Transport,
+}
+
+impl From<Transport> for Sniffed {
+    fn from(stream: Transport) -> Self {
+        let read = Bytes::new();
+        Self { read, stream }
+    }
+}
+
+impl AsyncRead for Sniffed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let bytes = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..bytes]);
+        self.read.advance(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Sniffed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

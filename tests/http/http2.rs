@@ -1,0 +1,21 @@
+//! HTTP/2 from clients: requests, sessions, and what is not answered.
+
+mod client;
+mod floods;
+mod frames;
+mod requests;
+mod strictness;
+mod websocket;
+
+use readygate::config::Config;
+
+use crate::support::Proxy;
+
+/// A proxy that takes HTTP/2 without TLS.
+fn start(config: Config) -> Proxy {
+    let mut config = config;
+    for listener in &mut config.listen {
+        listener.h2c = true;
+    }
+    Proxy::start(config)
+}

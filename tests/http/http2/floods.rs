@@ -1,0 +1,204 @@
+//! Floods: what a client may do costs it the connection, and the others nothing.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncWriteExt, time::timeout};
+
+use super::{
+    client::{Connection, get},
+    frames::{
+        ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GET, HEADERS, PING, PRIORITY,
+        RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame, request,
+    },
+    start,
+};
+use crate::support::{Proxy, Upstream, config};
+
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+/// Asserts that another client is served, which the proxy does on the same thread.
+async fn assert_serves(proxy: &Proxy, upstream: &Upstream) {
+    let mut connection = Connection::open(proxy).await;
+    let (answer, ()) = tokio::join!(connection.ask(get("/last")), async {
+        loop {
+            let Some(mut exchange) = upstream.accept_raw().await.read_request().await else {
+                continue;
+            };
+            let is_last = exchange.head.starts_with("GET /last ");
+            exchange.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
+            if is_last {
+                return;
+            }
+        }
+    });
+    assert_eq!(answer.head.status(), 204);
+}
+
+fn odd() -> impl Iterator<Item = u32> {
+    (1..).step_by(2)
+}
+
+// E05
+#[tokio::test]
+async fn a_rapid_reset_ends_the_connection_and_hardly_reaches_the_upstream() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut raw = Raw::open(&proxy).await;
+    let mut flood = Vec::new();
+    for stream in odd().take(10_000) {
+        flood.extend(request(stream, &GET));
+        flood.extend(frame(RST_STREAM, 0, stream, &CANCEL));
+    }
+    raw.send(&flood).await;
+
+    assert_eq!(raw.goodbye().await, Some(ENHANCE_YOUR_CALM));
+    assert!(upstream.waiting() <= 100, "no more than streams at once");
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E05
+#[tokio::test]
+async fn a_client_that_cancels_one_request_after_the_other_is_cut_off() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut raw = Raw::open(&proxy).await;
+    let mut cancelled = 0;
+    for stream in odd().take(10_000) {
+        raw.send(&request(stream, &GET)).await;
+        // With the answer to this the request has been taken.
+        raw.send(&frame(PING, 0, 0, &[0; 8])).await;
+        if raw.next_of(&[PING]).await.is_none() {
+            break;
+        }
+        raw.send(&frame(RST_STREAM, 0, stream, &CANCEL)).await;
+        cancelled += 1;
+    }
+
+    assert!((200..1000).contains(&cancelled), "{cancelled}");
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E06
+#[tokio::test]
+async fn a_header_section_without_end_ends_the_connection() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let kilobyte = block(&[("a", "b".repeat(100).as_str()); 10]);
+    for continuation in [&kilobyte[..], &[]] {
+        let mut raw = Raw::open(&proxy).await;
+        raw.send(&frame(HEADERS, 0, 1, &block(&GET))).await;
+        let mut flood = Vec::new();
+        for _ in 0..10_000 {
+            flood.extend(frame(CONTINUATION, 0, 1, continuation));
+        }
+        raw.send(&flood).await;
+
+        let error = raw.goodbye().await;
+
+        let bytes = continuation.len();
+        assert_eq!(error, Some(ENHANCE_YOUR_CALM), "{bytes} bytes each");
+    }
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E07
+#[tokio::test]
+async fn a_client_that_makes_the_proxy_reset_its_streams_is_cut_off() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut raw = Raw::open(&proxy).await;
+    let mut resets = 0;
+    for stream in odd().take(10_000) {
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &block(&GET)))
+            .await;
+        // A window that overflows is an error of its stream (RFC 9113 §6.9.1).
+        raw.send(&frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]))
+            .await;
+        if raw.next_of(&[RST_STREAM]).await.is_none() {
+            break;
+        }
+        resets += 1;
+    }
+
+    assert!(resets <= 1024, "{resets}");
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E08
+#[tokio::test]
+async fn empty_data_frames_without_end_end_the_connection() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut raw = Raw::open(&proxy).await;
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &block(&GET)))
+        .await;
+    let flood = frame(DATA, 0, 1, &[]).repeat(10_000);
+    raw.send(&flood).await;
+
+    let error = raw.goodbye().await;
+
+    assert_eq!(error, Some(ENHANCE_YOUR_CALM));
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E10
+#[tokio::test]
+async fn floods_of_control_frames_are_answered_one_by_one() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    for (flood, is_answered) in [
+        (frame(SETTINGS, 0, 0, &[]), true),
+        (frame(PING, 0, 0, &[7; 8]), true),
+        (frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]), false),
+        (frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), false),
+    ] {
+        let mut raw = Raw::open(&proxy).await;
+        let kind = flood[3];
+        raw.send(&flood.repeat(1000)).await;
+        let answers = if is_answered { 1000 } else { 0 };
+        for _ in 0..answers {
+            let answer = raw.next_of(&[kind]).await.unwrap();
+            assert_eq!(answer.flags & ACK, ACK);
+        }
+        raw.send(&frame(PING, 0, 0, &[1; 8])).await;
+        assert_eq!(raw.next_of(&[PING]).await.unwrap().payload, [1; 8]);
+    }
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E10
+#[tokio::test]
+async fn a_client_that_does_not_read_answers_is_not_read_either() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    for flood in [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[7; 8])] {
+        let mut raw = Raw::open(&proxy).await;
+        let flood = flood.repeat(1_000_000);
+
+        let sent = timeout(Duration::from_millis(300), raw.stream.write_all(&flood)).await;
+
+        assert!(sent.is_err() || sent.unwrap().is_err());
+    }
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E10
+#[tokio::test]
+async fn of_an_answer_that_the_client_has_no_window_for_little_is_kept() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let no_window = [0, 4, 0, 0, 0, 0];
+    let (mut raw, _) = Raw::open_with(&proxy, &no_window).await;
+    raw.send(&request(1, &GET)).await;
+    let mut exchange = upstream.accept().await;
+    let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n".to_vec();
+    answer.resize(answer.len() + 64 * 1024 * 1024, b'x');
+
+    let taken = timeout(
+        Duration::from_millis(300),
+        exchange.stream.0.write_all(&answer),
+    );
+
+    assert!(taken.await.is_err(), "the proxy took all of it");
+    assert_serves(&proxy, &upstream).await;
+}
