@@ -197,6 +197,9 @@ impl Check {
     fn execute(self) -> Exit {
         match Config::load(&self.config) {
             Ok(config) => {
+                for warning in config.warnings() {
+                    show(Level::WARNING, &warning);
+                }
                 let summary = Summary(&config);
                 // Nobody may be reading, which changes nothing about the file.
                 let _ = writeln!(
@@ -305,12 +308,17 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 fn report(error: &str) {
+    show(Level::ERROR, error);
+}
+
+/// Writes a line to standard error.
+fn show(level: Level<'_>, line: &str) {
     let renderer = if is_stderr_colored() {
         Renderer::styled()
     } else {
         Renderer::plain()
     };
-    let title = Level::ERROR.primary_title(error);
+    let title = level.primary_title(line);
     eprintln!("{}", renderer.render(&[Group::with_title(title)]));
 }
 

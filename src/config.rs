@@ -21,7 +21,12 @@ mod tls;
 mod trusted_proxies;
 pub mod units;
 
-use std::{fs, io, num::NonZeroUsize, path::Path, time::Duration};
+use std::{
+    fs, io,
+    num::NonZeroUsize,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use toml::de::DeTable;
 
@@ -31,6 +36,7 @@ use crate::{
     client::TrustedProxies,
     route::{Route, Routes},
     server, telemetry,
+    tls::{Identity, Warnings},
 };
 use raw::{File, Table};
 use report::Problem;
@@ -121,6 +127,26 @@ impl Config {
             let routes = routes::to_everything(top, upstream);
             Self::with_routes(top, routes.into_iter().collect())
         })
+    }
+
+    /// All certificates that the process shows, to clients and to upstreams.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Identity> {
+        let listeners = self.listen.iter().filter_map(|listen| listen.tls.as_ref());
+        let upstreams = self
+            .routes
+            .iter()
+            .filter_map(|route| route.upstream.tls.as_ref());
+        listeners
+            .flat_map(|tls| tls.identities())
+            .chain(upstreams.filter_map(|tls| tls.identity()))
+            .collect()
+    }
+
+    /// What is valid and will still be regretted: certificates that have expired or soon will.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        Warnings::default().about(&self.identities(), SystemTime::now())
     }
 
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {

@@ -57,7 +57,7 @@ pub async fn run(
     let _drain_on_drop = drain.clone().drop_guard();
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     for listener in &listeners {
-        tracing::info!(address = %listener.address(), "listening");
+        tracing::info!(address = %listener.settings(), "listening");
     }
     let shared = Arc::new(http::Shared::new(Arc::clone(&config), drain.clone()));
     let workers = Workers::start(listeners, &config, &shared, &drain, &alive)?;
@@ -90,8 +90,11 @@ pub struct ListenSettings {
 
 impl fmt::Display for ListenSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tls = if self.tls.is_some() { " (TLS)" } else { "" };
-        write!(formatter, "{}{tls}", self.address)
+        match (&self.address, &self.tls) {
+            (ListenAddress::Tcp(address), Some(_)) => write!(formatter, "https://{address}"),
+            (address @ ListenAddress::Unix(_), Some(_)) => write!(formatter, "{address} (TLS)"),
+            (address, None) => address.fmt(formatter),
+        }
     }
 }
 

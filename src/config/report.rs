@@ -94,8 +94,11 @@ impl Problem {
 
     fn group<'a>(&'a self, name: &'a str, text: &'a str) -> Group<'a> {
         let title = Level::ERROR.primary_title(self.mistake.what.as_str());
+        let help = self.mistake.help.as_deref();
+        let help = help.map(|help| Level::HELP.message(plain(help)));
         let Some(span) = self.span.clone() else {
-            return title.element(Level::NOTE.message(plain(&self.mistake.expected)));
+            let expected = Level::NOTE.message(plain(&self.mistake.expected));
+            return title.element(expected).elements(help);
         };
         let primary = AnnotationKind::Primary.span(span);
         let context = self.context.clone();
@@ -105,10 +108,7 @@ impl Problem {
             .annotations(
                 context.map(|(span, label)| AnnotationKind::Context.span(span).label(label)),
             );
-        let help = self.mistake.help.as_deref();
-        title
-            .element(snippet)
-            .elements(help.map(|help| Level::HELP.message(plain(help))))
+        title.element(snippet).elements(help)
     }
 }
 

@@ -54,6 +54,12 @@ impl Listener {
         &self.settings.address
     }
 
+    /// How it is configured; a port 0 has become the real one.
+    #[must_use]
+    pub const fn settings(&self) -> &ListenSettings {
+        &self.settings
+    }
+
     fn bind(mut settings: ListenSettings) -> io::Result<Self> {
         let socket = match &mut settings.address {
             ListenAddress::Tcp(address) => {

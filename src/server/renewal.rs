@@ -37,16 +37,13 @@ pub(super) async fn watch(config: &Config) -> Infallible {
             .routes
             .iter()
             .filter_map(|route| route.upstream.tls.as_ref());
-        let mut identities = Vec::new();
         for tls in listeners {
             report(tls.refresh());
-            identities.extend(tls.identities());
         }
         for tls in upstreams {
             report(tls.refresh());
-            identities.extend(tls.identity());
         }
-        for warning in warnings.about(&identities, SystemTime::now()) {
+        for warning in warnings.about(&config.identities(), SystemTime::now()) {
             tracing::warn!("{warning}");
         }
     }

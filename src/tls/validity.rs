@@ -42,11 +42,11 @@ fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
     let what = format!("the certificate in `{}`", identity.file.display());
     match validity(certificate, now) {
         Validity::EndedAt(time) => Some(format!(
-            "{what} expired on {}: clients will refuse it",
+            "{what} expired on {}: it will be refused",
             date(time)
         )),
         Validity::BeginsAt(time) => Some(format!(
-            "{what} is not valid before {}: clients will refuse it",
+            "{what} is not valid before {}: it will be refused",
             date(time)
         )),
         Validity::Now => match validity(certificate, now + SOON) {
@@ -89,5 +89,73 @@ fn validity(certificate: &CertificateDer<'_>, now: SystemTime) -> Validity {
             not_before, ..
         })) => Validity::BeginsAt(not_before),
         _ => Validity::Now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::{pki_types::PrivateKeyDer, sign::CertifiedKey};
+
+    use super::*;
+
+    /// Noon of a day in May 2030.
+    fn may(day: u8) -> SystemTime {
+        let noon = date_time_ymd(2030, 5, day).unix_timestamp() + 12 * 60 * 60;
+        SystemTime::UNIX_EPOCH + Duration::from_secs(noon.try_into().unwrap())
+    }
+
+    /// With a certificate that is valid from the 5th to the 20th of May 2030.
+    fn identity() -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2030, 5, 5);
+        params.not_after = date_time_ymd(2030, 5, 20);
+        let certificate = params.self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let chain = vec![certificate.der().clone()];
+        Identity {
+            file: "a.pem".into(),
+            certified: CertifiedKey::from_der(chain, key, &provider())
+                .unwrap()
+                .into(),
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_warned_about_before_its_time_and_from_a_week_before_its_end() {
+        let identity = identity();
+        let warning = |now| Warnings::default().about([&identity], now);
+
+        for (day, expected) in [
+            (
+                4,
+                "is not valid before Sun, 05 May 2030 00:00:00 GMT: it will be refused",
+            ),
+            (13, "expires on Mon, 20 May 2030 00:00:00 GMT"),
+            (
+                20,
+                "expired on Mon, 20 May 2030 00:00:00 GMT: it will be refused",
+            ),
+        ] {
+            let expected = format!("the certificate in `a.pem` {expected}");
+            assert_eq!(warning(may(day)), [expected]);
+        }
+        for day in [5, 12] {
+            assert_eq!(warning(may(day)), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_warning_is_given_once_and_again_when_it_is_another() {
+        let identity = identity();
+        let mut warnings = Warnings::default();
+        let mut count = |now| warnings.about([&identity], now).len();
+
+        assert_eq!(count(may(12)), 0);
+        assert_eq!(count(may(13)), 1);
+        assert_eq!(count(may(14)), 0);
+        assert_eq!(count(may(20)), 1);
+        assert_eq!(count(may(21)), 0);
     }
 }

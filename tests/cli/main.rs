@@ -10,6 +10,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use readygate::config::Config;
 use tempfile::TempDir;
 
@@ -92,6 +93,63 @@ fn the_shipped_file_is_valid() {
     let output = run(root, &["check"]);
 
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn check_warns_of_a_certificate_that_has_expired() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(2020, 1, 2);
+    let certificate = params.self_signed(&key).unwrap();
+    let text = format!(
+        "[[listen]]\naddress = \"127.0.0.1:1\"\n[listen.tls]\ncertificate = \"tls.crt\"\n\
+         key = \"tls.key\"\n{VALID}"
+    );
+    let directory = directory_with("proxy.toml", &text);
+    fs::write(directory.path().join("tls.crt"), certificate.pem()).unwrap();
+    fs::write(directory.path().join("tls.key"), key.serialize_pem()).unwrap();
+
+    let output = run(directory.path(), &["check"]);
+
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).starts_with("proxy.toml is valid: 1 route, "));
+    assert_eq!(
+        stderr(&output),
+        "warning: the certificate in `tls.crt` expired on Thu, 02 Jan 2020 00:00:00 GMT: it will \
+         be refused\n"
+    );
+}
+
+#[test]
+fn an_https_upstream_needs_no_file_but_authorities() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--upstream",
+        "https://localhost:1",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let empty = directory.path().join("empty.pem");
+    fs::write(&empty, "").unwrap();
+
+    let output = readygate(directory.path(), &arguments)
+        .env("SSL_CERT_FILE", &empty)
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(
+        stderr(&output),
+        "\
+error: this machine has no certificates of authorities
+ |
+ = note: needed to tell whether the upstream is the right one
+ = help: install ca-certificates, or name a file: [route.tls] ca = \"/path.pem\"
+
+error: the environment has a problem
+"
+    );
 }
 
 #[test]

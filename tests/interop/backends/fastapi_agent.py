@@ -3,7 +3,8 @@
 The handshake is answered immediately and the receive loop runs, but until the
 connection's services are up, whatever arrives is dropped without an error. Then the
 agent sends `connection_established` and works: five events for each `user_message`,
-an `ack` for any other message. With --delay it does not even listen at first. Under
+an `ack` for any other message. With --delay it does not even listen at first, and with
+--certificate it speaks TLS. Under
 /private it refuses who is not authorized with a 401.
 """
 
@@ -114,10 +115,17 @@ def main() -> None:
     parser = announce.arguments(__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--delay", type=float, default=0, help="in seconds")
+    parser.add_argument("--certificate", help="a PEM file; with it, TLS is spoken")
+    parser.add_argument("--key", help="that of the certificate")
     args = parser.parse_args()
     time.sleep(args.delay)
     config = uvicorn.Config(
-        application(args.seed), host=args.host, port=args.port, log_level="warning"
+        application(args.seed),
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        ssl_certfile=args.certificate,
+        ssl_keyfile=args.key,
     )
     Server(config).run()
 

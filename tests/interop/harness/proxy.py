@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 from harness.backends import Backend
+from harness.certificates import Certificates
 from harness.processes import Process, Processes, wait_until
 
 START_SECONDS = 5
@@ -21,13 +22,30 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def config(port: int, upstream: int, gate: str, rules: str, route: str = "") -> str:
-    """A proxy.toml: one listener, one route."""
+def config(
+    port: int,
+    upstream: int,
+    gate: str,
+    rules: str,
+    route: str = "",
+    tls: Certificates | None = None,
+) -> str:
+    """A proxy.toml: one listener, one route, both over TLS or both without."""
+    listen = f'listen = "127.0.0.1:{port}"'
+    scheme = "http"
+    if tls:
+        scheme = "https"
+        listen = f"""\
+[[listen]]
+address = "127.0.0.1:{port}"
+[listen.tls]
+certificate = "{tls.certificate}"
+key = "{tls.key}\""""
     return f"""\
-listen = "127.0.0.1:{port}"
+{listen}
 
 [[route]]
-upstream = "http://127.0.0.1:{upstream}"
+upstream = "{scheme}://127.0.0.1:{upstream}"
 {route}
 
 [route.gate]
@@ -43,12 +61,13 @@ def start(
     gate: str,
     rules: str,
     route: str = "",
+    tls: Certificates | None = None,
 ) -> int:
     """Starts readygate and returns its port once it listens."""
     for attempt in range(1, ATTEMPTS + 1):
         port = free_port()
         file = folder / f"proxy-{port}.toml"
-        file.write_text(config(port, upstream, gate, rules, route))
+        file.write_text(config(port, upstream, gate, rules, route, tls))
         process = processes.start("readygate", [binary(), "--config", file])
         wait_until(
             lambda: process.exit_code() is not None or _listens(port), START_SECONDS
