@@ -14,8 +14,12 @@ use rustls::{
 
 use super::{Identity, provider};
 
-/// From how long before its end on a certificate is warned about.
+/// From how long before its end on a certificate is warned about, at most.
 const SOON: Duration = Duration::from_hours(7 * 24);
+
+/// That is in the last one of so many parts of its lifetime: certificates that live for a day
+/// are renewed within it.
+const LAST_PART: u64 = 6;
 
 /// What was said about certificates, each thing once.
 #[derive(Debug, Default)]
@@ -38,21 +42,23 @@ impl Warnings {
 }
 
 fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
-    let certificate = identity.certified.end_entity_cert().ok()?;
+    let (begins, ends) = validity(identity.certified.end_entity_cert().ok()?)?;
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let what = format!("the certificate in `{}`", identity.file.display());
-    match validity(certificate, now) {
-        Validity::EndedAt(time) => Some(format!(
-            "{what} expired on {}: it will be refused",
-            date(time)
-        )),
-        Validity::BeginsAt(time) => Some(format!(
-            "{what} is not valid before {}: it will be refused",
-            date(time)
-        )),
-        Validity::Now => match validity(certificate, now + SOON) {
-            Validity::EndedAt(time) => Some(format!("{what} expires on {}", date(time))),
-            _ => None,
-        },
+    let left = ends.as_secs().saturating_sub(now);
+    let lifetime = ends.as_secs().saturating_sub(begins.as_secs());
+    if now < begins.as_secs() {
+        let date = date(begins);
+        Some(format!(
+            "{what} is not valid before {date}: it will be refused"
+        ))
+    } else if now > ends.as_secs() {
+        let date = date(ends);
+        Some(format!("{what} expired on {date}: it will be refused"))
+    } else if left <= SOON.as_secs().min(lifetime / LAST_PART) {
+        Some(format!("{what} expires on {}", date(ends)))
+    } else {
+        None
     }
 }
 
@@ -63,32 +69,30 @@ pub fn date(time: UnixTime) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch)
 }
 
-enum Validity {
-    Now,
-    BeginsAt(UnixTime),
-    EndedAt(UnixTime),
-}
-
-/// Whether a certificate is valid at the time `now`, whoever has signed it.
+/// From when until when a certificate is valid, whoever has signed it.
 ///
-/// rustls looks at the time before it looks for the issuer, of which there is none here; its
-/// parser shows the dates in no other way.
-fn validity(certificate: &CertificateDer<'_>, now: SystemTime) -> Validity {
-    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH);
-    let now = UnixTime::since_unix_epoch(since_epoch.unwrap_or_default());
-    let Ok(parsed) = ParsedCertificate::try_from(certificate) else {
-        return Validity::Now;
-    };
+/// rustls's parser shows the dates in its errors alone. It looks at them before it looks for
+/// the issuer, of which there is none here: so the first second of all is too early, and the
+/// last too late.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, UnixTime)> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let algorithms = provider().signature_verification_algorithms.all;
     let nobody = RootCertStore::empty();
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, algorithms) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Validity::EndedAt(not_after)
-        }
+    let refused_at = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], time, algorithms)
+    };
+    let begins = match refused_at(0) {
         Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
             not_before, ..
-        })) => Validity::BeginsAt(not_before),
-        _ => Validity::Now,
+        })) => not_before,
+        _ => UnixTime::since_unix_epoch(Duration::ZERO),
+    };
+    match refused_at(u64::MAX) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            Some((begins, not_after))
+        }
+        _ => None,
     }
 }
 
@@ -105,11 +109,15 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(noon.try_into().unwrap())
     }
 
-    /// With a certificate that is valid from the 5th to the 20th of May 2030.
+    /// With a certificate that is valid from April 2029 to the 20th of May 2030.
     fn identity() -> Identity {
+        identity_from(2029, 4)
+    }
+
+    fn identity_from(year: i32, month: u8) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2030, 5, 5);
+        params.not_before = date_time_ymd(year, month, 5);
         params.not_after = date_time_ymd(2030, 5, 20);
         let certificate = params.self_signed(&key).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -123,15 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_warned_about_before_its_time_and_from_a_week_before_its_end() {
+    fn a_certificate_is_warned_about_from_a_week_before_its_end() {
         let identity = identity();
         let warning = |now| Warnings::default().about([&identity], now);
 
         for (day, expected) in [
-            (
-                4,
-                "is not valid before Sun, 05 May 2030 00:00:00 GMT: it will be refused",
-            ),
             (13, "expires on Mon, 20 May 2030 00:00:00 GMT"),
             (
                 20,
@@ -141,9 +145,23 @@ mod tests {
             let expected = format!("the certificate in `a.pem` {expected}");
             assert_eq!(warning(may(day)), [expected]);
         }
-        for day in [5, 12] {
-            assert_eq!(warning(may(day)), [""; 0]);
-        }
+        assert_eq!(warning(may(12)), [""; 0]);
+    }
+
+    #[test]
+    fn a_certificate_is_warned_about_before_its_time_and_in_the_last_part_of_a_short_one() {
+        let identity = identity_from(2030, 5);
+        let warning = |now| Warnings::default().about([&identity], now);
+
+        let early = "is not valid before Sun, 05 May 2030 00:00:00 GMT: it will be refused";
+        assert_eq!(
+            warning(may(4)),
+            [format!("the certificate in `a.pem` {early}")]
+        );
+        assert_eq!(warning(may(5)), [""; 0]);
+        // 15 days: the last part of six begins in the middle of the 17th.
+        assert_eq!(warning(may(16)), [""; 0]);
+        assert_eq!(warning(may(18)).len(), 1);
     }
 
     #[test]
