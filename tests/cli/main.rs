@@ -162,8 +162,16 @@ fn every_configuration_in_the_readme_is_valid() {
         .collect();
     assert!(blocks.len() > 4, "the blocks were not found");
 
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let directory = directory_with("tls.crt", &certificate);
+    fs::write(directory.path().join("ca.crt"), &certificate).unwrap();
+    fs::write(directory.path().join("tls.key"), key.serialize_pem()).unwrap();
+
     for block in blocks {
-        if let Err(problems) = Config::parse("README.md", block, &|_| None) {
+        let block = block.replace("/etc/readygate", &directory.path().display().to_string());
+        if let Err(problems) = Config::parse("README.md", &block, &|_| None) {
             panic!("{}", problems.render(false));
         }
     }

@@ -34,7 +34,7 @@ def test_over_tls_every_message_arrives_exactly_once_and_in_order(
     agent = processes.start("agent", [*FASTAPI_AGENT.command, *tls])
     upstream = agent.announcement(LISTEN_SECONDS)["port"]
     port = proxy.start(
-        processes, tmp_path, upstream, FASTAPI_AGENT.gate, "", certificates
+        processes, tmp_path, upstream, FASTAPI_AGENT.gate, "", tls=certificates
     )
     plans = [FASTAPI_AGENT.plan(user=f"user-{user}") for user in range(10)]
 
