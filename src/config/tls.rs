@@ -5,7 +5,7 @@ use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 
 use rustls::pki_types::ServerName;
 
-use super::{address::Upstream, raw::Table, report::Mistake};
+use super::{address::Upstream, raw::Table, report::Mistake, units};
 use crate::{
     server,
     tls::{self, FileError, Identity, IdentityFiles},
@@ -39,6 +39,7 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
         identity
     });
     let client_ca = authorities(table, "client_ca");
+    let h2 = table.parse("h2", units::truth);
     if !table.is_sound() {
         return None;
     }
@@ -46,6 +47,7 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
     let settings = server::tls::Settings {
         identities: identities.collect(),
         client_ca,
+        h2: h2.unwrap_or(true),
     };
     loaded(table, server::Tls::load(settings))
 }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub identities: Vec<IdentityFiles>,
     /// The authorities of which every client needs a certificate; `None`: clients need none.
     pub client_ca: Option<PathBuf>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1 (RFC 7301); default yes.
+    pub h2: bool,
 }
 
 /// TLS of one listener, made of files.
@@ -159,7 +161,12 @@ impl Loaded {
             .iter()
             .map(|identity| Arc::clone(&identity.certified));
         let mut config = builder.with_cert_resolver(Arc::new(ByName(certified.collect())));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let offered: &[&[u8]] = if settings.h2 {
+            &[b"h2", b"http/1.1"]
+        } else {
+            &[b"http/1.1"]
+        };
+        config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
         // Whoever resumes a session does not show its certificate again, so that tickets must
         // not outlive the authorities that it was checked against. Without any, they outlive
         // a reload.

@@ -5,6 +5,7 @@ mod floods;
 mod frames;
 mod requests;
 mod strictness;
+mod tls;
 mod websocket;
 
 use readygate::config::Config;

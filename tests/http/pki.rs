@@ -117,6 +117,7 @@ pub(crate) fn listener(identity: IdentityFiles) -> server::tls::Settings {
     server::tls::Settings {
         identities: vec![identity],
         client_ca: None,
+        h2: true,
     }
 }
 

@@ -115,7 +115,7 @@ async fn the_certificate_is_chosen_by_the_name_and_the_first_is_the_default() {
 }
 
 #[tokio::test]
-async fn tls_1_2_and_1_3_are_spoken_and_http_1_1_is_chosen() {
+async fn tls_1_2_and_1_3_are_spoken() {
     let front = Front::new();
     let proxy = front.start();
 

@@ -7,7 +7,11 @@ use h2::{
     ext::Protocol,
 };
 use http::{HeaderMap, Method, Request, Response, request};
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use crate::support::Proxy;
 
@@ -52,7 +56,14 @@ impl Connection {
 
     /// With settings of the client's own.
     pub(super) async fn open_with(proxy: &Proxy, settings: &client::Builder) -> Self {
-        let stream = TcpStream::connect(proxy.address).await.unwrap();
+        Self::over(TcpStream::connect(proxy.address).await.unwrap(), settings).await
+    }
+
+    /// Over a stream that is open.
+    pub(super) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        settings: &client::Builder,
+    ) -> Self {
         let (requests, connection) = settings.handshake(stream).await.unwrap();
         let ended = tokio::spawn(connection);
         Self { requests, ended }
