@@ -64,15 +64,22 @@ impl Acceptor {
 }
 
 async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
+    let mut is_failing = false;
     loop {
         match listener.accept().await {
             Ok((socket, client)) => {
+                if std::mem::take(&mut is_failing) {
+                    tracing::info!(address = %listener.settings(), "accepting connections again");
+                }
                 let settings = Arc::clone(listener.settings());
                 handout.hand_out(socket, client, settings).await;
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if !std::mem::replace(&mut is_failing, true) {
+                    let address = listener.settings();
+                    tracing::warn!(%address, %error, "cannot accept connections");
+                }
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
