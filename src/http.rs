@@ -18,6 +18,7 @@
 pub mod addresses;
 mod ask;
 pub mod body;
+mod connecting;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
@@ -26,6 +27,7 @@ pub mod headers;
 pub mod hold;
 mod http1;
 mod http2;
+pub mod multiplexed;
 pub mod pool;
 mod replay;
 pub mod response;

@@ -18,7 +18,10 @@ pub mod path;
 use std::{sync::Arc, time::Duration};
 
 use self::path::Path;
-use crate::{session, upstream};
+use crate::{
+    session,
+    upstream::{self, dial::Protocol},
+};
 
 /// What becomes of headers of a client whose names have an underscore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,9 @@ impl Underscores {
 /// How plain HTTP requests of a route behave.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
+    /// What the upstream speaks with them; default HTTP/1.1. A session is opened with that in
+    /// any case.
+    pub version: Protocol,
     /// How long a request waits for an upstream that does not listen yet; default 30 s.
     pub hold_timeout: Duration,
     /// How many requests may wait at once; default 500.
@@ -66,6 +72,7 @@ pub struct HttpSettings {
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
+            version: Protocol::Http1,
             hold_timeout: Duration::from_secs(30),
             max_held_requests: 500,
             max_body_bytes: None,

@@ -22,7 +22,7 @@ use crate::{
         rules::{Priority, Release, Rule, Rules},
         tunnel,
     },
-    upstream::{Address, Retry, Settings, proxy_protocol},
+    upstream::{Address, Retry, Settings, dial::Protocol, proxy_protocol},
     websocket::CloseCode,
 };
 
@@ -64,6 +64,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let upstream = upstream(table, system_roots);
     let session = session(table);
     let http = table.table("http", http);
+    shared_connection(table, upstream.as_ref(), &http);
     if !table.is_sound() {
         return None;
     }
@@ -332,6 +333,11 @@ fn tunnel(table: &mut Table<'_>) -> tunnel::Settings {
 
 fn http(table: &mut Table<'_>) -> HttpSettings {
     let mut http = HttpSettings::default();
+    let versions = [("1.1", Protocol::Http1), ("2", Protocol::Http2)];
+    override_with(
+        &mut http.version,
+        table.take("version", |value| value.choice(&versions)),
+    );
     override_with(&mut http.hold_timeout, table.duration("hold_timeout"));
     override_with(
         &mut http.max_body_bytes,
@@ -360,6 +366,17 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         table.parse("body_timeout", units::optional_time),
     );
     http
+}
+
+/// Checks that no connection which all clients share begins with the address of one.
+fn shared_connection(table: &mut Table<'_>, upstream: Option<&Settings>, http: &HttpSettings) {
+    let is_for_one = upstream.is_some_and(|upstream| !upstream.may_share_connections());
+    if is_for_one && http.version == Protocol::Http2 {
+        let what = "with HTTP/2 all clients share a connection, which cannot begin with a header \
+                    of the PROXY protocol";
+        let expected = "expected only one of `proxy_protocol` and `http.version = \"2\"`";
+        table.problem_at(table.span(), Mistake::new(what, expected));
+    }
 }
 
 fn close_codes(table: &mut Table<'_>) -> CloseCodes {

@@ -549,6 +549,16 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
             "[route.close_codes]\n401 = 1006",
             "not a close code that may be sent",
         ),
+        ("[route.http]\nversion = \"3\"", "expected `1.1` or `2`"),
+        (
+            "[route.http]\nunderscores = \"yes\"",
+            "expected `drop` or `pass`",
+        ),
+        ("[route.http]\nidle_timeout = \"0s\"", "must not be zero"),
+        (
+            "proxy_protocol = \"v1\"\n[route.http]\nversion = \"2\"",
+            "expected only one of `proxy_protocol` and",
+        ),
         (
             "[route.http]\nmax_held_requests = 1.5",
             "expected a whole number",

@@ -21,33 +21,26 @@
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use hyper::{
-    Method, Request, Response, StatusCode, Uri, Version,
+    Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderMap},
-};
-use tokio::{
-    sync::SemaphorePermit,
-    time::{self, Instant},
 };
 
 use super::{
     Client, Local,
     body::Body,
+    connecting::Connecting,
     exchange::{Connection, SendError},
     forwarded,
     framing::answers::Interim,
     headers,
-    hold::{self, HeldRequests},
+    hold::HeldRequests,
     pool::Pool,
     response::Refusal,
     target,
     upload::{self, Progress, State, Upload},
 };
-use crate::{
-    route::Route,
-    transport::Transport,
-    upstream::dial::{DialError, Protocol, dial},
-};
+use crate::{route::Route, upstream::dial::Protocol};
 
 /// What a `405` to another method names.
 pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -98,12 +91,12 @@ pub async fn forward(
         downstream,
         route,
     };
-    let (connection, answer) = asked.send(upload, &pool, &local.shared.held).await?;
+    let answered = asked.send(upload, &pool, &local.shared.held).await?;
     // Whoever asked for no upgrade cannot tell its bytes from HTTP.
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+    if answered.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::BadGateway);
     }
-    Ok(asked.answer(connection, answer, pool))
+    Ok(asked.answer(answered, pool))
 }
 
 /// hyper answers `Expect: 100-continue` when the body is first read, that is when the
@@ -129,6 +122,13 @@ struct Asked<'a> {
     route: &'a Arc<Route>,
 }
 
+/// What the upstream answers.
+struct Answered {
+    answer: Response<Incoming>,
+    /// The connection, if it is this request's alone.
+    connection: Option<Box<Connection>>,
+}
+
 impl Asked<'_> {
     /// Sends it until there is an answer, as often as that is safe.
     async fn send(
@@ -136,15 +136,23 @@ impl Asked<'_> {
         upload: Upload,
         pool: &Pool,
         held: &HeldRequests,
-    ) -> Result<(Box<Connection>, Response<Incoming>), Refusal> {
-        let mut request = self.upstream_request(upload)?;
-        let mut connecting = Connecting {
-            asked: self,
-            pool,
-            held,
-            deadline: None,
-            place: None,
-        };
+    ) -> Result<Answered, Refusal> {
+        let request = self.upstream_request(upload)?;
+        let connecting = Connecting::new(self.route, self.downstream, pool, held);
+        match self.route.http.version {
+            Protocol::Http1 => self.send_alone(request, connecting, pool).await,
+            Protocol::Http2 => Box::pin(self.send_shared(request, connecting, pool)).await,
+        }
+    }
+
+    /// Sends it on a connection of its own, first on one from the pool.
+    async fn send_alone(
+        &self,
+        request: Request<Upload>,
+        mut connecting: Connecting<'_>,
+        pool: &Pool,
+    ) -> Result<Answered, Refusal> {
+        let mut request = request;
         let mut pooled = pool.take();
         loop {
             let is_fresh = pooled.is_none();
@@ -152,26 +160,63 @@ impl Asked<'_> {
                 Some(connection) => connection,
                 None => Box::pin(connecting.connect()).await?,
             };
-            let sent = connection.send(request, self.route.http.response_timeout, |interim| {
-                self.pass_on(interim);
-            });
-            request = match sent.await {
+            let timeout = self.route.http.response_timeout;
+            let sent = connection.send(request, timeout, |interim| self.pass_on(interim));
+            match sent.await {
                 Ok(answer) => {
                     if is_fresh {
                         pool.turns.set_forward();
                     }
-                    return Ok((connection, answer));
+                    let connection = Some(connection);
+                    return Ok(Answered { answer, connection });
                 }
-                Err(SendError::NotSent(unsent)) => *unsent,
-                Err(SendError::NoAnswer) if let Some(upload) = self.unread_upload() => {
-                    self.upstream_request(upload)?
-                }
-                Err(error) => return Err(self.refusal(&error)),
-            };
-            if is_fresh {
-                pool.turns.set_back();
-                connecting.hold()?;
+                Err(error) => request = self.again(error)?,
             }
+            if is_fresh {
+                connecting.set_back()?;
+            }
+        }
+    }
+
+    /// Sends it on the connection that all requests share.
+    async fn send_shared(
+        &self,
+        request: Request<Upload>,
+        mut connecting: Connecting<'_>,
+        pool: &Pool,
+    ) -> Result<Answered, Refusal> {
+        let mut request = request;
+        let mut opened = pool.multiplexed.sender();
+        loop {
+            let is_fresh = opened.is_none();
+            let mut sender = match opened.take() {
+                Some(sender) => sender,
+                None => connecting.share().await?,
+            };
+            match sender.send(request, self.route.http.response_timeout).await {
+                Ok(answer) => {
+                    if is_fresh {
+                        pool.turns.set_forward();
+                    }
+                    let connection = None;
+                    return Ok(Answered { answer, connection });
+                }
+                Err(error) => request = self.again(error)?,
+            }
+            if is_fresh {
+                connecting.set_back()?;
+            }
+        }
+    }
+
+    /// The request for another attempt, if there may be one after this error.
+    fn again(&self, error: SendError) -> Result<Request<Upload>, Refusal> {
+        match error {
+            SendError::NotSent(unsent) => Ok(*unsent),
+            SendError::NoAnswer if let Some(upload) = self.unread_upload() => {
+                self.upstream_request(upload)
+            }
+            error => Err(self.refusal(&error)),
         }
     }
 }
@@ -190,10 +235,13 @@ impl Asked<'_> {
         );
         let mut request = Request::new(upload);
         *request.method_mut() = head.method().clone();
-        *request.uri_mut() = head
-            .uri()
-            .path_and_query()
-            .map_or_else(|| Uri::from_static("/"), |target| target.clone().into());
+        *request.uri_mut() = match self.route.http.version {
+            Protocol::Http1 => target::origin_form(head.uri()),
+            Protocol::Http2 => {
+                let is_tls = self.route.upstream.tls.is_some();
+                target::with_authority(head.uri(), is_tls, &mut headers)?
+            }
+        };
         *request.headers_mut() = headers;
         Ok(request)
     }
@@ -236,77 +284,25 @@ impl Asked<'_> {
         }
     }
 
-    fn answer(
-        self,
-        connection: Box<Connection>,
-        answer: Response<Incoming>,
-        pool: Rc<Pool>,
-    ) -> Response<Body> {
+    fn answer(self, answered: Answered, pool: Rc<Pool>) -> Response<Body> {
+        let Answered { answer, connection } = answered;
         // What hyper's client noted beside the head (the reason phrase) is for its server.
         let (mut head, incoming) = answer.into_parts();
         head.headers = headers::of_response(&head.headers);
         head.version = Version::HTTP_11;
-        let body = match &self.progress {
-            Some(progress) if progress.state() != State::Complete => {
-                progress.set_answered();
+        let uploading = self
+            .progress
+            .filter(|progress| progress.state() != State::Complete);
+        if let Some(progress) = &uploading {
+            progress.set_answered();
+        }
+        let body = match connection {
+            Some(connection) if uploading.is_some() => {
                 Body::during_upload(connection, incoming, pool)
             }
-            _ => Body::on(connection, incoming, pool),
+            Some(connection) => Body::on(connection, incoming, pool),
+            None => Body::from(incoming),
         };
         Response::from_parts(head, body)
-    }
-}
-
-/// Connecting for one request, which may have to be held for it.
-struct Connecting<'a> {
-    asked: &'a Asked<'a>,
-    pool: &'a Pool,
-    held: &'a HeldRequests,
-    /// Until when it may be held, from the first attempt on.
-    deadline: Option<Instant>,
-    /// Where it is held.
-    place: Option<SemaphorePermit<'a>>,
-}
-
-impl Connecting<'_> {
-    async fn connect(&mut self) -> Result<Box<Connection>, Refusal> {
-        let stream = self.dial().await?;
-        let connection = Connection::new(stream).await;
-        Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
-    }
-
-    /// Dials, and as long as the upstream does not listen holds the request.
-    async fn dial(&mut self) -> Result<Transport, Refusal> {
-        let Asked {
-            route, downstream, ..
-        } = self.asked;
-        let deadline = *self
-            .deadline
-            .get_or_insert_with(|| Instant::now() + route.http.hold_timeout);
-        let client = downstream.client;
-        let preamble = route.upstream.preamble(client.source(), client.server);
-        if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
-            match dial(&route.upstream, Protocol::Http1, &preamble).await {
-                Ok(stream) => return Ok(stream),
-                Err(DialError::Unreachable(_)) => {}
-                Err(error @ DialError::Tls(_)) => return Err(hold::give_up(&error)),
-            }
-        }
-        self.hold()?;
-        let dialled = self.pool.turns.connect(
-            async || dial(&route.upstream, Protocol::Http1, &preamble).await,
-            downstream.is_gone,
-        );
-        time::timeout_at(deadline, dialled)
-            .await
-            .unwrap_or(Err(Refusal::GatewayTimeout))
-    }
-
-    /// From now on the request counts as held.
-    fn hold(&mut self) -> Result<(), Refusal> {
-        if self.place.is_none() {
-            self.place = Some(self.held.enter(self.asked.route)?);
-        }
-        Ok(())
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{exchange::Connection, hold::Turns};
+use super::{exchange::Connection, hold::Turns, multiplexed::Multiplexed};
 use crate::route::Route;
 
 /// How often idle connections are looked at.
@@ -43,6 +43,7 @@ impl Pools {
         let pool = Rc::new(Pool {
             route: Arc::clone(route),
             turns: Turns::new(&route.upstream.retry),
+            multiplexed: Multiplexed::default(),
             idle: RefCell::default(),
             is_swept: Cell::new(false),
         });
@@ -56,6 +57,8 @@ pub struct Pool {
     route: Arc<Route>,
     /// Who may try to connect while the upstream does not listen.
     pub turns: Turns,
+    /// The connection of a route whose upstream speaks HTTP/2.
+    pub multiplexed: Multiplexed,
     idle: RefCell<VecDeque<Idle>>,
     is_swept: Cell<bool>,
 }

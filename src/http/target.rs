@@ -1,6 +1,9 @@
 //! What a request is for: one host. How its path is read is in [`route`](crate::route::path).
 
-use hyper::{Request, header, http::uri::Authority};
+use hyper::{
+    HeaderMap, Request, Uri, header,
+    http::uri::{Authority, PathAndQuery, Scheme},
+};
 
 use super::response::Refusal;
 
@@ -26,6 +29,30 @@ pub fn host<B>(request: &Request<B>) -> Result<&str, Refusal> {
         }
         _ => Ok(host),
     }
+}
+
+/// The origin form of a target (RFC 9112 §3.2.1).
+#[must_use]
+pub fn origin_form(target: &Uri) -> Uri {
+    let path = target.path_and_query();
+    path.map_or_else(|| Uri::from_static("/"), |path| path.clone().into())
+}
+
+/// The target with the host of the request, which is taken out of `headers`: in HTTP/2 it
+/// is the `:authority` (RFC 9113 §8.3.1).
+///
+/// # Errors
+///
+/// The host is no authority.
+pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Result<Uri, Refusal> {
+    let host = headers.remove(header::HOST);
+    let mut parts = target.clone().into_parts();
+    let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+    parts.scheme = Some(scheme);
+    parts.authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
+    let path = parts.path_and_query.take();
+    parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).or(Err(Refusal::BadRequest("illegal Host")))
 }
 
 fn is_host(host: &str) -> bool {

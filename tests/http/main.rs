@@ -11,6 +11,7 @@ mod forward;
 mod handshake;
 mod http2;
 mod limits;
+mod multiplexed;
 mod pki;
 mod pool;
 mod proxy_protocol;

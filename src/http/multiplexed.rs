@@ -1,0 +1,125 @@
+//! The HTTP/2 connection to an upstream, by prior knowledge (RFC 9113 §3.3), which all the
+//! requests of one worker share.
+//!
+//! # Invariants
+//!
+//! * There is at most one that takes requests. It is opened on demand, and another one when
+//!   it has ended or the upstream has said `GOAWAY`; what is under way on the old one goes on.
+//! * No more streams are open than the upstream allows: further requests wait in h2.
+//!
+//! h2 has no way to hand out interim answers, so that those are skipped here.
+
+use std::{cell::RefCell, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, client::conn::http2, rt::Executor};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task, time,
+};
+
+use super::{exchange::SendError, upload::Upload};
+use crate::transport::Transport;
+
+/// The longest header section of an answer in bytes, as h2 counts (RFC 9113 §6.5.2).
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// How long the upstream may be silent while streams are open before it is asked whether it
+/// is there, and how long it may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// The place of one worker's HTTP/2 connection to the upstream of one route.
+#[derive(Debug, Default)]
+pub struct Multiplexed {
+    open: RefCell<Option<Sender>>,
+    opening: Mutex<()>,
+}
+
+/// Sends requests on a connection.
+#[derive(Clone, Debug)]
+pub struct Sender(http2::SendRequest<Upload>);
+
+impl Multiplexed {
+    /// The connection, if there is one that takes requests.
+    pub fn sender(&self) -> Option<Sender> {
+        let open = self.open.borrow();
+        open.as_ref()
+            .filter(|sender| !sender.0.is_closed())
+            .cloned()
+    }
+
+    /// Waits until nobody else is opening one.
+    pub async fn lock(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().await
+    }
+
+    /// Makes `stream` the connection.
+    ///
+    /// # Errors
+    ///
+    /// The preface could not be written.
+    pub async fn open(&self, stream: Transport) -> hyper::Result<Sender> {
+        let (sender, connection) = http2::Builder::new(OnThisThread)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to upstream ended");
+            }
+        });
+        let sender = Sender(sender);
+        *self.open.borrow_mut() = Some(sender.clone());
+        Ok(sender)
+    }
+}
+
+impl Sender {
+    /// Sends `request` and waits for the head of its answer, `timeout` at most.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future resets the stream.
+    pub async fn send(
+        &mut self,
+        request: Request<Upload>,
+        timeout: Option<Duration>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let sent = self.0.try_send_request(request);
+        let sent = match timeout {
+            Some(timeout) => time::timeout(timeout, sent).await,
+            None => Ok(sent.await),
+        };
+        let mut error = match sent.or(Err(SendError::TimedOut))? {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if let Some(request) = error.take_message() {
+            return Err(SendError::NotSent(Box::new(request)));
+        }
+        // Whether only the stream has ended, or the connection, which then is about to say so.
+        task::yield_now().await;
+        Err(if self.0.is_closed() {
+            SendError::NoAnswer
+        } else {
+            SendError::Broken(error.into_error())
+        })
+    }
+}
+
+/// Runs the streams of a connection where the connection is.
+#[derive(Clone, Copy, Debug)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        task::spawn_local(future);
+    }
+}

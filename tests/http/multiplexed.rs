@@ -1,0 +1,232 @@
+//! Plain HTTP to an upstream that speaks HTTP/2.
+
+use bytes::Bytes;
+use h2::{RecvStream, server, server::SendResponse};
+use http::{HeaderMap, Request, Response};
+use readygate::{route::Route, upstream::dial::Protocol};
+use tokio::{net::TcpStream, task};
+
+use crate::support::{Proxy, Reserved, Upstream, config, handshake};
+
+const GET: &str = "GET /a?b HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\r\n";
+
+fn over_http2(route: Route) -> Route {
+    let mut route = route;
+    route.http.version = Protocol::Http2;
+    route
+}
+
+/// A connection of the proxy, driven in a task of its own.
+struct Connection {
+    streams: tokio::sync::mpsc::Receiver<(Request<RecvStream>, SendResponse<Bytes>)>,
+    /// Dropped to say `GOAWAY` and to end after the streams that are open.
+    go_away: tokio::sync::oneshot::Sender<()>,
+    /// Ends with the connection.
+    ended: task::JoinHandle<()>,
+}
+
+async fn accept(upstream: &Upstream, max_streams: u32) -> Connection {
+    let stream: TcpStream = upstream.accept_raw().await.0;
+    let mut connection = server::Builder::new()
+        .max_concurrent_streams(max_streams)
+        .handshake::<_, Bytes>(stream)
+        .await
+        .unwrap();
+    let (accepted, streams) = tokio::sync::mpsc::channel(100);
+    let (go_away, mut told) = tokio::sync::oneshot::channel();
+    let ended = task::spawn(async move {
+        loop {
+            tokio::select! {
+                stream = connection.accept() => match stream {
+                    Some(Ok(stream)) => accepted.send(stream).await.unwrap(),
+                    _ => return,
+                },
+                _ = &mut told, if !told.is_terminated() => connection.graceful_shutdown(),
+            }
+        }
+    });
+    Connection {
+        streams,
+        go_away,
+        ended,
+    }
+}
+
+fn answer(respond: &mut SendResponse<Bytes>, body: &'static str) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    stream
+        .send_data(Bytes::from_static(body.as_bytes()), true)
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_request_and_its_answer_go_through_with_trailers_both_ways() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client
+        .send(
+            "POST /a?b HTTP/1.1\r\nHost: web.example:8080\r\nTE: trailers\r\nConnection: x, te\r\n\
+             Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\
+             Host: b\r\n\r\n",
+        )
+        .await;
+
+    let mut connection = accept(&upstream, 100).await;
+    let (request, mut respond) = connection.streams.recv().await.unwrap();
+    let (head, mut body) = request.into_parts();
+    assert_eq!(head.uri, "http://web.example:8080/a?b");
+    assert_eq!(head.headers["te"], "trailers");
+    assert_eq!(head.headers["x-forwarded-for"], "127.0.0.1");
+    assert!(!head.headers.contains_key("host"), "{head:?}");
+    assert_eq!(body.data().await.unwrap().unwrap(), "hi");
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(trailers["x-sum"], "7");
+    assert_eq!(trailers.len(), 1, "{trailers:?}");
+
+    let answer = Response::builder()
+        .header("trailer", "grpc-status")
+        .body(());
+    let mut stream = respond.send_response(answer.unwrap(), false).unwrap();
+    stream.send_data(Bytes::from_static(b"ok"), false).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    stream.send_trailers(trailers).unwrap();
+
+    let head = client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let expected = "2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
+    assert_eq!(client.read(expected.len()).await, expected.as_bytes());
+}
+
+#[tokio::test]
+async fn concurrent_requests_share_a_connection_within_its_limit() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+
+    let mut connection = accept(&upstream, 2).await;
+    // The settings of the server arrive while its streams are being opened.
+    let (_, mut first) = connection.streams.recv().await.unwrap();
+    let (_, mut second) = connection.streams.recv().await.unwrap();
+    answer(&mut first, "ok");
+    let (_, mut third) = connection.streams.recv().await.unwrap();
+    answer(&mut second, "ok");
+    answer(&mut third, "ok");
+
+    for mut client in clients {
+        let got = client.read_to_end().await;
+        assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_has_said_goaway_is_replaced_and_what_is_under_way_goes_on() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut old_client = proxy.connect().await;
+    old_client.send(GET).await;
+    let mut old = accept(&upstream, 100).await;
+    let (_, mut respond) = old.streams.recv().await.unwrap();
+    drop(old.go_away);
+
+    let mut new_client = proxy.connect().await;
+    let mut new = loop {
+        new_client
+            .send(GET.replace("Connection: close\r\n", ""))
+            .await;
+        tokio::select! {
+            new = accept(&upstream, 100) => break new,
+            // It was sent before the word came.
+            Some((_, mut respond)) = old.streams.recv() => answer(&mut respond, "ok"),
+        }
+        new_client.read_head().await.unwrap();
+        new_client.read("2\r\nok\r\n0\r\n\r\n".len()).await;
+    };
+    let (_, mut new_respond) = new.streams.recv().await.unwrap();
+    answer(&mut new_respond, "ok");
+    let head = new_client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+
+    answer(&mut respond, "ok");
+    assert!(old_client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+    old.ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_is_replaced() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+    connection.streams.recv().await.unwrap();
+    // Without an answer: this request is idempotent.
+    connection.ended.abort();
+
+    let mut connection = accept(&upstream, 100).await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    answer(&mut respond, "ok");
+
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_is_502_and_a_client_that_leaves_resets_its_stream() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 502 "));
+
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    drop(client);
+    let reason = std::future::poll_fn(|context| respond.poll_reset(context)).await;
+    assert_eq!(reason.unwrap(), h2::Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn requests_are_held_until_the_upstream_listens() {
+    let reserved = Reserved::port();
+    let proxy = Proxy::start(config(vec![over_http2(reserved.route())]));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+
+    let upstream = reserved.listen();
+    let mut connection = accept(&upstream, 100).await;
+    for _ in 0..3 {
+        let (_, mut respond) = connection.streams.recv().await.unwrap();
+        answer(&mut respond, "ok");
+    }
+
+    for mut client in clients {
+        let got = client.read_to_end().await;
+        assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_is_opened_with_http_1_1() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(handshake(&[])).await;
+
+    let exchange = upstream.accept().await;
+
+    assert!(exchange.head.contains(" HTTP/1.1\r\n"), "{}", exchange.head);
+}
