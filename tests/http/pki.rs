@@ -180,7 +180,16 @@ pub(crate) async fn connect(
     config: ClientConfig,
     name: &str,
 ) -> std::io::Result<Client<Transport>> {
-    let socket = Transport::Tcp(TcpStream::connect(address).await?);
+    over(TcpStream::connect(address).await?, config, name).await
+}
+
+/// The client's side of a handshake over `socket`.
+pub(crate) async fn over(
+    socket: TcpStream,
+    config: ClientConfig,
+    name: &str,
+) -> std::io::Result<Client<Transport>> {
+    let socket = Transport::Tcp(socket);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, socket)

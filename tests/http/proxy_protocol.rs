@@ -24,7 +24,7 @@ const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-fn trusting(network: &str) -> TrustedProxies {
+pub(crate) fn trusting(network: &str) -> TrustedProxies {
     let first = network.parse().unwrap();
     TrustedProxies {
         networks: vec![Network::of(first, 32).unwrap()],

@@ -7,7 +7,10 @@ use readygate::{
     config::Config,
     server::{self, Tls},
     transport::Transport,
-    upstream::dial::{DialError, Protocol, dial},
+    upstream::{
+        dial::{DialError, Protocol, dial},
+        proxy_protocol::Version,
+    },
 };
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion,
@@ -19,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     pki::{self, Authority, Folder, Issued},
+    proxy_protocol::trusting,
     support::{Client, Proxy, Reserved, Upstream, config, handshake},
 };
 
@@ -607,4 +611,35 @@ async fn what_is_wrong_with_tls_is_told_with_what_to_do() {
         error,
         "TLS with the upstream failed: what it answers is not TLS: is it http:// and not https://?"
     );
+}
+
+#[tokio::test]
+async fn the_header_of_the_proxy_protocol_comes_before_tls_on_both_sides() {
+    let front = Front::new();
+    let ca = front.folder.write("ca.pem", &front.authority.pem());
+    let upstream = Upstream::listen().await;
+    let mut route = pki::over_tls(upstream.route(), ca, None);
+    route.upstream.proxy_protocol = Some(Version::V1);
+    let mut config = config(vec![route]);
+    config.trusted_proxies = trusting("127.0.0.1");
+    config.listen[0].proxy_protocol = true;
+    config.listen[0].tls = Some(front.tls());
+    let proxy = Proxy::start(config);
+    let header = "PROXY TCP4 192.0.2.7 192.0.2.1 1234 443\r\n";
+
+    let mut client = proxy.connect().await;
+    client.send(header).await;
+    let mut client = pki::over(client.0, front.client(), "localhost")
+        .await
+        .unwrap();
+    client.open().await;
+
+    let mut socket = upstream.accept_raw().await;
+    let told = socket.read(header.len()).await;
+    assert_eq!(String::from_utf8(told).unwrap(), header);
+    let issued = front.authority.issue(&["127.0.0.1"]);
+    let stream = pki::accept(socket.0, pki::server_config(&issued, None)).await;
+    let exchange = stream.unwrap().read_request().await.unwrap();
+    assert_eq!(exchange.header("x-forwarded-for"), Some("192.0.2.7"));
+    assert_eq!(exchange.header("x-forwarded-proto"), Some("https"));
 }
