@@ -32,6 +32,22 @@ install_node() {
     cp "$here/package-lock.json" "$node/installed-lock.json"
 }
 
+# curl, h2load and Chromium come from the system.
+install_programs() {
+    local missing=()
+    command -v curl >/dev/null || missing+=(curl)
+    command -v h2load >/dev/null || missing+=(nghttp2-client)
+    command -v chromium >/dev/null || missing+=(chromium)
+    ((${#missing[@]})) || return 0
+    if ((EUID)) || ! command -v apt-get >/dev/null; then
+        echo "missing programs; install the Debian packages: ${missing[*]}" >&2
+        exit 2
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+install_programs
 install_python
 install_node
 

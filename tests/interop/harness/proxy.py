@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.backends import Backend
@@ -63,11 +64,22 @@ def start(
     route: str = "",
     tls: Certificates | None = None,
 ) -> int:
-    """Starts readygate and returns its port once it listens."""
+    """Starts readygate with one route and returns its port once it listens."""
+    return start_with(
+        processes,
+        folder,
+        lambda port: config(port, upstream, gate, rules, route, tls),
+    )
+
+
+def start_with(
+    processes: Processes, folder: Path, file_for: Callable[[int], str]
+) -> int:
+    """Starts readygate with the file for a port, which it returns once it listens."""
     for attempt in range(1, ATTEMPTS + 1):
         port = free_port()
         file = folder / f"proxy-{port}.toml"
-        file.write_text(config(port, upstream, gate, rules, route, tls))
+        file.write_text(file_for(port))
         process = processes.start("readygate", [binary(), "--config", file])
         wait_until(
             lambda: process.exit_code() is not None or _listens(port), START_SECONDS
