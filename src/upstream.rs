@@ -14,32 +14,27 @@
 //! * A connection whose opening handshake did not succeed is closed, never used again.
 //! * No `Display` of an error here is shown to a client: it may name addresses.
 
+mod attempts;
 pub mod backoff;
 pub mod dial;
 pub mod handshake;
 pub mod proxy_protocol;
 pub mod tls;
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time;
 
+pub use self::{
+    attempts::{Attempts, Failure, FailureCounts},
+    backoff::Retry,
+    handshake::{Offered, OpeningRequest, Terms},
+};
 use self::{
     backoff::Backoff,
     dial::{DialError, Protocol},
     handshake::{AnswerError, Broken},
     tls::TlsError,
-};
-pub use self::{
-    backoff::Retry,
-    handshake::{Offered, OpeningRequest, Terms},
 };
 use crate::{transport::Transport, websocket::Opened};
 
@@ -137,7 +132,7 @@ async fn try_until<T>(
         attempts.count();
         let outcome = attempt(settings, request).await;
         if let Err(error) = &outcome {
-            attempts.note(error);
+            attempts.note(error.failure(), error);
         }
         if let Some(judgement) = judge(outcome) {
             return judgement;
@@ -187,6 +182,20 @@ enum AttemptError {
     Refused(Refused),
     #[error(transparent)]
     Final(ConnectError),
+}
+
+impl AttemptError {
+    const fn failure(&self) -> Failure {
+        match self {
+            Self::Unreachable(_) => Failure::Unreachable,
+            Self::Lost(_) => Failure::Lost,
+            Self::Silent(_) => Failure::Silent,
+            Self::Temporary(_) => Failure::Unavailable,
+            Self::Refused(_) | Self::Final(ConnectError::Refused(_)) => Failure::Refused,
+            Self::Final(ConnectError::Broken(_)) => Failure::Broken,
+            Self::Final(ConnectError::Tls(_)) => Failure::Tls,
+        }
+    }
 }
 
 impl From<DialError> for AttemptError {
@@ -258,42 +267,6 @@ impl Settings {
     #[must_use]
     pub const fn may_share_connections(&self) -> bool {
         self.proxy_protocol.is_none()
-    }
-}
-
-/// How often a session has tried to reach its upstream, and how the last try failed.
-#[derive(Debug, Default)]
-pub struct Attempts {
-    count: Cell<u32>,
-    last_error: RefCell<Option<String>>,
-}
-
-impl Attempts {
-    /// Goes on behind the attempts of an `earlier` series.
-    pub fn resume(&self, earlier: &Self) {
-        self.count.set(earlier.get());
-        self.last_error.replace(earlier.last_error());
-    }
-
-    /// Counts one more.
-    pub fn count(&self) {
-        self.count.set(self.count.get().saturating_add(1));
-    }
-
-    /// How many there were.
-    #[must_use]
-    pub fn get(&self) -> u32 {
-        self.count.get()
-    }
-
-    /// Why the latest failed attempt failed, for the log: it may name addresses.
-    #[must_use]
-    pub fn last_error(&self) -> Option<String> {
-        self.last_error.borrow().clone()
-    }
-
-    fn note(&self, error: &impl ToString) {
-        *self.last_error.borrow_mut() = Some(error.to_string());
     }
 }
 

@@ -1,0 +1,106 @@
+//! How often an upstream was tried for one session, and why that failed.
+
+use std::cell::{Cell, RefCell};
+
+macro_rules! failures {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why one attempt failed; a closed set.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Failure {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Failure {
+            /// All of them, in order.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// Its name, for a label.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+failures! {
+    /// It does not listen, or its name cannot be resolved.
+    Unreachable = "unreachable",
+    /// The connection ended during the opening handshake.
+    Lost = "lost",
+    /// No answer came in time.
+    Silent = "silent",
+    /// 500, 502, 503 or 504: it may be another answer a moment later.
+    Unavailable = "unavailable",
+    /// It does not want this WebSocket.
+    Refused = "refused",
+    /// Its answer is none.
+    Broken = "broken",
+    /// TLS failed.
+    Tls = "tls",
+}
+
+/// How many attempts failed, in the order of [`Failure::ALL`].
+pub type FailureCounts = [u32; Failure::ALL.len()];
+
+/// How often a session has tried to reach its upstream, and how that failed.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    count: Cell<u32>,
+    /// In a box, because most sessions have none.
+    failed: RefCell<Option<Box<Failed>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Failed {
+    counts: FailureCounts,
+    last_error: String,
+}
+
+impl Attempts {
+    /// Goes on behind the attempts of an `earlier` series.
+    pub fn resume(&self, earlier: &Self) {
+        self.count.set(earlier.get());
+        self.failed.replace(earlier.failed.borrow().clone());
+    }
+
+    /// Counts one more.
+    pub fn count(&self) {
+        self.count.set(self.count.get().saturating_add(1));
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn get(&self) -> u32 {
+        self.count.get()
+    }
+
+    /// How many of them failed, and why.
+    #[must_use]
+    pub fn failures(&self) -> FailureCounts {
+        let failed = self.failed.borrow();
+        failed.as_ref().map_or_else(<_>::default, |it| it.counts)
+    }
+
+    /// Why the latest failed attempt failed, for the log: it may name addresses.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        let failed = self.failed.borrow();
+        failed.as_ref().map(|failed| failed.last_error.clone())
+    }
+
+    pub(super) fn note(&self, failure: Failure, error: &impl ToString) {
+        let mut failed = self.failed.borrow_mut();
+        let failed = failed.get_or_insert_with(|| {
+            Box::new(Failed {
+                counts: FailureCounts::default(),
+                last_error: String::new(),
+            })
+        });
+        let count = &mut failed.counts[failure as usize];
+        *count = count.saturating_add(1);
+        failed.last_error = error.to_string();
+    }
+}
