@@ -31,10 +31,13 @@ pub mod multiplexed;
 pub mod pool;
 mod replay;
 pub mod response;
+pub mod sessions;
 mod sniff;
+mod tallies;
 pub mod target;
 pub mod upgrade;
 pub mod upload;
+pub mod visit;
 mod watchdog;
 mod watched;
 
@@ -54,14 +57,16 @@ use self::{
     hold::HeldRequests,
     pool::Pools,
     response::{Refusal, Shortage},
+    sessions::Sessions,
     sniff::Spoken,
+    tallies::{Meter, Tallies},
 };
 pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
     config::Config,
     route::Route,
     session::{self, Budget},
-    telemetry::rejections::Rejections,
+    telemetry::{connections::Connections, rejections::Rejections},
     transport::Transport,
 };
 
@@ -86,6 +91,8 @@ pub struct Shared {
     /// When all sessions that began are paid for, where their rate is limited.
     next_session: Mutex<Option<Instant>>,
     rejections: Rejections,
+    connections: Arc<Connections>,
+    session_ids: sessions::Ids,
 }
 
 /// What the connections of one worker share.
@@ -93,6 +100,8 @@ pub struct Shared {
 pub struct Local {
     shared: Arc<Shared>,
     pools: Pools,
+    sessions: Sessions,
+    tallies: Tallies,
 }
 
 impl Local {
@@ -102,6 +111,8 @@ impl Local {
         Rc::new(Self {
             shared,
             pools: Pools::default(),
+            sessions: Sessions::default(),
+            tallies: Tallies::default(),
         })
     }
 
@@ -123,6 +134,18 @@ impl Local {
         &self.shared.rejections
     }
 
+    /// The connections of the process.
+    #[must_use]
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.shared.connections
+    }
+
+    /// The sessions that run on this worker.
+    #[must_use]
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// Cancelled when the process drains.
     #[must_use]
     pub fn drain(&self) -> &CancellationToken {
@@ -140,6 +163,8 @@ impl Shared {
             addresses: Addresses::new(limits.max_connections_per_address, session_rate),
             next_session: Mutex::default(),
             rejections: Rejections::default(),
+            connections: Arc::default(),
+            session_ids: sessions::Ids::default(),
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
                 drain,
@@ -260,6 +285,11 @@ impl Connection {
         forwarded::client(self.client, headers, trusted)
     }
 
+    /// Counts a request that has come.
+    fn meter(&self) -> Meter {
+        Meter::start(&self.local)
+    }
+
     /// The answer to a request that is not served.
     fn refuse(&self, refusal: Refusal) -> Response<Body> {
         tracing::debug!(client = %self.client, %refusal, "request refused");
@@ -268,7 +298,7 @@ impl Connection {
     }
 
     /// The route of a request that may be served at all.
-    fn route<B>(&self, request: &Request<B>) -> Result<&Arc<Route>, Refusal> {
+    fn route<B>(&self, request: &Request<B>, meter: &Meter) -> Result<&Arc<Route>, Refusal> {
         match self.admission {
             Admission::Admitted => {}
             Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),
@@ -285,6 +315,8 @@ impl Connection {
             return Err(Refusal::HeadersTooLarge);
         }
         let host = target::host(request)?;
-        Ok(routes.find(host, request.uri().path())?)
+        let route = routes.find(host, request.uri().path())?;
+        meter.set_route(route, &self.local);
+        Ok(route)
     }
 }

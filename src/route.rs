@@ -119,6 +119,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// Its name in metrics: host and path, as they are configured.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}{}", self.host, self.path)
+    }
+
     /// A route with default settings for everything to `upstream`.
     #[must_use]
     pub fn to(upstream: upstream::Address) -> Self {

@@ -33,7 +33,10 @@ pub use self::{
     listener::{BindError, Listener, bind},
     tls::Tls,
 };
-use crate::{config::Config, http};
+use crate::{
+    config::Config,
+    http::{self, visit},
+};
 
 /// Serves until `shutdown` resolves and everything under way has ended, or
 /// `config.drain_grace` is over.
@@ -60,7 +63,9 @@ pub async fn run(
         tracing::info!(address = %listener.settings(), "listening");
     }
     let shared = Arc::new(http::Shared::new(Arc::clone(&config), drain.clone()));
-    let workers = Workers::start(listeners, &config, &shared, &drain, &alive)?;
+    let (_workers, visits): (Vec<_>, Vec<_>) =
+        (0..config.workers.get()).map(visit::Worker::new).unzip();
+    let workers = Workers::start(listeners, &config, &shared, &drain, &alive, visits)?;
     drop(alive);
 
     tokio::select! {

@@ -1,7 +1,10 @@
-//! Logs.
+//! Logs, and what is counted for metrics.
 
 pub mod access_log;
+pub mod connections;
+pub mod histogram;
 pub mod rejections;
+pub mod totals;
 
 use std::io::{self, IsTerminal};
 

@@ -14,16 +14,17 @@
 //!   more strictly that the client must not take over its context, which every client obeys
 //!   and no server needs to know (RFC 7692 §7.1.1.2).
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{Response, header, http::request::Parts};
 use tokio::time;
 
 use super::{
-    Client, Shared,
+    Client, Local,
     body::Body,
     headers, replay,
     response::{Refusal, Shortage},
+    tallies::Tally,
     upgrade::{self, Accepted},
 };
 use crate::{
@@ -59,10 +60,11 @@ pub(super) async fn ask(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    shared: &Shared,
+    local: &Local,
     is_client_gone: impl Fn() -> bool,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let started = time::Instant::now();
+    let shared = &local.shared;
     let context = &shared.session;
     let handshake = upgrade::check(request, route, context)?;
     let offered = Offered {
@@ -76,9 +78,10 @@ pub(super) async fn ask(
         OpeningRequest::asking(target, headers, offered)
     });
 
-    let attempts = Attempts::default();
+    let mut series = Series::new(local.tallies.of(route));
+    let attempts = &series.attempts;
     let answer = tokio::select! {
-        answer = until_deadline(route, &opening, &attempts) => answer.inspect_err(|_| {
+        answer = until_deadline(route, &opening, attempts) => answer.inspect_err(|_| {
             let error = attempts.last_error().unwrap_or_default();
             tracing::debug!(%client, error, "upstream failed");
         })?,
@@ -99,7 +102,7 @@ pub(super) async fn ask(
     let response = handshake.accept(&told, headers::of_switching(&headers));
     let connected = Connected {
         upstream: opened,
-        attempts,
+        attempts: series.take(),
         agreed: Agreed {
             compression: told.compression,
             waited: started.elapsed(),
@@ -114,6 +117,30 @@ pub(super) async fn ask(
         place,
     );
     Ok((response, Some(accepted)))
+}
+
+/// The attempts for one client, which count as those of no session where none takes them.
+struct Series {
+    attempts: Attempts,
+    tally: Rc<Tally>,
+}
+
+impl Series {
+    fn new(tally: Rc<Tally>) -> Self {
+        let attempts = Attempts::default();
+        Self { attempts, tally }
+    }
+
+    fn take(&mut self) -> Attempts {
+        mem::take(&mut self.attempts)
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        self.tally
+            .change(|totals| totals.add_attempts(&self.attempts));
+    }
 }
 
 /// The upstream's answer; at the gate's deadline the latest that might have been another a

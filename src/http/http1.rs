@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +21,7 @@ use super::{
     framing::Framing,
     response::{self, Refusal},
     sniff::Sniffed,
+    tallies::Meter,
     upgrade::{self, Accepted},
     watched::Watched,
 };
@@ -37,7 +37,8 @@ pub(super) async fn serve(
     connection: Connection,
 ) -> Option<Pin<Box<impl Future<Output = ()>>>> {
     let client = connection.client;
-    let shared = Arc::clone(&connection.local.shared);
+    let local = Rc::clone(&connection.local);
+    let shared = &local.shared;
     let limits = &shared.config.limits;
     let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
     let stream = Watched::new(stream, framing);
@@ -71,7 +72,7 @@ pub(super) async fn serve(
         (Ok(()), Some(accepted)) => {
             let read_buf = parts.read_buf;
             let opened = Opened { stream, read_buf };
-            return Some(upgrade::session(opened, accepted, shared));
+            return Some(upgrade::session(opened, accepted, &local));
         }
         (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
             shared.rejections.count(Rejection::HeaderTimeout);
@@ -140,22 +141,33 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
-        let answer = requests.answer(request).await;
-        Ok(answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal)))
+        let meter = requests.connection.meter();
+        let answer = requests.answer(request, &meter).await;
+        let response = answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal));
+        meter.answered(response.status());
+        Ok(response)
     })
 }
 
 impl Requests {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<Response<Body>, Refusal> {
         self.stream.next_verdict()?;
-        let shared = &self.connection.local.shared;
+        let local = &self.connection.local;
         let client = self.connection.client(request.headers());
-        let route = self.connection.route(&request)?;
+        let route = self.connection.route(&request, meter)?;
         if upgrade::is_websocket(request.headers()) {
+            meter.set_handshake();
             let (parts, _body) = request.into_parts();
             let is_client_gone = || self.stream.is_hung_up();
-            let answer = upgrade::answer(&parts, client, route, shared, is_client_gone);
+            let answer = upgrade::answer(&parts, client, route, local, is_client_gone);
             let (response, accepted) = answer.await?;
+            if accepted.is_some() {
+                meter.set_session();
+            }
             *self.accepted.borrow_mut() = accepted;
             return Ok(response);
         }
@@ -165,6 +177,6 @@ impl Requests {
             is_gone: &|| self.stream.is_hung_up(),
             send_interim: &|interim| self.stream.send_interim(interim),
         };
-        forward::forward(request, downstream, route, &self.connection.local).await
+        forward::forward(request, downstream, route, local).await
     }
 }

@@ -51,6 +51,7 @@ use super::{
     headers, http1,
     response::Refusal,
     sniff::Sniffed,
+    tallies::Meter,
     upgrade::{self, Accepted},
 };
 use crate::{
@@ -206,8 +207,10 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Counted<Body>>, Infallible> {
     let stream = Stream::request(&requests.activity);
-    let answer = requests.answer(request).await;
+    let meter = requests.connection.meter();
+    let answer = requests.answer(request, &meter).await;
     let response = answer.unwrap_or_else(|refusal| of_http2(requests.connection.refuse(refusal)));
+    meter.answered(response.status());
     Ok(stream.answer(response))
 }
 
@@ -223,12 +226,16 @@ fn of_http2(response: Response<Body>) -> Response<Body> {
 }
 
 impl Requests {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<Response<Body>, Refusal> {
         let request = request::check(request)?;
         if request.method() == Method::CONNECT {
-            return self.connect(request).await;
+            return self.connect(request, meter).await;
         }
-        let route = self.connection.route(&request)?;
+        let route = self.connection.route(&request, meter)?;
         let downstream = Downstream {
             client: self.connection.client(request.headers()),
             // Bodies cannot be framed in two ways here.
@@ -242,7 +249,11 @@ impl Requests {
     }
 
     /// Answers an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
-    async fn connect(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn connect(
+        &self,
+        mut request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<Response<Body>, Refusal> {
         let Some(protocol) = request.extensions().get::<ext::Protocol>() else {
             return Err(Refusal::MethodNotAllowed {
                 allow: forward::METHODS,
@@ -251,15 +262,19 @@ impl Requests {
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
             return Err(Refusal::UnknownProtocol);
         }
-        let shared = &self.connection.local.shared;
+        let local = &self.connection.local;
         let client = self.connection.client(request.headers());
-        let route = self.connection.route(&request)?;
+        let route = self.connection.route(&request, meter)?;
+        meter.set_handshake();
         let upgraded = on_upgrade(&mut request);
         let (parts, _body) = request.into_parts();
-        let answer = upgrade::answer(&parts, client, route, shared, || false);
+        let answer = upgrade::answer(&parts, client, route, local, || false);
         let (response, accepted) = answer.await?;
         match accepted {
-            Some(accepted) => drop(task::spawn_local(self.session(upgraded, accepted))),
+            Some(accepted) => {
+                meter.set_session();
+                task::spawn_local(self.session(upgraded, accepted));
+            }
             // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
             // the client of HTTP/2 must not read as a success.
             None if response.status().is_success() => return Err(Refusal::BadGateway),
@@ -269,7 +284,7 @@ impl Requests {
     }
 
     fn session(&self, upgraded: OnUpgrade, accepted: Accepted) -> impl Future<Output = ()> + use<> {
-        let shared = Arc::clone(&self.connection.local.shared);
+        let local = Rc::clone(&self.connection.local);
         let stream = Stream::session(&self.activity);
         async move {
             let _stream = stream;
@@ -281,7 +296,7 @@ impl Requests {
                 stream: Transport::Http2(Box::new(Http2Stream::new(upgraded))),
                 read_buf: bytes::Bytes::new(),
             };
-            upgrade::session(opened, accepted, shared).await;
+            upgrade::session(opened, accepted, &local).await;
         }
     }
 }

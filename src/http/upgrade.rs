@@ -16,12 +16,13 @@ use hyper::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    Client, ClientAddr, Shared,
+    Client, ClientAddr, Local, Shared,
     addresses::AddressPlace,
     ask::{self, Connected},
     body::Body,
     forwarded, headers,
     response::{Refusal, Shortage},
+    sessions::{self, Entry, Running},
 };
 use crate::{
     route::{Accept, Route},
@@ -97,16 +98,16 @@ pub async fn answer(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    shared: &Shared,
+    local: &Local,
     is_client_gone: impl Fn() -> bool,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     match route.accept {
         Accept::Early => {
-            let (response, accepted) = accept(request, client, route, shared)?;
+            let (response, accepted) = accept(request, client, route, &local.shared)?;
             Ok((response, Some(accepted)))
         }
         Accept::AfterUpstream => {
-            Box::pin(ask::ask(request, client, route, shared, is_client_gone)).await
+            Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
         }
     }
 }
@@ -162,27 +163,39 @@ pub(super) fn check<'a>(
     Ok(handshake)
 }
 
-/// The session settings of a route, kept alive with it.
+/// The settings of a session, kept alive with it.
 #[derive(Clone)]
-struct RouteSettings(Arc<Route>);
+struct RouteSettings(Rc<Running>);
 
 impl Deref for RouteSettings {
     type Target = session::Settings;
 
     fn deref(&self) -> &Self::Target {
-        &self.0.session
+        &self.0.route().session
     }
 }
 
 /// What a session shares with the process, kept alive with all that connections share.
 #[derive(Clone)]
-struct SharedContext(Arc<Shared>);
+struct SharedContext(Rc<Running>);
 
 impl Deref for SharedContext {
     type Target = session::Context;
 
     fn deref(&self) -> &Self::Target {
-        &self.0.session
+        &self.0.local().shared.session
+    }
+}
+
+/// What a session has done.
+#[derive(Clone)]
+struct SharedRecord(Rc<Running>);
+
+impl Deref for SharedRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.record()
     }
 }
 
@@ -193,8 +206,8 @@ impl Deref for SharedContext {
 pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
-    shared: Arc<Shared>,
-) -> Pin<Box<impl Future<Output = ()>>> {
+    local: &Rc<Local>,
+) -> Pin<Box<impl Future<Output = ()> + use<>>> {
     let Accepted {
         route,
         request,
@@ -218,18 +231,26 @@ pub fn session(
             upstream::connect(&route.upstream, &request, attempts).await
         }
     };
-    let settings = RouteSettings(Arc::clone(&route));
-    let (context, record) = (SharedContext(shared), Rc::new(Record::accepted()));
+    let origin = sessions::Origin {
+        client,
+        path: path.into(),
+        is_http2: version == Version::HTTP_2,
+        route,
+    };
+    let (entry, running) = Entry::begin(origin, local);
+    let settings = RouteSettings(Rc::clone(&running));
+    let context = SharedContext(Rc::clone(&running));
+    let record = SharedRecord(running);
     let session = session::run_agreed(opened, agreed, connect, settings, context, record);
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
         drop(place);
-        let client = client.to_string();
+        let running = entry.end(&report);
         let origin = Origin {
-            client: &client,
-            is_http2: version == Version::HTTP_2,
-            path: &path,
-            route: &route.path,
+            client: &running.client().to_string(),
+            is_http2: running.is_http2(),
+            path: running.path(),
+            route: &running.route().path,
         };
         access_log::session_ended(&report, origin);
     }))

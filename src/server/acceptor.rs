@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ListenSettings, Listener, Tls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
-    places::{Count, Place},
+    places::Place,
     proxy_protocol,
     worker::Seat,
 };
@@ -20,7 +20,7 @@ use crate::{
     client::{ClientAddr, Endpoints},
     http::{self, Admission, Local, Protocol, addresses::AddressPlace},
     route::Route,
-    telemetry::rejections::Rejection,
+    telemetry::{connections::Connections, rejections::Rejection},
     transport::Transport,
 };
 
@@ -49,7 +49,7 @@ impl Acceptor {
     pub(super) fn start(self, local: &Rc<Local>, drain: &CancellationToken) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
-            process: Arc::default(),
+            process: Arc::clone(local.connections()),
             max_connections: self.max_connections,
             local: Rc::clone(local),
         });
@@ -98,7 +98,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 struct Handout {
     seats: Vec<Seat>,
-    process: Arc<Count>,
+    process: Arc<Connections>,
     max_connections: usize,
     local: Rc<Local>,
 }

@@ -10,12 +10,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::http::Admission;
+use crate::{http::Admission, telemetry::connections::Connections};
 
 /// How many connections over the limit still get a `503`; further ones are just closed.
 const MAX_OVER_LIMIT: usize = 256;
 
-/// The connections of the process, or of one worker.
+/// The connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Count {
     open: AtomicUsize,
@@ -46,7 +46,7 @@ impl Count {
 /// The place of one connection, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    process: Arc<Count>,
+    process: Arc<Connections>,
     worker: Arc<Count>,
 }
 
@@ -54,11 +54,11 @@ impl Place {
     /// A place on `worker` in a process for at most `max_connections`; `None` when there is
     /// not even room to say that there is none.
     pub(super) fn take(
-        process: &Arc<Count>,
+        process: &Arc<Connections>,
         max_connections: usize,
         worker: &Arc<Count>,
     ) -> Option<(Self, Admission)> {
-        let others = process.open.fetch_add(1, Ordering::Relaxed);
+        let others = process.enter();
         worker.open.fetch_add(1, Ordering::Relaxed);
         let place = Self {
             process: Arc::clone(process),
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn connections_over_the_limit_are_told_so_up_to_a_number() {
-        let process = Arc::new(Count::default());
+        let process = Arc::new(Connections::default());
         let worker = Arc::new(Count::default());
         let take = || Place::take(&process, 2, &worker);
 
@@ -110,16 +110,16 @@ mod tests {
         );
 
         assert!(take().is_none());
-        assert_eq!(process.get(), taken.len());
+        assert_eq!(process.open(), taken.len());
         taken.truncate(1);
         assert_eq!(take().unwrap().1, Admission::Admitted);
         drop(taken);
-        assert_eq!((process.get(), worker.get()), (0, 0));
+        assert_eq!((process.open(), worker.get()), (0, 0));
     }
 
     #[tokio::test]
     async fn emptied_resolves_when_the_last_place_is_left() {
-        let process = Arc::new(Count::default());
+        let process = Arc::new(Connections::default());
         let worker = Arc::new(Count::default());
         let (place, _) = Place::take(&process, 1, &worker).unwrap();
 

@@ -1,6 +1,6 @@
 //! Workers: one thread and one single-threaded runtime each.
 
-use std::{convert::Infallible, io, sync::Arc, thread, time::Duration};
+use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    http::{Local, Shared},
+    http::{Local, Shared, visit::Visit},
 };
 
 /// How many accepted connections may be on their way to one worker.
@@ -29,21 +29,23 @@ impl Workers {
     /// Starts `config.workers` threads; the first one also accepts from `listeners`.
     ///
     /// When one ends, for whatever reason, all the others drain. Each holds `alive` until
-    /// it has ended.
+    /// it has ended. The workers get their `visits` in order.
     pub(super) fn start(
         listeners: Vec<Listener>,
         config: &Config,
         shared: &Arc<Shared>,
         drain: &CancellationToken,
         alive: &mpsc::Sender<Infallible>,
+        visits: Vec<Visits>,
     ) -> io::Result<Self> {
         let (seats, inboxes): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(seat).unzip();
         let max_connections = config.limits.max_connections;
         let mut acceptor = Some(Acceptor::new(listeners, seats.clone(), max_connections));
-        let start_one = |(index, (inbox, seat)): (usize, (Inbox, Seat))| {
+        let start_one = |(index, ((inbox, seat), visits)): (usize, ((Inbox, Seat), Visits))| {
             let worker = Worker {
                 acceptor: acceptor.take(),
                 inbox,
+                visits,
                 count: seat.count,
                 shared: Arc::clone(shared),
                 drain: drain.clone(),
@@ -58,7 +60,8 @@ impl Workers {
                     worker.run()
                 })
         };
-        let threads = inboxes.into_iter().zip(seats).enumerate().map(start_one);
+        let threads = inboxes.into_iter().zip(seats).zip(visits);
+        let threads = threads.enumerate().map(start_one);
         threads.collect::<io::Result<_>>().map(Self)
     }
 
@@ -83,6 +86,9 @@ pub(super) struct Seat {
 
 type Inbox = mpsc::Receiver<Handed>;
 
+/// What others want to know of a worker.
+type Visits = mpsc::Receiver<Visit>;
+
 fn seat(_index: usize) -> (Seat, Inbox) {
     let (handed, inbox) = mpsc::channel(MAX_ON_THE_WAY);
     let count = Arc::default();
@@ -93,6 +99,7 @@ struct Worker {
     acceptor: Option<Acceptor>,
     /// Never closed from the other side before the drain: the acceptor keeps its sender.
     inbox: Inbox,
+    visits: Visits,
     count: Arc<Count>,
     shared: Arc<Shared>,
     drain: CancellationToken,
@@ -123,16 +130,26 @@ impl Worker {
                     Ok(connection) => connection.spawn(&local),
                     Err(error) => tracing::warn!(%error, "cannot take over a connection"),
                 },
+                Some(visit) = self.visits.recv() => visit.pay(&local),
             }
         }
         self.inbox.close();
-        if time::timeout(self.grace, self.count.emptied())
-            .await
-            .is_err()
-        {
+        let emptied = time::timeout(self.grace, self.count.emptied());
+        if answering(&mut self.visits, &local, emptied).await.is_err() {
             let connections = self.count.get();
             tracing::warn!(connections, "dropped at the end of the grace period");
         }
         Ok(())
+    }
+}
+
+/// Waits for `future`, and answers what others want to know meanwhile.
+async fn answering<F: Future>(visits: &mut Visits, local: &Rc<Local>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        tokio::select! {
+            output = &mut future => return output,
+            Some(visit) = visits.recv() => visit.pay(local),
+        }
     }
 }

@@ -6,7 +6,9 @@
 //!   instant; `held` cannot be negative.
 //! * A message is moved out of `held` once.
 
-/// The accounts of one session, in messages.
+use std::ops::AddAssign;
+
+/// The accounts of one session, or of many, in messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     accepted: u64,
@@ -15,6 +17,17 @@ pub struct Ledger {
     expired: u64,
     discarded: u64,
     unknown: u64,
+}
+
+impl AddAssign for Ledger {
+    fn add_assign(&mut self, more: Self) {
+        self.accepted += more.accepted;
+        self.delivered += more.delivered;
+        self.shed += more.shed;
+        self.expired += more.expired;
+        self.discarded += more.discarded;
+        self.unknown += more.unknown;
+    }
 }
 
 /// Where a message ends.
@@ -32,6 +45,29 @@ pub enum Account {
     /// Was written, perhaps in part, to an upstream that died or closed during the flush, or
     /// was on its way through the tunnel when that ended.
     Unknown,
+}
+
+impl Account {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Delivered,
+        Self::Shed,
+        Self::Expired,
+        Self::Discarded,
+        Self::Unknown,
+    ];
+
+    /// The name in logs and labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Shed => "shed",
+            Self::Expired => "expired",
+            Self::Discarded => "discarded",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl Ledger {

@@ -138,8 +138,16 @@ impl Record {
 
     /// When the gate opened, after the client's `101`.
     #[must_use]
-    pub fn ready_after(&self) -> Option<Duration> {
+    pub fn opened_after(&self) -> Option<Duration> {
         self.ready_after.get()
+    }
+
+    /// When the gate opened because the upstream was ready, after the client's `101`.
+    #[must_use]
+    pub fn ready_after(&self) -> Option<Duration> {
+        let was_ready = |trail: &Trail| trail.entered(SessionState::ProcessingReady).is_some();
+        let opened = self.opened_after();
+        opened.filter(|_| was_ready(&self.trail.borrow()))
     }
 
     /// How long the flush took.

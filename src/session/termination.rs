@@ -1,6 +1,9 @@
 //! How a session ended, as data: who ended it, in which state, and why.
 
-use std::{ops::Add, time::Duration};
+use std::{
+    ops::{Add, AddAssign},
+    time::Duration,
+};
 
 use super::{
     close::CloseCodes,
@@ -86,6 +89,28 @@ pub enum Cause {
     #[error("proxy is shutting down")]
     Drained,
 }
+
+/// Every way in which a session may end: who is at the origin of it, and the
+/// [name](Cause::name) of the cause.
+pub const ENDINGS: &[(Initiator, &str)] = &[
+    (Initiator::Client, "client_closed"),
+    (Initiator::Client, "client_lost"),
+    (Initiator::Client, "protocol_error"),
+    (Initiator::Client, "invalid_utf8"),
+    (Initiator::Client, "invalid_deflate"),
+    (Initiator::Client, "message_too_big"),
+    (Initiator::Proxy, "queue_full"),
+    (Initiator::Upstream, "upstream_closed"),
+    (Initiator::Upstream, "upstream_lost"),
+    (Initiator::Upstream, "upstream_protocol_error"),
+    (Initiator::Upstream, "upstream_refused"),
+    (Initiator::Upstream, "bad_upstream_handshake"),
+    (Initiator::Upstream, "upstream_tls_failed"),
+    (Initiator::Proxy, "upstream_unreachable"),
+    (Initiator::Proxy, "ready_timeout"),
+    (Initiator::Proxy, "flush_stalled"),
+    (Initiator::Proxy, "shutting_down"),
+];
 
 impl Cause {
     /// Who is at the origin of it.
@@ -233,6 +258,12 @@ pub struct Traffic {
     pub upstream_messages: u64,
 }
 
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        *self = *self + more;
+    }
+}
+
 impl Add for Traffic {
     type Output = Self;
 
@@ -272,4 +303,54 @@ pub struct Report {
     pub client_code: Option<CloseCode>,
     /// How long the session lasted, from the client's `101`.
     pub duration: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::upstream::tls::TlsError;
+
+    #[test]
+    fn every_cause_is_among_the_endings_and_every_ending_has_one() {
+        let frame = || CloseFrame {
+            code: None,
+            reason: String::new(),
+        };
+        let timeout = |connected| Cause::ReadyTimeout {
+            waited: Duration::ZERO,
+            connected,
+        };
+        let status = http::StatusCode::FORBIDDEN;
+        let tls = io::Error::other(rustls::Error::DecryptError);
+        let tls = TlsError::of(&tls).unwrap();
+        let causes = [
+            Cause::ClientClosed(frame()),
+            Cause::ClientLost,
+            Cause::ClientError(ProtocolError::InvalidUtf8),
+            Cause::ClientError(ProtocolError::InvalidDeflate),
+            Cause::ClientError(ProtocolError::ReservedBits),
+            Cause::MessageTooBig { max_bytes: 1 },
+            Cause::QueueFull,
+            Cause::UpstreamClosed(frame()),
+            Cause::UpstreamLost,
+            Cause::UpstreamError(ProtocolError::InvalidUtf8),
+            Cause::ConnectFailed(ConnectError::Refused(status)),
+            Cause::ConnectFailed(ConnectError::Broken("broken")),
+            Cause::ConnectFailed(ConnectError::Tls(tls)),
+            timeout(false),
+            timeout(true),
+            Cause::FlushStalled,
+            Cause::Drained,
+        ];
+        let endings = causes.map(|cause| (cause.initiator(), cause.name()));
+
+        for ending in endings {
+            assert!(ENDINGS.contains(&ending), "{ending:?}");
+        }
+        for ending in ENDINGS {
+            assert!(endings.contains(ending), "{ending:?}");
+        }
+    }
 }

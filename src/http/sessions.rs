@@ -1,0 +1,299 @@
+//! The sessions that run on a worker, for whoever looks at them from outside.
+//!
+//! # Invariants
+//!
+//! * A session is in its worker's [`Sessions`] from the client's `101` to its end, however
+//!   it ends, and is then added to the totals of its route in the same instant: whoever
+//!   looks sees it in exactly one of the two.
+//! * An [id](Running::id) is given to one session of the process, ever.
+//! * Adding and removing take the same time however many sessions there are.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{ClientAddr, Local, tallies::Tally};
+use crate::{
+    route::Route,
+    session::{Record, Report},
+};
+
+/// How few sessions it takes until memory is given back.
+const MIN_SHRINK: usize = 64;
+
+/// Where ids come from.
+#[derive(Debug, Default)]
+pub struct Ids(AtomicU64);
+
+impl Ids {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// A session that runs: where it came from, and what it has done.
+#[derive(Debug)]
+pub struct Running {
+    id: u64,
+    /// Where it is in the list.
+    index: Cell<u32>,
+    client: ClientAddr,
+    path: Box<str>,
+    is_http2: bool,
+    route: Arc<Route>,
+    tally: Rc<Tally>,
+    local: Rc<Local>,
+    record: Record,
+}
+
+impl Running {
+    /// Its number, from 1 on.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where its client is.
+    #[must_use]
+    pub const fn client(&self) -> ClientAddr {
+        self.client
+    }
+
+    /// The path that its client asked for, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it is a stream of HTTP/2.
+    #[must_use]
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
+    /// Its route.
+    #[must_use]
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The name of its route.
+    #[must_use]
+    pub fn route_label(&self) -> &str {
+        self.tally.label()
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(super) const fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+}
+
+/// Where a session comes from.
+pub(super) struct Origin {
+    pub(super) client: ClientAddr,
+    pub(super) path: Box<str>,
+    pub(super) is_http2: bool,
+    pub(super) route: Arc<Route>,
+}
+
+/// The sessions of one worker.
+#[derive(Debug, Default)]
+pub struct Sessions(RefCell<Vec<Rc<Running>>>);
+
+impl Sessions {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks at each of them, in no order.
+    pub fn for_each(&self, look: impl FnMut(&Rc<Running>)) {
+        self.0.borrow().iter().for_each(look);
+    }
+
+    /// The one with this id.
+    #[must_use]
+    pub fn find(&self, id: u64) -> Option<Rc<Running>> {
+        let sessions = self.0.borrow();
+        sessions.iter().find(|it| it.id == id).map(Rc::clone)
+    }
+
+    fn add(&self, running: &Rc<Running>) {
+        let mut sessions = self.0.borrow_mut();
+        running.index.set(place(sessions.len()));
+        sessions.push(Rc::clone(running));
+    }
+
+    fn remove(&self, running: &Running) {
+        let mut sessions = self.0.borrow_mut();
+        let index = running.index.get() as usize;
+        sessions.swap_remove(index);
+        if let Some(moved) = sessions.get(index) {
+            moved.index.set(place(index));
+        }
+        let capacity = sessions.capacity();
+        if capacity > MIN_SHRINK && sessions.len() < capacity / 4 {
+            sessions.shrink_to(capacity / 2);
+        }
+    }
+}
+
+fn place(index: usize) -> u32 {
+    u32::try_from(index).expect("there are fewer sockets than that")
+}
+
+/// A session's place among those of its worker, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    running: Rc<Running>,
+    /// Whether the session has ended by itself.
+    has_ended: bool,
+}
+
+impl Entry {
+    /// A session whose client has just got its `101`.
+    pub(super) fn begin(origin: Origin, local: &Rc<Local>) -> (Self, Rc<Running>) {
+        let running = Rc::new(Running {
+            id: local.shared.session_ids.next(),
+            index: Cell::default(),
+            client: origin.client,
+            path: origin.path,
+            is_http2: origin.is_http2,
+            tally: local.tallies.of(&origin.route),
+            route: origin.route,
+            local: Rc::clone(local),
+            record: Record::accepted(),
+        });
+        local.sessions.add(&running);
+        let entry = Self {
+            running: Rc::clone(&running),
+            has_ended: false,
+        };
+        (entry, running)
+    }
+
+    /// The session has ended.
+    pub(super) fn end(mut self, report: &Report) -> Rc<Running> {
+        self.has_ended = true;
+        self.running.leave(Some(report));
+        Rc::clone(&self.running)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.running.leave(None);
+        }
+    }
+}
+
+impl Running {
+    fn leave(&self, report: Option<&Report>) {
+        self.local.sessions.remove(self);
+        self.tally.change(|totals| {
+            totals.add_record(&self.record);
+            totals.add_end(&self.record, report.map(|report| &report.cause));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{config::Config, http::Shared};
+
+    fn local() -> Rc<Local> {
+        let text = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", text, &|_| None).unwrap();
+        let shared = Shared::new(Arc::new(config), CancellationToken::new());
+        Local::new(Arc::new(shared))
+    }
+
+    fn begin(local: &Rc<Local>) -> Entry {
+        let origin = Origin {
+            client: ClientAddr::Unix,
+            path: "/".into(),
+            is_http2: false,
+            route: Arc::clone(local.config().routes.iter().next().unwrap()),
+        };
+        Entry::begin(origin, local).0
+    }
+
+    fn ids(local: &Local) -> BTreeSet<u64> {
+        let ids = RefCell::<BTreeSet<_>>::default();
+        local
+            .sessions
+            .for_each(|it| ids.borrow_mut().extend([it.id()]));
+        ids.into_inner()
+    }
+
+    #[test]
+    fn each_session_is_there_until_it_is_over_and_its_id_is_not_given_again() {
+        let local = local();
+        let mut entries: Vec<_> = (0..5).map(|_| begin(&local)).collect();
+
+        for index in [1, 0, 2] {
+            drop(entries.remove(index));
+        }
+        entries.push(begin(&local));
+
+        assert_eq!(ids(&local), [3, 4, 6].into());
+        assert_eq!(local.sessions.find(4).map(|it| it.id()), Some(4));
+        assert!(local.sessions.find(2).is_none());
+        entries.clear();
+        assert!(local.sessions.is_empty());
+    }
+
+    #[test]
+    fn the_list_gives_memory_back() {
+        let local = local();
+        let mut entries: Vec<_> = (0..10_000).map(|_| begin(&local)).collect();
+
+        entries.truncate(10);
+
+        assert_eq!(local.sessions.len(), 10);
+        assert!(local.sessions.0.borrow().capacity() <= 2 * MIN_SHRINK);
+    }
+
+    #[test]
+    fn a_session_that_is_dropped_counts_as_aborted() {
+        let local = local();
+        drop(begin(&local));
+
+        let snapshot = local.snapshot();
+
+        let ended = &snapshot["/"].totals.ended;
+        let aborted = ended.iter().find(|((_, name), _)| *name == "aborted");
+        assert_eq!(aborted.map(|(_, count)| count), Some(1));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_session_is_small() {
+        // With the two counts of the `Rc`, what the allocator has a size class for.
+        let bytes = size_of::<Running>() + 16;
+        assert!(bytes <= 384, "{bytes}");
+    }
+}

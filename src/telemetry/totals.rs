@@ -1,0 +1,308 @@
+//! What has happened since the process began, summed up for each route.
+//!
+//! Nothing here is touched for a message: what a session does it notes in its own
+//! [`Record`], which is added to these totals when it ends. Whoever wants to know earlier
+//! adds the records of the sessions that run to a copy.
+//!
+//! # Invariants
+//!
+//! * The totals and the records of running sessions together only grow: a record is added
+//!   in the same way while its session runs and when it has ended.
+//! * Of all ledgers together it holds, too, that every message is in one account.
+
+use std::{ops::AddAssign, time::Duration};
+
+use super::histogram::{Histogram, LENGTHS, WAITS, WORK};
+use crate::{
+    session::{
+        Record,
+        ledger::Ledger,
+        rules::Priority,
+        state::SessionState,
+        termination::{Cause, ENDINGS, Initiator, Traffic},
+    },
+    upstream::{Attempts, Failure},
+};
+
+/// How a session that is dropped before it has ended counts: the process ends.
+pub const ABORTED: (Initiator, &str) = (Initiator::Proxy, "aborted");
+
+/// What has happened on one route.
+#[derive(Clone, Debug)]
+pub struct RouteTotals {
+    /// Opening handshakes that became a session.
+    pub handshakes_accepted: u64,
+    /// Opening handshakes that got another answer.
+    pub handshakes_refused: u64,
+    /// What became of the messages of clients.
+    pub ledger: Ledger,
+    /// What went through.
+    pub traffic: Traffic,
+    /// Attempts to connect a session to its upstream.
+    pub attempts: u64,
+    /// Those of them that failed, in the order of [`Failure::ALL`].
+    pub failures: [u64; Failure::ALL.len()],
+    /// Sessions that have ended.
+    pub ended: Endings,
+    /// From a client's `101` to that of its upstream.
+    pub connect_time: Histogram,
+    /// From a client's `101` to the ready message.
+    pub ready_time: Histogram,
+    /// From a client's `101` to the opening of the gate, or to the end of a session whose gate
+    /// never opened.
+    pub hold_time: Histogram,
+    /// How long flushes took.
+    pub flush_time: Histogram,
+    /// From a client's `101` to the end.
+    pub length: Histogram,
+    /// Answers to plain HTTP requests by the first digit of their status, from `1xx` on.
+    pub answers: [u64; 5],
+    /// From a plain HTTP request to the beginning of its answer.
+    pub answer_time: Histogram,
+}
+
+impl Default for RouteTotals {
+    fn default() -> Self {
+        Self {
+            handshakes_accepted: 0,
+            handshakes_refused: 0,
+            ledger: Ledger::default(),
+            traffic: Traffic::default(),
+            attempts: 0,
+            failures: Default::default(),
+            ended: Endings::default(),
+            connect_time: Histogram::new(WAITS),
+            ready_time: Histogram::new(WAITS),
+            hold_time: Histogram::new(WAITS),
+            flush_time: Histogram::new(WORK),
+            length: Histogram::new(LENGTHS),
+            answers: Default::default(),
+            answer_time: Histogram::new(WORK),
+        }
+    }
+}
+
+impl RouteTotals {
+    /// Adds what a session has done so far.
+    pub fn add_record(&mut self, record: &Record) {
+        self.ledger += record.ledger();
+        self.traffic += record.traffic();
+        self.add_attempts(record.attempts());
+        let observe = |histogram: &mut Histogram, duration: Option<Duration>| {
+            if let Some(duration) = duration {
+                histogram.observe(duration);
+            }
+        };
+        observe(&mut self.connect_time, record.connected_after());
+        observe(&mut self.hold_time, record.opened_after());
+        observe(&mut self.ready_time, record.ready_after());
+        observe(&mut self.flush_time, record.flush_time());
+    }
+
+    /// Adds attempts at the upstream.
+    pub fn add_attempts(&mut self, attempts: &Attempts) {
+        self.attempts += u64::from(attempts.get());
+        for (total, failures) in self.failures.iter_mut().zip(attempts.failures()) {
+            *total += u64::from(failures);
+        }
+    }
+
+    /// Adds that a session has ended, whose record has been added.
+    pub fn add_end(&mut self, record: &Record, cause: Option<&Cause>) {
+        let ending = cause.map_or(ABORTED, |cause| (cause.initiator(), cause.name()));
+        self.ended.count(ending);
+        let length = record.started().elapsed();
+        self.length.observe(length);
+        if record.opened_after().is_none() {
+            self.hold_time.observe(length);
+        }
+    }
+
+    /// Adds the answer to a plain HTTP request.
+    pub fn add_answer(&mut self, status: http::StatusCode, after: Duration) {
+        let class = usize::from(status.as_u16() / 100);
+        // hyper passes on any number of three digits.
+        let class = class.clamp(1, self.answers.len());
+        self.answers[class - 1] += 1;
+        self.answer_time.observe(after);
+    }
+}
+
+impl AddAssign<&Self> for RouteTotals {
+    fn add_assign(&mut self, more: &Self) {
+        let Self {
+            handshakes_accepted,
+            handshakes_refused,
+            ledger,
+            traffic,
+            attempts,
+            failures,
+            ended,
+            connect_time,
+            ready_time,
+            hold_time,
+            flush_time,
+            length,
+            answers,
+            answer_time,
+        } = self;
+        *handshakes_accepted += more.handshakes_accepted;
+        *handshakes_refused += more.handshakes_refused;
+        *ledger += more.ledger;
+        *traffic += more.traffic;
+        *attempts += more.attempts;
+        add_each(failures, &more.failures);
+        for (ending, count) in more.ended.iter() {
+            ended.add(ending, count);
+        }
+        *connect_time += &more.connect_time;
+        *ready_time += &more.ready_time;
+        *hold_time += &more.hold_time;
+        *flush_time += &more.flush_time;
+        *length += &more.length;
+        add_each(answers, &more.answers);
+        *answer_time += &more.answer_time;
+    }
+}
+
+fn add_each<const N: usize>(counts: &mut [u64; N], more: &[u64; N]) {
+    for (count, more) in counts.iter_mut().zip(more) {
+        *count += more;
+    }
+}
+
+/// How many sessions have ended by whom, and why.
+#[derive(Clone, Debug)]
+pub struct Endings(Vec<((Initiator, &'static str), u64)>);
+
+impl Default for Endings {
+    /// None of each.
+    fn default() -> Self {
+        let endings = ENDINGS.iter().chain([&ABORTED]);
+        Self(endings.map(|ending| (*ending, 0)).collect())
+    }
+}
+
+impl Endings {
+    /// All of them, those that never happened included.
+    pub fn iter(&self) -> impl Iterator<Item = ((Initiator, &'static str), u64)> {
+        self.0.iter().copied()
+    }
+
+    fn count(&mut self, ending: (Initiator, &'static str)) {
+        self.add(ending, 1);
+    }
+
+    fn add(&mut self, ending: (Initiator, &'static str), more: u64) {
+        match self.0.iter_mut().find(|(known, _)| *known == ending) {
+            Some((_, count)) => *count += more,
+            None => self.0.push((ending, more)),
+        }
+    }
+}
+
+/// What there is on one route, and what has happened.
+#[derive(Clone, Debug, Default)]
+pub struct RouteSnapshot {
+    /// What has happened, running sessions included.
+    pub totals: RouteTotals,
+    /// Running sessions by state, in the order of [`SessionState::ALL`].
+    pub sessions: [u64; SessionState::ALL.len()],
+    /// Messages that wait in hold queues by priority, in the order of [`Priority::ALL`].
+    pub queued_messages: [u64; Priority::ALL.len()],
+    /// What is held for its sessions, in accounted bytes.
+    pub held_bytes: u64,
+}
+
+impl RouteSnapshot {
+    /// Adds a session that runs, and is called idle after `idle_after`.
+    pub fn add_session(&mut self, record: &Record, idle_after: Duration) {
+        self.totals.add_record(record);
+        self.sessions[record.state(idle_after) as usize] += 1;
+        let queued = record.queued();
+        for (total, messages) in self.queued_messages.iter_mut().zip(queued.messages) {
+            *total += u64::from(messages);
+        }
+        self.held_bytes += queued.bytes as u64;
+    }
+}
+
+impl AddAssign<&Self> for RouteSnapshot {
+    fn add_assign(&mut self, more: &Self) {
+        self.totals += &more.totals;
+        add_each(&mut self.sessions, &more.sessions);
+        add_each(&mut self.queued_messages, &more.queued_messages);
+        self.held_bytes += more.held_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::websocket::{CloseCode, CloseFrame};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_counts_the_same_while_it_runs_and_when_it_has_ended() {
+        let record = Record::accepted();
+        record.attempts().count();
+        let mut running = RouteSnapshot::default();
+        running.add_session(&record, Duration::from_secs(1));
+        let mut totals = RouteTotals::default();
+        totals.add_record(&record);
+
+        assert_eq!(running.totals.attempts, 1);
+        assert_eq!(totals.attempts, 1);
+        assert_eq!(
+            running.sessions[SessionState::Accepted as usize],
+            1,
+            "{running:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_never_became_ready_was_held_to_its_end() {
+        let record = Record::accepted();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let mut totals = RouteTotals::default();
+
+        totals.add_end(&record, Some(&Cause::QueueFull));
+
+        assert_eq!(totals.hold_time.count(), 1);
+        assert!((totals.hold_time.sum_seconds() - 3.0).abs() < 1e-9);
+        assert_eq!(totals.ready_time.count(), 0);
+        assert_eq!(totals.length.count(), 1);
+    }
+
+    #[test]
+    fn endings_are_there_before_they_happen_and_none_is_lost() {
+        let mut totals = RouteTotals::default();
+        assert!(totals.ended.iter().all(|(_, count)| count == 0));
+        let known = totals.ended.iter().count();
+        let closed = Cause::UpstreamClosed(CloseFrame::new(CloseCode::NORMAL_CLOSURE, "bye"));
+
+        totals.add_end(&Record::accepted(), Some(&closed));
+        totals.add_end(&Record::accepted(), None);
+
+        let happened: Vec<_> = totals
+            .ended
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(
+            happened,
+            [((Initiator::Upstream, "upstream_closed"), 1), (ABORTED, 1)]
+        );
+        assert_eq!(totals.ended.iter().count(), known);
+    }
+
+    #[test]
+    fn an_answer_with_an_odd_status_counts_too() {
+        let mut totals = RouteTotals::default();
+        for status in [200, 204, 404, 599, 999] {
+            let status = http::StatusCode::from_u16(status).unwrap();
+            totals.add_answer(status, Duration::from_millis(1));
+        }
+
+        assert_eq!(totals.answers, [0, 2, 0, 1, 2]);
+    }
+}
