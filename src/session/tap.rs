@@ -15,6 +15,7 @@ use crate::{
         Compression, FrameScanner, Opcode, ProtocolError, Role,
         deflate::{INFLATER_BYTES, Inflater},
         extension::Agreement,
+        frame::starts_compressed,
         message::{Control, max_compressed_bytes},
     },
 };
@@ -174,7 +175,7 @@ impl Tap {
             return Ok(Some(Tapped::Data(bytes)));
         }
         self.is_text = header.opcode == Opcode::Text;
-        self.compressed.is_present = header.is_compressed;
+        self.compressed.is_present = starts_compressed(bytes);
         self.compressed.bytes = 0;
         self.sample = Vec::new();
         self.is_cut = false;

@@ -42,11 +42,11 @@ pub enum Compression {
     Agreed,
 }
 
-/// The bits of a frame's first byte that only an extension gives a meaning.
-const RESERVED_BITS: u8 = 0x70;
-
-/// The one of them that says that a message is compressed.
+/// The bit of a frame's first byte that says that a message is compressed.
 const RSV1: u8 = 0x40;
+
+/// The bits of it that nothing gives a meaning.
+const RSV2_AND_3: u8 = 0x30;
 
 /// What a frame is (RFC 6455 §11.8). Reserved opcodes cannot be constructed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +166,6 @@ impl ProtocolError {
 pub struct FrameHeader {
     /// Whether this is the last frame of its message.
     pub fin: bool,
-    /// Whether it starts a message that is compressed.
-    pub is_compressed: bool,
     /// What the frame is.
     pub opcode: Opcode,
     /// The masking key, present exactly in a client's frames.
@@ -177,31 +175,22 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `input`, which `sender` wrote after `compression` was
-    /// agreed or not.
+    /// Reads the header at the start of `input`, which `sender` wrote.
     ///
     /// Returns it with its own length in bytes, or `None` when `input` ends before it does.
     ///
     /// # Errors
     ///
-    /// What RFC 6455 §5.2 and §5.5 forbid, as soon as the field that shows it is there.
-    pub fn parse(
-        input: &[u8],
-        sender: Role,
-        compression: Compression,
-    ) -> Result<Option<(Self, usize)>, ProtocolError> {
+    /// What RFC 6455 §5.2 and §5.5 forbid, as soon as the field that shows it is there. Whether
+    /// RSV1 may be set is for a [`FrameScanner`] to say.
+    pub fn parse(input: &[u8], sender: Role) -> Result<Option<(Self, usize)>, ProtocolError> {
         let &[first, ref rest @ ..] = input else {
             return Ok(None);
         };
-        let is_compressed = match first & RESERVED_BITS {
-            0 => false,
-            RSV1 if compression == Compression::Agreed => true,
-            _ => return Err(ProtocolError::ReservedBits),
-        };
-        let opcode = Opcode::from_nibble(first & 0x0f)?;
-        if is_compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        if first & RSV2_AND_3 != 0 {
             return Err(ProtocolError::ReservedBits);
         }
+        let opcode = Opcode::from_nibble(first & 0x0f)?;
         let fin = first & 0x80 != 0;
         if opcode.is_control() && !fin {
             return Err(ProtocolError::FragmentedControl);
@@ -258,7 +247,6 @@ impl FrameHeader {
         Ok(Some((
             Self {
                 fin,
-                is_compressed,
                 opcode,
                 mask,
                 payload_bytes,
@@ -271,8 +259,7 @@ impl FrameHeader {
     pub fn write(&self, out: &mut Vec<u8>) {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         let fin = if self.fin { 0x80 } else { 0 };
-        let rsv1 = if self.is_compressed { RSV1 } else { 0 };
-        out.push(fin | rsv1 | self.opcode as u8);
+        out.push(fin | self.opcode as u8);
         match (
             u8::try_from(self.payload_bytes),
             u16::try_from(self.payload_bytes),
@@ -293,6 +280,24 @@ impl FrameHeader {
     }
 }
 
+/// Whether RSV1, which is set in a frame's first byte, means something there.
+#[cold]
+fn check_rsv1(first: u8, compression: Compression) -> Result<(), ProtocolError> {
+    let is_first_frame = matches!(first & 0x0f, 1 | 2);
+    if compression == Compression::Agreed && is_first_frame {
+        Ok(())
+    } else {
+        Err(ProtocolError::ReservedBits)
+    }
+}
+
+/// Whether a message is compressed whose first frame starts with `wire`, a header that was
+/// parsed. It is not in [`FrameHeader`], for the tunnel parses headers and does not ask.
+#[must_use]
+pub fn starts_compressed(wire: &[u8]) -> bool {
+    wire.first().is_some_and(|first| first & RSV1 != 0)
+}
+
 /// Writes one control frame of the proxy's own: masked with `mask` towards an upstream,
 /// unmasked towards a client.
 ///
@@ -305,7 +310,6 @@ pub fn control_frame(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> V
     let mut frame = Vec::with_capacity(6 + payload.len());
     FrameHeader {
         fin: true,
-        is_compressed: false,
         opcode,
         mask,
         payload_bytes: payload.len() as u64,
@@ -415,7 +419,10 @@ impl FrameScanner {
         let Some(first) = input.first() else {
             return Ok(None);
         };
-        match FrameHeader::parse(input, self.sender, self.compression) {
+        if first & RSV1 != 0 {
+            check_rsv1(*first, self.compression)?;
+        }
+        match FrameHeader::parse(input, self.sender) {
             Ok(Some((header, header_bytes))) => {
                 self.check_place(header.opcode)?;
                 Ok(Some((header, header_bytes)))
@@ -423,7 +430,7 @@ impl FrameScanner {
             undecided => {
                 // What the first byte shows is said whatever comes behind it, so that the
                 // verdict does not depend on how much has arrived.
-                FrameHeader::parse(&input[..1], self.sender, self.compression)?;
+                FrameHeader::parse(&input[..1], self.sender)?;
                 self.check_place(Opcode::from_nibble(first & 0x0f)?)?;
                 undecided
             }
@@ -546,16 +553,14 @@ mod tests {
         let mask = prop::option::of(any::<[u8; 4]>());
         (
             any::<bool>(),
-            any::<bool>(),
             prop::sample::select(&OPCODES[..]),
             mask,
             length,
         )
-            .prop_map(|(fin, is_compressed, opcode, mask, length)| {
+            .prop_map(|(fin, opcode, mask, length)| {
                 let is_control = opcode.is_control();
                 FrameHeader {
                     fin: fin || is_control,
-                    is_compressed: is_compressed && matches!(opcode, Opcode::Text | Opcode::Binary),
                     opcode,
                     mask,
                     payload_bytes: if is_control { length % 126 } else { length },
@@ -568,11 +573,6 @@ mod tests {
             Some(_) => Role::Client,
             None => Role::Server,
         }
-    }
-
-    /// What may stand on a connection with compression.
-    fn parse(wire: &[u8], sender: Role) -> Result<Option<(FrameHeader, usize)>, ProtocolError> {
-        FrameHeader::parse(wire, sender, Compression::Agreed)
     }
 
     fn other_opcode(opcode: Opcode) -> OtherOpcode {
@@ -620,11 +620,11 @@ mod tests {
 
             prop_assert!(header_bytes <= MAX_HEADER_BYTES);
             prop_assert_eq!(
-                parse(&wire, sender(&header)),
+                FrameHeader::parse(&wire, sender(&header)),
                 Ok(Some((header, header_bytes)))
             );
             for cut in 0..header_bytes {
-                prop_assert_eq!(parse(&wire[..cut], sender(&header)), Ok(None));
+                prop_assert_eq!(FrameHeader::parse(&wire[..cut], sender(&header)), Ok(None));
             }
         }
 
@@ -641,8 +641,7 @@ mod tests {
             prop_assert_eq!(other.is_final, header.fin);
             prop_assert_eq!(other.mask, header.mask);
             prop_assert_eq!(other.opcode, other_opcode(header.opcode));
-            prop_assert_eq!(other.rsv1, header.is_compressed);
-            prop_assert!(!other.rsv2 && !other.rsv3);
+            prop_assert!(!other.rsv1 && !other.rsv2 && !other.rsv3);
         }
 
         #[test]
@@ -650,7 +649,7 @@ mod tests {
             sender in samples::role(),
             wire in prop::collection::vec(any::<u8>(), 14),
         ) {
-            if let Ok(Some((header, header_bytes))) = parse(&wire, sender) {
+            if let Ok(Some((header, header_bytes))) = FrameHeader::parse(&wire, sender) {
                 let mut cursor = Cursor::new(&wire);
                 let (other, length) = OtherHeader::parse(&mut cursor).unwrap().unwrap();
                 prop_assert_eq!(cursor.position(), header_bytes as u64);
@@ -758,14 +757,16 @@ mod tests {
             let mut wire = Vec::new();
             let header = FrameHeader {
                 fin: true,
-                is_compressed: false,
                 opcode: Opcode::Binary,
                 mask: None,
                 payload_bytes,
             };
             header.write(&mut wire);
             assert_eq!(wire.len(), header_bytes);
-            assert_eq!(parse(&wire, Role::Server), Ok(Some((header, header_bytes))));
+            assert_eq!(
+                FrameHeader::parse(&wire, Role::Server),
+                Ok(Some((header, header_bytes)))
+            );
         }
     }
 

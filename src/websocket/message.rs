@@ -11,7 +11,9 @@
 
 use super::{
     deflate,
-    frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role},
+    frame::{
+        Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role, starts_compressed,
+    },
     mask,
     utf8::Utf8Validator,
 };
@@ -34,9 +36,7 @@ impl Message {
     pub fn payload(&self, sender: Role, max_bytes: usize) -> (Vec<u8>, bool) {
         let mut payload = Vec::with_capacity(self.wire.len().min(max_bytes));
         let mut rest = &self.wire[..];
-        while let Ok(Some((header, header_bytes))) =
-            FrameHeader::parse(rest, sender, Compression::Agreed)
-        {
+        while let Ok(Some((header, header_bytes))) = FrameHeader::parse(rest, sender) {
             rest = &rest[header_bytes..];
             let frame_bytes = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
             let room = max_bytes - payload.len();
@@ -254,14 +254,14 @@ impl Assembler {
                 max_bytes: self.max_bytes,
             });
         }
+        if header.opcode != Opcode::Continuation {
+            self.is_text = header.opcode == Opcode::Text;
+            self.is_compressed = starts_compressed(input);
+        }
         self.is_last_frame = header.fin;
         self.reserve(frame_bytes, input.len());
         self.wire.extend_from_slice(&input[..header_bytes]);
         *input = &input[header_bytes..];
-        if header.opcode != Opcode::Continuation {
-            self.is_text = header.opcode == Opcode::Text;
-            self.is_compressed = header.is_compressed;
-        }
         self.key = header.mask;
         self.payload_start = self.wire.len();
         Ok(self.scanner.enter(header))
