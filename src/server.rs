@@ -157,6 +157,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Requests and sessions at once on one HTTP/2 connection; default 100.
     pub max_streams: u32,
+    /// How long a client may take nothing of an answer that is there for it; default 60 s.
+    pub write_timeout: Duration,
 }
 
 impl Limits {
@@ -174,6 +176,7 @@ impl Limits {
             max_uri_bytes: 8 * 1024,
             header_timeout: Duration::from_secs(10),
             max_streams: 100,
+            write_timeout: Duration::from_mins(1),
         }
     }
 }

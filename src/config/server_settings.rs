@@ -192,6 +192,7 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
         &mut limits.max_streams,
         table.parse("max_streams", max_streams),
     );
+    override_with(&mut limits.write_timeout, table.some_time("write_timeout"));
     limits
 }
 

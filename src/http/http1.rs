@@ -41,7 +41,7 @@ pub(super) async fn serve(
     let shared = &local.shared;
     let limits = &shared.config.limits;
     let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
-    let stream = Watched::new(stream, framing);
+    let stream = Watched::new(stream, framing, limits.write_timeout);
     let requests = Rc::new(Requests {
         connection,
         stream: stream.clone(),

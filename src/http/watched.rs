@@ -1,7 +1,9 @@
 //! A client's byte stream while HTTP is read from it: shared and watched.
 //!
 //! hyper owns the stream that it serves. The requests still need to see two things there:
-//! whether the client has hung up, and how strictly a head was framed.
+//! whether the client has hung up, and how strictly a head was framed. And two things are
+//! done here that hyper's server does not do: interim answers, and giving up on a client
+//! that takes nothing of its answer.
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,13 +11,18 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 use super::{
     framing::{Framing, Verdict, answers::Interim},
     sniff::Sniffed,
+    watchdog::Watchdog,
 };
 use crate::transport::{Stream, Transport};
 
@@ -33,15 +40,20 @@ struct Inner {
     is_flushed: bool,
     /// What goes out before anything else that hyper writes.
     interim: Vec<u8>,
+    write_timeout: Duration,
+    /// Set while the client takes nothing.
+    watchdog: Watchdog,
 }
 
 impl Watched {
-    pub(super) fn new(stream: Sniffed, framing: Framing) -> Self {
+    pub(super) fn new(stream: Sniffed, framing: Framing, write_timeout: Duration) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
             framing,
             is_flushed: true,
             interim: Vec::new(),
+            write_timeout,
+            watchdog: Watchdog::default(),
         })))
     }
 
@@ -86,6 +98,9 @@ impl Watched {
 impl Inner {
     /// Writes the interim answers that there are.
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         while !self.interim.is_empty() {
             let stream = Pin::new(&mut self.stream);
             let written = ready!(stream.poll_write(context, &self.interim))?;
@@ -94,7 +109,25 @@ impl Inner {
             }
             self.interim.drain(..written);
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    /// What came of a write or a flush; an error when nothing does for too long.
+    fn in_time<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.watchdog.set(None);
+            return outcome;
+        }
+        if !self.watchdog.is_set() {
+            self.watchdog.set(Some(Instant::now() + self.write_timeout));
+        }
+        ready!(self.watchdog.poll_expired(context));
+        let stalled = "the client takes nothing of its answer";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 
     /// The stream for what hyper writes.
@@ -130,7 +163,12 @@ impl AsyncWrite for Watched {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
-        ready!(inner.poll_stream(context))?.poll_write(context, bytes)
+        let written = match inner.poll_stream(context) {
+            Poll::Ready(Ok(stream)) => stream.poll_write(context, bytes),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        inner.in_time(context, written)
     }
 
     fn poll_write_vectored(
@@ -139,7 +177,12 @@ impl AsyncWrite for Watched {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
-        ready!(inner.poll_stream(context))?.poll_write_vectored(context, slices)
+        let written = match inner.poll_stream(context) {
+            Poll::Ready(Ok(stream)) => stream.poll_write_vectored(context, slices),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        inner.in_time(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -148,9 +191,11 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
-        ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
+        let flushed = Pin::new(&mut inner.stream).poll_flush(context);
+        ready!(inner.in_time(context, flushed))?;
         inner.is_flushed = true;
-        inner.poll_interim(context)
+        let written = inner.poll_interim(context);
+        inner.in_time(context, written)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

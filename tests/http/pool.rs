@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use readygate::route::Route;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{Client, Exchange, Proxy, Upstream, config};
 
@@ -368,4 +369,48 @@ async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");
     assert_eq!(exchange.stream.read_to_end().await, "some");
+}
+
+// D02
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_its_upstream_with_it() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.write_timeout = Duration::from_millis(200);
+    let proxy = Proxy::start(config);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    // Backpressure first, and then the end.
+    while exchange.stream.0.write_all(chunk.as_bytes()).await.is_ok() {}
+
+    let got = client.read_to_end().await;
+    assert!(!got.ends_with("0\r\n\r\n"));
+}
+
+// A pause is not a client that takes nothing.
+#[tokio::test]
+async fn an_answer_may_pause_for_longer_than_a_client() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.write_timeout = Duration::from_millis(50);
+    let proxy = Proxy::start(config);
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut exchange = upstream.accept().await;
+    exchange
+        .answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        .await;
+    client.read_head().await.unwrap();
+    assert_eq!(client.read(2).await, b"ab");
+
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    exchange.stream.send("cd").await;
+
+    assert_eq!(client.read(2).await, b"cd");
 }
