@@ -263,7 +263,7 @@ impl Asked<'_> {
         let is_for_client = interim.status != StatusCode::CONTINUE
             || !self.head.headers().contains_key(header::EXPECT);
         if is_for_client && self.head.version() >= Version::HTTP_11 {
-            let headers = headers::of_response(&interim.headers);
+            let headers = headers::of_response(interim.headers.clone());
             let status = interim.status;
             (self.downstream.send_interim)(&Interim { status, headers });
         }
@@ -288,7 +288,7 @@ impl Asked<'_> {
         let Answered { answer, connection } = answered;
         // What hyper's client noted beside the head (the reason phrase) is for its server.
         let (mut head, incoming) = answer.into_parts();
-        head.headers = headers::of_response(&head.headers);
+        head.headers = headers::of_response(head.headers);
         head.version = Version::HTTP_11;
         let uploading = self
             .progress

@@ -28,6 +28,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
+/// Room for the element of a list, as long as most are.
+const ELEMENT_BYTES: usize = 96;
+
 /// What passes as it is when a trusted proxy says it.
 const PASSED: [HeaderName; 6] = [
     X_FORWARDED_HOST,
@@ -63,24 +66,21 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
         }
     }
     match client.peer.ip() {
-        Some(address) => append(
-            headers,
-            X_FORWARDED_FOR,
-            received,
-            client,
-            &address.to_string(),
-        ),
+        Some(address) => append(headers, X_FORWARDED_FOR, received, client, |list| {
+            let _ = write!(list, "{address}");
+        }),
         None if client.is_trusted => pass(headers, &X_FORWARDED_FOR, received),
         None => {}
     }
     if !headers.contains_key(X_FORWARDED_HOST) {
-        insert(headers, X_FORWARDED_HOST, host);
+        insert(headers, X_FORWARDED_HOST, host.to_owned());
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        insert(headers, X_FORWARDED_PROTO, client.scheme());
-    }
-    let element = element(client, host);
-    append(headers, header::FORWARDED, received, client, &element);
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(client.scheme()));
+    append(headers, header::FORWARDED, received, client, |list| {
+        write_element(list, client, host);
+    });
 }
 
 fn pass(headers: &mut HeaderMap, name: &HeaderName, received: &HeaderMap) {
@@ -89,26 +89,31 @@ fn pass(headers: &mut HeaderMap, name: &HeaderName, received: &HeaderMap) {
     }
 }
 
-/// Sets a list to what was `received` of it from a trusted proxy, and `element`.
+/// Sets a list to what was `received` of it from a trusted proxy, and what `write_element`
+/// writes behind that.
 fn append(
     headers: &mut HeaderMap,
     name: HeaderName,
     received: &HeaderMap,
     client: Client,
-    element: &str,
+    write_element: impl FnOnce(&mut String),
 ) {
-    let lines = received.get_all(&name).iter().filter(|_| client.is_trusted);
-    let mut list: String = lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| [line, ", "])
-        .collect();
-    list.push_str(element);
-    insert(headers, name, &list);
+    let mut list = String::with_capacity(ELEMENT_BYTES);
+    if client.is_trusted {
+        let lines = received.get_all(&name).iter();
+        list.extend(
+            lines
+                .filter_map(|line| line.to_str().ok())
+                .flat_map(|line| [line, ", "]),
+        );
+    }
+    write_element(&mut list);
+    insert(headers, name, list);
 }
 
-/// The element of `Forwarded` that is this proxy's.
-fn element(client: Client, host: &str) -> String {
-    let mut element = String::from("for=");
+/// Writes the element of `Forwarded` that is this proxy's.
+fn write_element(element: &mut String, client: Client, host: &str) {
+    element.push_str("for=");
     // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
     let _ = match client.peer.ip() {
         Some(IpAddr::V4(address)) => write!(element, "{address}"),
@@ -117,12 +122,13 @@ fn element(client: Client, host: &str) -> String {
     };
     // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
     // contain what would have to be escaped.
-    let _ = write!(element, ";host=\"{host}\";proto={}", client.scheme());
-    element
+    for part in [";host=\"", host, "\";proto=", client.scheme()] {
+        element.push_str(part);
+    }
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let value = HeaderValue::from_str(value).expect("addresses and hosts are visible ASCII");
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    let value = HeaderValue::try_from(value).expect("addresses and hosts are visible ASCII");
     headers.insert(name, value);
 }
 

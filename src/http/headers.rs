@@ -132,8 +132,14 @@ pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
 
 /// The end-to-end headers of a response.
 #[must_use]
-pub fn of_response(headers: &HeaderMap) -> HeaderMap {
-    filter(headers, |_| true)
+pub fn of_response(headers: HeaderMap) -> HeaderMap {
+    // Mostly nothing is to be removed: then nothing is copied. What `Connection` names can
+    // only be removed when it is there, which is removed itself.
+    if headers.keys().any(is_hop_by_hop) {
+        filter(&headers, |_| true)
+    } else {
+        headers
+    }
 }
 
 /// Takes out of trailers what must not be there (RFC 9110 §6.5.1): a recipient that merges
@@ -157,7 +163,7 @@ fn filter(headers: &HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> HeaderMap 
                 .iter()
                 .any(|named| named.eq_ignore_ascii_case(name.as_str()))
         };
-        HOP_BY_HOP.contains(&name.as_str()) || (name != header::HOST && is_named())
+        is_hop_by_hop(name) || (name != header::HOST && is_named())
     };
     let mut kept = HeaderMap::with_capacity(headers.keys_len() + 4);
     for (name, value) in headers {
@@ -166,6 +172,10 @@ fn filter(headers: &HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> HeaderMap 
         }
     }
     kept
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
 }
 
 /// Underscores count as hyphens: applications that see headers as CGI variables cannot
@@ -243,7 +253,7 @@ mod tests {
         sent.append("a", HeaderValue::from_static("4"));
 
         assert_eq!(
-            lines(&of_response(&sent)),
+            lines(&of_response(sent)),
             [("b", "1"), ("a", "2"), ("a", "4"), ("d", "3")]
         );
     }

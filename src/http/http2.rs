@@ -218,7 +218,7 @@ async fn respond(
 /// and the `426` that means nothing without them (RFC 9113 §8.6).
 fn of_http2(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
-    parts.headers = headers::of_response(&parts.headers);
+    parts.headers = headers::of_response(parts.headers);
     if parts.status == StatusCode::UPGRADE_REQUIRED {
         parts.status = StatusCode::BAD_REQUEST;
     }

@@ -49,7 +49,7 @@ pub(super) async fn response(answer: Opened<Transport>) -> hyper::Result<Respons
         .send_request(Request::new(Empty::<Bytes>::new()))
         .await?;
     let (mut parts, body) = response.into_parts();
-    parts.headers = headers::of_response(&parts.headers);
+    parts.headers = headers::of_response(parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Body::from(body)))
 }
