@@ -304,6 +304,6 @@ mod tests {
         assert!(size_of_val(&session) <= 248, "{}", size_of_val(&session));
         assert!(size_of::<Record>() <= 304, "{}", size_of::<Record>());
         let ends = size_of::<Ends<Transport, Transport>>();
-        assert!(ends <= 448, "{ends}");
+        assert!(ends <= 304, "{ends}");
     }
 }

@@ -41,20 +41,28 @@ struct Piece {
     kind: Kind,
 }
 
-/// Bytes that wait to be written.
+/// What waits, of which a session has none most of the time.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+struct Backlog {
     pieces: VecDeque<Piece>,
     /// How much of the first piece is written.
     head_written: usize,
-    waiting_bytes: usize,
-    messages_waiting: u64,
+    bytes: usize,
+    messages: u64,
+    pongs_in_line: u8,
+    /// Waits for the end of a frame, or for its place in line.
+    next_pong: Option<Vec<u8>>,
+}
+
+/// Bytes that wait to be written.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// In a box, and only while something waits, for each session has two of these.
+    backlog: Option<Box<Backlog>>,
     messages_written: u64,
     /// Messages that end in passing bytes which are not all written.
     messages_passing: u64,
     bytes_written: u64,
-    pongs_in_line: u8,
-    next_pong: Option<Vec<u8>>,
     /// Whether what was pushed ends inside a frame.
     inside_frame: bool,
     /// Whether the stream may still keep something of what it took: a TLS stream does when
@@ -65,17 +73,24 @@ pub(super) struct Outbox {
 impl Outbox {
     /// Whether everything is written and flushed.
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && !self.needs_flush
+        self.has_no_pieces() && !self.needs_flush
+    }
+
+    fn has_no_pieces(&self) -> bool {
+        let backlog = self.backlog.as_ref();
+        backlog.is_none_or(|backlog| backlog.pieces.is_empty())
     }
 
     /// How many bytes wait.
-    pub(super) const fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.bytes)
     }
 
     /// What the waiting bytes occupy in memory.
     pub(super) fn accounted_bytes(&self) -> usize {
-        self.waiting_bytes + self.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
+        self.backlog.as_ref().map_or(0, |backlog| {
+            backlog.bytes + backlog.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
+        })
     }
 
     /// Whether a frame can be pushed: what was pushed before ends with a whole one.
@@ -112,7 +127,7 @@ impl Outbox {
     }
 
     fn settle_passing(&mut self) {
-        if self.pieces.is_empty() {
+        if self.has_no_pieces() {
             self.messages_written += std::mem::take(&mut self.messages_passing);
         }
     }
@@ -125,12 +140,12 @@ impl Outbox {
     /// Messages that are not written as a whole, and whether a part of the first of them
     /// is.
     pub(super) fn messages_waiting(&self) -> (u64, bool) {
-        let begun = self.head_written > 0
-            && self
-                .pieces
-                .front()
-                .is_some_and(|piece| piece.kind == Kind::Message);
-        (self.messages_waiting, begun)
+        self.backlog.as_ref().map_or((0, false), |backlog| {
+            let head = backlog.pieces.front();
+            let is_begun =
+                backlog.head_written > 0 && head.is_some_and(|piece| piece.kind == Kind::Message);
+            (backlog.messages, is_begun)
+        })
     }
 
     /// Adds one whole message.
@@ -148,7 +163,7 @@ impl Outbox {
     /// Adds the close frame, at a boundary: nothing may go behind it (RFC 6455 §5.5.1), so
     /// that a pong which still waits for its turn goes before.
     pub(super) fn push_close(&mut self, wire: Vec<u8>) {
-        if let Some(pong) = self.next_pong.take() {
+        if let Some(pong) = self.take_next_pong() {
             self.push(pong, Kind::Pong);
         }
         self.push_control(wire);
@@ -157,58 +172,77 @@ impl Outbox {
     /// Adds a copy of bytes that pass through; `ends_frame` says whether they end with a
     /// whole frame.
     pub(super) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
-        match self.pieces.back_mut() {
-            Some(last)
-                if last.kind == Kind::Passing
-                    && last.bytes.len() + bytes.len() <= COALESCE_BYTES =>
-            {
-                last.bytes.extend_from_slice(bytes);
-                self.waiting_bytes += bytes.len();
-            }
-            _ if bytes.is_empty() => {}
-            _ => self.push(bytes.to_vec(), Kind::Passing),
+        if !bytes.is_empty() && !self.extend_last(bytes) {
+            self.push(bytes.to_vec(), Kind::Passing);
         }
         self.inside_frame = !ends_frame;
         self.line_up_pong();
     }
 
+    /// Appends to the last piece, if that is a copy with room for it.
+    fn extend_last(&mut self, bytes: &[u8]) -> bool {
+        let Some(backlog) = &mut self.backlog else {
+            return false;
+        };
+        match backlog.pieces.back_mut() {
+            Some(last)
+                if last.kind == Kind::Passing
+                    && last.bytes.len() + bytes.len() <= COALESCE_BYTES =>
+            {
+                last.bytes.extend_from_slice(bytes);
+                backlog.bytes += bytes.len();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Adds a pong of the proxy's own, as soon as it may go. One that has to wait is replaced
     /// by the next.
     pub(super) fn push_pong(&mut self, frame: Vec<u8>) {
-        self.next_pong = Some(frame);
+        self.backlog.get_or_insert_default().next_pong = Some(frame);
         self.line_up_pong();
     }
 
+    fn take_next_pong(&mut self) -> Option<Vec<u8>> {
+        self.backlog.as_mut()?.next_pong.take()
+    }
+
     fn line_up_pong(&mut self) {
+        let pongs_in_line = self.backlog.as_ref().map(|backlog| backlog.pongs_in_line);
         if self.is_at_boundary()
-            && self.pongs_in_line < MAX_PONGS
-            && let Some(pong) = self.next_pong.take()
+            && pongs_in_line.is_some_and(|count| count < MAX_PONGS)
+            && let Some(pong) = self.take_next_pong()
         {
-            self.pongs_in_line += 1;
             self.push(pong, Kind::Pong);
         }
     }
 
     fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
-        self.waiting_bytes += bytes.len();
-        self.messages_waiting += u64::from(kind == Kind::Message);
-        self.pieces.push_back(Piece { bytes, kind });
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.bytes += bytes.len();
+        backlog.messages += u64::from(kind == Kind::Message);
+        backlog.pongs_in_line += u8::from(kind == Kind::Pong);
+        backlog.pieces.push_back(Piece { bytes, kind });
     }
 
     /// Gives up every message of which nothing is written yet; returns how many.
     pub(super) fn drop_waiting_messages(&mut self) -> u64 {
+        let Some(backlog) = &mut self.backlog else {
+            return 0;
+        };
         let mut dropped = 0;
-        let mut is_begun = self.head_written > 0;
-        self.pieces.retain(|piece| {
+        let mut is_begun = backlog.head_written > 0;
+        backlog.pieces.retain(|piece| {
             let keep = piece.kind != Kind::Message || is_begun;
             is_begun = false;
             if !keep {
                 dropped += 1;
-                self.waiting_bytes -= piece.bytes.len();
+                backlog.bytes -= piece.bytes.len();
             }
             keep
         });
-        self.messages_waiting -= dropped;
+        backlog.messages -= dropped;
         dropped
     }
 
@@ -220,13 +254,15 @@ impl Outbox {
         context: &mut Context<'_>,
         mut stream: impl AsyncWrite + Unpin,
     ) -> Poll<io::Result<()>> {
-        while let Some(head) = self.pieces.front() {
+        while let Some(backlog) = self.backlog.as_deref()
+            && let Some(head) = backlog.pieces.front()
+        {
             let stream = Pin::new(&mut stream);
-            let written = if self.pieces.len() == 1 {
-                ready!(stream.poll_write(context, &head.bytes[self.head_written..]))?
+            let written = if backlog.pieces.len() == 1 {
+                ready!(stream.poll_write(context, &head.bytes[backlog.head_written..]))?
             } else {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let slices = self.fill(&mut slices);
+                let slices = backlog.fill(&mut slices);
                 ready!(stream.poll_write_vectored(context, slices))?
             };
             if written == 0 {
@@ -242,6 +278,26 @@ impl Outbox {
         Poll::Ready(Ok(()))
     }
 
+    fn advance(&mut self, written: usize) {
+        self.bytes_written += written as u64;
+        let Some(backlog) = &mut self.backlog else {
+            return;
+        };
+        self.messages_written += backlog.advance(written);
+        if !backlog.pieces.is_empty() {
+            return;
+        }
+        // A queue that was long must not keep its buffer for the rest of the session.
+        let next_pong = backlog.next_pong.take();
+        self.backlog = None;
+        self.settle_passing();
+        if let Some(pong) = next_pong {
+            self.push_pong(pong);
+        }
+    }
+}
+
+impl Backlog {
     fn fill<'slices, 'bytes>(
         &'bytes self,
         slices: &'slices mut [IoSlice<'bytes>; MAX_SLICES],
@@ -255,31 +311,26 @@ impl Outbox {
         &slices[..count]
     }
 
-    fn advance(&mut self, mut written: usize) {
-        self.waiting_bytes -= written;
-        self.bytes_written += written as u64;
+    /// Removes `written` bytes; returns how many messages are written with them.
+    fn advance(&mut self, mut written: usize) -> u64 {
+        let messages_before = self.messages;
+        self.bytes -= written;
         while let Some(head) = self.pieces.front() {
             let left = head.bytes.len() - self.head_written;
             if written < left {
                 self.head_written += written;
-                return;
+                break;
             }
             written -= left;
             self.head_written = 0;
             match head.kind {
                 Kind::Passing => {}
-                Kind::Message => {
-                    self.messages_waiting -= 1;
-                    self.messages_written += 1;
-                }
+                Kind::Message => self.messages -= 1,
                 Kind::Pong => self.pongs_in_line -= 1,
             }
             self.pieces.pop_front();
         }
-        // A queue that was long must not keep its buffer for the rest of the session.
-        self.pieces = VecDeque::new();
-        self.settle_passing();
-        self.line_up_pong();
+        messages_before - self.messages
     }
 }
 
@@ -395,6 +446,21 @@ mod tests {
         let taken = write_all(&mut outbox, 100).taken;
         assert_eq!(taken.len(), usize::from(MAX_PONGS + 1) * 4);
         assert!(taken.ends_with(&99_999_u32.to_be_bytes()));
+    }
+
+    #[test]
+    fn a_close_frame_goes_behind_a_flood_of_pongs() {
+        let mut outbox = Outbox::default();
+        for _ in 0..100 {
+            outbox.push_pong(b"o".to_vec());
+        }
+        outbox.push_close(b"c".to_vec());
+
+        let taken = write_all(&mut outbox, 7).taken;
+
+        let pongs = usize::from(MAX_PONGS) + 1;
+        assert_eq!(taken, [vec![b'o'; pongs], vec![b'c']].concat());
+        assert!(outbox.is_empty());
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl<C: Stream> Client<C> {
         }
     }
 
-    pub(super) const fn waiting_bytes(&self) -> usize {
+    pub(super) fn waiting_bytes(&self) -> usize {
         match self {
             Self::Here(peer) if !peer.is_broken() => peer.outbox.waiting_bytes(),
             Self::Here(_) | Self::Leaving(..) | Self::Gone(_) => 0,
