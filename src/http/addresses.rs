@@ -33,7 +33,7 @@ const BURST: Duration = Duration::from_secs(10);
 /// How many addresses there may be before forgotten ones are looked for.
 const MIN_SWEEP: usize = 1024;
 
-/// A rate of events, of which as many as [`BURST`] allows may come at once.
+/// A rate of events, of which as many as its burst allows may come at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
     interval: Duration,

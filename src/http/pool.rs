@@ -5,7 +5,7 @@
 //! * A connection never leaves its thread: each worker has its own [`Pools`].
 //! * The one that was used last is used next, so that the others grow old and go.
 //! * What waits here for longer than the route's `idle_timeout`, or is closed by the
-//!   upstream meanwhile, is dropped within a [`TICK`], and is not used in any case.
+//!   upstream meanwhile, is dropped within a second, and is not used in any case.
 
 use std::{
     cell::{Cell, RefCell},
