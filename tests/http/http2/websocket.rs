@@ -5,7 +5,7 @@ use std::time::Duration;
 use h2::Reason;
 use readygate::{
     matcher::Matcher,
-    route::Route,
+    route::{Accept, Route},
     session::{
         gate::Trigger,
         hold::OnClientGone,
@@ -14,10 +14,10 @@ use readygate::{
 };
 
 use super::{
-    client::{Connection, Stream, get, handshake},
+    client::{Answer, Connection, Stream, get, handshake},
     start,
 };
-use crate::support::{Client, Exchange, Upstream, config, text_frame};
+use crate::support::{Client, Exchange, Proxy, Upstream, config, text_frame};
 
 /// A route whose application is ready when it says so, and to which `now` is urgent.
 fn gated(upstream: &Upstream) -> Route {
@@ -293,6 +293,55 @@ async fn sessions_end_when_their_connection_does() {
     connection.ended.abort();
 
     assert_eq!(read_close(&mut exchange.stream).await, 1001);
+}
+
+/// What a client gets whose route waits for the upstream, which answers `head`; the proxy
+/// stops when it is dropped.
+async fn ask(head: &str) -> (Answer, Exchange, Proxy) {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.accept = Accept::AfterUpstream;
+    let proxy = start(config(vec![route]));
+    let mut connection = Connection::open(&proxy).await;
+    connection.wait_for_extended_connect().await;
+    let (answer, exchange) = tokio::join!(connection.send(handshake(), false), async {
+        let mut exchange = upstream.accept().await;
+        exchange.answer(head).await;
+        exchange
+    });
+    (answer.unwrap(), exchange, proxy)
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_the_upstream_gets_its_101_as_200() {
+    let (mut answer, mut exchange, _proxy) = ask(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSet-Cookie: a=1\r\n\r\n",
+    )
+    .await;
+
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(answer.head.headers()["set-cookie"], "a=1");
+    assert_eq!(answer.head.headers().get("sec-websocket-accept"), None);
+    answer.stream.send(text_frame("hello"));
+    assert_eq!(read_text(&mut exchange.stream).await, "hello");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_the_upstream_gets_its_refusal() {
+    let (mut answer, ..) =
+        ask("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nX: 1\r\n\r\nno").await;
+
+    assert_eq!(answer.head.status(), 401);
+    assert_eq!(answer.head.headers()["x"], "1");
+    assert_eq!(answer.stream.read_to_end().await, "no");
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_200_to_a_handshake_has_not_accepted_it() {
+    let (answer, ..) = ask("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+
+    assert_eq!(answer.head.status(), 502);
 }
 
 /// Messages that are held to the last, on streams beside others that are not held.
