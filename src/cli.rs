@@ -22,9 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, LoadError, address, process_environment, units},
+    config::{Config, LoadError, Mistake, address, process_environment, units},
     demo,
-    server::{self, ListenAddress},
+    server::{self, ListenAddress, Listeners},
     telemetry,
 };
 
@@ -96,9 +96,22 @@ struct Run {
     /// Listen on ADDR instead: IP:PORT or unix:PATH
     #[arg(short, long, value_name = "ADDR", value_parser = address::listen)]
     listen: Option<ListenAddress>,
+    /// Listen on ADDR for admin requests instead: IP:PORT, unix:PATH, or "" for nowhere
+    #[arg(long, value_name = "ADDR", value_parser = AdminAddress::parse)]
+    admin: Option<AdminAddress>,
     /// Serve with N threads instead, or "auto" for one per core
     #[arg(short, long, value_name = "N", value_parser = units::workers)]
     workers: Option<NonZeroUsize>,
+}
+
+/// Where the admin listener is, if there is one.
+#[derive(Clone, Debug)]
+struct AdminAddress(Option<ListenAddress>);
+
+impl AdminAddress {
+    fn parse(text: &str) -> Result<Self, Mistake> {
+        address::admin(text).map(Self)
+    }
 }
 
 #[derive(Args, Debug)]
@@ -185,6 +198,9 @@ impl Run {
         };
         if let Some(listen) = self.listen {
             config.listen = vec![listen.into()];
+        }
+        if let Some(AdminAddress(admin)) = self.admin {
+            config.admin = admin;
         }
         if let Some(workers) = self.workers {
             config.workers = workers;
@@ -328,7 +344,7 @@ fn is_stderr_colored() -> bool {
 
 /// Runs the proxy until it is told to stop.
 fn serve(config: Config) -> Result<(), Box<dyn Error>> {
-    let listeners = server::bind(&config.listen)?;
+    let listeners = Listeners::bind(&config)?;
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));

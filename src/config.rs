@@ -59,6 +59,8 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// Threads that serve; default one per core.
     pub workers: NonZeroUsize,
+    /// Where the admin listener is; default 127.0.0.1:9901, `None`: there is none.
+    pub admin: Option<server::ListenAddress>,
     /// The log.
     pub log: telemetry::Settings,
     /// Bounds of the process.
@@ -155,6 +157,7 @@ impl Config {
             listen: server_settings::listen(top, &trusted_proxies),
             trusted_proxies,
             workers: server_settings::workers(top),
+            admin: top.table("admin", server_settings::admin),
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),
             drain_grace: top.table("drain", server_settings::drain_grace),

@@ -175,10 +175,40 @@ impl Shared {
         }
     }
 
+    /// The configuration of the process.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What was not served, and why.
     #[must_use]
-    pub fn rejections(&self) -> &Rejections {
+    pub const fn rejections(&self) -> &Rejections {
         &self.rejections
+    }
+
+    /// The connections of the process.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// What all sessions together may hold.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.session.budget
+    }
+
+    /// The requests that wait for their upstream.
+    #[must_use]
+    pub const fn held(&self) -> &HeldRequests {
+        &self.held
+    }
+
+    /// Cancelled when the process drains; whoever cancels it starts that.
+    #[must_use]
+    pub const fn drain(&self) -> &CancellationToken {
+        &self.session.drain
     }
 
     /// Counts one more session of `client`; the place that it has then is its own where its

@@ -41,7 +41,8 @@
 //! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `client`, `config`, `http`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
+//! | `server` | `admin`, `client`, `config`, `http`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
+//! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `transport`, `upstream` | health, sessions and metrics, on a listener of its own |
 //! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
@@ -66,6 +67,7 @@
 //! * Memory that clients can occupy is bounded per session and for the process
 //!   ([`session::budget`]).
 
+pub mod admin;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -14,6 +14,7 @@
 //! * [`run`] returns only when no worker is left.
 
 mod acceptor;
+mod admin;
 pub mod listener;
 mod places;
 mod proxy_protocol;
@@ -28,12 +29,13 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::worker::Workers;
+use self::{admin::AdminThread, worker::Workers};
 pub use self::{
-    listener::{BindError, Listener, bind},
+    listener::{BindError, Listener, Listeners, bind},
     tls::Tls,
 };
 use crate::{
+    admin::Process,
     config::Config,
     http::{self, visit},
 };
@@ -41,31 +43,43 @@ use crate::{
 /// Serves until `shutdown` resolves and everything under way has ended, or
 /// `config.drain_grace` is over.
 ///
+/// The admin listener answers from before the first connection is accepted until the last one
+/// has ended.
+///
 /// On shutdown the listeners close at once, idle connections close, and sessions are asked
 /// to end. What is left after the grace period is dropped.
 ///
 /// # Errors
 ///
-/// A worker that cannot be started, or that ended by itself.
+/// A thread that cannot be started, or a worker that ended by itself.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future starts the drain; the workers end by themselves.
 pub async fn run(
-    listeners: Vec<Listener>,
+    listeners: impl Into<Listeners>,
     config: Arc<Config>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let drain = CancellationToken::new();
     let _drain_on_drop = drain.clone().drop_guard();
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
-    for listener in &listeners {
+    let Listeners { traffic, admin } = listeners.into();
+    for listener in &traffic {
         tracing::info!(address = %listener.settings(), "listening");
     }
     let shared = Arc::new(http::Shared::new(Arc::clone(&config), drain.clone()));
-    let (_workers, visits): (Vec<_>, Vec<_>) =
+    let (workers, visits): (Vec<_>, Vec<_>) =
         (0..config.workers.get()).map(visit::Worker::new).unzip();
-    let workers = Workers::start(listeners, &config, &shared, &drain, &alive, visits)?;
+    let admin = match admin {
+        Some(listener) => {
+            tracing::info!(address = %listener.address(), "listening for admin requests");
+            let shared = Arc::clone(&shared);
+            Some(AdminThread::start(listener, Process { shared, workers }).await?)
+        }
+        None => None,
+    };
+    let workers = Workers::start(traffic, &config, &shared, &drain, &alive, visits)?;
     drop(alive);
 
     tokio::select! {
@@ -75,7 +89,11 @@ pub async fn run(
     }
     drain.cancel();
     let _none = ended.recv().await;
-    workers.join()
+    let ended = workers.join();
+    if let Some(admin) = admin {
+        admin.stop();
+    }
+    ended
 }
 
 /// One listener as it is configured.

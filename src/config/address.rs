@@ -28,6 +28,18 @@ pub fn listen(text: &str) -> Result<ListenAddress, Mistake> {
     })
 }
 
+/// Where the admin listener is: like [`listen`], or `""`, and there is none.
+///
+/// # Errors
+///
+/// What is wrong with `text`.
+pub fn admin(text: &str) -> Result<Option<ListenAddress>, Mistake> {
+    match text {
+        "" => Ok(None),
+        text => listen(text).map(Some),
+    }
+}
+
 /// What somebody meant who wrote `text`.
 fn listen_help(text: &str) -> Option<String> {
     if let Some(port) = text.strip_prefix("localhost:") {

@@ -26,6 +26,9 @@ use crate::{
 /// The port where neither the file nor the environment names one.
 const DEFAULT_PORT: u16 = 8080;
 
+/// The port of the admin listener, which is Envoy's, too.
+const DEFAULT_ADMIN_PORT: u16 = 9901;
+
 /// `listen = "address"`, or one `[[listen]]` for each address.
 pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> Vec<ListenSettings> {
     let value = top.value("listen");
@@ -127,6 +130,14 @@ fn default_port(top: &Table<'_>) -> u16 {
 pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
     let auto = || units::workers("auto").unwrap_or(NonZeroUsize::MIN);
     top.parse("workers", units::workers).unwrap_or_else(auto)
+}
+
+/// Where the admin listener is.
+pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
+    let default = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into());
+    table
+        .parse("listen", address::admin)
+        .unwrap_or(Some(default))
 }
 
 pub(super) fn log(table: &mut Table<'_>) -> Settings {

@@ -284,7 +284,7 @@ error: unknown key `colour`
 2 | colour = "red"
   | ^^^^^^ the top of the file has no such key
   |
-  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `log`, `limits` or `drain`
+  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `admin`, `log`, `limits` or `drain`
 
 error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
@@ -784,4 +784,28 @@ proptest::proptest! {
         let text = format!("{}{}", &SHIPPED[..start], &SHIPPED[end..]);
         let _ = parse(&text).map_err(|problems| problems.render(false));
     }
+}
+
+#[test]
+fn the_admin_listener_has_an_address_of_its_own_or_none() {
+    let admin = |settings: &str| {
+        let text = format!("{settings}\n[[route]]\nupstream = \"http://127.0.0.1:8081\"");
+        parse(&text)
+            .unwrap()
+            .admin
+            .map(|address| address.to_string())
+    };
+
+    assert_eq!(admin("").as_deref(), Some("http://127.0.0.1:9901"));
+    assert_eq!(admin("admin.listen = \"\""), None);
+    assert_eq!(
+        admin("[admin]\nlisten = \"unix:/run/admin.sock\"").as_deref(),
+        Some("unix:/run/admin.sock")
+    );
+    let wrong = report("[admin]\nlisten = \"9901\"\nport = 1");
+    assert!(
+        wrong.contains("`9901` is not an address to listen on"),
+        "{wrong}"
+    );
+    assert!(wrong.contains("unknown key `port`"), "{wrong}");
 }

@@ -14,7 +14,11 @@ pub(super) enum Memory {
 }
 
 /// `"250ms"`, `"30s"`, `"5m"`, `"1h"`.
-pub(super) fn duration(text: &str) -> Result<Duration, Mistake> {
+///
+/// # Errors
+///
+/// What is wrong with `text`.
+pub fn duration(text: &str) -> Result<Duration, Mistake> {
     const EXPECTED: &str = "expected a whole number and a unit (ms, s, m or h), such as \"30s\"";
     let mistake = || Mistake::new(format!("`{text}` is not a duration"), EXPECTED);
     let (number, unit) = number_and_unit(text).ok_or_else(mistake)?;

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{ListenAddress, ListenSettings};
-use crate::{client::ClientAddr, transport::Transport};
+use crate::{client::ClientAddr, config::Config, transport::Transport};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -30,6 +30,46 @@ enum BoundSocket {
     Unix(unix::net::UnixListener),
 }
 
+/// All bound sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where clients connect.
+    pub traffic: Vec<Listener>,
+    /// Where operators do.
+    pub admin: Option<Listener>,
+}
+
+impl Listeners {
+    /// Binds all addresses of `config`.
+    ///
+    /// # Errors
+    ///
+    /// The first address that cannot be bound; none is bound then.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let admin = config.admin.iter().map(|address| {
+            Listener::bind(address.clone().into()).map_err(|source| BindError {
+                address: address.clone(),
+                purpose: " for admin requests",
+                source,
+            })
+        });
+        Ok(Self {
+            admin: admin.collect::<Result<Vec<_>, _>>()?.pop(),
+            traffic: bind(&config.listen)?,
+        })
+    }
+}
+
+impl From<Vec<Listener>> for Listeners {
+    /// Without one for admin requests.
+    fn from(traffic: Vec<Listener>) -> Self {
+        Self {
+            traffic,
+            admin: None,
+        }
+    }
+}
+
 /// Binds the addresses of all `listeners`.
 ///
 /// A Unix socket's file that nobody listens on, as a killed process leaves it, is replaced.
@@ -41,6 +81,7 @@ pub fn bind(listeners: &[ListenSettings]) -> Result<Vec<Listener>, BindError> {
     let bind_one = |settings: &ListenSettings| {
         Listener::bind(settings.clone()).map_err(|source| BindError {
             address: settings.address.clone(),
+            purpose: "",
             source,
         })
     };
@@ -219,10 +260,11 @@ impl UnregisteredSocket {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {}", advice(source))]
+#[error("cannot listen{purpose} on {address}: {}", advice(source))]
 pub struct BindError {
     /// The address.
     pub address: ListenAddress,
+    purpose: &'static str,
     /// What the system says.
     pub source: io::Error,
 }

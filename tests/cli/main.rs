@@ -129,6 +129,8 @@ fn an_https_upstream_needs_no_file_but_authorities() {
         "https://localhost:1",
         "--listen",
         "127.0.0.1:0",
+        "--admin",
+        "",
     ];
     let empty = directory.path().join("empty.pem");
     fs::write(&empty, "").unwrap();

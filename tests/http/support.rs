@@ -34,6 +34,7 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         listen: vec![ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).into()],
         trusted_proxies: TrustedProxies::default(),
         workers: NonZeroUsize::MIN,
+        admin: None,
         log: telemetry::Settings::default(),
         limits: Limits::new(1024 * 1024),
         drain_grace: Duration::from_secs(8),

@@ -45,6 +45,9 @@ key = "{tls.key}\""""
     return f"""\
 {listen}
 
+[admin]
+listen = ""
+
 [[route]]
 upstream = "{scheme}://127.0.0.1:{upstream}"
 {route}

@@ -1,0 +1,257 @@
+//! The admin listener: what operators, monitoring and the page for people ask.
+//!
+//! It has a thread of its own, so that it answers while the workers are busy, and asks each
+//! worker what it knows ([`visit`](crate::http::visit)). Nothing of it is reachable from
+//! where clients connect.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
+//! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected |
+//! | `GET /sessions` | the sessions that run, as JSON: see below |
+//! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
+//! | `GET /build` | version, commit, compiler |
+//! | `POST /drain` | as on SIGTERM; only from this machine |
+//!
+//! # `/sessions`
+//!
+//! `?state=` (a state's name), `?route=` (a route's host and path), `?min_age=30s`,
+//! `?sort=newest` (the default) or `waiting` (only those whose gate is shut, the one that has
+//! waited the longest first), `?limit=` (1 to 1000, default 100). All times are numbers, in
+//! the unit that the name ends with; `null` is what has not happened.
+//!
+//! ```json
+//! { "time_unix_ms": 1, "total": 2, "by_state": { "connecting": 0, "accepted": 1, "…": 0 },
+//!   "matching": 2, "silent_workers": [],
+//!   "sessions": [ { "id": 7, "worker": 0, "client": "192.0.2.1:5000", "path": "/chat",
+//!     "route": "chat.example/", "http": "1.1", "state": "accepted", "started_unix_ms": 1,
+//!     "age_ms": 1, "attempts": 3, "last_connect_error": "connection refused",
+//!     "connected_ms": null, "ready_ms": null, "accepted": 4, "delivered": 0,
+//!     "queue": { "messages": 4, "bytes": 600,
+//!       "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } } } ] }
+//! ```
+//!
+//! `total` and `by_state` count all sessions, `matching` those that the filter lets through.
+//! Workers that did not answer in time are named in `silent_workers`; their sessions are
+//! missing.
+//!
+//! # `/sessions/{id}`
+//!
+//! The same fields and
+//!
+//! ```json
+//! { "gate_timeout_ms": 30000, "flush_us": null,
+//!   "failed_attempts": { "unreachable": 2, "…": 0 },
+//!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "shed": 0, "expired": 0,
+//!     "discarded": 0, "unknown": 0 },
+//!   "traffic": { "client_bytes": 1, "upstream_bytes": 1, "upstream_messages": 1 },
+//!   "trail": [ { "state": "accepted", "reason": "client accepted", "after_ms": 0 } ],
+//!   "trail_omitted": 0 }
+//! ```
+//!
+//! # Invariants
+//!
+//! * No header, query string, subprotocol or payload of a client is in any answer.
+//! * Every answer comes within a few seconds, whatever the workers do.
+
+mod answer;
+mod guard;
+mod health;
+mod query;
+mod sessions;
+
+use std::{
+    convert::Infallible,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use self::{answer::Body, guard::Access, query::Query};
+use crate::{
+    client::ClientAddr,
+    http::{Shared, visit::Worker},
+    transport::Transport,
+};
+
+/// How long a request may take to come, and the wait for the next one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest header section; nothing that is asked here needs more.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// What the listener tells about.
+#[derive(Debug)]
+pub struct Process {
+    /// What all connections share.
+    pub shared: Arc<Shared>,
+    /// The threads that serve, in order.
+    pub workers: Vec<Worker>,
+}
+
+/// The state of the listener.
+#[derive(Debug)]
+pub struct Admin {
+    process: Process,
+}
+
+impl Admin {
+    /// The listener of `process`.
+    #[must_use]
+    pub fn new(process: Process) -> Rc<Self> {
+        Rc::new(Self { process })
+    }
+}
+
+/// Serves one connection of `peer` to its end; when `stop` is cancelled, that is after the
+/// answer under way.
+pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, stop: CancellationToken) {
+    let respond = |request| {
+        let admin = Rc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.respond(&request, peer).await) }
+    };
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_header_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service_fn(respond));
+    let mut http = pin!(http);
+    let ended = tokio::select! {
+        ended = &mut http => ended,
+        () = stop.cancelled() => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "admin connection ended");
+    }
+}
+
+/// What there is to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Livez,
+    Readyz,
+    Sessions,
+    Session,
+    Build,
+    Drain,
+}
+
+/// All of them, as they are asked for.
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 6] = [
+    ("GET", "/livez", Access::Monitor, Endpoint::Livez),
+    ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
+    ("GET", "/sessions", Access::Look, Endpoint::Sessions),
+    ("GET", "/sessions/{id}", Access::Look, Endpoint::Session),
+    ("GET", "/build", Access::Monitor, Endpoint::Build),
+    ("POST", "/drain", Access::Change, Endpoint::Drain),
+];
+
+impl Admin {
+    async fn respond(&self, request: &Request<Incoming>, peer: ClientAddr) -> Response<Body> {
+        let path = request.uri().path();
+        let Some((method, access, endpoint)) = find(path) else {
+            let text = format!("there is no {path:?}; expected\n{}", list());
+            return answer::text(StatusCode::NOT_FOUND, text);
+        };
+        let is_method = request.method().as_str() == method
+            || request.method() == Method::HEAD && method == "GET";
+        if !is_method {
+            let text = format!("use {method} for this; expected\n{}", list());
+            let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
+            let allow = header::HeaderValue::from_static(method);
+            response.headers_mut().insert(header::ALLOW, allow);
+            return response;
+        }
+        if let Err(reason) = guard::check(access, peer, request.headers()) {
+            return answer::text(StatusCode::FORBIDDEN, reason);
+        }
+        let query = Query::read(request.uri().query().unwrap_or_default());
+        let answer = match query {
+            Ok(query) => self.answer(endpoint, path, query).await,
+            Err(problem) => Err(problem),
+        };
+        answer.unwrap_or_else(|problem| answer::text(StatusCode::BAD_REQUEST, problem))
+    }
+
+    /// The answer, or what is wrong with the request.
+    async fn answer(
+        &self,
+        endpoint: Endpoint,
+        path: &str,
+        query: Query,
+    ) -> Result<Response<Body>, String> {
+        match endpoint {
+            Endpoint::Livez => health::livez(self, query).await,
+            Endpoint::Readyz => health::readyz(self, query).await,
+            Endpoint::Sessions => sessions::list(self, query).await,
+            Endpoint::Session => {
+                query.finish("")?;
+                let id = path.rsplit('/').next().unwrap_or_default();
+                sessions::one(self, id).await
+            }
+            Endpoint::Build => {
+                query.finish("")?;
+                Ok(build())
+            }
+            Endpoint::Drain => {
+                query.finish("")?;
+                Ok(self.drain())
+            }
+        }
+    }
+
+    fn drain(&self) -> Response<Body> {
+        tracing::info!("asked to drain");
+        self.process.shared.drain().cancel();
+        answer::text(StatusCode::ACCEPTED, "draining")
+    }
+}
+
+fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {
+    let is_asked = |known: &str| match known.strip_suffix("{id}") {
+        Some(above) => path
+            .strip_prefix(above)
+            .is_some_and(|id| !id.is_empty() && !id.contains('/')),
+        None => path == known,
+    };
+    ENDPOINTS
+        .into_iter()
+        .find(|(_, known, _, _)| is_asked(known))
+        .map(|(method, _, access, endpoint)| (method, access, endpoint))
+}
+
+/// The endpoints, one a line.
+fn list() -> String {
+    ENDPOINTS
+        .map(|(method, path, _, _)| format!("  {method:4} {path}"))
+        .join("\n")
+}
+
+fn build() -> Response<Body> {
+    let value = json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": env!("READYGATE_COMMIT"),
+        "rustc": env!("READYGATE_RUSTC"),
+        "target": env!("READYGATE_TARGET"),
+        "profile": env!("READYGATE_PROFILE"),
+    });
+    answer::json(StatusCode::OK, &value)
+}
+
+fn unix_millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

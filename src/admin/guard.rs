@@ -1,0 +1,146 @@
+//! Who may ask the admin listener what.
+//!
+//! It has no passwords: whoever can connect may look. So it listens on the machine itself
+//! unless it is told otherwise, and what changes something is only for the machine itself.
+//! That leaves the browsers on the machine, in which any page may send requests:
+//!
+//! * One whose name an attacker lets point to this machine (DNS rebinding) reads answers as
+//!   if they were its own. It cannot make a browser say another `Host` than its name, so
+//!   only addresses and `localhost` are accepted there.
+//! * Any other page sends requests without reading the answers (CSRF). Those that change
+//!   something it can send only with its `Origin`.
+
+use std::net::IpAddr;
+
+use hyper::{
+    HeaderMap,
+    header::{HOST, HeaderName, ORIGIN},
+};
+
+use crate::client::ClientAddr;
+
+/// What somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Whether all is well, and numbers: monitoring may ask by any name.
+    Monitor,
+    /// What clients do.
+    Look,
+    /// Something is to be done.
+    Change,
+}
+
+/// Whether who is at `peer` may have it; otherwise why not.
+pub(super) fn check(
+    access: Access,
+    peer: ClientAddr,
+    headers: &HeaderMap,
+) -> Result<(), &'static str> {
+    if access == Access::Monitor {
+        return Ok(());
+    }
+    let host = only(headers, &HOST);
+    // Browsers cannot connect to Unix sockets.
+    if peer != ClientAddr::Unix && !host.is_some_and(is_address) {
+        return Err("ask for an IP address or localhost: other names may be anybody's");
+    }
+    if access == Access::Look {
+        return Ok(());
+    }
+    if peer.ip().is_some_and(|address| !address.is_loopback()) {
+        return Err("only from this machine");
+    }
+    if headers.contains_key(ORIGIN) {
+        let origin = only(headers, &ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
+        if origin.is_none() || origin != host {
+            return Err("not from other pages");
+        }
+    }
+    Ok(())
+}
+
+/// The value of a header that is there exactly once, and text.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    value.and_then(|value| value.to_str().ok())
+}
+
+/// Whether a `Host` is no name that could point anywhere.
+fn is_address(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost") || bare.unwrap_or(name).parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn tcp(address: &str) -> ClientAddr {
+        ClientAddr::from(SocketAddr::new(address.parse().unwrap(), 1))
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |&(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn names_that_may_be_anybody_s_are_refused() {
+        for (host, is_allowed) in [
+            ("127.0.0.1:9901", true),
+            ("127.0.0.1", true),
+            ("[::1]:9901", true),
+            ("LOCALHOST:9901", true),
+            ("10.1.2.3:9901", true),
+            ("rebound.example:9901", false),
+            ("127.0.0.1.example", false),
+            ("localhost.example", false),
+            ("", false),
+        ] {
+            let headers = headers(&[("host", host)]);
+            for access in [Access::Look, Access::Change] {
+                let allowed = check(access, tcp("127.0.0.1"), &headers);
+                assert_eq!(allowed.is_ok(), is_allowed, "{host}");
+            }
+            assert_eq!(check(Access::Monitor, tcp("127.0.0.1"), &headers), Ok(()));
+        }
+    }
+
+    #[test]
+    fn only_the_machine_itself_may_change_something() {
+        let headers = headers(&[("host", "10.0.0.1:9901")]);
+
+        assert!(check(Access::Look, tcp("10.0.0.2"), &headers).is_ok());
+        assert!(check(Access::Change, tcp("10.0.0.2"), &headers).is_err());
+        assert!(check(Access::Change, tcp("127.0.0.9"), &headers).is_ok());
+        assert!(check(Access::Change, tcp("::1"), &headers).is_ok());
+        assert!(check(Access::Change, ClientAddr::Unix, &HeaderMap::new()).is_ok());
+    }
+
+    #[test]
+    fn other_pages_may_not_change_anything() {
+        let change = |origin| {
+            let headers = headers(&[("host", "localhost:9901"), ("origin", origin)]);
+            check(Access::Change, tcp("127.0.0.1"), &headers)
+        };
+
+        assert_eq!(change("http://localhost:9901"), Ok(()));
+        for origin in ["http://evil.example", "null", "http://localhost:8080", ""] {
+            assert!(change(origin).is_err(), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Whether the process lives, and whether it is ready for clients.
+
+use std::{fmt::Write, time::Duration};
+
+use futures_util::future::join_all;
+use hyper::{Response, StatusCode};
+use tokio::time;
+
+use super::{
+    Admin,
+    answer::{self, Body},
+    query::Query,
+};
+use crate::{
+    http::visit::Worker,
+    route::Route,
+    upstream::dial::{Protocol, dial},
+};
+
+/// How long all upstreams together may take to answer.
+const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One thing that was looked at.
+struct Check {
+    name: String,
+    problem: Option<String>,
+}
+
+/// `200` while all workers do something; it depends on nothing outside of the process.
+///
+/// Whoever is told otherwise may kill the process, and with it all sessions; so a worker that
+/// is only busy is not enough.
+pub(super) async fn livez(admin: &Admin, mut query: Query) -> Result<Response<Body>, String> {
+    let is_verbose = query.take_switch("verbose")?;
+    query.finish("verbose")?;
+    Ok(report(&workers(admin).await, is_verbose))
+}
+
+/// `200` if new clients are welcome.
+pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<Body>, String> {
+    let is_verbose = query.take_switch("verbose")?;
+    let asks_backend = query.take_switch("backend")?;
+    query.finish("verbose, backend")?;
+    let mut checks = workers(admin).await;
+    let is_draining = admin.process.shared.drain().is_cancelled();
+    checks.push(Check {
+        name: "drain".to_owned(),
+        problem: is_draining.then(|| "draining".to_owned()),
+    });
+    if asks_backend {
+        checks.extend(backends(admin).await);
+    }
+    Ok(report(&checks, is_verbose))
+}
+
+async fn workers(admin: &Admin) -> Vec<Check> {
+    let check = async |worker: &Worker| {
+        let answered = worker.ask(|_| ()).await;
+        let problem = answered.err().filter(|_| worker.is_stuck());
+        Check {
+            name: format!("worker {}", worker.index()),
+            problem: problem.map(|silent| silent.to_string()),
+        }
+    };
+    join_all(admin.process.workers.iter().map(check)).await
+}
+
+/// Whether the upstream of each route can be connected; nothing is sent.
+async fn backends(admin: &Admin) -> Vec<Check> {
+    let check = async |route: &Route| {
+        let dialled = dial(&route.upstream, Protocol::Http1, &[]);
+        let problem = match time::timeout(BACKEND_TIMEOUT, dialled).await {
+            Ok(Ok(_connection)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_elapsed) => Some("does not answer".to_owned()),
+        };
+        Check {
+            name: format!("upstream of route {}", route.label()),
+            problem,
+        }
+    };
+    let routes = admin.process.shared.config().routes.iter();
+    join_all(routes.map(|route| check(route))).await
+}
+
+/// Every check in a line if that is asked for, otherwise only what is wrong.
+fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
+    let mut lines = String::new();
+    for Check { name, problem } in checks {
+        let written = match problem {
+            Some(problem) => writeln!(lines, "[-] {name}: {problem}"),
+            None if is_verbose => writeln!(lines, "[+] {name}: ok"),
+            None => Ok(()),
+        };
+        written.expect("a string takes everything");
+    }
+    if checks.iter().all(|check| check.problem.is_none()) {
+        answer::text(StatusCode::OK, lines + "ok")
+    } else {
+        answer::text(StatusCode::SERVICE_UNAVAILABLE, lines + "not ok")
+    }
+}

@@ -1,0 +1,96 @@
+//! The query of a request, read key by key.
+
+/// The parameters of a query, in which each may be there once.
+#[derive(Debug)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads `text`.
+    ///
+    /// # Errors
+    ///
+    /// A parameter that is there twice, or a broken percent-encoding.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(name), Some(value)) = (decode(name), decode(value)) else {
+                return Err("the query has a broken percent-encoding".to_owned());
+            };
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(format!("{name:?} is there twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Takes the value of a parameter, which is empty where it has none.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let index = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.swap_remove(index).1)
+    }
+
+    /// Takes a parameter that is on or off: `?name`, `?name=1` and `?name=true` are on.
+    pub(super) fn take_switch(&mut self, name: &str) -> Result<bool, String> {
+        match self.take(name).as_deref() {
+            None | Some("0" | "false") => Ok(false),
+            Some("" | "1" | "true") => Ok(true),
+            Some(other) => Err(format!("{name} cannot be {other:?}; expected 1 or 0")),
+        }
+    }
+
+    /// Checks that nothing is left that nobody asked for; `known` is what there is.
+    pub(super) fn finish(self, known: &str) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) if known.is_empty() => {
+                Err(format!("unknown parameter {name:?}; there are none here"))
+            }
+            Some((name, _)) => Err(format!("unknown parameter {name:?}; expected {known}")),
+        }
+    }
+}
+
+/// `text` without percent-encoding and `+`.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_taken_once() {
+        let mut query = Query::read("route=%2Fchat+room&verbose&min_age=5s").unwrap();
+
+        assert_eq!(query.take("route").as_deref(), Some("/chat room"));
+        assert_eq!(query.take("route"), None);
+        assert_eq!(query.take_switch("verbose"), Ok(true));
+        assert_eq!(query.take_switch("backend"), Ok(false));
+        let left = query.finish("limit").unwrap_err();
+        assert!(left.contains("min_age") && left.contains("limit"), "{left}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for text in ["a=%", "a=%4", "a=%zz", "a=%ff", "a=1&a=2"] {
+            assert!(Query::read(text).is_err(), "{text}");
+        }
+        let mut query = Query::read("backend=maybe").unwrap();
+        assert!(query.take_switch("backend").is_err());
+    }
+}

@@ -1,0 +1,389 @@
+//! The sessions that run, as JSON.
+
+use std::{
+    cmp::Reverse,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Admin,
+    answer::{self, Body},
+    query::Query,
+    unix_millis,
+};
+use crate::{
+    config::units,
+    http::{Local, sessions::Running},
+    session::{
+        ledger::{Account, Ledger},
+        rules::Priority,
+        state::{SessionState, Transition},
+    },
+};
+
+/// How many sessions are listed where nobody says.
+const DEFAULT_LIMIT: usize = 100;
+
+/// How many may be asked for.
+const MAX_LIMIT: usize = 1000;
+
+const PARAMETERS: &str = "state, route, min_age, sort, limit";
+
+/// Which sessions somebody wants to see.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    state: Option<SessionState>,
+    route: Option<String>,
+    min_age: Duration,
+    sort: Sort,
+    limit: usize,
+}
+
+/// In which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// The newest first.
+    Newest,
+    /// Only those whose gate is shut, the one that has waited the longest first.
+    Waiting,
+}
+
+impl Filter {
+    fn read(mut query: Query) -> Result<Self, String> {
+        let state = query.take("state").map(|name| state(&name));
+        let route = query.take("route");
+        let min_age = query
+            .take("min_age")
+            .map(|age| units::duration(&age).map_err(|mistake| format!("min_age: {mistake}")));
+        let sort = match query.take("sort").as_deref() {
+            None | Some("newest") => Sort::Newest,
+            Some("waiting") => Sort::Waiting,
+            Some(other) => {
+                return Err(format!(
+                    "sort cannot be {other:?}; expected newest or waiting"
+                ));
+            }
+        };
+        let limit = query.take("limit").map(|limit| match limit.parse() {
+            Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
+            _ => Err(format!(
+                "limit cannot be {limit:?}; expected 1 to {MAX_LIMIT}"
+            )),
+        });
+        query.finish(PARAMETERS)?;
+        Ok(Self {
+            state: state.transpose()?,
+            route,
+            min_age: min_age.transpose()?.unwrap_or_default(),
+            sort,
+            limit: limit.transpose()?.unwrap_or(DEFAULT_LIMIT),
+        })
+    }
+
+    fn matches(&self, running: &Running) -> bool {
+        let record = running.record();
+        let state = state_of(running);
+        let is_waiting = || record.opened_after().is_none() && state < SessionState::Closing;
+        self.state.is_none_or(|wanted| wanted == state)
+            && (self.route.as_ref()).is_none_or(|wanted| wanted == running.route_label())
+            && record.started().elapsed() >= self.min_age
+            && (self.sort == Sort::Newest || is_waiting())
+    }
+
+    /// What comes first has the smallest rank; ids are given in the order of time.
+    fn rank(&self, id: u64) -> (u64, Reverse<u64>) {
+        match self.sort {
+            Sort::Newest => (0, Reverse(id)),
+            Sort::Waiting => (id, Reverse(0)),
+        }
+    }
+}
+
+fn state(name: &str) -> Result<SessionState, String> {
+    let states = SessionState::ALL;
+    let state = states.into_iter().find(|state| state.name() == name);
+    state.ok_or_else(|| {
+        let names = states.map(SessionState::name).join(", ");
+        format!("state cannot be {name:?}; expected {names}")
+    })
+}
+
+fn state_of(running: &Running) -> SessionState {
+    let idle_after = running.route().session.tunnel.idle_after;
+    running.record().state(idle_after)
+}
+
+/// What one worker, or all of them, say about their sessions.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    total: usize,
+    matching: usize,
+    by_state: [u64; SessionState::ALL.len()],
+    pub(super) sessions: Vec<Summary>,
+    silent_workers: Vec<usize>,
+}
+
+impl List {
+    /// The sessions of one worker that `filter` lets through.
+    fn of(local: &Local, worker: usize, filter: &Filter) -> Self {
+        let mut by_state = [0; SessionState::ALL.len()];
+        let mut matching = Vec::new();
+        local.sessions().for_each(|running| {
+            by_state[state_of(running) as usize] += 1;
+            if filter.matches(running) {
+                matching.push(Rc::clone(running));
+            }
+        });
+        matching.sort_unstable_by_key(|running| filter.rank(running.id()));
+        let shown = matching.iter().take(filter.limit);
+        Self {
+            total: local.sessions().len(),
+            matching: matching.len(),
+            by_state,
+            sessions: shown.map(|it| Summary::of(it, worker)).collect(),
+            silent_workers: Vec::new(),
+        }
+    }
+
+    /// The sessions of all workers that `filter` lets through.
+    pub(super) async fn gather(admin: &Admin, filter: &Filter) -> Self {
+        let asked = admin.process.workers.iter().map(|worker| {
+            let (index, filter) = (worker.index(), filter.clone());
+            worker.ask(move |local| Self::of(local, index, &filter))
+        });
+        let mut all = Self::default();
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(list) => all.add(list),
+                Err(silent) => all.silent_workers.push(silent.0),
+            }
+        }
+        all.sessions
+            .sort_unstable_by_key(|summary| filter.rank(summary.id));
+        all.sessions.truncate(filter.limit);
+        all
+    }
+
+    fn add(&mut self, list: Self) {
+        self.total += list.total;
+        self.matching += list.matching;
+        for (count, more) in self.by_state.iter_mut().zip(list.by_state) {
+            *count += more;
+        }
+        self.sessions.extend(list.sessions);
+    }
+}
+
+/// A session in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    id: u64,
+    worker: usize,
+    client: String,
+    path: String,
+    route: String,
+    http: &'static str,
+    state: &'static str,
+    started_unix_ms: u64,
+    age_ms: u64,
+    queue: Value,
+    attempts: u32,
+    last_connect_error: Option<String>,
+    connected_ms: Option<u64>,
+    ready_ms: Option<u64>,
+    accepted: u64,
+    delivered: u64,
+}
+
+impl Summary {
+    fn of(running: &Running, worker: usize) -> Self {
+        let record = running.record();
+        let age = record.started().elapsed();
+        let ledger = record.ledger();
+        Self {
+            id: running.id(),
+            worker,
+            client: running.client().to_string(),
+            path: running.path().to_owned(),
+            route: running.route_label().to_owned(),
+            http: if running.is_http2() { "2" } else { "1.1" },
+            state: state_of(running).name(),
+            started_unix_ms: unix_millis(SystemTime::now() - age),
+            age_ms: millis(age),
+            queue: queue(running),
+            attempts: record.attempts().get(),
+            last_connect_error: record.attempts().last_error(),
+            connected_ms: record.connected_after().map(millis),
+            ready_ms: record.opened_after().map(millis),
+            accepted: ledger.accepted(),
+            delivered: ledger.of(Account::Delivered),
+        }
+    }
+}
+
+fn queue(running: &Running) -> Value {
+    let queued = running.record().queued();
+    let by_priority = Priority::ALL.map(Priority::name).into_iter();
+    let by_priority: Map<_, _> = by_priority
+        .zip(queued.messages)
+        .map(|(name, messages)| (name.to_owned(), messages.into()))
+        .collect();
+    json!({
+        "messages": queued.messages.iter().sum::<u32>(),
+        "bytes": queued.bytes,
+        "by_priority": by_priority,
+    })
+}
+
+/// Everything about one session.
+#[derive(Debug, Serialize)]
+struct Detail {
+    #[serde(flatten)]
+    summary: Summary,
+    gate_timeout_ms: u64,
+    flush_us: Option<u64>,
+    failed_attempts: Map<String, Value>,
+    ledger: Value,
+    traffic: Value,
+    trail: Vec<Value>,
+    trail_omitted: u64,
+}
+
+impl Detail {
+    fn of(running: &Running, worker: usize) -> Self {
+        let record = running.record();
+        let traffic = record.traffic();
+        let trail = record.trail();
+        let failures = crate::upstream::Failure::ALL.into_iter();
+        let failures = failures.zip(record.attempts().failures());
+        Self {
+            summary: Summary::of(running, worker),
+            gate_timeout_ms: millis(running.route().session.gate.timeout),
+            flush_us: record.flush_time().map(micros),
+            failed_attempts: failures
+                .map(|(failure, count)| (failure.name().to_owned(), count.into()))
+                .collect(),
+            ledger: ledger(&record.ledger()),
+            traffic: json!({
+                "client_bytes": traffic.client_bytes,
+                "upstream_bytes": traffic.upstream_bytes,
+                "upstream_messages": traffic.upstream_messages,
+            }),
+            trail: trail.transitions().iter().map(transition).collect(),
+            trail_omitted: trail.omitted(),
+        }
+    }
+}
+
+fn transition(transition: &Transition) -> Value {
+    json!({
+        "state": transition.to.name(),
+        "reason": transition.reason,
+        "after_ms": millis(transition.after()),
+    })
+}
+
+/// A ledger with every account, and what is still held.
+pub(super) fn ledger(ledger: &Ledger) -> Value {
+    let accounts = Account::ALL.map(|account| (account.name().to_owned(), ledger.of(account)));
+    let sums = [("accepted", ledger.accepted()), ("held", ledger.held())];
+    let sums = sums.map(|(name, messages)| (name.to_owned(), messages));
+    let all = sums.into_iter().chain(accounts);
+    all.map(|(name, messages)| (name, messages.into()))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// Numbers by the states of sessions.
+pub(super) fn by_state(counts: &[u64; SessionState::ALL.len()]) -> Value {
+    let states = SessionState::ALL.into_iter().zip(counts);
+    states
+        .map(|(state, count)| (state.name().to_owned(), (*count).into()))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// `/sessions`.
+pub(super) async fn list(admin: &Admin, query: Query) -> Result<Response<Body>, String> {
+    let filter = Filter::read(query)?;
+    let list = List::gather(admin, &filter).await;
+    let value = json!({
+        "time_unix_ms": unix_millis(SystemTime::now()),
+        "total": list.total,
+        "by_state": by_state(&list.by_state),
+        "matching": list.matching,
+        "sessions": list.sessions,
+        "silent_workers": list.silent_workers,
+    });
+    Ok(answer::json(StatusCode::OK, &value))
+}
+
+/// `/sessions/{id}`.
+pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, String> {
+    let Ok(id) = id.parse::<u64>() else {
+        return Err(format!("{id:?} is no id of a session; expected a number"));
+    };
+    let asked = admin.process.workers.iter().map(|worker| {
+        let index = worker.index();
+        worker.ask(move |local| {
+            let found = local.sessions().find(id);
+            found.map(|running| Detail::of(&running, index))
+        })
+    });
+    let answers = join_all(asked).await;
+    let silent = answers.iter().find_map(|answer| answer.as_ref().err());
+    Ok(match (answers.iter().flatten().flatten().next(), silent) {
+        (Some(detail), _) => answer::json(StatusCode::OK, detail),
+        (None, Some(silent)) => answer::text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
+        (None, None) => {
+            let text = format!("session {id} is over, or there never was one");
+            answer::text(StatusCode::NOT_FOUND, text)
+        }
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Filter, String> {
+        Filter::read(Query::read(query).unwrap())
+    }
+
+    #[test]
+    fn without_parameters_the_newest_hundred_are_shown() {
+        let filter = read("").unwrap();
+
+        assert_eq!(filter.limit, 100);
+        assert!(filter.rank(2) < filter.rank(1));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_filter_is_said() {
+        for (query, reason) in [
+            ("state=ready", "expected connecting, accepted"),
+            ("min_age=5", "min_age: "),
+            ("limit=0", "expected 1 to 1000"),
+            ("limit=1001", "expected 1 to 1000"),
+            ("sort=oldest", "expected newest or waiting"),
+            ("states=idle", "expected state, route, min_age, sort, limit"),
+        ] {
+            let error = read(query).unwrap_err();
+            assert!(error.contains(reason), "{query}: {error}");
+        }
+    }
+}

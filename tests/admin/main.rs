@@ -1,0 +1,10 @@
+//! The admin listener, end to end: what it answers, to whom, and what it never says.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the lint knows tests, but not the functions that they share"
+)]
+
+mod access;
+mod sessions;
+mod support;
