@@ -213,7 +213,13 @@ impl Shared {
 
     /// Counts one more session of `client`; the place that it has then is its own where its
     /// connection has none, for it is a trusted proxy's.
+    ///
+    /// The rate of the process is asked last: an address that is over its own limits would
+    /// use it up for all others.
     fn admit_session(&self, client: Client) -> Result<Option<AddressPlace>, Refusal> {
+        let place = self
+            .admit_to_address(client)
+            .map_err(Refusal::Unavailable)?;
         if let Some(rate) = self.config.limits.session_rate {
             let next = self.next_session.lock();
             let mut next = next.unwrap_or_else(PoisonError::into_inner);
@@ -221,15 +227,23 @@ impl Shared {
                 return Err(Refusal::Unavailable(Shortage::SessionRate));
             }
         }
-        if !self.addresses.admit_session(client.address) {
-            return Err(Refusal::Unavailable(Shortage::AddressSessionRate));
-        }
-        if !client.is_trusted {
-            return Ok(None);
-        }
-        match self.addresses.enter(client.address) {
-            Some((place, true)) => Ok(Some(place)),
-            _ => Err(Refusal::Unavailable(Shortage::AddressConnections)),
+        Ok(place)
+    }
+
+    /// Counts one more session of the client's address.
+    fn admit_to_address(&self, client: Client) -> Result<Option<AddressPlace>, Shortage> {
+        let place = if client.is_trusted {
+            match self.addresses.enter(client.address) {
+                Some((place, true)) => Some(place),
+                _ => return Err(Shortage::AddressConnections),
+            }
+        } else {
+            None
+        };
+        if self.addresses.admit_session(client.address) {
+            Ok(place)
+        } else {
+            Err(Shortage::AddressSessionRate)
         }
     }
 }

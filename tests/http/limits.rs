@@ -134,6 +134,33 @@ async fn sessions_that_begin_too_fast_get_a_503_or_a_429() {
     assert!(refusal.contains("\r\nretry-after: 1\r\n"), "{refusal}");
 }
 
+#[tokio::test]
+async fn an_address_over_its_limits_does_not_use_up_the_rate_of_the_process() {
+    let upstream = Reserved::port();
+    let mut config = behind_a_proxy(vec![upstream.route()]);
+    // Twenty may come at once, ten of them from one address.
+    config.limits.session_rate = Some(2);
+    config.limits.session_rate_per_address = Some(1);
+    let proxy = Proxy::start(config.clone());
+    for _ in 0..100 {
+        open_from(&proxy, "203.0.113.7").await;
+    }
+    let (_, head) = open_from(&proxy, "203.0.113.8").await;
+    assert_eq!(status(&head), "101");
+
+    config.limits.session_rate = Some(1);
+    config.limits.session_rate_per_address = None;
+    config.limits.max_connections_per_address = Some(1);
+    let proxy = Proxy::start(config);
+    let _open = open_from(&proxy, "203.0.113.7").await;
+    for _ in 0..100 {
+        let (_, head) = open_from(&proxy, "203.0.113.7").await;
+        assert_eq!(status(&head), "429");
+    }
+    let (_, head) = open_from(&proxy, "203.0.113.8").await;
+    assert_eq!(status(&head), "101");
+}
+
 // D03, S26
 #[tokio::test]
 async fn a_target_or_headers_over_the_limit_are_414_and_431() {
