@@ -230,8 +230,12 @@ impl Shared {
         Ok(place)
     }
 
-    /// Counts one more session of the client's address.
+    /// Counts one more session of the client's address, unless that is a trusted proxy's, with
+    /// everybody behind it who is not named.
     fn admit_to_address(&self, client: Client) -> Result<Option<AddressPlace>, Shortage> {
+        if self.config.trusted_proxies.trusts(client.address) {
+            return Ok(None);
+        }
         let place = if client.is_trusted {
             match self.addresses.enter(client.address) {
                 Some((place, true)) => Some(place),

@@ -2,8 +2,8 @@
 //!
 //! Only addresses that are reached from the Internet are counted, an IPv6 address by its /64
 //! network, which is what one customer has. Behind a private address there may be a load
-//! balancer with everybody behind it, as there is behind trusted proxies; whose clients are
-//! counted by their own addresses, as far as sessions go.
+//! balancer with everybody behind it, as there is behind trusted proxies, which whoever asks
+//! here leaves out; their clients are counted by their own addresses, as far as sessions go.
 //!
 //! # Invariants
 //!

@@ -161,6 +161,28 @@ async fn an_address_over_its_limits_does_not_use_up_the_rate_of_the_process() {
     assert_eq!(status(&head), "101");
 }
 
+#[tokio::test]
+async fn a_trusted_proxy_that_names_no_client_is_not_limited() {
+    let upstream = Reserved::port();
+    let mut config = behind_a_proxy(vec![upstream.route()]);
+    let balancer = Network::of("192.0.2.7".parse().unwrap(), 32).unwrap();
+    config.trusted_proxies.networks.push(balancer);
+    config.listen[0].proxy_protocol = true;
+    config.limits.max_connections_per_address = Some(1);
+    config.limits.session_rate_per_address = Some(1);
+    let proxy = Proxy::start(config);
+
+    let mut sessions = Vec::new();
+    for from in ["X-Forwarded-For: ", "X-Forwarded-For: 192.0.2.7", "A: b"].repeat(10) {
+        let mut client = proxy.connect().await;
+        let header = "PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n".to_owned();
+        client.send(header + &handshake(&[from])).await;
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), "101", "{from}");
+        sessions.push(client);
+    }
+}
+
 // D03, S26
 #[tokio::test]
 async fn a_target_or_headers_over_the_limit_are_414_and_431() {
