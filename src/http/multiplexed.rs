@@ -6,6 +6,8 @@
 //! * There is at most one that takes requests. It is opened on demand, and another one when
 //!   it has ended or the upstream has said `GOAWAY`; what is under way on the old one goes on.
 //! * No more streams are open than the upstream allows: further requests wait in h2.
+//! * What is unread of each answer is bounded, and an answer that is not read does not stop
+//!   the others: the connection's window has room for all streams doing that at once.
 //!
 //! h2 has no way to hand out interim answers, so that those are skipped here.
 
@@ -23,6 +25,17 @@ use crate::transport::Transport;
 
 /// The longest header section of an answer in bytes, as h2 counts (RFC 9113 §6.5.2).
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// What the upstream may send on one stream before it is read.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// What it may send on all of them together: as much as Go's client allows, which is enough
+/// for 4096 streams that nobody reads. The budget for small frames, too, is half of it (see
+/// [`http2`](super::http2)).
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+
+/// What may wait to be sent on one stream.
+const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How long the upstream may be silent while streams are open before it is asked whether it
 /// is there, and how long it may take to say so.
@@ -64,6 +77,9 @@ impl Multiplexed {
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .max_header_list_size(MAX_HEADER_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
             .handshake(TokioIo::new(stream))
             .await?;
         task::spawn_local(async move {

@@ -52,11 +52,9 @@ async fn accept(upstream: &Upstream, max_streams: u32) -> Connection {
     }
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, body: &'static str) {
+fn answer(respond: &mut SendResponse<Bytes>, body: impl Into<Bytes>) {
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
-    stream
-        .send_data(Bytes::from_static(body.as_bytes()), true)
-        .unwrap();
+    stream.send_data(body.into(), true).unwrap();
 }
 
 #[tokio::test]
@@ -123,6 +121,33 @@ async fn concurrent_requests_share_a_connection_within_its_limit() {
         let got = client.read_to_end().await;
         assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
     }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_stop_the_others() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut reading = proxy.connect().await;
+    reading.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    // More than a connection and the sockets behind it take by default.
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let (_, mut respond) = connection.streams.recv().await.unwrap();
+        answer(&mut respond, body.clone());
+        client.read_head().await.unwrap();
+        stalled.push(client);
+    }
+
+    answer(&mut respond, body.slice(..8 << 20));
+
+    let got = reading.read_to_end().await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "{}", &got[..100]);
+    assert!(got.ends_with("\r\n0\r\n\r\n"));
 }
 
 #[tokio::test]
