@@ -206,3 +206,63 @@ impl Drop for Waiting<'_> {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::future::join_all;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    // X28
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_few_however_many_wait_and_then_twice_as_many_each_time() {
+        let turns = Turns::new(&Retry::default());
+        let listens_at = Instant::now() + 10 * SECOND;
+        let (refused, active, peak) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let dial = async || {
+            active.set(active.get() + 1);
+            peak.set(peak.get().max(active.get()));
+            time::sleep(Duration::from_millis(10)).await;
+            active.set(active.get() - 1);
+            if Instant::now() < listens_at {
+                refused.set(refused.get() + 1);
+                assert_eq!(peak.get(), 1, "attempts at a time while nobody listens");
+                return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+            }
+            Ok(Transport::Unix(UnixStream::pair().unwrap().0))
+        };
+
+        let connected = join_all((0..500).map(|_| turns.connect(&dial, || false))).await;
+
+        assert!(connected.iter().all(Result::is_ok));
+        // Five shorter waits, and then each is half a second at least.
+        assert!(refused.get() <= 6 + 20, "{}", refused.get());
+        assert_eq!(peak.get(), MAX_TURNS);
+        // All of them within the time of a few attempts.
+        assert!(Instant::now() - listens_at < 2 * SECOND);
+        assert!(!turns.is_anyone_waiting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_behind_others_leaves_soon_after_its_client() {
+        let turns = Turns::new(&Retry::default());
+        let never = async || std::future::pending().await;
+        let first = turns.connect(never, || false);
+        let second = turns.connect(never, || true);
+
+        let started = Instant::now();
+        let gone = tokio::select! {
+            biased;
+            _ = first => panic!("it never connects"),
+            gone = second => gone,
+        };
+
+        assert!(matches!(gone, Err(Refusal::ClientGone)));
+        assert!(started.elapsed() <= LOOK_AFTER_CLIENT);
+    }
+}
