@@ -80,6 +80,8 @@ impl Multiplexed {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+            // Until the upstream has said how many it allows: a stream too many is refused.
+            .initial_max_send_streams(1)
             .handshake(TokioIo::new(stream))
             .await?;
         task::spawn_local(async move {
