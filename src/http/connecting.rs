@@ -18,7 +18,10 @@ use super::{
 use crate::{
     route::Route,
     transport::Transport,
-    upstream::dial::{DialError, dial},
+    upstream::{
+        backoff::Backoff,
+        dial::{DialError, dial},
+    },
 };
 
 /// Connects for one request, and remembers for how long it has been held.
@@ -31,6 +34,8 @@ pub(super) struct Connecting<'a> {
     deadline: Option<Instant>,
     /// Where it is held.
     place: Option<SemaphorePermit<'a>>,
+    /// Whether it has been sent again after a new connection that closed without an answer.
+    is_repeated: bool,
 }
 
 impl<'a> Connecting<'a> {
@@ -47,6 +52,7 @@ impl<'a> Connecting<'a> {
             held,
             deadline: None,
             place: None,
+            is_repeated: false,
         }
     }
 
@@ -74,10 +80,28 @@ impl<'a> Connecting<'a> {
         opened.or(Err(Refusal::BadGateway))
     }
 
-    /// Notes that a new connection was of no use: from now on the request counts as held.
+    /// Notes that a new connection had ended before anything was written, as if the upstream
+    /// did not listen: from now on the request counts as held.
     pub(super) fn set_back(&mut self) -> Result<(), Refusal> {
         self.pool.turns.set_back();
         self.hold()
+    }
+
+    /// Whether it may be sent once more after a new connection that closed without an answer;
+    /// the next time it may not.
+    pub(super) fn may_repeat(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_repeated, true)
+    }
+
+    /// Waits before that. Others do not wait with it: it may be only this request that the
+    /// upstream does not survive.
+    pub(super) async fn pause(&self) -> Result<(), Refusal> {
+        let wait = Backoff::new(&self.route.upstream.retry).next(rand::random());
+        time::sleep(wait).await;
+        if (self.downstream.is_gone)() {
+            return Err(Refusal::ClientGone);
+        }
+        Ok(())
     }
 
     /// Dials, and as long as the upstream does not listen holds the request.

@@ -3,15 +3,17 @@
 //! ```text
 //!  pool ──► connection ──► send ──► answer
 //!   dial ──────▲   │         │
-//!    ▲ │           │         └─► closed without an answer: once more, if that is safe
+//!    ▲ │           │         └─► closed without an answer: perhaps once more
 //!    └─┘ held: the upstream does not listen yet
 //! ```
 //!
 //! # Invariants
 //!
-//! * A request is sent again only when nothing of it has been written, or when it is
-//!   idempotent (RFC 9110 §9.2.2), nothing of its body has been read and no byte of an
-//!   answer has come.
+//! * A request is sent again when nothing of it has been written. After a kept connection
+//!   that closes without a byte of an answer it is, too, if it is idempotent (RFC 9110
+//!   §9.2.2) and nothing of its body has been read: that one may have been closing already.
+//!   A new connection that does so may do it because of the request: one that is safe
+//!   (§9.2.1) and has no body gets one more.
 //! * A request whose client has left while it was held does not reach the upstream.
 //! * No upgrade is forwarded, and a `101` that nobody asked for is not passed on.
 //! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees
@@ -170,10 +172,7 @@ impl Asked<'_> {
                     let connection = Some(connection);
                     return Ok(Answered { answer, connection });
                 }
-                Err(error) => request = self.again(error)?,
-            }
-            if is_fresh {
-                connecting.set_back()?;
+                Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
         }
     }
@@ -201,20 +200,32 @@ impl Asked<'_> {
                     let connection = None;
                     return Ok(Answered { answer, connection });
                 }
-                Err(error) => request = self.again(error)?,
-            }
-            if is_fresh {
-                connecting.set_back()?;
+                Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
         }
     }
 
-    /// The request for another attempt, if there may be one after this error.
-    fn again(&self, error: SendError) -> Result<Request<Upload>, Refusal> {
+    /// The request for another attempt, if there may be one after this error of a connection,
+    /// which `is_fresh` when it carried nothing before.
+    async fn again(
+        &self,
+        error: SendError,
+        is_fresh: bool,
+        connecting: &mut Connecting<'_>,
+    ) -> Result<Request<Upload>, Refusal> {
         match error {
-            SendError::NotSent(unsent) => Ok(*unsent),
-            SendError::NoAnswer if let Some(upload) = self.unread_upload() => {
+            SendError::NotSent(unsent) => {
+                if is_fresh {
+                    connecting.set_back()?;
+                }
+                Ok(*unsent)
+            }
+            SendError::NoAnswer if !is_fresh && let Some(upload) = self.unread_upload() => {
                 self.upstream_request(upload)
+            }
+            SendError::NoAnswer if is_fresh && self.is_harmless() && connecting.may_repeat() => {
+                Box::pin(connecting.pause()).await?;
+                self.upstream_request(Upload::default())
             }
             error => Err(self.refusal(&error)),
         }
@@ -244,6 +255,11 @@ impl Asked<'_> {
         };
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// Whether it does nothing however often it is sent.
+    fn is_harmless(&self) -> bool {
+        self.head.method().is_safe() && self.progress.is_none()
     }
 
     /// The body for another attempt, if there may be one.

@@ -143,8 +143,8 @@ impl Turns {
         }
     }
 
-    /// An upstream that listened closed the connection without an answer: that counts as
-    /// not listening.
+    /// An upstream that listened closed the connection before anything was written: that
+    /// counts as not listening.
     pub fn set_back(&self) {
         let kept = self.count.get() - self.permits.forget_permits(self.count.get() - 1);
         self.count.set(kept);

@@ -307,22 +307,74 @@ async fn a_kept_connection_that_has_closed_serves_nothing_not_even_a_post() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
-/// A container's port that is open before its application is.
+/// A container's port may be open before its application is.
 #[tokio::test]
-async fn an_idempotent_request_outlasts_an_upstream_that_accepts_and_closes() {
+async fn a_safe_request_that_a_new_connection_does_not_answer_is_sent_once_more() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
-    let mut client = proxy.connect().await;
-    client.send(GET).await;
-    for _ in 0..3 {
-        drop(upstream.accept_raw().await);
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let mut client = proxy.connect().await;
+        client.send(GET.replacen("GET", method, 1)).await;
+        drop(upstream.accept().await);
+
+        let mut exchange = upstream.accept().await;
+        assert!(exchange.head.starts_with(method), "{}", exchange.head);
+        exchange
+            .answer("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            .await;
+
+        let answer = client.read_head().await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
     }
+}
 
-    let mut exchange = upstream.accept().await;
-    exchange.answer(OK).await;
+/// The request itself may be what the upstream does not survive.
+#[tokio::test]
+async fn a_request_that_new_connections_do_not_answer_is_502_soon() {
+    let with_body = GET.replace("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi");
+    for (request, attempts) in [
+        (GET, 2),
+        (&with_body, 1),
+        (&GET.replacen("GET", "DELETE", 1), 1),
+        (&GET.replacen("GET", "PUT", 1), 1),
+        (POST, 1),
+    ] {
+        let upstream = Upstream::listen().await;
+        let proxy = Proxy::before(&upstream);
+        let mut client = proxy.connect().await;
+        client.send(request).await;
+        for _ in 0..attempts {
+            drop(upstream.accept().await);
+        }
 
-    let answer = read_answer(&mut client).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let answer = read_answer(&mut client).await;
+
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{request}: {answer}");
+        assert!(upstream.is_untouched(), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_answered_holds_up_no_other() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    // Whoever waited behind the first one, and not with it, would wait for an hour.
+    route.upstream.retry.initial = Duration::from_hours(1);
+    route.upstream.retry.max = Duration::from_hours(1);
+    let proxy = Proxy::start(config(vec![route]));
+    let mut poison = proxy.connect().await;
+    poison.send(GET.replace("GET /", "GET /poison")).await;
+    drop(upstream.accept().await);
+
+    for _ in 0..2 {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let mut exchange = upstream.accept().await;
+        assert!(exchange.head.starts_with("GET / "), "{}", exchange.head);
+        exchange.answer(OK).await;
+        assert!(read_answer(&mut client).await.ends_with("\r\n\r\nok"));
+        drop(exchange);
+    }
 }
 
 #[tokio::test]
