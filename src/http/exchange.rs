@@ -42,7 +42,7 @@ use tokio::{
 
 use super::{
     framing::answers::{Answers, Interim},
-    upload::Upload,
+    upload::{self, Upload},
     watchdog::Watchdog,
 };
 use crate::{transport::Transport, upstream::tls::TlsError};
@@ -78,7 +78,7 @@ pub enum SendError {
     /// It ended within the answer, or the request was not written whole.
     #[error(transparent)]
     Broken(hyper::Error),
-    /// The answer did not begin in time.
+    /// The answer did not begin in time after the request.
     #[error("no answer in time")]
     TimedOut,
 }
@@ -134,7 +134,8 @@ impl Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends `request` and waits for the head of its answer, `timeout` at most.
+    /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
+    /// piece of the request's body.
     ///
     /// `on_interim` gets the `1xx` answers before it. The body of the answer gets something
     /// only while this connection is driven.
@@ -155,6 +156,7 @@ impl Connection {
         self.watchdog
             .set(timeout.map(|timeout| Instant::now() + timeout));
         self.answers.borrow_mut().expect();
+        let progress = request.body().progress();
         let mut sent = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
             let is_open = self.drive(context);
@@ -167,6 +169,9 @@ impl Connection {
                 return Poll::Ready(answer.map_err(|error| self.send_error(error)));
             }
             debug_assert!(is_open, "an ended connection answers what it was asked");
+            if let Some(deadline) = upload::deadline(progress.as_deref(), timeout) {
+                self.watchdog.set(Some(deadline));
+            }
             self.watchdog
                 .poll_expired(context)
                 .map(|()| Err(SendError::TimedOut))

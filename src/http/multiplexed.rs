@@ -11,16 +11,21 @@
 //!
 //! h2 has no way to hand out interim answers, so that those are skipped here.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::{Mutex, MutexGuard},
-    task, time,
+    task,
+    time::Instant,
 };
 
-use super::{exchange::SendError, upload::Upload};
+use super::{
+    exchange::SendError,
+    upload::{self, Upload},
+    watchdog::Watchdog,
+};
 use crate::transport::Transport;
 
 /// The longest header section of an answer in bytes, as h2 counts (RFC 9113 §6.5.2).
@@ -96,7 +101,8 @@ impl Multiplexed {
 }
 
 impl Sender {
-    /// Sends `request` and waits for the head of its answer, `timeout` at most.
+    /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
+    /// piece of the request's body.
     ///
     /// # Errors
     ///
@@ -110,12 +116,21 @@ impl Sender {
         request: Request<Upload>,
         timeout: Option<Duration>,
     ) -> Result<Response<Incoming>, SendError> {
-        let sent = self.0.try_send_request(request);
-        let sent = match timeout {
-            Some(timeout) => time::timeout(timeout, sent).await,
-            None => Ok(sent.await),
-        };
-        let mut error = match sent.or(Err(SendError::TimedOut))? {
+        let progress = request.body().progress();
+        let mut watchdog = Watchdog::default();
+        watchdog.set(timeout.map(|timeout| Instant::now() + timeout));
+        let mut sent = pin!(self.0.try_send_request(request));
+        let sent = poll_fn(|context| {
+            if let Poll::Ready(sent) = sent.as_mut().poll(context) {
+                return Poll::Ready(Ok(sent));
+            }
+            if let Some(deadline) = upload::deadline(progress.as_deref(), timeout) {
+                watchdog.set(Some(deadline));
+            }
+            let expired = watchdog.poll_expired(context);
+            expired.map(|()| Err(SendError::TimedOut))
+        });
+        let mut error = match sent.await? {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };

@@ -43,11 +43,20 @@ pub fn is_too_large(body: &Incoming, settings: &HttpSettings) -> bool {
     body.size_hint().lower() > max_bytes
 }
 
+/// Until when an answer has to begin that may take `timeout` after the last piece of the body;
+/// `None`: nothing of that has gone upstream, or it may take any time.
+#[must_use]
+pub fn deadline(progress: Option<&Progress>, timeout: Option<Duration>) -> Option<Instant> {
+    Some(progress?.last_piece.get()? + timeout?)
+}
+
 /// How far an upload has got, for whoever awaits the answer.
 #[derive(Debug, Default)]
 pub struct Progress {
     state: Cell<State>,
     is_answered: Cell<bool>,
+    /// When a piece of it last went upstream.
+    last_piece: Cell<Option<Instant>>,
     /// Set when what looked like the body turns out to be none.
     is_broken: Option<Rc<Cell<bool>>>,
     unread: RefCell<Option<Incoming>>,
@@ -118,6 +127,13 @@ impl Upload {
             progress: Rc::clone(progress),
         })))
     }
+
+    /// How far it gets, unless there is none.
+    #[must_use]
+    pub fn progress(&self) -> Option<Rc<Progress>> {
+        let sending = self.0.as_ref()?;
+        Some(Rc::clone(&sending.progress))
+    }
 }
 
 impl Progress {
@@ -170,6 +186,7 @@ impl Sending {
             None => (State::Complete, None),
         };
         self.progress.state.set(state);
+        self.progress.last_piece.set(Some(Instant::now()));
         Poll::Ready(frame.map(|frame| frame.map(headers::without_forbidden_trailers)))
     }
 

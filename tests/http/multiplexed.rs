@@ -1,5 +1,7 @@
 //! Plain HTTP to an upstream that speaks HTTP/2.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::{RecvStream, server, server::SendResponse};
 use http::{HeaderMap, Request, Response};
@@ -95,6 +97,37 @@ async fn a_request_and_its_answer_go_through_with_trailers_both_ways() {
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let expected = "2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
     assert_eq!(client.read(expected.len()).await, expected.as_bytes());
+}
+
+#[tokio::test]
+async fn an_upload_may_take_longer_than_its_answer() {
+    let upstream = Upstream::listen().await;
+    let timeout = Duration::from_secs(1);
+    let mut route = over_http2(upstream.route());
+    route.http.response_timeout = Some(timeout);
+    let proxy = Proxy::start(config(vec![route]));
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
+        .await;
+    let mut connection = accept(&upstream, 100).await;
+    let (request, mut respond) = connection.streams.recv().await.unwrap();
+    let mut body = request.into_body();
+    for piece in ["ab", "cd", "ef", "gh", "ij", "kl"] {
+        client.send(piece).await;
+        assert_eq!(body.data().await.unwrap().unwrap(), piece);
+        tokio::time::sleep(timeout / 4).await;
+    }
+
+    answer(&mut respond, "ok");
+    let head = client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let _silent = connection.streams.recv().await.unwrap();
+    let got = client.read_to_end().await;
+    assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
 }
 
 #[tokio::test]

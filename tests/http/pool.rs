@@ -403,6 +403,36 @@ async fn an_answer_that_does_not_begin_in_time_is_504_and_may_then_take_any_time
     assert_eq!(client.read(2).await, b"ok");
 }
 
+#[tokio::test]
+async fn an_upload_may_take_longer_than_its_answer() {
+    let upstream = Upstream::listen().await;
+    let timeout = Duration::from_secs(1);
+    let mut route = upstream.route();
+    route.http.response_timeout = Some(timeout);
+    let proxy = Proxy::start(config(vec![route]));
+    let mut client = proxy.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n")
+        .await;
+    let mut exchange = upstream.accept().await;
+    for piece in ["ab", "cd", "ef", "gh", "ij", "kl"] {
+        client.send(piece).await;
+        assert_eq!(exchange.stream.read(2).await, piece.as_bytes());
+        tokio::time::sleep(timeout / 4).await;
+    }
+
+    exchange.answer(OK).await;
+
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+    client.send(POST).await;
+    let silent = exchange.stream.read_request().await.unwrap();
+    let answer = read_answer(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    drop(silent);
+}
+
 // D02
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
