@@ -81,12 +81,11 @@ pub enum Answer {
     Switched(Box<Switched>),
     /// It does not, and would not if it was asked again.
     Refused(Refused),
+    /// It does not (500, 502, 503, 504), and might if it was asked again.
+    Unavailable(Refused),
 }
 
 /// Asks the upstream as [`connect`] does, for a client that is to have its very answer.
-///
-/// The latest answer that might have been another a moment later (500, 502, 503, 504) is put
-/// into `latest`, for when there is no more time.
 ///
 /// # Errors
 ///
@@ -99,17 +98,13 @@ pub async fn ask(
     settings: &Settings,
     request: &OpeningRequest,
     attempts: &Attempts,
-    latest: &mut Option<Refused>,
 ) -> Result<Answer, ConnectError> {
     try_until(settings, request, attempts, |outcome| {
         Some(match outcome {
             Ok(switched) => Ok(Answer::Switched(Box::new(switched))),
             Err(AttemptError::Refused(refused)) => Ok(Answer::Refused(refused)),
             Err(AttemptError::Final(error)) => Err(error),
-            Err(AttemptError::Temporary(refused)) => {
-                *latest = Some(refused);
-                return None;
-            }
+            Err(AttemptError::Temporary(refused)) => Ok(Answer::Unavailable(refused)),
             Err(_) => return None,
         })
     })

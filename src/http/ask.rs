@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  client's handshake, checked ──► upstream, again and again ──┬── 101 ──► 101 ──► session
-//!                                                              └── 401, 302, … ──► as it is
+//!                                                              ├── 401, 302, … ──► as it is
+//!                                                              └── 503, … ──► kept, as it is
+//!                                                                             at the deadline
 //! ```
 //!
 //! # Invariants
@@ -10,13 +12,18 @@
 //! * Nothing that a client sent behind its handshake goes upstream before both have their
 //!   `101`.
 //! * A client that leaves while it waits takes the attempt with it.
+//! * An answer that is kept occupies no connection: the upstream may serve one at a time.
 //! * What the client is told of compression is what the upstream has agreed to, and at most
 //!   more strictly that the client must not take over its context, which every client obeys
 //!   and no server needs to know (RFC 7692 §7.1.1.2).
 
 use std::{mem, rc::Rc, sync::Arc, time::Duration};
 
-use hyper::{Response, header, http::request::Parts};
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    Response, header,
+    http::{request::Parts, response},
+};
 use tokio::time;
 
 use super::{
@@ -31,7 +38,9 @@ use crate::{
     route::Route,
     session::{self, Agreed},
     transport::Transport,
-    upstream::{self, Answer, Attempts, Offered, OpeningRequest, Refused, Switched, Terms},
+    upstream::{
+        self, Answer, Attempts, ConnectError, Offered, OpeningRequest, Refused, Switched, Terms,
+    },
     websocket::{
         Opened,
         extension::{self, Agreement, Malformed, Offer},
@@ -41,6 +50,12 @@ use crate::{
 /// How often a client that waits is looked at, in case it has gone: behind bytes that it has
 /// sent too early, hyper does not notice.
 const HANG_UP_CHECK: Duration = Duration::from_millis(50);
+
+/// How much of the body of an answer is kept while the upstream is asked again, in bytes.
+const MAX_KEPT_BYTES: usize = 64 * 1024;
+
+/// How long that may take to arrive.
+const KEEP_TIME: Duration = Duration::from_secs(1);
 
 /// The connection to an upstream whose answer a client has got.
 #[derive(Debug)]
@@ -81,7 +96,7 @@ pub(super) async fn ask(
     let mut series = Series::new(local.tallies.of(route));
     let attempts = &series.attempts;
     let answer = tokio::select! {
-        answer = until_deadline(route, &opening, attempts) => answer.inspect_err(|_| {
+        answer = until_deadline(route, &opening, attempts, client) => answer.inspect_err(|_| {
             let error = attempts.last_error().unwrap_or_default();
             tracing::debug!(%client, error, "upstream failed");
         })?,
@@ -89,8 +104,8 @@ pub(super) async fn ask(
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
     let switched = match answer {
-        Answer::Switched(switched) => *switched,
-        Answer::Refused(refused) => return Ok((pass_on(refused, client).await?, None)),
+        Said::Switched(switched) => *switched,
+        Said::Refused(refused) => return Ok((refused?, None)),
     };
 
     let Switched {
@@ -143,19 +158,68 @@ impl Drop for Series {
     }
 }
 
+/// What the upstream has said, for the client.
+enum Said {
+    Switched(Box<Switched>),
+    Refused(Result<Response<Body>, Refusal>),
+}
+
 /// The upstream's answer; at the gate's deadline the latest that might have been another a
 /// moment later.
 async fn until_deadline(
     route: &Route,
     opening: &OpeningRequest,
     attempts: &Attempts,
-) -> Result<Answer, Refusal> {
+    client: Client,
+) -> Result<Said, Refusal> {
     let mut latest = None;
-    let asked = upstream::ask(&route.upstream, opening, attempts, &mut latest);
+    let asked = async {
+        loop {
+            match upstream::ask(&route.upstream, opening, attempts).await? {
+                Answer::Switched(switched) => return Ok(Said::Switched(switched)),
+                Answer::Refused(refused) => {
+                    return Ok(Said::Refused(pass_on(refused, client).await));
+                }
+                Answer::Unavailable(refused) => keep(refused, client, &mut latest).await,
+            }
+        }
+    };
     match time::timeout(route.session.gate.timeout, asked).await {
-        Ok(answer) => answer.map_err(|_no_answer| Refusal::BadGateway),
-        Err(_elapsed) => latest.map(Answer::Refused).ok_or(Refusal::GatewayTimeout),
+        Ok(said) => said.map_err(|_no_answer: ConnectError| Refusal::BadGateway),
+        Err(_elapsed) => latest.map(Said::Refused).ok_or(Refusal::GatewayTimeout),
     }
+}
+
+/// Puts the upstream's refusal into `latest` and closes its connection; without its body
+/// where that does not come as a whole within the bounds.
+async fn keep(
+    refused: Refused,
+    client: Client,
+    latest: &mut Option<Result<Response<Body>, Refusal>>,
+) {
+    match pass_on(refused, client).await {
+        Ok(response) => {
+            let (head, body) = response.into_parts();
+            *latest = Some(Ok(without_body(head.clone())));
+            let body = Limited::new(body, MAX_KEPT_BYTES).collect();
+            if let Ok(Ok(body)) = time::timeout(KEEP_TIME, body).await {
+                let body = Body::from(body.to_bytes());
+                *latest = Some(Ok(Response::from_parts(head, body)));
+            }
+        }
+        Err(refusal) => *latest = Some(Err(refusal)),
+    }
+}
+
+/// An answer of which only the head is there, and what that says of the body is gone.
+fn without_body(mut head: response::Parts) -> Response<Body> {
+    let names: Vec<_> = head.headers.keys().cloned().collect();
+    for name in names {
+        if name.as_str().starts_with("content-") {
+            head.headers.remove(name);
+        }
+    }
+    Response::from_parts(head, Body::default())
 }
 
 /// What of the client's offers the upstream gets to see.

@@ -13,7 +13,7 @@ use readygate::{
     },
     upstream::Retry,
 };
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     ACCEPT, Client, Exchange, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake,
@@ -195,7 +195,7 @@ async fn a_long_body_of_a_refusal_is_passed_on_as_it_comes_and_no_faster_than_it
     let mut sent = 0;
     let mut blocked = false;
     while sent < length && !blocked {
-        let write = tokio::io::AsyncWriteExt::write(&mut exchange.stream.0, &piece);
+        let write = exchange.stream.0.write(&piece);
         match tokio::time::timeout(Duration::from_millis(500), write).await {
             Ok(written) => sent += written.unwrap(),
             Err(_elapsed) => blocked = true,
@@ -252,6 +252,55 @@ async fn at_the_deadline_the_latest_answer_is_passed_on() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(header(&answer, "retry-after"), Some("7"));
     assert!(answer.ends_with("\r\n\r\nbooting"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_serves_one_connection_at_a_time_is_rid_of_it_before_it_is_asked_again() {
+    let (upstream, proxy) = before(|_| {}).await;
+    let mut client = ask(&proxy, &[]).await;
+    for body in ["7\r\n\r\nbooting", "100000\r\n\r\nbooting", "7\r\n\r\nboo"] {
+        let mut exchange = upstream.accept().await;
+        let answer = format!("HTTP/1.1 503 Busy\r\nContent-Length: {body}");
+        exchange.answer(&answer).await;
+        // It keeps the connection for a further request.
+        until_closed(&mut exchange).await;
+    }
+    upstream.accept().await.answer_101().await;
+
+    let head = client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_kept_answer_whose_body_is_too_long_is_passed_on_without_it() {
+    let (upstream, proxy) = before(|route| {
+        route.session.gate.timeout = Duration::from_millis(300);
+    })
+    .await;
+    let mut client = ask(&proxy, &[]).await;
+    let body = "x".repeat(65 * 1024);
+    let answering = async {
+        loop {
+            if let Some(mut exchange) = upstream.accept_raw().await.read_request().await {
+                let lines = "Retry-After: 7\r\nContent-Type: text/plain\r\nContent-Encoding: x";
+                let head = "HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked";
+                let answer = format!("{head}\r\n{lines}\r\n\r\n{:x}\r\n{body}", body.len());
+                let _ = exchange.stream.0.write_all(answer.as_bytes()).await;
+            }
+        }
+    };
+
+    let answer = tokio::select! {
+        answer = client.read_to_end() => answer,
+        () = answering => unreachable!(),
+    };
+
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(header(&answer, "retry-after"), Some("7"));
+    assert_eq!(header(&answer, "content-type"), None);
+    assert_eq!(header(&answer, "content-encoding"), None);
+    assert_eq!(header(&answer, "content-length"), Some("0"));
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
 #[tokio::test]
