@@ -17,9 +17,12 @@
 //!   nothing else has to wake the task.
 //! * A connection is [reusable](Connection::is_reusable) only when hyper has read the answer
 //!   to its end, written the request to its end, and found nothing behind the answer.
+//! * An upstream that answers and closes while it still gets the request is heard: a write
+//!   that fails ends nothing, for hyper would read no more after it. What is written then is
+//!   discarded, until the answer or the end has been read.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     error::Error,
     future::poll_fn,
     io::{self, IoSlice},
@@ -56,8 +59,16 @@ pub struct Connection {
     sender: http1::SendRequest<Upload>,
     /// `None` when it has ended.
     driver: Option<http1::Connection<TokioIo<Link>, Upload>>,
-    answers: Rc<RefCell<Answers>>,
+    seen: Rc<Seen>,
     watchdog: Watchdog,
+}
+
+/// What has been seen of the stream below hyper.
+#[derive(Debug)]
+struct Seen {
+    answers: RefCell<Answers>,
+    /// Whether the upstream takes nothing any more.
+    is_deaf: Cell<bool>,
 }
 
 /// Why there is no answer.
@@ -90,10 +101,13 @@ impl Connection {
     ///
     /// None that hyper describes.
     pub async fn new(stream: Transport) -> hyper::Result<Self> {
-        let answers = Rc::new(RefCell::new(Answers::new(MAX_HEADER_BYTES)));
+        let seen = Rc::new(Seen {
+            answers: RefCell::new(Answers::new(MAX_HEADER_BYTES)),
+            is_deaf: Cell::new(false),
+        });
         let link = Link {
             stream,
-            answers: Rc::clone(&answers),
+            seen: Rc::clone(&seen),
         };
         let (sender, driver) = http1::Builder::new()
             .max_header_size(MAX_HEADER_BYTES)
@@ -102,7 +116,7 @@ impl Connection {
         Ok(Self {
             sender,
             driver: Some(driver),
-            answers,
+            seen,
             watchdog: Watchdog::default(),
         })
     }
@@ -131,7 +145,7 @@ impl Connection {
 
     /// Whether it may carry another request.
     pub fn is_reusable(&self) -> bool {
-        self.driver.is_some() && self.sender.is_ready()
+        self.driver.is_some() && self.sender.is_ready() && !self.seen.is_deaf.get()
     }
 
     /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
@@ -155,12 +169,12 @@ impl Connection {
     ) -> Result<Response<Incoming>, SendError> {
         self.watchdog
             .set(timeout.map(|timeout| Instant::now() + timeout));
-        self.answers.borrow_mut().expect();
+        self.seen.answers.borrow_mut().expect();
         let progress = request.body().progress();
         let mut sent = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
             let is_open = self.drive(context);
-            let mut answers = self.answers.borrow_mut();
+            let mut answers = self.seen.answers.borrow_mut();
             answers.take_interims().iter().for_each(&on_interim);
             answers.verdict().map_err(SendError::Malformed)?;
             drop(answers);
@@ -188,17 +202,39 @@ impl Connection {
         let source = error.source().and_then(<dyn Error>::downcast_ref);
         match source.and_then(TlsError::of) {
             Some(error) => SendError::Tls(error),
-            None if self.answers.borrow().has_begun() => SendError::Broken(error),
+            None if self.seen.answers.borrow().has_begun() => SendError::Broken(error),
             None => SendError::NoAnswer,
         }
     }
 }
 
-/// The stream to an upstream, whose answers are watched while hyper reads them.
+/// The stream to an upstream, whose answers are watched while hyper reads them, and which
+/// never fails to be written.
 #[derive(Debug)]
 struct Link {
     stream: Transport,
-    answers: Rc<RefCell<Answers>>,
+    seen: Rc<Seen>,
+}
+
+impl Link {
+    /// Writes, unless the upstream takes nothing any more; then `discarded` stands for what
+    /// came of it.
+    fn poll_hearing<T>(
+        &mut self,
+        discarded: T,
+        write: impl FnOnce(Pin<&mut Transport>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.seen.is_deaf.get() {
+            return Poll::Ready(Ok(discarded));
+        }
+        let written = write(Pin::new(&mut self.stream));
+        let Poll::Ready(Err(error)) = written else {
+            return written;
+        };
+        tracing::trace!(%error, "upstream takes nothing any more");
+        self.seen.is_deaf.set(true);
+        Poll::Ready(Ok(discarded))
+    }
 }
 
 impl AsyncRead for Link {
@@ -207,10 +243,10 @@ impl AsyncRead for Link {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, answers } = self.get_mut();
+        let Self { stream, seen } = self.get_mut();
         let before = buffer.filled().len();
         let poll = Pin::new(stream).poll_read(context, buffer);
-        answers.borrow_mut().watch(&buffer.filled()[before..]);
+        seen.answers.borrow_mut().watch(&buffer.filled()[before..]);
         poll
     }
 }
@@ -221,7 +257,8 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        self.get_mut()
+            .poll_hearing(bytes.len(), |stream| stream.poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -229,7 +266,9 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        self.get_mut()
+            .poll_hearing(all, |stream| stream.poll_write_vectored(context, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -237,7 +276,8 @@ impl AsyncWrite for Link {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        self.get_mut()
+            .poll_hearing((), |stream| stream.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -164,6 +164,41 @@ async fn an_answer_that_ends_before_its_request_ends_both_connections() {
     assert_eq!(exchange.stream.read_to_end().await, "");
 }
 
+// S28
+#[tokio::test]
+async fn an_answer_of_an_upstream_that_reads_no_further_is_not_lost() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for _ in 0..20 {
+        let mut client = proxy.connect().await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n")
+            .await;
+        let mut exchange = upstream.accept().await;
+        // The upstream closes with unread bytes: what comes after its answer is a reset, which
+        // the proxy meets while it writes.
+        let upload = async {
+            client.send(vec![b'x'; 1_000_000]).await;
+            client.read_to_end().await
+        };
+        let refuse = async {
+            assert_eq!(exchange.stream.read(4).await, b"xxxx");
+            exchange
+                .answer(
+                    "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\
+                     Connection: close\r\n\r\nno",
+                )
+                .await;
+            drop(exchange);
+        };
+
+        let (answer, ()) = tokio::join!(upload, refuse);
+
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn an_upload_goes_on_after_the_answer_has_begun() {
     let upstream = Upstream::listen().await;
