@@ -8,12 +8,13 @@ use tokio::{
 };
 
 use super::{
+    Shared,
     exchange::Connection,
     forward::Downstream,
-    hold::{self, HeldRequests},
+    hold,
     multiplexed::Sender,
     pool::Pool,
-    response::Refusal,
+    response::{Refusal, Shortage},
 };
 use crate::{
     route::Route,
@@ -29,7 +30,7 @@ pub(super) struct Connecting<'a> {
     route: &'a Arc<Route>,
     downstream: Downstream<'a>,
     pool: &'a Pool,
-    held: &'a HeldRequests,
+    shared: &'a Shared,
     /// Until when it may be held, from the first attempt on.
     deadline: Option<Instant>,
     /// Where it is held.
@@ -43,13 +44,13 @@ impl<'a> Connecting<'a> {
         route: &'a Arc<Route>,
         downstream: Downstream<'a>,
         pool: &'a Pool,
-        held: &'a HeldRequests,
+        shared: &'a Shared,
     ) -> Self {
         Self {
             route,
             downstream,
             pool,
-            held,
+            shared,
             deadline: None,
             place: None,
             is_repeated: false,
@@ -69,9 +70,8 @@ impl<'a> Connecting<'a> {
         if self.pool.turns.is_anyone_waiting() {
             self.hold()?;
         }
-        let _opening = time::timeout_at(self.deadline(), multiplexed.lock())
-            .await
-            .or(Err(Refusal::GatewayTimeout))?;
+        let deadline = self.deadline();
+        let _opening = self.in_time(deadline, multiplexed.lock()).await?;
         if let Some(sender) = multiplexed.sender() {
             return Ok(sender);
         }
@@ -120,9 +120,25 @@ impl<'a> Connecting<'a> {
         }
         self.hold()?;
         let dialled = self.pool.turns.connect(dial, self.downstream.is_gone);
-        time::timeout_at(deadline, dialled)
-            .await
-            .unwrap_or(Err(Refusal::GatewayTimeout))
+        self.in_time(deadline, dialled).await?
+    }
+
+    /// What comes of `waiting`, unless it takes too long, or the process drains and the
+    /// request is held: nothing of it is lost then, and another process may serve it.
+    async fn in_time<T>(
+        &self,
+        deadline: Instant,
+        waiting: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
+        let is_held = self.place.is_some();
+        tokio::select! {
+            outcome = time::timeout_at(deadline, waiting) => {
+                outcome.or(Err(Refusal::GatewayTimeout))
+            }
+            () = self.shared.session.drain.cancelled(), if is_held => {
+                Err(Refusal::Unavailable(Shortage::Draining))
+            }
+        }
     }
 
     fn deadline(&mut self) -> Instant {
@@ -134,7 +150,7 @@ impl<'a> Connecting<'a> {
 
     fn hold(&mut self) -> Result<(), Refusal> {
         if self.place.is_none() {
-            self.place = Some(self.held.enter(self.route)?);
+            self.place = Some(self.shared.held.enter(self.route)?);
         }
         Ok(())
     }

@@ -29,14 +29,13 @@ use hyper::{
 };
 
 use super::{
-    Client, Local,
+    Client, Local, Shared,
     body::Body,
     connecting::Connecting,
     exchange::{Connection, SendError},
     forwarded,
     framing::answers::Interim,
     headers,
-    hold::HeldRequests,
     pool::Pool,
     response::Refusal,
     target,
@@ -93,7 +92,7 @@ pub async fn forward(
         downstream,
         route,
     };
-    let answered = asked.send(upload, &pool, &local.shared.held).await?;
+    let answered = asked.send(upload, &pool, &local.shared).await?;
     // Whoever asked for no upgrade cannot tell its bytes from HTTP.
     if answered.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::BadGateway);
@@ -137,10 +136,10 @@ impl Asked<'_> {
         &self,
         upload: Upload,
         pool: &Pool,
-        held: &HeldRequests,
+        shared: &Shared,
     ) -> Result<Answered, Refusal> {
         let request = self.upstream_request(upload)?;
-        let connecting = Connecting::new(self.route, self.downstream, pool, held);
+        let connecting = Connecting::new(self.route, self.downstream, pool, shared);
         match self.route.http.version {
             Protocol::Http1 => self.send_alone(request, connecting, pool).await,
             Protocol::Http2 => Box::pin(self.send_shared(request, connecting, pool)).await,

@@ -9,6 +9,7 @@
 //! * A request is held only while nothing of it has been written, and nothing of its body
 //!   is read then: what it takes is its head, and the bound on held requests bounds that.
 //! * A request whose client has left does not connect.
+//! * A process that drains holds none.
 
 use std::{
     cell::{Cell, RefCell},

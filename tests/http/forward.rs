@@ -336,18 +336,46 @@ async fn a_held_request_whose_client_leaves_does_not_reach_the_upstream() {
         drop(hold_one(&proxy, &gone).await);
 
         let upstream = reserved.listen();
-        // The server ends when the request is over, one way or the other.
-        let mut ended = proxy.stop();
+        // Another request gets through when that one is over, one way or the other.
+        let mut next = proxy.connect().await;
+        next.send(GET).await;
         loop {
             tokio::select! {
-                ended = &mut ended => break ended.unwrap().unwrap(),
+                refusal = next.read_head() => {
+                    let refusal = refusal.unwrap();
+                    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+                    next = proxy.connect().await;
+                    next.send(GET).await;
+                }
                 connection = upstream.accept_raw() => {
-                    let exchange = connection.read_request().await;
-                    assert!(exchange.is_none(), "the request of a client that had left");
+                    if let Some(exchange) = connection.read_request().await {
+                        assert!(exchange.head.starts_with("GET "), "{}", exchange.head);
+                        break;
+                    }
                 }
             }
         }
     }
+}
+
+// Nothing of it has gone anywhere: the client may go to another proxy with it.
+#[tokio::test]
+async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
+    let reserved = Reserved::port();
+    let mut config = config(vec![holding_one(&reserved)]);
+    config.drain_grace = Duration::from_hours(1);
+    let proxy = Proxy::start(config);
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    let mut held = hold_one(&proxy, request).await;
+
+    let ended = proxy.stop();
+
+    let answer = held.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    for header in ["retry-after: 1\r\n", "connection: close\r\n"] {
+        assert!(answer.contains(header), "{answer}");
+    }
+    ended.await.unwrap().unwrap();
 }
 
 // X26
