@@ -227,10 +227,17 @@ async fn a_side_that_does_not_read_stops_the_other_and_loses_nothing() {
         let (mut client_reader, mut client_writer) = tokio::io::split(client.0);
         let (mut upstream_reader, mut upstream_writer) = tokio::io::split(upstream.0);
 
-        // Both write until nothing more is taken before either reads.
+        // Both write until nothing more is taken before either reads. What a TLS stream has
+        // taken it may still have until it is flushed.
         let write = async {
-            let up = client_writer.write_all(&up);
-            let down = upstream_writer.write_all(&down);
+            let up = async {
+                client_writer.write_all(&up).await?;
+                client_writer.flush().await
+            };
+            let down = async {
+                upstream_writer.write_all(&down).await?;
+                upstream_writer.flush().await
+            };
             tokio::try_join!(up, down)
         };
         let (mut up_read, mut down_read) = (vec![0; up.len()], vec![0; down.len()]);

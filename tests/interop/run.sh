@@ -32,11 +32,13 @@ install_node() {
     cp "$here/package-lock.json" "$node/installed-lock.json"
 }
 
-# curl, h2load and Chromium come from the system.
+# curl, h2load, wrk, slowhttptest and Chromium come from the system.
 install_programs() {
     local missing=()
     command -v curl >/dev/null || missing+=(curl)
     command -v h2load >/dev/null || missing+=(nghttp2-client)
+    command -v wrk >/dev/null || missing+=(wrk)
+    command -v slowhttptest >/dev/null || missing+=(slowhttptest)
     command -v chromium >/dev/null || missing+=(chromium)
     ((${#missing[@]})) || return 0
     if ((EUID)) || ! command -v apt-get >/dev/null; then
