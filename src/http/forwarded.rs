@@ -5,7 +5,7 @@
 //! | `X-Forwarded-For` | the peer's address | what came, and the peer's address behind it |
 //! | `Forwarded` | the peer, the host, the scheme | what came, and these behind it |
 //! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | what came, or these |
-//! | `X-Forwarded-Port`, `-Prefix`, `-Server`, `X-Real-IP` | removed | what came |
+//! | the others that are about the client ([`headers`](super::headers)) | removed | what came |
 //!
 //! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing
 //! in `X-Forwarded-For`.
@@ -17,29 +17,15 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::Client;
+use super::{Client, headers::is_about_the_client};
 use crate::{client::TrustedProxies, websocket::handshake::list};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Room for the element of a list, as long as most are.
 const ELEMENT_BYTES: usize = 96;
-
-/// What passes as it is when a trusted proxy says it.
-const PASSED: [HeaderName; 6] = [
-    X_FORWARDED_HOST,
-    X_FORWARDED_PORT,
-    X_FORWARDED_PREFIX,
-    X_FORWARDED_PROTO,
-    X_FORWARDED_SERVER,
-    X_REAL_IP,
-];
 
 /// The client that sent a request on a connection of `connection`, whose proxy may have
 /// appended to its `X-Forwarded-For`.
@@ -61,15 +47,17 @@ pub fn client(connection: Client, headers: &HeaderMap, trusted: &TrustedProxies)
 /// `host` is what [`host`](super::target::host) returned.
 pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: &str) {
     if client.is_trusted {
-        for name in PASSED {
-            pass(headers, &name, received);
-        }
+        pass_on(headers, received);
     }
     match client.peer.ip() {
         Some(address) => append(headers, X_FORWARDED_FOR, received, client, |list| {
             let _ = write!(list, "{address}");
         }),
-        None if client.is_trusted => pass(headers, &X_FORWARDED_FOR, received),
+        None if client.is_trusted => {
+            for value in received.get_all(X_FORWARDED_FOR) {
+                headers.append(X_FORWARDED_FOR, value.clone());
+            }
+        }
         None => {}
     }
     if !headers.contains_key(X_FORWARDED_HOST) {
@@ -83,9 +71,16 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     });
 }
 
-fn pass(headers: &mut HeaderMap, name: &HeaderName, received: &HeaderMap) {
-    for value in received.get_all(name) {
-        headers.append(name, value.clone());
+/// Passes on what was `received` from a trusted proxy, but for the lists, which grow.
+fn pass_on(headers: &mut HeaderMap, received: &HeaderMap) {
+    let is_passed = |name: &HeaderName| {
+        let is_list = name == X_FORWARDED_FOR || name == header::FORWARDED;
+        is_about_the_client(name) && !is_list && !name.as_str().contains('_')
+    };
+    for (name, value) in received {
+        if is_passed(name) {
+            headers.append(name, value.clone());
+        }
     }
 }
 

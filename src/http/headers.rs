@@ -37,20 +37,26 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// Headers that say where a request came from, which a client says only to deceive.
-const ABOUT_THE_CLIENT: [&str; 8] = [
+/// Headers that say where a request came from or what it asked for before another proxy
+/// changed it, which a client says only to deceive; beside all with [`ABOUT_PREFIX`].
+const ABOUT_THE_CLIENT: [&str; 10] = [
     "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-server",
+    "forwarded-for",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-forwarded",
+    "x-original-host",
+    "x-original-url",
     "x-real-ip",
+    "x-rewrite-url",
 ];
 
+/// What nobody can list: each proxy has some of its own, `X-Forwarded-Client-Cert` for one.
+const ABOUT_PREFIX: &str = "x-forwarded-";
+
 /// Headers that no trailer may be, beside those of the connection and about the client.
-const FORBIDDEN_IN_TRAILERS: [&str; 28] = [
+const FORBIDDEN_IN_TRAILERS: [&str; 27] = [
     "age",
     "authorization",
     "cache-control",
@@ -77,7 +83,6 @@ const FORBIDDEN_IN_TRAILERS: [&str; 28] = [
     "te",
     "trailer",
     "vary",
-    "via",
     "www-authenticate",
 ];
 
@@ -178,18 +183,19 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(&name.as_str())
 }
 
+/// Whether a header says something about the client that only a trusted proxy may say.
+///
 /// Underscores count as hyphens: applications that see headers as CGI variables cannot
 /// tell `X_Forwarded_For` from `X-Forwarded-For`.
-fn is_about_the_client(name: &HeaderName) -> bool {
-    let is_same = |byte: u8, ours: u8| byte == ours || (byte == b'_' && ours == b'-');
-    ABOUT_THE_CLIENT.iter().any(|ours| {
-        ours.len() == name.as_str().len()
-            && name
-                .as_str()
-                .bytes()
-                .zip(ours.bytes())
-                .all(|(byte, ours)| is_same(byte, ours))
-    })
+pub(super) fn is_about_the_client(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let is_same = |(byte, ours): (&u8, u8)| *byte == ours || (*byte == b'_' && ours == b'-');
+    let is = |name: &[u8], ours: &str| {
+        name.len() == ours.len() && name.iter().zip(ours.bytes()).all(is_same)
+    };
+    let start = name.get(..ABOUT_PREFIX.len());
+    start.is_some_and(|start| is(start, ABOUT_PREFIX))
+        || ABOUT_THE_CLIENT.iter().any(|ours| is(name, ours))
 }
 
 #[cfg(test)]
@@ -260,7 +266,13 @@ mod tests {
 
     #[test]
     fn names_with_an_underscore_pass_only_where_they_may() {
-        let sent = headers(&[("api_key", "1"), ("x_forwarded_for", "2"), ("a", "3")]);
+        let sent = headers(&[
+            ("api_key", "1"),
+            ("x_forwarded_for", "2"),
+            ("x_forwarded_client_cert", "2"),
+            ("x-original_url", "2"),
+            ("a", "3"),
+        ]);
 
         assert_eq!(lines(&of_request(&sent, Underscores::Drop)), [("a", "3")]);
         let passed = of_request(&sent, Underscores::Pass);

@@ -17,6 +17,25 @@ const CLAIMS: [&str; 9] = [
     "X_Forwarded_For: 6.6.6.6",
 ];
 
+/// What else proxies say about clients and requests, and applications believe.
+const COUSINS: [&str; 15] = [
+    "Forwarded-For",
+    "True-Client-IP",
+    "Via",
+    "X-Client-IP",
+    "X-Forwarded",
+    "X-Forwarded-By",
+    "X-Forwarded-Client-Cert",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Uri",
+    "X-Forwarded-User",
+    "X-Original-Host",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+];
+
 fn loopback() -> TrustedProxies {
     let first = "127.0.0.0".parse().unwrap();
     TrustedProxies {
@@ -89,6 +108,24 @@ async fn claims_of_a_trusted_proxy_pass_with_the_proxy_behind_them() {
             ("x_forwarded_for", None),
         ] {
             assert_eq!(exchange.header(name), value, "{}", exchange.head);
+        }
+    }
+}
+
+// F03
+#[tokio::test]
+async fn whatever_else_is_said_about_a_client_passes_only_from_a_trusted_proxy() {
+    let lines = COUSINS.map(|name| format!("{name}: said"));
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    for (trusted, expected) in [
+        (TrustedProxies::default(), None),
+        (loopback(), Some("said")),
+    ] {
+        for exchange in requests(trusted, &lines).await {
+            for name in COUSINS {
+                let value = exchange.header(name);
+                assert_eq!(value, expected, "{name}: {}", exchange.head);
+            }
         }
     }
 }
