@@ -57,6 +57,9 @@ pub struct Endpoints {
     pub client: ClientAddr,
     /// The address that the client connected to, where that is known and needed.
     pub server: Option<SocketAddr>,
+    /// Whether it is known who is there: not where a proxy does not know who is behind it.
+    /// What such a client says about itself does not count, for it has the proxy's address.
+    pub is_known: bool,
 }
 
 /// Who sends a request, and how it came.

@@ -280,7 +280,7 @@ pub fn serve(
             address: ends.client,
             peer: ends.client,
             server: ends.server,
-            is_trusted: trusted.trusts(ends.client),
+            is_trusted: ends.is_known && trusted.trusts(ends.client),
             is_tls: stream.is_tls(),
         },
         admission,

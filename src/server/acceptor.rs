@@ -13,7 +13,7 @@ use super::{
     ListenSettings, Listener, Tls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     places::Place,
-    proxy_protocol,
+    proxy_protocol::{self, Behind},
     worker::Seat,
 };
 use crate::{
@@ -178,9 +178,15 @@ impl Connection {
         let read = proxy_protocol::read(&self.socket);
         let read = time::timeout(config.limits.header_timeout, read);
         match local.drain().run_until_cancelled(read).await? {
-            Ok(Ok(Some(ends))) => Some((self, ends)),
-            Ok(Ok(None)) => {
-                let ends = self.ends(local);
+            Ok(Ok(behind)) => {
+                let ends = match behind {
+                    Behind::Client(ends) => ends,
+                    Behind::Proxy => self.ends(local),
+                    Behind::Somebody => Endpoints {
+                        is_known: false,
+                        ..self.ends(local)
+                    },
+                };
                 Some((self, ends))
             }
             Ok(Err(error)) => {
@@ -204,6 +210,7 @@ impl Connection {
         Endpoints {
             client: self.client,
             server: is_needed.then(|| self.socket.local_address()).flatten(),
+            is_known: true,
         }
     }
 

@@ -42,11 +42,19 @@ pub(super) enum HeaderError {
     TooLong,
 }
 
+/// Who is behind a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// A client.
+    Client(Endpoints),
+    /// Nobody: the proxy speaks for itself (LOCAL), say to see whether somebody listens.
+    Proxy,
+    /// Somebody, but the proxy does not know who (UNKNOWN, UNSPEC).
+    Somebody,
+}
+
 /// Takes the header off `socket` and returns what it says.
-///
-/// `None` when it says nothing about a client: the proxy speaks for itself (LOCAL), or does
-/// not know (UNKNOWN, UNSPEC). Then the client is the peer.
-pub(super) async fn read(socket: &AcceptedSocket) -> Result<Option<Endpoints>, HeaderError> {
+pub(super) async fn read(socket: &AcceptedSocket) -> Result<Behind, HeaderError> {
     let mut header = Vec::new();
     let mut chunk = [0; CHUNK_BYTES];
     loop {
@@ -57,13 +65,13 @@ pub(super) async fn read(socket: &AcceptedSocket) -> Result<Option<Endpoints>, H
         let taken_before = header.len();
         header.extend_from_slice(&chunk[..seen]);
         let parsed = ProxyHeader::parse(&header, CONFIG).map(|(parsed, length)| {
-            let endpoints = endpoints(&parsed, &header);
-            (endpoints, length)
+            let behind = behind(&parsed, &header);
+            (behind, length)
         });
         match parsed {
-            Ok((endpoints, length)) => {
+            Ok((behind, length)) => {
                 take(socket, &mut chunk[..length - taken_before]).await?;
-                return endpoints;
+                return behind;
             }
             Err(proxy_header::Error::BufferTooShort) if header.len() < MAX_HEADER_BYTES => {
                 take(socket, &mut chunk[..seen]).await?;
@@ -81,20 +89,27 @@ const CONFIG: ParseConfig = ParseConfig {
     allow_v2: true,
 };
 
-fn endpoints(header: &ProxyHeader<'_>, bytes: &[u8]) -> Result<Option<Endpoints>, HeaderError> {
+fn behind(header: &ProxyHeader<'_>, bytes: &[u8]) -> Result<Behind, HeaderError> {
+    /// Version 2 with the command LOCAL; in version 1 there is a letter in this place.
+    const LOCAL: u8 = 0x20;
     /// Version 2 with the command PROXY, then the family `AF_UNIX`, a stream.
     const UNIX_STREAM: [u8; 2] = [0x21, 0x31];
     match header.proxied_address() {
-        Some(addresses) if addresses.protocol == Protocol::Stream => Ok(Some(Endpoints {
-            client: ClientAddr::from(addresses.source),
-            server: Some(canonical(addresses.destination)),
-        })),
+        Some(addresses) if addresses.protocol == Protocol::Stream => {
+            Ok(Behind::Client(Endpoints {
+                client: ClientAddr::from(addresses.source),
+                server: Some(canonical(addresses.destination)),
+                is_known: true,
+            }))
+        }
         Some(_datagrams) => Err(HeaderError::Invalid),
-        None if bytes.get(12..14) == Some(&UNIX_STREAM) => Ok(Some(Endpoints {
+        None if bytes.get(12..14) == Some(&UNIX_STREAM) => Ok(Behind::Client(Endpoints {
             client: ClientAddr::Unix,
             server: None,
+            is_known: true,
         })),
-        None => Ok(None),
+        None if bytes.get(12) == Some(&LOCAL) => Ok(Behind::Proxy),
+        None => Ok(Behind::Somebody),
     }
 }
 
@@ -150,7 +165,7 @@ mod tests {
     }
 
     /// What is read of `input`, which arrives in two pieces cut at `cut`; and what is left.
-    async fn read_of(input: &[u8], cut: usize) -> (Result<Option<Endpoints>, String>, Vec<u8>) {
+    async fn read_of(input: &[u8], cut: usize) -> (Result<Behind, String>, Vec<u8>) {
         let (mut peer, ours) = UnixStream::pair().unwrap();
         let ours = AcceptedSocket::Unix(ours);
         peer.write_all(&input[..cut]).await.unwrap();
@@ -169,11 +184,12 @@ mod tests {
         (read.map_err(|error| error.to_string()), rest)
     }
 
-    fn shown(endpoints: Option<Endpoints>) -> String {
-        endpoints.map_or_else(
-            || "peer".to_owned(),
-            |it| format!("{} {:?}", it.client, it.server),
-        )
+    fn shown(behind: Behind) -> String {
+        match behind {
+            Behind::Client(ends) => format!("{} {:?}", ends.client, ends.server),
+            Behind::Proxy => "proxy".to_owned(),
+            Behind::Somebody => "somebody".to_owned(),
+        }
     }
 
     #[tokio::test]
@@ -192,8 +208,8 @@ mod tests {
                 b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 4660 443\r\n".to_vec(),
                 "192.0.2.7:4660 Some(10.0.0.1:443)",
             ),
-            (b"PROXY UNKNOWN\r\n".to_vec(), "peer"),
-            (b"PROXY UNKNOWN what ever 1 2\r\n".to_vec(), "peer"),
+            (b"PROXY UNKNOWN\r\n".to_vec(), "somebody"),
+            (b"PROXY UNKNOWN what ever 1 2\r\n".to_vec(), "somebody"),
             (ipv4_with(&[]), "192.0.2.7:4660 Some(10.0.0.1:443)"),
             (
                 ipv4_with(&[&[0x04, 0x02, 0x58][..], &[0; 600]].concat()),
@@ -204,9 +220,9 @@ mod tests {
                 "[2020:2020:2020:2020:2020:2020:2020:2020]:1 \
                  Some([3030:3030:3030:3030:3030:3030:3030:3030]:2)",
             ),
-            (v2(0x20, 0x00, &[]), "peer"),
-            (v2(0x20, 0x11, &[0; 12]), "peer"),
-            (v2(0x21, 0x00, &[1, 2, 3]), "peer"),
+            (v2(0x20, 0x00, &[]), "proxy"),
+            (v2(0x20, 0x11, &[0; 12]), "proxy"),
+            (v2(0x21, 0x00, &[1, 2, 3]), "somebody"),
             (v2(0x21, 0x31, &[0; 216]), "unix None"),
         ];
         for (header, expected) in cases {

@@ -20,6 +20,7 @@ use crate::support::{ACCEPT, Client, Proxy, Upstream, config, handshake, text_fr
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x12\x34\x01\xbb";
+const V2_UNSPEC: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -63,6 +64,29 @@ async fn the_client_is_who_the_header_names() {
             let exchange = upstream.accept().await;
 
             assert_eq!(exchange.header("x-forwarded-for"), Some(client));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_whom_the_proxy_does_not_know_is_not_trusted() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(expecting(vec![upstream.route()]));
+    for (header, forwarded_for, scheme) in [
+        (UNKNOWN, "127.0.0.1", "http"),
+        (V2_UNSPEC, "127.0.0.1", "http"),
+        (V2_LOCAL, "6.6.6.6, 127.0.0.1", "https"),
+    ] {
+        let claims = ["X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"];
+        let get = GET.replacen("\r\n", &format!("\r\n{}\r\n", claims.join("\r\n")), 1);
+        for request in [get, handshake(&claims)] {
+            let mut connection = proxy.connect().await;
+            connection.send([header, request.as_bytes()].concat()).await;
+
+            let exchange = upstream.accept().await;
+
+            assert_eq!(exchange.header("x-forwarded-for"), Some(forwarded_for));
+            assert_eq!(exchange.header("x-forwarded-proto"), Some(scheme));
         }
     }
 }
