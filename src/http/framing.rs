@@ -292,10 +292,36 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
     if !target.is_ascii() || target.contains('#') {
         return Err(Flaw::Malformed("illegal request target"));
     }
+    if !is_in_its_form(request.method.unwrap_or_default(), target) {
+        return Err(Flaw::Malformed(
+            "request target is not in a form for this method",
+        ));
+    }
     if !request.headers.iter().all(|line| is_text(line.value)) {
         return Err(Flaw::Malformed("header value is not ASCII"));
     }
     Ok(body_end(request.headers)?.unwrap_or(BodyEnd::After(0)))
+}
+
+/// Whether a target has the form that its method needs (RFC 9112 §3.2); hyper makes a path of
+/// some that have not.
+fn is_in_its_form(method: &str, target: &str) -> bool {
+    if target.starts_with('/') || method == "CONNECT" {
+        return true;
+    }
+    if target == "*" {
+        return method == "OPTIONS";
+    }
+    let Some((scheme, rest)) = target.split_once("://") else {
+        return false;
+    };
+    let is_served = ["http", "https", "ws", "wss"]
+        .iter()
+        .any(|served| scheme.eq_ignore_ascii_case(served));
+    // Without a path `OPTIONS` asks about the server, as with `*` (RFC 9112 §3.2.4); hyper
+    // adds a path, with which it would ask about that.
+    let after_authority = rest.find(['/', '?']).map(|start| &rest[start..]);
+    is_served && (method != "OPTIONS" || after_authority.is_some_and(|it| it.starts_with('/')))
 }
 
 /// Whether a header's value is what every server reads in the same way (RFC 9110 §5.5): the

@@ -1,5 +1,7 @@
 //! What a request is for: one host. How its path is read is in [`route`](crate::route::path).
 
+use std::net::Ipv6Addr;
+
 use hyper::{
     HeaderMap, Request, Uri, header,
     http::uri::{Authority, PathAndQuery, Scheme},
@@ -55,12 +57,28 @@ pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Re
     Uri::from_parts(parts).or(Err(Refusal::BadRequest("illegal Host")))
 }
 
+/// A name or IP address, and a port or none (RFC 9110 §7.2).
 fn is_host(host: &str) -> bool {
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%:[]!$&'()*+;=".contains(&byte);
-    host.bytes().all(is_legal)
-        && host
-            .parse::<Authority>()
-            .is_ok_and(|authority| !authority.host().is_empty())
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok());
+    let in_brackets = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let is_name = match in_brackets {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && name.bytes().all(is_of_name),
+    };
+    is_port && is_name && host.parse::<Authority>().is_ok()
+}
+
+/// What a registered name consists of (RFC 3986 §3.2.2), but for the asterisk, which is no
+/// name anywhere, and a wildcard in many places.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+;=".contains(&byte)
 }
 
 #[cfg(test)]
@@ -77,10 +95,38 @@ mod tests {
             host(&request.body(()).unwrap()).is_ok()
         };
 
-        for good in ["a", "a.example:80", "127.0.0.1", "[::1]:8080"] {
+        for good in [
+            "a",
+            "a:",
+            "a.example:80",
+            "127.0.0.1:65535",
+            "[::1]",
+            "[2001:db8::7]:8080",
+        ] {
             assert!(verdict(&[good], "/"), "{good}");
         }
-        for bad in ["", "a b", "a, b", "u@a", "a/b", "a\"", ":80"] {
+        for bad in [
+            "",
+            "a b",
+            "a, b",
+            "u@a",
+            "a/b",
+            "a\"",
+            ":80",
+            "*",
+            "*.a",
+            "a:b",
+            "a:+1",
+            "a:65536",
+            "a:1:2",
+            "::1",
+            "[zz]",
+            "[::1",
+            "::1]",
+            "[::1]a",
+            "[]",
+            "[1.2.3.4]",
+        ] {
             assert!(!verdict(&[bad], "/"), "{bad}");
         }
         assert!(!verdict(&[], "/"));
