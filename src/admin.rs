@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
 //! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected |
+//! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
 //! | `GET /sessions` | the sessions that run, as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
 //! | `GET /build` | version, commit, compiler |
@@ -57,8 +58,10 @@
 mod answer;
 mod guard;
 mod health;
+mod metrics;
 mod query;
 mod sessions;
+mod view;
 
 use std::{
     convert::Infallible,
@@ -76,7 +79,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::{answer::Body, guard::Access, query::Query};
+use self::{answer::Body, guard::Access, query::Query, view::Heard};
 use crate::{
     client::ClientAddr,
     http::{Shared, visit::Worker},
@@ -102,13 +105,15 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Admin {
     process: Process,
+    heard: Heard,
 }
 
 impl Admin {
     /// The listener of `process`.
     #[must_use]
     pub fn new(process: Process) -> Rc<Self> {
-        Rc::new(Self { process })
+        let heard = Heard::new(&process);
+        Rc::new(Self { process, heard })
     }
 }
 
@@ -142,6 +147,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, stop: 
 enum Endpoint {
     Livez,
     Readyz,
+    Metrics,
     Sessions,
     Session,
     Build,
@@ -149,9 +155,10 @@ enum Endpoint {
 }
 
 /// All of them, as they are asked for.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 6] = [
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 7] = [
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
     ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
+    ("GET", "/metrics", Access::Monitor, Endpoint::Metrics),
     ("GET", "/sessions", Access::Look, Endpoint::Sessions),
     ("GET", "/sessions/{id}", Access::Look, Endpoint::Session),
     ("GET", "/build", Access::Monitor, Endpoint::Build),
@@ -179,7 +186,7 @@ impl Admin {
         }
         let query = Query::read(request.uri().query().unwrap_or_default());
         let answer = match query {
-            Ok(query) => self.answer(endpoint, path, query).await,
+            Ok(query) => self.answer(endpoint, request, query).await,
             Err(problem) => Err(problem),
         };
         answer.unwrap_or_else(|problem| answer::text(StatusCode::BAD_REQUEST, problem))
@@ -189,16 +196,20 @@ impl Admin {
     async fn answer(
         &self,
         endpoint: Endpoint,
-        path: &str,
+        request: &Request<Incoming>,
         query: Query,
     ) -> Result<Response<Body>, String> {
         match endpoint {
             Endpoint::Livez => health::livez(self, query).await,
             Endpoint::Readyz => health::readyz(self, query).await,
+            Endpoint::Metrics => {
+                query.finish("")?;
+                Ok(metrics::answer(self, request.headers()).await)
+            }
             Endpoint::Sessions => sessions::list(self, query).await,
             Endpoint::Session => {
                 query.finish("")?;
-                let id = path.rsplit('/').next().unwrap_or_default();
+                let id = request.uri().path().rsplit('/').next().unwrap_or_default();
                 sessions::one(self, id).await
             }
             Endpoint::Build => {

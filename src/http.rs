@@ -51,6 +51,7 @@ use hyper::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::tallies::UNROUTED;
 use self::{
     addresses::{AddressPlace, Addresses, Rate},
     body::Body,

@@ -54,6 +54,14 @@ impl HeldRequests {
         Self(routes.iter().map(places).collect())
     }
 
+    /// The name of each route, how many requests it holds, and how many it may.
+    pub fn usage(&self) -> impl Iterator<Item = (String, usize, usize)> {
+        self.0.iter().map(|(route, places)| {
+            let max = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
+            (route.label(), max - places.available_permits(), max)
+        })
+    }
+
     /// A place for one more request, until it is dropped.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The label of what has no route.
-pub(super) const UNROUTED: &str = "none";
+pub const UNROUTED: &str = "none";
 
 /// The tallies of one worker, one for each route that has been asked for.
 #[derive(Debug)]

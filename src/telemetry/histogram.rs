@@ -29,7 +29,8 @@ pub struct Histogram {
     bounds: &'static [f64],
     /// One for each bound and one for what is longer than all of them.
     counts: [u64; MAX_BOUNDS + 1],
-    sum_seconds: f64,
+    /// Not a float, whose sum would depend on the order and so could shrink.
+    sum: Duration,
 }
 
 impl Histogram {
@@ -44,7 +45,7 @@ impl Histogram {
         Self {
             bounds,
             counts: [0; MAX_BOUNDS + 1],
-            sum_seconds: 0.0,
+            sum: Duration::ZERO,
         }
     }
 
@@ -53,7 +54,7 @@ impl Histogram {
         let seconds = duration.as_secs_f64();
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
-        self.sum_seconds += seconds;
+        self.sum = self.sum.saturating_add(duration);
     }
 
     /// The upper bound of each bucket in seconds, infinite for the last one, with how many
@@ -72,7 +73,7 @@ impl Histogram {
     /// All of them together.
     #[must_use]
     pub const fn sum_seconds(&self) -> f64 {
-        self.sum_seconds
+        self.sum.as_secs_f64()
     }
 }
 
@@ -82,7 +83,7 @@ impl AddAssign<&Self> for Histogram {
         for (count, more) in self.counts.iter_mut().zip(more.counts) {
             *count += more;
         }
-        self.sum_seconds += more.sum_seconds;
+        self.sum = self.sum.saturating_add(more.sum);
     }
 }
 

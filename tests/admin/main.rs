@@ -6,5 +6,6 @@
 )]
 
 mod access;
+mod metrics;
 mod sessions;
 mod support;

@@ -149,6 +149,7 @@ async fn no_secret_of_a_client_is_anywhere() {
         "/livez?verbose",
         "/readyz?verbose&backend=1",
         "/build",
+        "/metrics",
     ] {
         let (head, body) = proxy.exchange("GET", target, &[]).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{target}: {head}");

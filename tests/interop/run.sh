@@ -32,7 +32,7 @@ install_node() {
     cp "$here/package-lock.json" "$node/installed-lock.json"
 }
 
-# curl, h2load, wrk, slowhttptest and Chromium come from the system.
+# curl, h2load, wrk, slowhttptest, Chromium and promtool come from the system.
 install_programs() {
     local missing=()
     command -v curl >/dev/null || missing+=(curl)
@@ -40,6 +40,7 @@ install_programs() {
     command -v wrk >/dev/null || missing+=(wrk)
     command -v slowhttptest >/dev/null || missing+=(slowhttptest)
     command -v chromium >/dev/null || missing+=(chromium)
+    command -v promtool >/dev/null || missing+=(prometheus)
     ((${#missing[@]})) || return 0
     if ((EUID)) || ! command -v apt-get >/dev/null; then
         echo "missing programs; install the Debian packages: ${missing[*]}" >&2

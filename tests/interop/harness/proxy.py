@@ -11,6 +11,8 @@ from harness.processes import Process, Processes, wait_until
 
 START_SECONDS = 5
 ATTEMPTS = 3
+ADMIN = ""
+"""Where the admin listener of a proxy is; empty: it has none."""
 
 
 def free_port() -> int:
@@ -44,9 +46,6 @@ certificate = "{tls.certificate}"
 key = "{tls.key}\""""
     return f"""\
 {listen}
-
-[admin]
-listen = ""
 
 [[route]]
 upstream = "{scheme}://127.0.0.1:{upstream}"
@@ -83,7 +82,7 @@ def start_with(
         port = free_port()
         file = folder / f"proxy-{port}.toml"
         file.write_text(file_for(port))
-        process = processes.start("readygate", [binary(), "--config", file])
+        process = processes.start("readygate", [binary(), "--config", file, "--admin", ADMIN])
         wait_until(
             lambda: process.exit_code() is not None or _listens(port), START_SECONDS
         )

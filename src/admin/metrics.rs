@@ -1,0 +1,416 @@
+//! `/metrics`: what there is and what has happened, for Prometheus.
+//!
+//! Names are `readygate_…` in seconds and bytes; `process_…` as every client library of
+//! Prometheus has them. Labels are from closed sets: routes as they are configured, states,
+//! reasons, accounts; nothing that a client says. Every series is there from the start.
+//!
+//! # Invariants
+//!
+//! * In each answer, for each route:
+//!   `messages_accepted_total = messages_settled_total over all accounts + messages_held`.
+//! * No counter goes back while the process runs.
+
+mod page;
+mod process;
+
+use std::fmt;
+
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{ACCEPT, HeaderValue, VARY},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, text},
+    registry::Registry,
+};
+
+use self::{
+    page::{Page, prometheus_text},
+    process::ProcessStatus,
+};
+use super::{
+    Admin,
+    answer::{self, Body},
+    view::View,
+};
+use crate::{
+    http::UNROUTED,
+    session::{ledger::Account, rules::Priority, state::SessionState},
+    telemetry::{
+        histogram::Histogram,
+        rejections::{Rejection, Rejections},
+        totals::{RouteSnapshot, RouteTotals},
+    },
+    upstream::Failure,
+};
+
+/// The format that is older than `OpenMetrics`, and that everything reads.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The classes of HTTP statuses.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// `/metrics`, in `OpenMetrics` for who asks for that.
+pub(super) async fn answer(admin: &Admin, headers: &HeaderMap) -> Response<Body> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape::of(admin).await));
+    let mut page = String::new();
+    text::encode(&mut page, &registry).expect("a string takes everything");
+    let (content_type, page) = if accepts_open_metrics(headers) {
+        (OPEN_METRICS, page)
+    } else {
+        (PROMETHEUS, prometheus_text(&page))
+    };
+    let body = Box::pin(http_body_util::Full::from(page));
+    let mut response = answer::with(StatusCode::OK, content_type, body);
+    let vary = HeaderValue::from_static("accept");
+    response.headers_mut().insert(VARY, vary);
+    response
+}
+
+fn accepts_open_metrics(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|value| {
+        let value = value.to_str().unwrap_or_default();
+        value.contains("application/openmetrics-text")
+    })
+}
+
+/// Everything at one instant.
+#[derive(Debug)]
+struct Scrape {
+    view: View,
+    is_draining: bool,
+    connections: u64,
+    connections_accepted: u64,
+    max_connections: u64,
+    held_bytes: u64,
+    max_held_bytes: u64,
+    /// By route: how many requests are held, and how many may be.
+    held_requests: Vec<(String, u64, u64)>,
+    rejections: Vec<(&'static str, u64)>,
+    process: Option<ProcessStatus>,
+}
+
+impl Scrape {
+    async fn of(admin: &Admin) -> Self {
+        let view = View::gather(admin).await;
+        let shared = &admin.process.shared;
+        let held_requests = shared.held().usage();
+        Self {
+            view,
+            is_draining: shared.drain().is_cancelled(),
+            connections: shared.connections().open() as u64,
+            connections_accepted: shared.connections().accepted(),
+            max_connections: shared.config().limits.max_connections as u64,
+            held_bytes: shared.budget().used_bytes() as u64,
+            max_held_bytes: shared.budget().max_bytes() as u64,
+            held_requests: held_requests
+                .map(|(label, held, max)| (label, held as u64, max as u64))
+                .collect(),
+            rejections: rejections(shared.rejections()),
+            process: ProcessStatus::read(),
+        }
+    }
+}
+
+fn rejections(rejections: &Rejections) -> Vec<(&'static str, u64)> {
+    let all = Rejection::ALL.into_iter();
+    all.map(|it| (it.name(), rejections.of(it))).collect()
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page::new(encoder);
+        self.encode_process(&mut page)?;
+        self.encode_limits(&mut page)?;
+        self.encode_sessions(&mut page)?;
+        self.encode_messages(&mut page)?;
+        self.encode_times(&mut page)?;
+        self.encode_upstreams(&mut page)?;
+        self.encode_http(&mut page)?;
+        if let Some(process) = &self.process {
+            process.encode(&mut page)?;
+        }
+        Ok(())
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Scrape {
+    /// The routes, without what has none: sessions do.
+    fn routes(&self) -> impl Iterator<Item = (&str, &RouteSnapshot)> + Clone {
+        let all = self.view.routes.iter();
+        all.map(|(route, snapshot)| (&**route, snapshot))
+            .filter(|(route, _)| *route != UNROUTED)
+    }
+
+    /// One series for each route.
+    fn by_route<'a, T>(
+        &'a self,
+        value: impl Fn(&RouteSnapshot) -> T + 'a,
+    ) -> impl Iterator<Item = (Labels, T)> + 'a {
+        let routes = self.routes();
+        routes.map(move |(route, snapshot)| (labels(&[("route", route)]), value(snapshot)))
+    }
+
+    /// One series for each route and each of what `values` has.
+    fn by_route_and<'a>(
+        &'a self,
+        label: &'static str,
+        values: impl Fn(&RouteSnapshot) -> Vec<(&'static str, u64)> + 'a,
+    ) -> impl Iterator<Item = (Labels, u64)> + 'a {
+        self.routes().flat_map(move |(route, snapshot)| {
+            let values = values(snapshot).into_iter();
+            values.map(move |(name, value)| (labels(&[("route", route), (label, name)]), value))
+        })
+    }
+
+    fn encode_process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let build = labels(&[
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", env!("READYGATE_COMMIT")),
+            ("rustc", env!("READYGATE_RUSTC")),
+        ]);
+        page.gauges(
+            "readygate_build_info",
+            "What the program was built from; always 1.",
+            [(build, 1)],
+        )?;
+        page.gauge(
+            "readygate_draining",
+            "Whether the process drains.",
+            u64::from(self.is_draining),
+        )?;
+        page.gauge(
+            "readygate_workers",
+            "Threads that serve.",
+            self.view.answered.len() as u64,
+        )?;
+        let up = self.view.answered.iter().enumerate().map(|(index, is_up)| {
+            let labels = labels(&[("worker", &index.to_string())]);
+            (labels, u64::from(*is_up))
+        });
+        let help = "Whether the worker has answered in time; if not, its numbers are old.";
+        page.gauges("readygate_worker_up", help, up)?;
+        let rejections = self.rejections.iter();
+        page.counters(
+            "readygate_rejections",
+            "Connections and requests that were not served, by reason.",
+            rejections.map(|(reason, count)| (labels(&[("reason", reason)]), *count)),
+        )
+    }
+
+    fn encode_limits(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauge(
+            "readygate_connections",
+            "Connections of clients.",
+            self.connections,
+        )?;
+        page.gauge(
+            "readygate_connections_limit",
+            "The most connections of clients (limits.max_connections).",
+            self.max_connections,
+        )?;
+        page.counters(
+            "readygate_connections_accepted",
+            "Connections of clients so far, those over the limit included.",
+            [(Labels::new(), self.connections_accepted)],
+        )?;
+        page.gauge(
+            "readygate_held_bytes",
+            "What all sessions hold, in accounted bytes.",
+            self.held_bytes,
+        )?;
+        page.gauge(
+            "readygate_held_limit_bytes",
+            "The most that all sessions may hold (limits.max_held_bytes).",
+            self.max_held_bytes,
+        )?;
+        let held = self.held_requests.iter();
+        page.gauges(
+            "readygate_http_held_requests",
+            "Plain HTTP requests that wait for their upstream to listen.",
+            (held.clone()).map(|(route, held, _)| (labels(&[("route", route)]), *held)),
+        )?;
+        page.gauges(
+            "readygate_http_held_requests_limit",
+            "The most that may wait (route.http.max_held_requests).",
+            held.map(|(route, _, max)| (labels(&[("route", route)]), *max)),
+        )
+    }
+
+    fn encode_sessions(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauges(
+            "readygate_sessions",
+            "WebSocket sessions that run, by state.",
+            self.by_route_and("state", |it| {
+                named(SessionState::ALL.map(SessionState::name), it.sessions)
+            }),
+        )?;
+        page.counters(
+            "readygate_handshakes",
+            "Opening handshakes of clients, by whether they became a session.",
+            self.by_route_and("result", |it| {
+                let totals = &it.totals;
+                vec![
+                    ("accepted", totals.handshakes_accepted),
+                    ("refused", totals.handshakes_refused),
+                ]
+            }),
+        )?;
+        let ended = self.routes().flat_map(|(route, snapshot)| {
+            let endings = snapshot.totals.ended.iter();
+            endings.map(move |((initiator, reason), count)| {
+                let initiator = ("initiator", initiator.name());
+                (
+                    labels(&[("route", route), initiator, ("reason", reason)]),
+                    count,
+                )
+            })
+        });
+        page.counters(
+            "readygate_sessions_ended",
+            "WebSocket sessions that have ended, by who ended them and why.",
+            ended,
+        )
+    }
+
+    fn encode_messages(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counters(
+            "readygate_messages_accepted",
+            "Messages of clients that were accepted.",
+            self.by_route(|it| it.totals.ledger.accepted()),
+        )?;
+        page.counters(
+            "readygate_messages_settled",
+            "Accepted messages whose end is decided, by account.",
+            self.by_route_and("account", |it| {
+                let of = |account| it.totals.ledger.of(account);
+                named(Account::ALL.map(Account::name), Account::ALL.map(of))
+            }),
+        )?;
+        page.gauges(
+            "readygate_messages_held",
+            "Accepted messages whose end is not decided.",
+            self.by_route(|it| it.totals.ledger.held()),
+        )?;
+        page.gauges(
+            "readygate_queued_messages",
+            "Messages that wait in the hold queues of sessions, by priority.",
+            self.by_route_and("priority", |it| {
+                named(Priority::ALL.map(Priority::name), it.queued_messages)
+            }),
+        )?;
+        page.gauges(
+            "readygate_session_held_bytes",
+            "What the sessions of a route hold, in accounted bytes.",
+            self.by_route(|it| it.held_bytes),
+        )?;
+        page.counters(
+            "readygate_relayed_messages",
+            "Messages that came from the clients, and those from the upstream that went to them.",
+            self.by_route_and("source", |it| {
+                let RouteTotals {
+                    ledger, traffic, ..
+                } = &it.totals;
+                vec![
+                    ("client", ledger.accepted()),
+                    ("upstream", traffic.upstream_messages),
+                ]
+            }),
+        )?;
+        page.counters(
+            "readygate_relayed_bytes",
+            "Bytes of WebSocket frames that were read from either side.",
+            self.by_route_and("source", |it| {
+                let traffic = &it.totals.traffic;
+                vec![
+                    ("client", traffic.client_bytes),
+                    ("upstream", traffic.upstream_bytes),
+                ]
+            }),
+        )
+    }
+
+    fn encode_times(&self, page: &mut Page<'_>) -> fmt::Result {
+        type Of = fn(&RouteTotals) -> Histogram;
+        let times: [(_, _, Of); 5] = [
+            (
+                "readygate_time_to_connect_seconds",
+                "From a client's 101 to that of its upstream.",
+                |it| it.connect_time,
+            ),
+            (
+                "readygate_time_to_ready_seconds",
+                "From a client's 101 to the ready message of its upstream.",
+                |it| it.ready_time,
+            ),
+            (
+                "readygate_hold_duration_seconds",
+                "From a client's 101 to the opening of the gate, or to the end without it.",
+                |it| it.hold_time,
+            ),
+            (
+                "readygate_flush_duration_seconds",
+                "How long the delivery of what was held took.",
+                |it| it.flush_time,
+            ),
+            (
+                "readygate_session_duration_seconds",
+                "How long sessions lasted that have ended.",
+                |it| it.length,
+            ),
+        ];
+        for (name, help, of) in times {
+            page.histograms(name, help, self.by_route(move |it| of(&it.totals)))?;
+        }
+        Ok(())
+    }
+
+    fn encode_upstreams(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counters(
+            "readygate_upstream_attempts",
+            "Attempts to connect a session to its upstream.",
+            self.by_route(|it| it.totals.attempts),
+        )?;
+        page.counters(
+            "readygate_upstream_attempt_failures",
+            "Those of them that failed, by reason.",
+            self.by_route_and("reason", |it| {
+                named(Failure::ALL.map(Failure::name), it.totals.failures)
+            }),
+        )
+    }
+
+    fn encode_http(&self, page: &mut Page<'_>) -> fmt::Result {
+        let answers = self.view.routes.iter().flat_map(|(route, snapshot)| {
+            let classes = CLASSES.into_iter().zip(snapshot.totals.answers);
+            classes.map(move |(class, count)| (labels(&[("route", route), ("code", class)]), count))
+        });
+        page.counters(
+            "readygate_http_requests",
+            "Plain HTTP requests that were answered, by the class of the status.",
+            answers,
+        )?;
+        let times = self.view.routes.iter();
+        page.histograms(
+            "readygate_http_request_duration_seconds",
+            "From a plain HTTP request to the beginning of its answer.",
+            times.map(|(route, it)| (labels(&[("route", route)]), it.totals.answer_time)),
+        )
+    }
+}
+
+fn labels(pairs: &[(&'static str, &str)]) -> Labels {
+    let own = |&(name, value): &(&'static str, &str)| (name, value.to_owned());
+    pairs.iter().map(own).collect()
+}
+
+fn named<const N: usize>(names: [&'static str; N], counts: [u64; N]) -> Vec<(&'static str, u64)> {
+    names.into_iter().zip(counts).collect()
+}
