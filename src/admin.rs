@@ -11,8 +11,10 @@
 //! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
 //! | `GET /sessions` | the sessions that run, as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
+//! | `GET /events` | a snapshot a second as server-sent events: see below |
 //! | `GET /build` | version, commit, compiler |
 //! | `POST /drain` | as on SIGTERM; only from this machine |
+//! | `POST /log?level=debug` | logs more or less from now on; only from this machine |
 //!
 //! # `/sessions`
 //!
@@ -50,12 +52,17 @@
 //!   "trail_omitted": 0 }
 //! ```
 //!
+//! # `/events`
+//!
+//! Every event is one JSON object; its fields are in the documentation of `admin/events.rs`.
+//!
 //! # Invariants
 //!
 //! * No header, query string, subprotocol or payload of a client is in any answer.
 //! * Every answer comes within a few seconds, whatever the workers do.
 
 mod answer;
+mod events;
 mod guard;
 mod health;
 mod metrics;
@@ -77,12 +84,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{answer::Body, guard::Access, query::Query, view::Heard};
+use self::{answer::Body, events::Events, guard::Access, query::Query, view::Heard};
 use crate::{
     client::ClientAddr,
     http::{Shared, visit::Worker},
+    telemetry,
     transport::Transport,
 };
 
@@ -106,20 +115,28 @@ pub struct Process {
 pub struct Admin {
     process: Process,
     heard: Heard,
+    events: Events,
+    started: Instant,
+    stop: CancellationToken,
 }
 
 impl Admin {
-    /// The listener of `process`.
+    /// The listener of `process`, until `stop` is cancelled.
     #[must_use]
-    pub fn new(process: Process) -> Rc<Self> {
-        let heard = Heard::new(&process);
-        Rc::new(Self { process, heard })
+    pub fn new(process: Process, stop: CancellationToken) -> Rc<Self> {
+        Rc::new(Self {
+            heard: Heard::new(&process),
+            process,
+            events: Events::default(),
+            started: Instant::now(),
+            stop,
+        })
     }
 }
 
-/// Serves one connection of `peer` to its end; when `stop` is cancelled, that is after the
-/// answer under way.
-pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, stop: CancellationToken) {
+/// Serves one connection of `peer` to its end; when the listener stops, that is after the answer
+/// under way.
+pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>) {
     let respond = |request| {
         let admin = Rc::clone(&admin);
         async move { Ok::<_, Infallible>(admin.respond(&request, peer).await) }
@@ -132,7 +149,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, stop: 
     let mut http = pin!(http);
     let ended = tokio::select! {
         ended = &mut http => ended,
-        () = stop.cancelled() => {
+        () = admin.stop.cancelled() => {
             http.as_mut().graceful_shutdown();
             http.await
         }
@@ -148,6 +165,8 @@ enum Endpoint {
     Livez,
     Readyz,
     Metrics,
+    Events,
+    Log,
     Sessions,
     Session,
     Build,
@@ -155,18 +174,24 @@ enum Endpoint {
 }
 
 /// All of them, as they are asked for.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 7] = [
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 9] = [
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
     ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
     ("GET", "/metrics", Access::Monitor, Endpoint::Metrics),
     ("GET", "/sessions", Access::Look, Endpoint::Sessions),
     ("GET", "/sessions/{id}", Access::Look, Endpoint::Session),
+    ("GET", "/events", Access::Look, Endpoint::Events),
     ("GET", "/build", Access::Monitor, Endpoint::Build),
     ("POST", "/drain", Access::Change, Endpoint::Drain),
+    ("POST", "/log", Access::Change, Endpoint::Log),
 ];
 
 impl Admin {
-    async fn respond(&self, request: &Request<Incoming>, peer: ClientAddr) -> Response<Body> {
+    async fn respond(
+        self: &Rc<Self>,
+        request: &Request<Incoming>,
+        peer: ClientAddr,
+    ) -> Response<Body> {
         let path = request.uri().path();
         let Some((method, access, endpoint)) = find(path) else {
             let text = format!("there is no {path:?}; expected\n{}", list());
@@ -194,7 +219,7 @@ impl Admin {
 
     /// The answer, or what is wrong with the request.
     async fn answer(
-        &self,
+        self: &Rc<Self>,
         endpoint: Endpoint,
         request: &Request<Incoming>,
         query: Query,
@@ -216,6 +241,11 @@ impl Admin {
                 query.finish("")?;
                 Ok(build())
             }
+            Endpoint::Events => {
+                query.finish("")?;
+                Ok(events::listen(self))
+            }
+            Endpoint::Log => log(query),
             Endpoint::Drain => {
                 query.finish("")?;
                 Ok(self.drain())
@@ -228,6 +258,21 @@ impl Admin {
         self.process.shared.drain().cancel();
         answer::text(StatusCode::ACCEPTED, "draining")
     }
+}
+
+/// Sets the level of the log.
+fn log(mut query: Query) -> Result<Response<Body>, String> {
+    let asked = query.take("level").unwrap_or_default();
+    query.finish("level")?;
+    let mut known = telemetry::LEVELS.into_iter();
+    let Some((name, level)) = known.find(|(name, _)| *name == asked) else {
+        let names = telemetry::LEVELS.map(|(name, _)| name).join(", ");
+        return Err(format!("level cannot be {asked:?}; expected {names}"));
+    };
+    Ok(match telemetry::set_level(level) {
+        Ok(()) => answer::text(StatusCode::OK, format!("logging from {name} on")),
+        Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    })
 }
 
 fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {

@@ -6,12 +6,16 @@ pub mod histogram;
 pub mod rejections;
 pub mod totals;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing_subscriber::{
-    Layer,
+    Layer, Registry,
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -45,6 +49,35 @@ impl Default for Settings {
     }
 }
 
+/// The levels by name, the most severe first.
+pub const LEVELS: [(&str, tracing::Level); 5] = [
+    ("error", tracing::Level::ERROR),
+    ("warn", tracing::Level::WARN),
+    ("info", tracing::Level::INFO),
+    ("debug", tracing::Level::DEBUG),
+    ("trace", tracing::Level::TRACE),
+];
+
+/// What is logged; there is one log in a process, as `tracing` has it.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// The process does not log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this process does not log")]
+pub struct NotLogging;
+
+/// Logs down to `level` from now on.
+///
+/// # Errors
+///
+/// [`init`] was not called.
+pub fn set_level(level: tracing::Level) -> Result<(), NotLogging> {
+    let handle = FILTER.get().ok_or(NotLogging)?;
+    handle.reload(filter(level)).or(Err(NotLogging))?;
+    tracing::info!(%level, "the log's level was set");
+    Ok(())
+}
+
 /// Starts logging to standard output.
 ///
 /// # Panics
@@ -67,9 +100,11 @@ pub fn init(settings: &Settings) {
             .with_current_span(false)
             .boxed()
     };
+    let (filter, handle) = reload::Layer::new(filter(settings.level));
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter(settings.level)))
+        .with(layer.with_filter(filter))
         .init();
+    let _first = FILTER.set(handle);
 }
 
 /// Our own events down to `level`, those of our dependencies only when they warn: what

@@ -55,6 +55,17 @@ enum Sort {
 }
 
 impl Filter {
+    /// Those that have waited the longest for their upstream.
+    pub(super) const fn longest_waiting(limit: usize) -> Self {
+        Self {
+            state: None,
+            route: None,
+            min_age: Duration::ZERO,
+            sort: Sort::Waiting,
+            limit,
+        }
+    }
+
     fn read(mut query: Query) -> Result<Self, String> {
         let state = query.take("state").map(|name| state(&name));
         let route = query.take("route");

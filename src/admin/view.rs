@@ -54,4 +54,13 @@ impl View {
             answered,
         }
     }
+
+    /// All routes together.
+    pub(super) fn sum(&self) -> RouteSnapshot {
+        let mut sum = RouteSnapshot::default();
+        for snapshot in self.routes.values() {
+            sum += snapshot;
+        }
+        sum
+    }
 }

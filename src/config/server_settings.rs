@@ -8,7 +8,6 @@ use std::{
 };
 
 use toml::de::DeValue;
-use tracing::Level;
 
 use super::{
     address, memory,
@@ -20,7 +19,7 @@ use super::{
 use crate::{
     client::TrustedProxies,
     server::{Limits, ListenAddress, ListenSettings},
-    telemetry::{Format, Settings},
+    telemetry::{Format, LEVELS, Settings},
 };
 
 /// The port where neither the file nor the environment names one.
@@ -142,13 +141,6 @@ pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
 
 pub(super) fn log(table: &mut Table<'_>) -> Settings {
     let default = Settings::default();
-    let levels = [
-        ("error", Level::ERROR),
-        ("warn", Level::WARN),
-        ("info", Level::INFO),
-        ("debug", Level::DEBUG),
-        ("trace", Level::TRACE),
-    ];
     let formats = [
         ("auto", Format::Auto),
         ("text", Format::Text),
@@ -156,7 +148,7 @@ pub(super) fn log(table: &mut Table<'_>) -> Settings {
     ];
     Settings {
         level: table
-            .take("level", |level| level.choice(&levels))
+            .take("level", |level| level.choice(&LEVELS))
             .unwrap_or(default.level),
         format: table
             .take("format", |format| format.choice(&formats))

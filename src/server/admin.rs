@@ -82,8 +82,8 @@ fn run(
         };
         let _ = started.send(Ok(()));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
-        let admin = Admin::new(process);
-        let mut accepting = pin!(accept_all(&listener, &places, &admin, stop));
+        let admin = Admin::new(process, stop.clone());
+        let mut accepting = pin!(accept_all(&listener, &places, &admin));
         tokio::select! {
             () = stop.cancelled() => {}
             () = &mut accepting => {}
@@ -94,12 +94,7 @@ fn run(
     runtime.shutdown_background();
 }
 
-async fn accept_all(
-    listener: &OpenListener,
-    places: &Arc<Semaphore>,
-    admin: &Rc<Admin>,
-    stop: &CancellationToken,
-) {
+async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc<Admin>) {
     loop {
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -113,12 +108,7 @@ async fn accept_all(
             tracing::debug!("closed: too many admin connections");
             continue;
         };
-        let served = admin::serve(
-            Transport::from(socket),
-            peer,
-            Rc::clone(admin),
-            stop.clone(),
-        );
+        let served = admin::serve(Transport::from(socket), peer, Rc::clone(admin));
         task::spawn_local(async move {
             served.await;
             drop(place);

@@ -66,6 +66,7 @@ async fn a_query_that_means_nothing_is_refused() {
         ("/readyz?backend=perhaps", "expected 1 or 0"),
         ("/livez?backend=1", "expected verbose"),
         ("/build?x", "there are none here"),
+        ("/events?x", "there are none here"),
     ] {
         let (status, body) = proxy.get(target).await;
         assert_eq!(status, 400, "{target}");
@@ -189,4 +190,20 @@ async fn the_build_is_named() {
     assert_eq!(build["version"], env!("CARGO_PKG_VERSION"));
     assert!(build["rustc"].as_str().unwrap().starts_with("rustc 1."));
     let _stopped = proxy.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_level_that_is_none_is_refused() {
+    let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
+
+    for target in ["/log", "/log?level=loud"] {
+        let (status, body) = proxy.ask("POST", target, &[]).await;
+        assert_eq!(status, 400, "{target}");
+        assert!(
+            body.contains("expected error, warn, info, debug, trace"),
+            "{body}"
+        );
+    }
+    // In this process nobody has started a log.
+    assert_eq!(proxy.ask("POST", "/log?level=warn", &[]).await.0, 503);
 }

@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod events;
 mod metrics;
 mod sessions;
 mod support;

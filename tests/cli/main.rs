@@ -418,3 +418,45 @@ fn start(directory: &Path) -> Child {
     std::thread::spawn(move || log.read_to_end(&mut Vec::new()));
     program
 }
+
+#[test]
+fn the_log_s_level_can_be_changed_while_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = [
+        "--upstream",
+        "http://127.0.0.1:8081",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    let mut program = readygate(directory.path(), &arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut line_with = |part: &str| {
+        let mut lines = log.by_ref().map(Result::unwrap);
+        lines.find(|line| line.contains(part)).unwrap()
+    };
+    let line = line_with("listening for admin requests");
+    let (_, address) = line.split_once("http://").unwrap();
+    let (address, _) = address.split_once('"').unwrap();
+    let ask = |request: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+
+    assert!(ask("POST /log?level=debug").ends_with("logging from debug on\n"));
+    assert!(line_with("level was set").contains("DEBUG"));
+    assert!(ask("POST /log?level=error").starts_with("HTTP/1.1 200 "));
+    ask("POST /drain");
+
+    // At this level nothing more is said.
+    assert!(log.next().is_none());
+    assert_eq!(program.wait().unwrap().code(), Some(0));
+}
