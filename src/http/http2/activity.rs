@@ -1,11 +1,16 @@
 //! What goes on on one connection: how many streams there are, and how many the client
 //! has cancelled.
+//!
+//! # Invariants
+//!
+//! * A request counts as answered only when its answer has reached its end: one whose body is
+//!   broken by a reset gets an answer, too, which nobody sends.
 
 use std::{
     cell::Cell,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -106,12 +111,9 @@ impl Stream {
     }
 
     /// Goes on until the body of `response` is sent or given up.
-    pub(super) fn answer<B>(mut self, response: Response<B>) -> Response<Counted<B>> {
-        self.is_answered = true;
-        response.map(|body| Counted {
-            body,
-            _stream: self,
-        })
+    pub(super) fn answer<B: Body>(mut self, response: Response<B>) -> Response<Counted<B>> {
+        self.is_answered = response.body().is_end_stream();
+        response.map(|body| Counted { body, stream: self })
     }
 }
 
@@ -131,7 +133,7 @@ impl Drop for Stream {
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,
-    _stream: Stream,
+    stream: Stream,
 }
 
 impl<B: Body + Unpin> Body for Counted<B> {
@@ -142,7 +144,14 @@ impl<B: Body + Unpin> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        // Behind an error of the upstream, too, nothing is left that a client might cancel.
+        let is_end = match &frame {
+            Some(Ok(frame)) => frame.is_trailers() || self.body.is_end_stream(),
+            Some(Err(_)) | None => true,
+        };
+        self.stream.is_answered |= is_end;
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

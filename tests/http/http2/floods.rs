@@ -7,8 +7,8 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 use super::{
     client::{Connection, get},
     frames::{
-        ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GET, HEADERS, PING, PRIORITY,
-        RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame, request,
+        ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GET, GOAWAY, HEADERS, PING,
+        PRIORITY, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame, request,
     },
     start,
 };
@@ -76,6 +76,76 @@ async fn a_client_that_cancels_one_request_after_the_other_is_cut_off() {
 
     assert!((200..1000).contains(&cancelled), "{cancelled}");
     assert_serves(&proxy, &upstream).await;
+}
+
+/// Sends requests and cancels each when the upstream has it, or what that says at once has
+/// come; returns how many were cancelled before the connection ended.
+async fn cancel_at_upstream(
+    proxy: &Proxy,
+    upstream: &Upstream,
+    request: impl Fn(u32) -> Vec<u8>,
+    answer: Option<&str>,
+) -> usize {
+    let mut raw = Raw::open(proxy).await;
+    for (cancelled, stream) in odd().take(1000).enumerate() {
+        raw.send(&request(stream)).await;
+        let mut exchange = tokio::select! {
+            exchange = upstream.accept() => exchange,
+            _goodbye = raw.next_of(&[GOAWAY]) => return cancelled,
+        };
+        if let Some(answer) = answer {
+            exchange.answer(answer).await;
+            if raw.next_of(&[DATA]).await.is_none() {
+                return cancelled;
+            }
+        }
+        raw.send(&frame(RST_STREAM, 0, stream, &CANCEL)).await;
+        exchange.stream.read_to_end().await;
+    }
+    1000
+}
+
+// E05
+#[tokio::test]
+async fn a_client_that_cancels_bodies_or_answers_before_their_end_is_cut_off() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut post = GET.to_vec();
+    post[0] = (":method", "POST");
+    let post = |stream| frame(HEADERS, END_HEADERS, stream, &block(&post));
+    let get = |stream| request(stream, &GET);
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab";
+
+    let posts = cancel_at_upstream(&proxy, &upstream, post, None).await;
+    let gets = cancel_at_upstream(&proxy, &upstream, get, Some(half)).await;
+
+    assert!((200..300).contains(&posts), "{posts}");
+    assert!((200..300).contains(&gets), "{gets}");
+    assert_serves(&proxy, &upstream).await;
+}
+
+// E05
+#[tokio::test]
+async fn a_client_whose_requests_are_answered_is_not_cut_off() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    for answer in [
+        "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nab\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nab\r\n0\r\nx: y\r\n\r\n",
+    ] {
+        let mut connection = Connection::open(&proxy).await;
+        for _ in 0..250 {
+            let (mut response, ()) = tokio::join!(connection.ask(get("/")), async {
+                upstream.accept().await.answer(answer).await;
+            });
+            response.stream.read_to_end().await;
+        }
+    }
 }
 
 // E06

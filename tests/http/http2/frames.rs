@@ -105,6 +105,7 @@ impl Raw {
     /// With these settings; returns those of the proxy.
     pub(super) async fn open_with(proxy: &Proxy, settings: &[u8]) -> (Self, Frame) {
         let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let preamble = [PREFACE, &frame(SETTINGS, 0, 0, settings)].concat();
         stream.write_all(&preamble).await.unwrap();
         let mut raw = Self { stream };
