@@ -47,7 +47,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -213,13 +213,17 @@ impl Shared {
     }
 
     /// Counts one more session of `client`; the place that it has then is its own where its
-    /// connection has none, for it is a trusted proxy's.
+    /// connection has none, for it is a trusted proxy's, or is not its alone (HTTP/2).
     ///
     /// The rate of the process is asked last: an address that is over its own limits would
     /// use it up for all others.
-    fn admit_session(&self, client: Client) -> Result<Option<AddressPlace>, Refusal> {
+    fn admit_session(
+        &self,
+        client: Client,
+        version: Version,
+    ) -> Result<Option<AddressPlace>, Refusal> {
         let place = self
-            .admit_to_address(client)
+            .admit_to_address(client, version)
             .map_err(Refusal::Unavailable)?;
         if let Some(rate) = self.config.limits.session_rate {
             let next = self.next_session.lock();
@@ -233,11 +237,15 @@ impl Shared {
 
     /// Counts one more session of the client's address, unless that is a trusted proxy's, with
     /// everybody behind it who is not named.
-    fn admit_to_address(&self, client: Client) -> Result<Option<AddressPlace>, Shortage> {
+    fn admit_to_address(
+        &self,
+        client: Client,
+        version: Version,
+    ) -> Result<Option<AddressPlace>, Shortage> {
         if self.config.trusted_proxies.trusts(client.address) {
             return Ok(None);
         }
-        let place = if client.is_trusted {
+        let place = if client.is_trusted || version == Version::HTTP_2 {
             match self.addresses.enter(client.address) {
                 Some((place, true)) => Some(place),
                 _ => return Err(Shortage::AddressConnections),

@@ -88,7 +88,7 @@ pub(super) async fn ask(
             .collect(),
         compression: offers(request, &route.session)?,
     };
-    let place = shared.admit_session(client)?;
+    let place = shared.admit_session(client, request.version)?;
     let opening = upgrade::upstream_request(request, client, route, |target, headers| {
         OpeningRequest::asking(target, headers, offered)
     });

@@ -10,6 +10,9 @@
 //!   on it, so that it counts for as long as any of them.
 //! * What one client can make the proxy keep is bounded: streams, header sections, unread
 //!   bytes of each stream, unsent bytes of each stream, and requests that it cancels.
+//! * A session counts like a connection of its own, and no connection has more of them than
+//!   streams: a session may go on when its stream is reset, which makes room for another
+//!   stream but not for another session.
 //!
 //! # Flow control
 //!
@@ -41,7 +44,7 @@ use tokio::{io::AsyncWriteExt, task, time};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    activity::{Activity, Counted, Stream},
+    activity::{Activity, Counted, Session, Stream},
     handle::Handle,
 };
 use super::{
@@ -49,13 +52,13 @@ use super::{
     body::Body,
     forward::{self, Downstream},
     headers, http1,
-    response::Refusal,
+    response::{Refusal, Shortage},
     sniff::Sniffed,
     tallies::Meter,
     upgrade::{self, Accepted},
 };
 use crate::{
-    telemetry::rejections::Rejection,
+    telemetry::{connections::SessionPlace, rejections::Rejection},
     transport::{Http2Stream, Transport},
     websocket::Opened,
 };
@@ -266,6 +269,7 @@ impl Requests {
         let client = self.connection.client(request.headers());
         let route = self.connection.route(&request, meter)?;
         meter.set_handshake();
+        let places = self.admit_session()?;
         let upgraded = on_upgrade(&mut request);
         let (parts, _body) = request.into_parts();
         let answer = upgrade::answer(&parts, client, route, local, || false);
@@ -273,7 +277,7 @@ impl Requests {
         match accepted {
             Some(accepted) => {
                 meter.set_session();
-                task::spawn_local(self.session(upgraded, accepted));
+                task::spawn_local(self.session(upgraded, accepted, places));
             }
             // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
             // the client of HTTP/2 must not read as a success.
@@ -283,11 +287,28 @@ impl Requests {
         Ok(response)
     }
 
-    fn session(&self, upgraded: OnUpgrade, accepted: Accepted) -> impl Future<Output = ()> + use<> {
+    /// The places of one more session: on its connection, and in the process.
+    fn admit_session(&self) -> Result<(Session, SessionPlace), Refusal> {
+        let shared = &self.connection.local.shared;
+        let limits = &shared.config.limits;
+        let session = Session::begin(&self.activity, limits.max_streams)
+            .ok_or(Refusal::Unavailable(Shortage::ConnectionSessions))?;
+        let place = shared
+            .connections
+            .admit_session(limits.max_connections)
+            .ok_or(Refusal::Unavailable(Shortage::Connections))?;
+        Ok((session, place))
+    }
+
+    fn session(
+        &self,
+        upgraded: OnUpgrade,
+        accepted: Accepted,
+        places: (Session, SessionPlace),
+    ) -> impl Future<Output = ()> + use<> {
         let local = Rc::clone(&self.connection.local);
-        let stream = Stream::session(&self.activity);
         async move {
-            let _stream = stream;
+            let _places = places;
             // A client that is gone before it has its answer never had a session.
             let Ok(upgraded) = upgraded.await else {
                 return;

@@ -89,6 +89,9 @@ pub enum Shortage {
     /// Of connections, or of sessions behind a trusted proxy, for one address.
     #[error("too many connections from this address")]
     AddressConnections,
+    /// Of sessions, on one connection.
+    #[error("too many sessions on this connection")]
+    ConnectionSessions,
     /// Of new sessions, in the process.
     #[error("too many new sessions")]
     SessionRate,
@@ -134,6 +137,7 @@ impl From<Shortage> for Rejection {
         match shortage {
             Shortage::Connections => Self::Connections,
             Shortage::AddressConnections => Self::AddressConnections,
+            Shortage::ConnectionSessions => Self::ConnectionSessions,
             Shortage::SessionRate => Self::SessionRate,
             Shortage::AddressSessionRate => Self::AddressSessionRate,
             Shortage::HeldBytes => Self::HeldBytes,

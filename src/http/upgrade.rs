@@ -45,7 +45,7 @@ pub struct Accepted {
     /// Where the client is, and the path that it asked for: for the log.
     client: ClientAddr,
     path: String,
-    /// The session's own place, behind a trusted proxy.
+    /// The session's own place, behind a trusted proxy or over HTTP/2.
     place: Option<AddressPlace>,
     /// The version of HTTP that it speaks: for the log, too.
     version: Version,
@@ -139,7 +139,7 @@ pub fn accept(
         }),
         client: client.address,
         path: request.uri.path().to_owned(),
-        place: shared.admit_session(client)?,
+        place: shared.admit_session(client, request.version)?,
         version: request.version,
         connected: None,
     };

@@ -1,12 +1,17 @@
 //! How many connections of clients there are, and were.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 /// The connections of the process.
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicUsize,
     accepted: AtomicU64,
+    /// Connections that are open, and sessions that share one.
+    taken: AtomicUsize,
 }
 
 impl Connections {
@@ -22,14 +27,37 @@ impl Connections {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Counts one more; returns how many were open before.
+    /// Counts one more; returns how many places were taken before.
     pub fn enter(&self) -> usize {
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_add(1, Ordering::Relaxed)
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.taken.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Counts one less.
     pub fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A place for a session that shares its connection, which takes as much as one of its
+    /// own; `None` when `max` are taken.
+    #[must_use]
+    pub fn admit_session(self: &Arc<Self>, max: usize) -> Option<SessionPlace> {
+        let next = |taken| (taken < max).then_some(taken + 1);
+        let entered = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        entered.is_ok().then(|| SessionPlace(Arc::clone(self)))
+    }
+}
+
+/// A session that counts like a connection, until it is dropped.
+#[derive(Debug)]
+pub struct SessionPlace(Arc<Connections>);
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -30,6 +30,8 @@ rejections! {
     Connections = "connections",
     /// There were too many connections from one address.
     AddressConnections = "address_connections",
+    /// There were too many sessions on one HTTP/2 connection.
+    ConnectionSessions = "connection_sessions",
     /// Too many sessions began at once.
     SessionRate = "session_rate",
     /// Too many sessions of one address began at once.

@@ -30,6 +30,8 @@ const MAX_CANCELLED: u32 = 200;
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     open: Cell<usize>,
+    /// How many of them are sessions.
+    sessions: Cell<u32>,
     answered: Cell<u32>,
     cancelled: Cell<u32>,
     changed: Notify,
@@ -76,14 +78,18 @@ impl Activity {
         }
     }
 
-    fn change(&self, count: &Cell<u32>) {
-        count.set(count.get().saturating_add(1));
+    fn enter(&self) {
+        self.open.set(self.open.get() + 1);
+        self.changed.notify_waiters();
+    }
+
+    fn leave(&self) {
+        self.open.set(self.open.get() - 1);
         self.changed.notify_waiters();
     }
 }
 
-/// A stream that counts until it is dropped: a request whose answer is under way, or a
-/// session.
+/// A request that counts until it is dropped, when its answer is no longer under way.
 #[derive(Debug)]
 pub(super) struct Stream {
     activity: Rc<Activity>,
@@ -93,20 +99,10 @@ pub(super) struct Stream {
 impl Stream {
     /// One more request.
     pub(super) fn request(activity: &Rc<Activity>) -> Self {
-        Self::begin(activity, false)
-    }
-
-    /// One more session, whose request is answered.
-    pub(super) fn session(activity: &Rc<Activity>) -> Self {
-        Self::begin(activity, true)
-    }
-
-    fn begin(activity: &Rc<Activity>, is_answered: bool) -> Self {
-        activity.open.set(activity.open.get() + 1);
-        activity.changed.notify_waiters();
+        activity.enter();
         Self {
             activity: Rc::clone(activity),
-            is_answered,
+            is_answered: false,
         }
     }
 
@@ -120,12 +116,37 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let activity = &self.activity;
-        activity.open.set(activity.open.get() - 1);
-        activity.change(if self.is_answered {
+        let count = if self.is_answered {
             &activity.answered
         } else {
             &activity.cancelled
-        });
+        };
+        count.set(count.get().saturating_add(1));
+        activity.leave();
+    }
+}
+
+/// A session that counts until it is dropped, which may be long after its stream was reset.
+#[derive(Debug)]
+pub(super) struct Session(Rc<Activity>);
+
+impl Session {
+    /// One more session; `None` when the connection has `max` of them.
+    pub(super) fn begin(activity: &Rc<Activity>, max: u32) -> Option<Self> {
+        let sessions = activity.sessions.get();
+        if sessions >= max {
+            return None;
+        }
+        activity.sessions.set(sessions + 1);
+        activity.enter();
+        Some(Self(Rc::clone(activity)))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.sessions.set(self.0.sessions.get() - 1);
+        self.0.leave();
     }
 }
 

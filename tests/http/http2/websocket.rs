@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use h2::Reason;
+use h2::{Reason, client};
 use readygate::{
+    client::{Network, TrustedProxies},
     matcher::Matcher,
     route::{Accept, Route},
     session::{
@@ -281,6 +282,90 @@ async fn a_reset_is_noticed_while_the_client_is_not_read() {
     client.reset(Reason::CANCEL);
 
     assert_eq!(read_close(&mut exchange.stream).await, 1001);
+}
+
+/// The status with which `connection` gets an answer to a handshake.
+async fn try_websocket(connection: &mut Connection) -> (u16, Stream) {
+    connection.wait_for_extended_connect().await;
+    let answer = connection.send(handshake(), false).await.unwrap();
+    (answer.head.status().as_u16(), answer.stream)
+}
+
+#[tokio::test]
+async fn a_reset_makes_no_room_for_more_sessions_than_streams() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![gated(&upstream)]);
+    config.limits.max_streams = 3;
+    let proxy = start(config);
+    let mut connection = Connection::open(&proxy).await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let mut client = connection.websocket().await;
+        client.send(text_frame("last words"));
+        let mut exchange = upstream.accept().await;
+        exchange.answer_101().await;
+        client.reset(Reason::CANCEL);
+        sessions.push(exchange);
+    }
+
+    for _ in 0..10 {
+        let (status, _) = try_websocket(&mut connection).await;
+        assert_eq!(status, 503);
+    }
+
+    assert!(upstream.is_untouched());
+    // What is held is delivered, and then there is room.
+    sessions[0].stream.send(server_text("ready")).await;
+    assert_eq!(read_text(&mut sessions[0].stream).await, "last words");
+    sessions.remove(0);
+    while try_websocket(&mut connection).await.0 != 200 {}
+}
+
+#[tokio::test]
+async fn sessions_count_as_connections_of_the_process() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.max_connections = 3;
+    let proxy = start(config);
+    let mut connection = Connection::open(&proxy).await;
+    let (_first, exchange) = tunnel(&mut connection, &upstream).await;
+    let _second = tunnel(&mut connection, &upstream).await;
+
+    let (status, _) = try_websocket(&mut connection).await;
+    assert_eq!(status, 503);
+    let mut other = Connection::open(&proxy).await;
+    assert_eq!(other.ask(get("/")).await.head.status(), 503);
+
+    drop(exchange);
+    while try_websocket(&mut connection).await.0 != 200 {}
+}
+
+#[tokio::test]
+async fn sessions_count_as_connections_of_their_address() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.trusted_proxies = TrustedProxies {
+        networks: vec![Network::of("127.0.0.1".parse().unwrap(), 32).unwrap()],
+        unix: false,
+    };
+    config.listen[0].proxy_protocol = true;
+    config.limits.max_connections_per_address = Some(3);
+    let proxy = start(config);
+    let open = async |header: &str| {
+        let mut client = proxy.connect().await;
+        client.send(header).await;
+        Connection::over(client.0, &client::Builder::new()).await
+    };
+    let mut connection = open("PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n").await;
+    let (_first, exchange) = tunnel(&mut connection, &upstream).await;
+    let _second = tunnel(&mut connection, &upstream).await;
+
+    assert_eq!(try_websocket(&mut connection).await.0, 429);
+    let mut other = open("PROXY TCP4 192.0.2.8 10.0.0.1 1 2\r\n").await;
+    let _third = tunnel(&mut other, &upstream).await;
+
+    drop(exchange);
+    while try_websocket(&mut connection).await.0 != 200 {}
 }
 
 #[tokio::test]
