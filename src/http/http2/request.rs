@@ -26,6 +26,14 @@ pub(super) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     {
         return Err(Refusal::BadRequest("header value is not ASCII"));
     }
+    if request.headers().values().any(has_blank_at_an_end) {
+        return Err(Refusal::BadRequest(
+            "header value begins or ends with a blank",
+        ));
+    }
+    if !request.uri().scheme_str().is_none_or(is_scheme) {
+        return Err(Refusal::BadRequest("unknown scheme"));
+    }
     let target = request.uri().path_and_query();
     let target = target.map_or("", |target| target.as_str());
     if !target.is_ascii() {
@@ -40,6 +48,20 @@ pub(super) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     set_host(&mut request)?;
     join_cookies(request.headers_mut());
     Ok(request)
+}
+
+/// HTTP/1.1 would drop them, and in HTTP/2 they are malformed (RFC 9113 §8.2.1).
+fn has_blank_at_an_end(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
+}
+
+/// Those of HTTP, and those that clients may write for a WebSocket; which one it is says
+/// nothing.
+fn is_scheme(scheme: &str) -> bool {
+    ["http", "https", "ws", "wss"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 /// A `Host` that is there stays, and has to agree with the authority like the target of a

@@ -83,6 +83,9 @@ async fn malformed_requests_end_their_stream_and_are_never_forwarded() {
         vec![method, scheme, authority, (":path", "/a\\b")],
         vec![method, scheme, authority, (":path", "/ü")],
         get_with(&[("x", "ü")]),
+        get_with(&[("x", " a")]),
+        get_with(&[("x", "a\t")]),
+        vec![method, (":scheme", "ftp"), authority, path],
     ];
     for (stream, fields) in (101..).step_by(2).zip(&cases) {
         let verdict = verdict(&mut raw, stream, fields).await;
