@@ -20,9 +20,11 @@
 //! up and it stops. The connection's window has room for all streams doing that at once, so
 //! that they do not stop the others.
 //!
-//! It has more than that because of small frames: the h2 crate charges each `DATA` frame of
-//! less than 256 bytes that is unread with what it lacks, for the whole connection, and ends
-//! that with `ENHANCE_YOUR_CALM` when half the connection's window is used up.
+//! That is not so for small frames: the h2 crate charges each `DATA` frame of less than 256
+//! bytes that is unread with what it lacks, for the whole connection, and ends that with
+//! `ENHANCE_YOUR_CALM`, all of its streams included, when half the connection's window is
+//! used up. So the window is larger than the streams need, and still only about seven of
+//! them may be full of the smallest messages.
 
 mod activity;
 mod handle;
