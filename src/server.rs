@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{admin::AdminThread, worker::Workers};
 pub use self::{
-    listener::{BindError, Listener, Listeners, bind},
+    listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
     tls::Tls,
 };
 use crate::{

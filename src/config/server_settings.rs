@@ -18,15 +18,12 @@ use super::{
 };
 use crate::{
     client::TrustedProxies,
-    server::{Limits, ListenAddress, ListenSettings},
+    server::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
     telemetry::{Format, LEVELS, Settings},
 };
 
 /// The port where neither the file nor the environment names one.
 const DEFAULT_PORT: u16 = 8080;
-
-/// The port of the admin listener, which is Envoy's, too.
-const DEFAULT_ADMIN_PORT: u16 = 9901;
 
 /// `listen = "address"`, or one `[[listen]]` for each address.
 pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> Vec<ListenSettings> {
@@ -133,7 +130,7 @@ pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
 
 /// Where the admin listener is.
 pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
-    let default = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into());
+    let default = ListenAddress::Tcp(DEFAULT_ADMIN);
     table
         .parse("listen", address::admin)
         .unwrap_or(Some(default))

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{self, SocketAddr},
+    net::{self, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::unix::{self, fs::FileTypeExt},
     path::Path,
     sync::Arc,
@@ -42,23 +42,41 @@ pub struct Listeners {
 impl Listeners {
     /// Binds all addresses of `config`.
     ///
+    /// The default address for admin requests may be in use, say by another readygate on the
+    /// machine: then that is logged and there is none.
+    ///
     /// # Errors
     ///
     /// The first address that cannot be bound; none is bound then.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let admin = config.admin.iter().map(|address| {
-            Listener::bind(address.clone().into()).map_err(|source| BindError {
-                address: address.clone(),
-                purpose: " for admin requests",
-                source,
-            })
-        });
+        let admin = config.admin.as_ref().map(bind_admin).transpose()?;
         Ok(Self {
-            admin: admin.collect::<Result<Vec<_>, _>>()?.pop(),
+            admin: admin.flatten(),
             traffic: bind(&config.listen)?,
         })
     }
 }
+
+fn bind_admin(address: &ListenAddress) -> Result<Option<Listener>, BindError> {
+    match Listener::bind(address.clone().into()) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse
+                && *address == ListenAddress::Tcp(DEFAULT_ADMIN) =>
+        {
+            tracing::warn!(%address, "in use: there is no admin listener; name another address");
+            Ok(None)
+        }
+        Err(source) => Err(BindError {
+            address: address.clone(),
+            purpose: " for admin requests",
+            source,
+        }),
+    }
+}
+
+/// Where admin requests go by default; the port is Envoy's, too.
+pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9901));
 
 impl From<Vec<Listener>> for Listeners {
     /// Without one for admin requests.

@@ -343,7 +343,7 @@ fn without_file_descriptors_it_waits_without_spinning_and_recovers() {
         .args(["-c", "ulimit -n 40 && exec \"$@\"", "sh"])
         .args([env!("CARGO_BIN_EXE_readygate"), "--workers", "1"])
         .args(["--upstream", "http://127.0.0.1:8081"])
-        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--admin", ""])
         .current_dir(directory.path())
         .env("NO_COLOR", "1")
         .stdout(Stdio::piped())
@@ -398,6 +398,25 @@ fn cpu_ticks(id: u32) -> u64 {
         .sum()
 }
 
+#[test]
+fn a_second_program_does_without_the_default_admin_address() {
+    let directory = tempfile::tempdir().unwrap();
+    // In use afterwards, by whomever.
+    let _taken = TcpListener::bind("127.0.0.1:9901");
+
+    let mut program = readygate(directory.path(), &["--upstream", "http://127.0.0.1:8081"])
+        .args(["--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map(Killed)
+        .unwrap();
+
+    let log = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    let log: Vec<_> = log.map_while(Result::ok).take(3).collect();
+    assert!(log[0].contains("there is no admin listener"), "{log:?}");
+    assert!(log[2].contains("listening"), "{log:?}");
+}
+
 /// Starts the program on any port and waits until it says that it listens.
 fn start(directory: &Path) -> Child {
     let arguments = [
@@ -405,6 +424,8 @@ fn start(directory: &Path) -> Child {
         "http://127.0.0.1:8081",
         "--listen",
         "127.0.0.1:0",
+        "--admin",
+        "",
     ];
     let mut program = readygate(directory, &arguments)
         .stdout(Stdio::piped())
