@@ -6,7 +6,7 @@
 //! # Invariants
 //!
 //! * Nobody waits longer than [`ANSWER_TIMEOUT`] for a worker, whatever keeps that.
-//! * At most [`MAX_WAITING`] questions wait for one worker.
+//! * At most 16 questions wait for one worker.
 
 use std::{
     fmt,
