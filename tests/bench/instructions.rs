@@ -327,7 +327,7 @@ fn tunnel() -> Polled {
     polled
 }
 
-#[library_benchmark(config = at_most(1_250))]
+#[library_benchmark(config = at_most(1_321))]
 #[bench::message_of_128_bytes(setup = tunnel)]
 fn relay(mut polled: Polled) -> Polled {
     let mut context = Context::from_waker(Waker::noop());
