@@ -12,6 +12,7 @@
 //! | `GET /sessions` | the sessions that run, as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
 //! | `GET /events` | a snapshot a second as server-sent events: see below |
+//! | `GET /config` | every value in effect, with its key and its origin |
 //! | `GET /build` | version, commit, compiler |
 //! | `POST /drain` | as on SIGTERM; only from this machine |
 //! | `POST /log?level=debug` | logs more or less from now on; only from this machine |
@@ -167,6 +168,7 @@ enum Endpoint {
     Metrics,
     Events,
     Log,
+    Config,
     Sessions,
     Session,
     Build,
@@ -174,13 +176,14 @@ enum Endpoint {
 }
 
 /// All of them, as they are asked for.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 9] = [
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 10] = [
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
     ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
     ("GET", "/metrics", Access::Monitor, Endpoint::Metrics),
     ("GET", "/sessions", Access::Look, Endpoint::Sessions),
     ("GET", "/sessions/{id}", Access::Look, Endpoint::Session),
     ("GET", "/events", Access::Look, Endpoint::Events),
+    ("GET", "/config", Access::Look, Endpoint::Config),
     ("GET", "/build", Access::Monitor, Endpoint::Build),
     ("POST", "/drain", Access::Change, Endpoint::Drain),
     ("POST", "/log", Access::Change, Endpoint::Log),
@@ -246,11 +249,26 @@ impl Admin {
                 Ok(events::listen(self))
             }
             Endpoint::Log => log(query),
+            Endpoint::Config => {
+                query.finish("")?;
+                Ok(self.config())
+            }
             Endpoint::Drain => {
                 query.finish("")?;
                 Ok(self.drain())
             }
         }
+    }
+
+    /// What is in effect, and what of it depends on the machine.
+    fn config(&self) -> Response<Body> {
+        let config = self.process.shared.config();
+        let value = json!({
+            "workers": config.workers,
+            "max_held_bytes": config.limits.max_held_bytes,
+            "settings": config.effective.settings(),
+        });
+        answer::json(StatusCode::OK, &value)
     }
 
     fn drain(&self) -> Response<Body> {

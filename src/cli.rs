@@ -197,12 +197,16 @@ impl Run {
             (None, None) => return Err(ConfigurationError::Absent),
         };
         if let Some(listen) = self.listen {
+            config.effective.override_with("listen", written(&listen));
             config.listen = vec![listen.into()];
         }
         if let Some(AdminAddress(admin)) = self.admin {
+            let shown = admin.as_ref().map(written).unwrap_or_default();
+            config.effective.override_with("admin.listen", shown);
             config.admin = admin;
         }
         if let Some(workers) = self.workers {
+            config.effective.override_with("workers", workers.get());
             config.workers = workers;
         }
         Ok(config)

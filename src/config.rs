@@ -10,6 +10,7 @@
 //! * Defaults are those of the settings types; the file only overrides them.
 
 pub mod address;
+pub mod effective;
 mod expand;
 mod matchers;
 mod memory;
@@ -30,6 +31,7 @@ use std::{
 
 use toml::de::DeTable;
 
+pub use effective::Effective;
 pub use report::{Mistake, Problems};
 
 use crate::{
@@ -69,6 +71,8 @@ pub struct Config {
     pub drain_grace: Duration,
     /// The routes.
     pub routes: Routes,
+    /// What of this somebody has said, and where.
+    pub effective: Effective,
 }
 
 /// Why there is no configuration.
@@ -125,10 +129,14 @@ impl Config {
         upstream: address::Upstream,
         environment: Environment<'_>,
     ) -> Result<Self, Problems> {
-        read("the environment", "", environment, |top| {
+        let written = upstream.to_string();
+        let mut config = read("the environment", "", environment, |top| {
             let routes = routes::to_everything(top, upstream);
             Self::with_routes(top, routes.into_iter().collect())
-        })
+        })?;
+        let key = "route[0].upstream";
+        config.effective.override_with(key, written);
+        Ok(config)
     }
 
     /// All certificates that the process shows, to clients and to upstreams.
@@ -162,6 +170,7 @@ impl Config {
             limits: top.table("limits", server_settings::limits),
             drain_grace: top.table("drain", server_settings::drain_grace),
             routes: Routes::new(routes),
+            effective: top.file().effective(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses as they are written: where to listen, where the upstream is.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use http::Uri;
 
@@ -56,6 +56,19 @@ pub struct Upstream {
     pub address: Address,
     /// Whether TLS is spoken with it.
     pub is_tls: bool,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        match &self.address {
+            Address::Tcp { host, port } if host.contains(':') => {
+                write!(formatter, "{scheme}://[{host}]:{port}")
+            }
+            Address::Tcp { host, port } => write!(formatter, "{scheme}://{host}:{port}"),
+            Address::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `"http://host:port"`, `"https://host"`, `"http://[::1]:port"` or `"unix:/path.sock"`.

@@ -10,7 +10,9 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Environment, expand,
+    Environment,
+    effective::{self, Effective, Origin},
+    expand,
     report::{Mistake, Problem, any_of, similar},
     units,
 };
@@ -23,6 +25,7 @@ pub(super) struct File<'a> {
     /// The full name of every key that was looked for, and whether it was there.
     lookups: RefCell<BTreeMap<String, bool>>,
     unknown_keys: RefCell<Vec<UnknownKey>>,
+    effective: RefCell<Effective>,
 }
 
 impl<'a> File<'a> {
@@ -33,6 +36,7 @@ impl<'a> File<'a> {
             problems: RefCell::default(),
             lookups: RefCell::default(),
             unknown_keys: RefCell::default(),
+            effective: RefCell::default(),
         }
     }
 
@@ -42,12 +46,14 @@ impl<'a> File<'a> {
         root: &'a DeTable<'a>,
         read: impl FnOnce(&mut Table<'a>) -> T,
     ) -> T {
-        self.read_table(String::new(), Some(root), 0..0, read)
+        let place = Some(String::new());
+        self.read_table(String::new(), place, Some(root), 0..0, read)
     }
 
     fn read_table<T>(
         &'a self,
         name: String,
+        place: Option<String>,
         entries: Option<&'a DeTable<'a>>,
         span: Range<usize>,
         read: impl FnOnce(&mut Table<'a>) -> T,
@@ -55,6 +61,7 @@ impl<'a> File<'a> {
         let mut table = Table {
             file: self,
             name,
+            place,
             span,
             entries,
             known: Vec::new(),
@@ -63,6 +70,15 @@ impl<'a> File<'a> {
         let result = read(&mut table);
         table.note_unknown_keys();
         result
+    }
+
+    /// What the file says, as far as it has been read.
+    pub(super) fn effective(&self) -> Effective {
+        self.effective.borrow().clone()
+    }
+
+    fn note(&self, key: String, value: serde_json::Value, origin: Origin) {
+        self.effective.borrow_mut().note(key, value, origin);
     }
 
     pub(super) fn environment(&self, name: &str) -> Option<String> {
@@ -136,6 +152,8 @@ pub(super) struct Table<'a> {
     file: &'a File<'a>,
     /// With dots, as in a header; empty at the top.
     name: String,
+    /// The same with the numbers of lists; `None` within a value that is shown whole.
+    place: Option<String>,
     span: Range<usize>,
     entries: Option<&'a DeTable<'a>>,
     known: Vec<&'static str>,
@@ -185,7 +203,18 @@ impl<'a> Table<'a> {
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, Mistake>,
     ) -> Option<T> {
-        self.take(key, |value| value.parse(parse))
+        let value = self.value(key)?;
+        let place = self.full_place(key);
+        value.parse(|text| {
+            let parsed = parse(text)?;
+            // What can be read in some notation is no secret.
+            if let (DeValue::String(written), Some(place)) = (value.content, place)
+                && **written != *text
+            {
+                self.file.note(place, text.into(), Origin::Environment);
+            }
+            Ok(parsed)
+        })
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
@@ -200,13 +229,14 @@ impl<'a> Table<'a> {
     /// The table `key`, read to its end; an empty one when it is not there.
     pub(super) fn table<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
         let name = self.full_name(key);
-        let value = self.value(key);
+        let place = self.full_place(key);
+        let value = self.lookup(key);
         let entries = value.and_then(|value| match value.content {
             DeValue::Table(entries) => Some(entries),
             _ => value.mismatch("a table"),
         });
         let span = value.map_or_else(|| self.span(), |value| value.span());
-        self.file.read_table(name, entries, span, read)
+        self.file.read_table(name, place, entries, span, read)
     }
 
     /// The tables of the list `key`, each read to its end.
@@ -216,7 +246,9 @@ impl<'a> Table<'a> {
         mut read: impl FnMut(&mut Self) -> T,
     ) -> Vec<T> {
         let name = self.full_name(key);
-        let Some(value) = self.value(key) else {
+        let place = self.full_place(key);
+        let mut index = 0..;
+        let Some(value) = self.lookup(key) else {
             return Vec::new();
         };
         let mut read_one = |table: Value<'a>| {
@@ -224,7 +256,12 @@ impl<'a> Table<'a> {
                 return table.mismatch("a table");
             };
             let (name, span) = (name.clone(), table.span());
-            Some(self.file.read_table(name, Some(entries), span, &mut read))
+            let place = place.as_ref().zip(index.next());
+            let place = place.map(|(place, index)| format!("{place}[{index}]"));
+            Some(
+                self.file
+                    .read_table(name, place, Some(entries), span, &mut read),
+            )
         };
         if let DeValue::Array(_) = value.content {
             return value
@@ -244,7 +281,36 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// The value of `key`, which is noted as it is written.
     pub(super) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
+        let value = self.lookup(key)?;
+        Some(self.noted(value))
+    }
+
+    fn noted(&self, value: Value<'a>) -> Value<'a> {
+        let Some(place) = self.full_place(value.key) else {
+            return value;
+        };
+        let written = effective::written(value.content);
+        let is_from_environment = effective::is_from_environment(&written);
+        let origin = if is_from_environment {
+            Origin::Environment
+        } else {
+            Origin::File
+        };
+        self.file.note(place, written, origin);
+        value
+    }
+
+    /// Notes what is in effect although the file does not say it.
+    pub(super) fn note(&self, key: &str, value: String, origin: Origin) {
+        if let Some(place) = self.full_place(key) {
+            self.file.note(place, value.into(), origin);
+        }
+    }
+
+    /// The value of `key`, for somebody who reads or looks at it in another way, too.
+    pub(super) fn lookup(&mut self, key: &'static str) -> Option<Value<'a>> {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
@@ -261,6 +327,11 @@ impl<'a> Table<'a> {
 
     /// All keys with their places and values, for a table whose keys are the user's own.
     pub(super) fn entries(&self) -> impl Iterator<Item = (Range<usize>, &'a str, Value<'a>)> {
+        self.all_entries()
+            .map(|(span, key, value)| (span, key, self.noted(value)))
+    }
+
+    fn all_entries(&self) -> impl Iterator<Item = (Range<usize>, &'a str, Value<'a>)> + use<'a> {
         let file = self.file;
         let entries = self.entries.into_iter().flatten();
         entries.map(move |(key, value)| {
@@ -283,12 +354,21 @@ impl<'a> Table<'a> {
         }
     }
 
+    fn full_place(&self, key: &str) -> Option<String> {
+        let place = self.place.as_ref()?;
+        Some(if place.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{place}.{key}")
+        })
+    }
+
     fn note_unknown_keys(&self) {
         // A table that was read through `entries` knows no keys of its own.
         if self.known.is_empty() {
             return;
         }
-        let entries = self.entries();
+        let entries = self.all_entries();
         let unknown = entries.filter(|(_, key, _)| !self.known.contains(key));
         let unknown = unknown.map(|(span, key, _)| UnknownKey {
             span,
@@ -408,7 +488,8 @@ impl<'a> Value<'a> {
             return self.mismatch("a table");
         };
         let name = self.key.to_owned();
-        Some(self.file.read_table(name, Some(entries), self.span(), read))
+        let span = self.span();
+        Some(self.file.read_table(name, None, Some(entries), span, read))
     }
 
     fn expand(&self, text: &str) -> Option<String> {

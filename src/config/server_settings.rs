@@ -10,7 +10,9 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    address, memory,
+    address,
+    effective::Origin,
+    memory,
     raw::{Table, override_with},
     report::{Mistake, Problem},
     tls,
@@ -27,13 +29,15 @@ const DEFAULT_PORT: u16 = 8080;
 
 /// `listen = "address"`, or one `[[listen]]` for each address.
 pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> Vec<ListenSettings> {
-    let value = top.value("listen");
+    let value = top.lookup("listen");
     let Some(value) = value else {
-        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port(top)));
+        let (port, origin) = default_port(top);
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        top.note("listen", address.to_string(), origin);
         return vec![ListenAddress::Tcp(address).into()];
     };
     if matches!(value.content(), DeValue::String(_)) {
-        let address = value.parse(address::listen);
+        let address = top.parse("listen", address::listen);
         return address.into_iter().map(ListenSettings::from).collect();
     }
     let mut seen = Vec::new();
@@ -65,7 +69,7 @@ fn listener(
         table.problem_at(table.span(), Mistake::new(what, "expected another one"));
     }
     seen.push(address.clone());
-    let tls = table.value("tls").is_some();
+    let tls = table.lookup("tls").is_some();
     let tls = tls.then(|| table.table("tls", tls::listener)).flatten();
     let h2c = h2c(table, tls.is_some());
     Some(ListenSettings {
@@ -106,21 +110,22 @@ fn proxy_protocol(table: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> bo
 }
 
 /// `PORT`, as Cloud Run and its like set it.
-fn default_port(top: &Table<'_>) -> u16 {
+fn default_port(top: &Table<'_>) -> (u16, Origin) {
     let Some(port) = top
         .file()
         .environment("PORT")
         .filter(|port| !port.is_empty())
     else {
-        return DEFAULT_PORT;
+        return (DEFAULT_PORT, Origin::Default);
     };
-    port.parse().unwrap_or_else(|_| {
+    let port = port.parse().unwrap_or_else(|_| {
         let what = format!("the environment variable PORT is `{port}`, which is not a port");
         let expected = "expected a number from 0 to 65535";
         top.file()
             .report(Problem::nowhere(Mistake::new(what, expected)));
         DEFAULT_PORT
-    })
+    });
+    (port, Origin::Environment)
 }
 
 pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {

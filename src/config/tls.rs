@@ -62,8 +62,8 @@ pub(super) fn upstream(
     upstream: Option<&Upstream>,
     system_roots: &SystemRoots,
 ) -> Option<Arc<upstream::tls::Tls>> {
-    let written = table.value("tls");
-    let url = table.value("upstream");
+    let written = table.lookup("tls");
+    let url = table.lookup("upstream");
     table.table("tls", |tls| {
         let file = authorities(tls, "ca");
         let identity = identity(tls);
@@ -140,8 +140,8 @@ fn server_name(name: &str) -> Result<ServerName<'static>, Mistake> {
 
 /// The files `certificate` and `key`; `None` also when the table has neither.
 fn identity(table: &mut Table<'_>) -> Option<IdentityFiles> {
-    let certificate_value = table.value("certificate");
-    let key_value = table.value("key");
+    let certificate_value = table.lookup("certificate");
+    let key_value = table.lookup("key");
     match (&certificate_value, &key_value) {
         (Some(value), None) => {
             let mistake = Mistake::new("this certificate has no key", "expected a `key`, too");

@@ -207,3 +207,18 @@ async fn a_level_that_is_none_is_refused() {
     // In this process nobody has started a log.
     assert_eq!(proxy.ask("POST", "/log?level=warn", &[]).await.0, 503);
 }
+
+#[tokio::test]
+async fn the_configuration_says_where_its_values_come_from() {
+    let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
+
+    let value = proxy.json("/config").await;
+
+    assert_eq!(value["workers"], 2);
+    let settings = value["settings"].as_array().unwrap();
+    let setting = |key: &str| settings.iter().find(|it| it["key"] == key).unwrap();
+    assert_eq!(setting("workers")["origin"], "file");
+    assert_eq!(setting("route[0].gate.ready")["value"]["text"], "ready");
+    assert_eq!(setting("route[0].hold.max_messages")["value"], 1000);
+    assert_eq!(setting("route[0].hold.max_messages")["origin"], "default");
+}

@@ -150,6 +150,7 @@ async fn no_secret_of_a_client_is_anywhere() {
         "/readyz?verbose&backend=1",
         "/build",
         "/metrics",
+        "/config",
     ] {
         let (head, body) = proxy.exchange("GET", target, &[]).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{target}: {head}");

@@ -11,7 +11,7 @@ use std::{
 
 use readygate::{
     client::TrustedProxies,
-    config::Config,
+    config::{Config, Effective},
     route::{Route, Routes},
     server::{self, Limits, ListenAddress},
     telemetry,
@@ -39,6 +39,7 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         limits: Limits::new(1024 * 1024),
         drain_grace: Duration::from_secs(8),
         routes: Routes::new(routes),
+        effective: Effective::default(),
     }
 }
 
