@@ -81,11 +81,11 @@ pub async fn run(
     };
     let workers = Workers::start(traffic, &config, &shared, &drain, &alive, visits)?;
     drop(alive);
+    let _renewal = renewal::watch(&config)?;
 
     tokio::select! {
         () = shutdown => tracing::info!(grace = ?config.drain_grace, "draining"),
         () = drain.cancelled() => {}
-        never = renewal::watch(&config) => match never {},
     }
     drain.cancel();
     let _none = ended.recv().await;

@@ -2,10 +2,14 @@
 
 use std::{
     convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
     time::{Duration, SystemTime},
 };
-
-use tokio::time::{self, MissedTickBehavior};
 
 use crate::{
     config::Config,
@@ -16,36 +20,50 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Takes over certificates, keys and authorities whose files change, and warns of
-/// certificates that are not valid or soon will not be.
+/// certificates that are not valid or soon will not be, until what it returns is dropped.
 ///
-/// Connections that are there go on with what they have.
+/// Connections that are there go on with what they have. Files are read on a thread of their
+/// own, for which nobody waits: they may be on a file system that does not answer.
 ///
-/// # Cancel safety
+/// # Errors
 ///
-/// Nothing is left half done: between two looks there is nothing to lose.
-pub(super) async fn watch(config: &Config) -> Infallible {
-    let mut warnings = Warnings::default();
-    let mut looks = time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        let listeners = config
-            .listen
-            .iter()
-            .filter_map(|listen| listen.tls.as_ref());
-        let upstreams = config
-            .routes
-            .iter()
-            .filter_map(|route| route.upstream.tls.as_ref());
-        for tls in listeners {
-            report(tls.refresh());
-        }
-        for tls in upstreams {
-            report(tls.refresh());
-        }
-        for warning in warnings.about(&config.identities(), SystemTime::now()) {
-            tracing::warn!("{warning}");
-        }
+/// The thread cannot be started.
+pub(super) fn watch(config: &Arc<Config>) -> io::Result<Sender<Infallible>> {
+    let config = Arc::clone(config);
+    let (alive, ended) = mpsc::channel::<Infallible>();
+    thread::Builder::new()
+        .name("renewal".to_owned())
+        .spawn(move || {
+            let mut warnings = Warnings::default();
+            loop {
+                look(&config, &mut warnings);
+                match ended.recv_timeout(INTERVAL) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(never) => match never {},
+                }
+            }
+        })?;
+    Ok(alive)
+}
+
+fn look(config: &Config, warnings: &mut Warnings) {
+    let listeners = config
+        .listen
+        .iter()
+        .filter_map(|listen| listen.tls.as_ref());
+    let upstreams = config
+        .routes
+        .iter()
+        .filter_map(|route| route.upstream.tls.as_ref());
+    for tls in listeners {
+        report(tls.refresh());
+    }
+    for tls in upstreams {
+        report(tls.refresh());
+    }
+    for warning in warnings.about(&config.identities(), SystemTime::now()) {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Certificates and keys as they are in files, and what may be wrong with those.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +19,9 @@ use rustls::{
 };
 
 use super::provider;
+
+/// The longest file that is read, in bytes: all authorities of a system are a quarter of it.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// A file that cannot be used, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,7 +211,27 @@ impl Identity {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    fs::read(path).map_err(|error| FileError::unreadable(path, &error))
+    contents(path).map_err(|error| FileError::unreadable(path, &error))
+}
+
+/// What is in a file.
+///
+/// # Errors
+///
+/// Those of the system, and what is no file, such as a pipe on which a reader would wait for
+/// ever, or is longer than 1 MiB.
+pub(super) fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let kind = path.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut contents = Vec::new();
+    let file = File::open(path)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is longer than 1 MiB"));
+    }
+    Ok(contents)
 }
 
 fn without_certificate(path: &Path, text: &[u8]) -> FileError {

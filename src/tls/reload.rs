@@ -4,7 +4,7 @@
 //! links that are swapped, on file systems that tell nobody.
 
 use std::{
-    fmt, fs,
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::FileError;
+use super::{FileError, files};
 
 /// A value that is made of files.
 pub struct Reloadable<T> {
@@ -113,13 +113,15 @@ impl<T> fmt::Debug for Reloadable<T> {
 fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        fs::read(file).ok().hash(&mut hasher);
+        files::contents(file).ok().hash(&mut hasher);
     }
     hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The content of a file, which must not be `broken`.

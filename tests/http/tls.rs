@@ -1,6 +1,13 @@
 //! Handshakes with clients and upstreams: certificates, names, versions, time, reload.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use readygate::{
@@ -235,6 +242,36 @@ async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
     assert_eq!(before.read_close_code().await, 1001);
     drop(before);
     ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_become_a_pipe_or_has_no_end_is_refused_and_not_waited_for() {
+    let front = Front::new();
+    let tls = front.tls();
+    let proxy = Proxy::start(front.config(Arc::clone(&tls)));
+    let file = front.folder.path().join("server.pem");
+    let make_pipe = || {
+        let made = Command::new("mkfifo").arg(&file).status().unwrap();
+        assert!(made.success());
+    };
+    let make_device = || symlink("/dev/zero", &file).unwrap();
+    let make_huge = || File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let makers: [(&dyn Fn(), &str); 3] = [
+        (&make_pipe, "it is not a regular file"),
+        (&make_device, "it is not a regular file"),
+        (&make_huge, "it is longer than 1 MiB"),
+    ];
+    for (make, why) in makers {
+        fs::remove_file(&file).unwrap();
+        make();
+
+        let error = tls.reload().unwrap_err();
+
+        assert!(error.what.ends_with(why), "{error}");
+        let shown = pki::shown(&connect(&proxy, front.client(), "localhost").await.unwrap());
+        assert_eq!(shown, own(&front.issued));
+    }
+    proxy.stop().await.unwrap().unwrap();
 }
 
 #[tokio::test]
