@@ -17,7 +17,7 @@
 //!   more strictly that the client must not take over its context, which every client obeys
 //!   and no server needs to know (RFC 7692 §7.1.1.2).
 
-use std::{mem, rc::Rc, sync::Arc, time::Duration};
+use std::{future, mem, rc::Rc, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{
@@ -49,7 +49,7 @@ use crate::{
 
 /// How often a client that waits is looked at, in case it has gone: behind bytes that it has
 /// sent too early, hyper does not notice.
-const HANG_UP_CHECK: Duration = Duration::from_millis(50);
+const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
 /// How much of the body of an answer is kept while the upstream is asked again, in bytes.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
@@ -76,7 +76,7 @@ pub(super) async fn ask(
     client: Client,
     route: &Arc<Route>,
     local: &Local,
-    is_client_gone: impl Fn() -> bool,
+    is_client_gone: Option<&dyn Fn() -> bool>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let started = time::Instant::now();
     let shared = &local.shared;
@@ -267,8 +267,11 @@ async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Ref
     Ok(response)
 }
 
-/// Resolves some time after `condition` has become true.
-async fn until(condition: impl Fn() -> bool) {
+/// Resolves some time after `condition` has become true; never without one.
+async fn until(condition: Option<&dyn Fn() -> bool>) {
+    let Some(condition) = condition else {
+        return future::pending().await;
+    };
     while !condition() {
         time::sleep(HANG_UP_CHECK).await;
     }

@@ -163,7 +163,7 @@ impl Requests {
             meter.set_handshake();
             let (parts, _body) = request.into_parts();
             let is_client_gone = || self.stream.is_hung_up();
-            let answer = upgrade::answer(&parts, client, route, local, is_client_gone);
+            let answer = upgrade::answer(&parts, client, route, local, Some(&is_client_gone));
             let (response, accepted) = answer.await?;
             if accepted.is_some() {
                 meter.set_session();

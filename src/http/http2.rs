@@ -274,7 +274,8 @@ impl Requests {
         let places = self.admit_session()?;
         let upgraded = on_upgrade(&mut request);
         let (parts, _body) = request.into_parts();
-        let answer = upgrade::answer(&parts, client, route, local, || false);
+        // A stream that the client cancels is dropped.
+        let answer = upgrade::answer(&parts, client, route, local, None);
         let (response, accepted) = answer.await?;
         match accepted {
             Some(accepted) => {

@@ -89,7 +89,8 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Answers a handshake: at once or, where the route says so, as the upstream does, while
-/// `is_client_gone` is asked now and then.
+/// `is_client_gone` is asked now and then; `None` where a client that leaves takes the future
+/// with it.
 ///
 /// # Errors
 ///
@@ -99,7 +100,7 @@ pub async fn answer(
     client: Client,
     route: &Arc<Route>,
     local: &Local,
-    is_client_gone: impl Fn() -> bool,
+    is_client_gone: Option<&dyn Fn() -> bool>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     match route.accept {
         Accept::Early => {
