@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     io::AsyncWriteExt,
     time::{self, Instant},
@@ -488,11 +489,11 @@ async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
             party.peer.inbox = Vec::new();
             party.peer.progress(true).await;
         }
-        // Where a stream has a last word of its own, as TLS has its `close_notify`, the peer
-        // may wait for it.
-        if party.peer.stream.as_tcp().is_none() {
-            let _ = party.peer.stream.shutdown().await;
-        }
     })
     .await;
+    // Where a stream has a last word of its own, as TLS has its `close_notify`, the peer may
+    // wait for it, also one that has not closed in time. There is room for it, or nobody reads.
+    if party.peer.stream.as_tcp().is_none() {
+        let _ = party.peer.stream.shutdown().now_or_never();
+    }
 }

@@ -218,6 +218,23 @@ async fn what_is_held_is_flushed_in_order_and_then_bytes_go_both_ways_until_the_
 }
 
 #[tokio::test]
+async fn an_upstream_that_waits_for_the_end_of_tls_before_it_closes_is_told_so() {
+    let world = World::new(Sides {
+        client: false,
+        upstream: true,
+    })
+    .await;
+    let (mut client, mut upstream) = world.tunnel().await;
+    client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await;
+    assert_eq!(upstream.read(8).await[..2], [0x88, 0x82]);
+    upstream.send([0x88, 2, 0x03, 0xe8]).await;
+    assert_eq!(client.read_close_code().await, 1000);
+
+    // A connection that ends without it would be an error here.
+    assert_eq!(upstream.0.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_side_that_does_not_read_stops_the_other_and_loses_nothing() {
     const BYTES: usize = 4 * 1024 * 1024;
     for sides in ALL {
