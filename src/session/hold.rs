@@ -41,7 +41,7 @@ use super::{
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::{Assembler, Compression, Opened, Role},
+    websocket::{Assembler, Compression, Opened, Role, deflate::Inflation},
 };
 
 /// What happens when the hold queue is full.
@@ -131,6 +131,8 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) settings: &'s super::Settings,
     pub(super) client: Client<C>,
     pub(super) assembler: Assembler,
+    /// How much the client's messages have been inflated to look at them.
+    pub(super) inflation: Inflation,
     pub(super) queue: HoldQueue,
     pub(super) charge: Charge,
     gate: Gate<'s>,
@@ -171,6 +173,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             settings,
             client: Client::Here(Peer::new(client)),
             assembler: Assembler::new(Role::Client, max_message_bytes).with(compression),
+            inflation: Inflation::default(),
             queue: HoldQueue::new(settings.hold.order),
             charge: Charge::new(context.budget.clone()),
             gate: Gate::new(&settings.gate),

@@ -8,7 +8,8 @@
 //! * Of what a message inflates to, no more is kept than was asked for.
 //! * Inflating takes time linear in what has arrived: one message alone is inflated no further
 //!   than is asked for, and a stream of them, which must be inflated to its end for the sake of
-//!   the next one, is given up when it becomes far larger than data does.
+//!   the next one, is given up when it becomes far larger than data does. For many messages
+//!   that each stand alone, who asks keeps the account ([`Inflation`]).
 //! * A compressor that ends its stream inside a message (BFINAL, RFC 7692 §7.2.3.4) starts
 //!   anew behind it. Nobody's refers to what was before.
 
@@ -91,6 +92,28 @@ const FREE_BYTES: u64 = 16 * 1024 * 1024;
 /// to a fiftieth.
 const SUSPICIOUS_RATIO: u64 = 100;
 
+/// How much one side's messages have been inflated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inflation {
+    taken: u64,
+    inflated: u64,
+}
+
+impl Inflation {
+    /// Adds compressed bytes that have arrived, and what was made of any.
+    pub const fn add(&mut self, taken: u64, inflated: u64) {
+        self.taken += taken;
+        self.inflated += inflated;
+    }
+
+    /// Whether it is more than data becomes: beyond 16 MiB and a hundred times what has
+    /// arrived.
+    #[must_use]
+    pub const fn is_suspicious(&self) -> bool {
+        self.inflated > FREE_BYTES + SUSPICIOUS_RATIO * self.taken
+    }
+}
+
 /// Inflates messages one after the other, as far as each has arrived.
 ///
 /// Each is inflated to its end, because the next one may refer to its last 32 KiB. A reference
@@ -100,8 +123,7 @@ pub struct Inflater {
     stream: Decompress,
     /// Nothing has been taken since the stream began.
     is_fresh: bool,
-    taken: u64,
-    inflated: u64,
+    inflation: Inflation,
 }
 
 impl Default for Inflater {
@@ -109,8 +131,7 @@ impl Default for Inflater {
         Self {
             stream: Decompress::new(false),
             is_fresh: true,
-            taken: 0,
-            inflated: 0,
+            inflation: Inflation::default(),
         }
     }
 }
@@ -164,9 +185,8 @@ impl Inflater {
     }
 
     fn account(&mut self, taken: u64, inflated: u64) -> Result<(), ProtocolError> {
-        self.taken += taken;
-        self.inflated += inflated;
-        if self.inflated > FREE_BYTES + SUSPICIOUS_RATIO * self.taken {
+        self.inflation.add(taken, inflated);
+        if self.inflation.is_suspicious() {
             return Err(ProtocolError::InflatesTooMuch);
         }
         Ok(())
@@ -401,7 +421,7 @@ mod tests {
             inflater.feed(&megabyte, |_| {}).unwrap();
             inflater.end_message(|_| {}).unwrap();
         }
-        assert!(inflater.inflated > FREE_BYTES);
+        assert!(inflater.inflation.inflated > FREE_BYTES);
     }
 
     // Z04

@@ -382,6 +382,35 @@ async fn a_bomb_of_a_client_is_held_like_any_message_and_one_of_an_upstream_is_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_sends_nothing_but_bombs_is_looked_at_no_further_and_loses_nothing() {
+    const BOMBS: usize = 400;
+    let text = format!("early{}", "a".repeat(64 * 1024));
+    let bomb = client_frame(TEXT, &compressed(&text));
+    local(async {
+        let mut scene = scene(Phase::Held, with_rules).await;
+        let early = client_frame(0x81, b"early");
+        let sent = [bomb.repeat(BOMBS), early].concat();
+        let (client, upstream) = (&mut scene.client, &mut scene.upstream);
+        let read = async {
+            let mut bombs = 0;
+            while read_frame(upstream).await.payload != b"early" {
+                bombs += 1;
+            }
+            bombs
+        };
+
+        let ((), looked_at) = tokio::join!(write(client, &sent, Segments::Whole), read);
+
+        // So many are 16 MiB, and somewhat more with what has arrived for them.
+        assert!((256..BOMBS).contains(&looked_at), "{looked_at}");
+        let ready = server_frame(0x81, b"ready");
+        write(&mut scene.upstream, &ready, Segments::Whole).await;
+        read_frames(&mut scene.upstream, BOMBS - looked_at).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_looks_into_compressed_messages_is_counted_and_gone_once_the_gate_is_open() {
     local(async {
         let running = start_compressed(gated());

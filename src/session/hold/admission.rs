@@ -110,12 +110,23 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    fn classify(&self, message: &Message) -> Result<Class, ProtocolError> {
+    /// What the rules say of `message`. What would have to be inflated by more than data
+    /// becomes is not looked at, so that no rule matches it.
+    fn classify(&mut self, message: &Message) -> Result<Class, ProtocolError> {
         if self.settings.rules.is_empty() {
             return Ok(Class::default());
         }
+        if message.is_compressed {
+            self.inflation.add(message.wire.len() as u64, 0);
+            if self.inflation.is_suspicious() {
+                return Ok(Class::default());
+            }
+        }
         let inspect_bytes = self.settings.gate.inspect_bytes;
         let (payload, is_whole) = message.sample(Role::Client, inspect_bytes)?;
+        if message.is_compressed {
+            self.inflation.add(0, payload.len() as u64);
+        }
         Ok(self.settings.rules.classify(&crate::matcher::Sample {
             is_text: message.is_text,
             payload: &payload,
