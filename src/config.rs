@@ -186,7 +186,7 @@ fn read<T>(
     let syntax = errors.iter().map(|error| syntax_problem(text, error));
     let file = File::new(text, environment);
     let result = file.read(root.get_ref(), read);
-    let problems = Problems::new(name, text, syntax.collect(), file.into_problems());
+    let problems = Problems::new(name, text, syntax.collect(), file.take_problems());
     if problems.is_empty() {
         Ok(result)
     } else {

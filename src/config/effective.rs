@@ -10,7 +10,10 @@
 //!   duration or an address is. Free text, which may be a token, is shown as it is written:
 //!   `${NAME}`.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -20,6 +23,18 @@ use super::Config;
 
 /// The file that is shipped.
 const SHIPPED: &str = include_str!("../../proxy.toml");
+
+/// The defaults in tables that the shipped file has only as examples.
+fn defaults_of_optional_tables() -> [(&'static str, &'static str, Value); 6] {
+    [
+        ("listen[].tls", "client_ca", "".into()),
+        ("listen[].tls", "h2", true.into()),
+        ("route[].message[]", "priority", "normal".into()),
+        ("route[].message[]", "release", "ready".into()),
+        ("route[].tls", "ca", "".into()),
+        ("route[].tls", "server_name", "".into()),
+    ]
+}
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,6 +92,12 @@ impl Effective {
                 all.entry(key).or_insert((value.clone(), Origin::Default));
             }
         }
+        for (table, key, value) in defaults_of_optional_tables() {
+            for table in self.tables(table) {
+                let key = format!("{table}.{key}");
+                all.entry(key).or_insert((value.clone(), Origin::Default));
+            }
+        }
         let mut settings: Vec<_> = all
             .into_iter()
             .map(|(key, (value, origin))| Setting { key, value, origin })
@@ -87,6 +108,21 @@ impl Effective {
 
     pub(super) fn note(&mut self, key: String, value: Value, origin: Origin) {
         self.0.insert(key, (value, origin));
+    }
+
+    /// The tables of which something was said and that are called `name`, where `[]` stands
+    /// for any number.
+    fn tables(&self, name: &str) -> BTreeSet<&str> {
+        let tables = self
+            .0
+            .keys()
+            .filter_map(|key| Some(key.rsplit_once('.')?.0));
+        let is_so = |table: &&str| {
+            let parts = table.split(['[', ']']).enumerate();
+            let names = parts.map(|(index, part)| if index % 2 == 0 { part } else { "[]" });
+            names.collect::<String>() == name
+        };
+        tables.filter(is_so).collect()
     }
 
     /// What a default of the first table of a list, `route[0].path`, is called in each table
@@ -124,39 +160,60 @@ fn natural(key: &str) -> Vec<(usize, String)> {
     key.split('[').map(part).collect()
 }
 
-/// A value as it is written.
-pub(super) fn written(value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::String(text) => Value::from(&**text),
-        DeValue::Integer(number) => number
-            .as_str()
-            .parse::<i64>()
-            .map_or_else(|_| number.as_str().into(), Value::from),
-        DeValue::Float(number) => number
-            .as_str()
-            .parse::<f64>()
-            .map_or_else(|_| number.as_str().into(), Value::from),
-        DeValue::Boolean(truth) => (*truth).into(),
-        DeValue::Datetime(time) => time.to_string().into(),
-        DeValue::Array(elements) => elements
-            .iter()
-            .map(|element| written(element.get_ref()))
-            .collect(),
-        DeValue::Table(entries) => entries
-            .iter()
-            .map(|(key, value)| (key.get_ref().to_string(), written(value.get_ref())))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
+/// What values that are written with variables are, by where they are in the file.
+pub(super) type Revealed = BTreeMap<usize, String>;
+
+/// A value that is written at `start` as it may be shown, and where it comes from.
+pub(super) fn shown(value: &DeValue<'_>, start: usize, revealed: &Revealed) -> (Value, Origin) {
+    let mut origin = Origin::File;
+    let value = Shown {
+        revealed,
+        origin: &mut origin,
     }
+    .value(value, start);
+    (value, origin)
 }
 
-/// Whether a value, or one in it, is taken from the environment.
-pub(super) fn is_from_environment(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.replace("$$", "").contains("${"),
-        Value::Array(elements) => elements.iter().any(is_from_environment),
-        Value::Object(entries) => entries.values().any(is_from_environment),
-        _ => false,
+struct Shown<'a> {
+    revealed: &'a Revealed,
+    origin: &'a mut Origin,
+}
+
+impl Shown<'_> {
+    fn value(&mut self, value: &DeValue<'_>, start: usize) -> Value {
+        match value {
+            DeValue::String(text) => self.text(text, start),
+            DeValue::Integer(number) => number
+                .as_str()
+                .parse::<i64>()
+                .map_or_else(|_| number.as_str().into(), Value::from),
+            DeValue::Float(number) => number
+                .as_str()
+                .parse::<f64>()
+                .map_or_else(|_| number.as_str().into(), Value::from),
+            DeValue::Boolean(truth) => (*truth).into(),
+            DeValue::Datetime(time) => time.to_string().into(),
+            DeValue::Array(elements) => elements
+                .iter()
+                .map(|element| self.value(element.get_ref(), element.span().start))
+                .collect(),
+            DeValue::Table(entries) => entries
+                .iter()
+                .map(|(key, value)| {
+                    let shown = self.value(value.get_ref(), value.span().start);
+                    (key.get_ref().to_string(), shown)
+                })
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+
+    fn text(&mut self, text: &str, start: usize) -> Value {
+        if text.replace("$$", "").contains("${") {
+            *self.origin = Origin::Environment;
+        }
+        let revealed = self.revealed.get(&start);
+        revealed.map_or(text, String::as_str).into()
     }
 }
 
@@ -246,6 +303,56 @@ mod tests {
             settings["route[0].message[0].match"].0["prefix"],
             "${TOKEN}"
         );
+    }
+
+    #[test]
+    fn what_is_read_in_some_notation_is_shown_as_it_is_in_effect() {
+        let settings = settings(
+            r#"
+            [log]
+            level = "${LOG_LEVEL:-debug}"
+            [[route]]
+            upstream = "http://b"
+            origins = ["https://a.example", "https://${BACKEND}"]
+            gate.ready = { on = "${EVENT:-pong}" }
+            "#,
+        );
+
+        let of = |key: &str| settings[key].clone();
+        assert_eq!(of("log.level"), ("debug".into(), Origin::Environment));
+        let (origins, origin) = of("route[0].origins");
+        assert_eq!(origins[1], "https://backend:9000");
+        assert_eq!(origin, Origin::Environment);
+        assert_eq!(of("route[0].gate.ready").0["on"], "pong");
+    }
+
+    #[test]
+    fn a_table_that_is_there_has_its_defaults() {
+        let settings = settings(
+            r#"
+            [[route]]
+            upstream = "http://b"
+            gate.ready = { text = "ready" }
+            [[route.message]]
+            match = { text = "a" }
+            [[route.message]]
+            match = { text = "b" }
+            priority = "low"
+            "#,
+        );
+
+        let of = |key: &str| settings[key].clone();
+        let message = "route[0].message";
+        assert_eq!(
+            of(&format!("{message}[0].priority")),
+            ("normal".into(), Origin::Default)
+        );
+        assert_eq!(
+            of(&format!("{message}[1].priority")),
+            ("low".into(), Origin::File)
+        );
+        assert_eq!(of(&format!("{message}[1].release")).0, "ready");
+        assert!(!settings.contains_key("listen[0].tls.h2"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Environment,
-    effective::{self, Effective, Origin},
+    effective::{self, Effective, Origin, Revealed},
     expand,
     report::{Mistake, Problem, any_of, similar},
     units,
@@ -25,7 +25,12 @@ pub(super) struct File<'a> {
     /// The full name of every key that was looked for, and whether it was there.
     lookups: RefCell<BTreeMap<String, bool>>,
     unknown_keys: RefCell<Vec<UnknownKey>>,
+    /// What is in effect although the file does not say it.
     effective: RefCell<Effective>,
+    /// The keys of all values, with the numbers of lists.
+    noted: RefCell<Vec<(String, Value<'a>)>>,
+    /// What values from the environment are, by where they are written.
+    revealed: RefCell<Revealed>,
 }
 
 impl<'a> File<'a> {
@@ -37,6 +42,8 @@ impl<'a> File<'a> {
             lookups: RefCell::default(),
             unknown_keys: RefCell::default(),
             effective: RefCell::default(),
+            noted: RefCell::default(),
+            revealed: RefCell::default(),
         }
     }
 
@@ -74,11 +81,13 @@ impl<'a> File<'a> {
 
     /// What the file says, as far as it has been read.
     pub(super) fn effective(&self) -> Effective {
-        self.effective.borrow().clone()
-    }
-
-    fn note(&self, key: String, value: serde_json::Value, origin: Origin) {
-        self.effective.borrow_mut().note(key, value, origin);
+        let mut effective = self.effective.borrow().clone();
+        let revealed = self.revealed.borrow();
+        for (key, value) in self.noted.borrow().iter() {
+            let (shown, origin) = effective::shown(value.content, value.place.start, &revealed);
+            effective.note(key.clone(), shown, origin);
+        }
+        effective
     }
 
     pub(super) fn environment(&self, name: &str) -> Option<String> {
@@ -93,11 +102,11 @@ impl<'a> File<'a> {
     ///
     /// The unknown keys come last, because the place where one belongs may be read after
     /// the place where it stands.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        let lookups = self.lookups.into_inner();
-        let unknown_keys = self.unknown_keys.into_inner().into_iter();
+    pub(super) fn take_problems(&self) -> Vec<Problem> {
+        let lookups = self.lookups.take();
+        let unknown_keys = self.unknown_keys.take().into_iter();
         let unknown_keys = unknown_keys.map(|unknown| unknown.problem(&lookups));
-        let mut problems = self.problems.into_inner();
+        let mut problems = self.problems.take();
         problems.extend(unknown_keys);
         problems
     }
@@ -203,18 +212,7 @@ impl<'a> Table<'a> {
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, Mistake>,
     ) -> Option<T> {
-        let value = self.value(key)?;
-        let place = self.full_place(key);
-        value.parse(|text| {
-            let parsed = parse(text)?;
-            // What can be read in some notation is no secret.
-            if let (DeValue::String(written), Some(place)) = (value.content, place)
-                && **written != *text
-            {
-                self.file.note(place, text.into(), Origin::Environment);
-            }
-            Ok(parsed)
-        })
+        self.take(key, |value| value.parse(parse))
     }
 
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
@@ -288,24 +286,17 @@ impl<'a> Table<'a> {
     }
 
     fn noted(&self, value: Value<'a>) -> Value<'a> {
-        let Some(place) = self.full_place(value.key) else {
-            return value;
-        };
-        let written = effective::written(value.content);
-        let is_from_environment = effective::is_from_environment(&written);
-        let origin = if is_from_environment {
-            Origin::Environment
-        } else {
-            Origin::File
-        };
-        self.file.note(place, written, origin);
+        if let Some(place) = self.full_place(value.key) {
+            self.file.noted.borrow_mut().push((place, value));
+        }
         value
     }
 
     /// Notes what is in effect although the file does not say it.
     pub(super) fn note(&self, key: &str, value: String, origin: Origin) {
         if let Some(place) = self.full_place(key) {
-            self.file.note(place, value.into(), origin);
+            let mut effective = self.file.effective.borrow_mut();
+            effective.note(place, value.into(), origin);
         }
     }
 
@@ -450,8 +441,22 @@ impl<'a> Value<'a> {
             _ => return self.mismatch("a string or a number"),
         };
         match parse(&text) {
-            Ok(value) => Some(value),
+            Ok(value) => {
+                self.reveal(text);
+                Some(value)
+            }
             Err(mistake) => self.problem(mistake),
+        }
+    }
+
+    /// Has the value shown with its variables replaced: what can be read in some notation is
+    /// no secret.
+    fn reveal(&self, text: String) {
+        let is_from_environment =
+            matches!(self.content, DeValue::String(written) if **written != *text);
+        if is_from_environment {
+            let mut revealed = self.file.revealed.borrow_mut();
+            revealed.insert(self.place.start, text);
         }
     }
 
@@ -459,6 +464,7 @@ impl<'a> Value<'a> {
     pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.string()?;
         if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
+            self.reveal(text);
             return Some(*choice);
         }
         let words = || choices.iter().map(|(word, _)| *word);

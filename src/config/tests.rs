@@ -110,6 +110,35 @@ fn the_shipped_file_has_every_key() {
 }
 
 #[test]
+fn every_key_of_the_shipped_file_is_shown_with_its_origin() {
+    let (_files, environment) = with_tls_files();
+    let text = shipped_with_examples();
+    let config = Config::parse("proxy.toml", &text, &environment).unwrap();
+
+    let without_numbers = |key: &str| {
+        let parts = key.split(['[', ']']).enumerate();
+        let names = parts.filter(|(index, _)| index % 2 == 0);
+        names.map(|(_, name)| name).collect::<String>()
+    };
+    let settings = config.effective.settings().into_iter();
+    let shown: BTreeSet<_> = settings.map(|it| without_numbers(&it.key)).collect();
+    let mut table = String::new();
+    let mut written = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_matches(['[', ']']).to_owned() + ".";
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            written.insert(format!("{table}{key}"));
+        }
+    }
+    // An inline table of settings, and not one value.
+    written.remove("route.connect.retry");
+    assert!(written.len() > 60, "{written:?}");
+    let missing: Vec<_> = written.difference(&shown).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_examples_in_the_shipped_file_are_valid() {
     let (_files, environment) = with_tls_files();
     let config = Config::parse("proxy.toml", &shipped_with_examples(), &environment);
