@@ -37,7 +37,12 @@ pub(super) struct Connecting<'a> {
     place: Option<SemaphorePermit<'a>>,
     /// Whether it has been sent again after a new connection that closed without an answer.
     is_repeated: bool,
+    /// How often the upstream has refused to process it.
+    refusals: u32,
 }
+
+/// How often a request that the upstream refuses to process is sent again.
+const MAX_REFUSALS: u32 = 3;
 
 impl<'a> Connecting<'a> {
     pub(super) const fn new(
@@ -54,6 +59,7 @@ impl<'a> Connecting<'a> {
             deadline: None,
             place: None,
             is_repeated: false,
+            refusals: 0,
         }
     }
 
@@ -102,6 +108,13 @@ impl<'a> Connecting<'a> {
             return Err(Refusal::ClientGone);
         }
         Ok(())
+    }
+
+    /// Whether it may be sent again after the upstream has refused to process it: the upstream
+    /// is there, and has had enough of the connection, or of requests.
+    pub(super) const fn may_insist(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals <= MAX_REFUSALS
     }
 
     /// Dials, and as long as the upstream does not listen holds the request.

@@ -80,6 +80,9 @@ pub enum SendError {
     /// It ended before any byte of an answer.
     #[error("closed before the answer")]
     NoAnswer,
+    /// The upstream has not processed the request and says so (RFC 9113 §8.7).
+    #[error("refused unprocessed")]
+    Refused,
     /// The answer is none, or can be read in two ways.
     #[error("{0}")]
     Malformed(&'static str),

@@ -14,6 +14,8 @@
 //!   §9.2.2) and nothing of its body has been read: that one may have been closing already.
 //!   A new connection that does so may do it because of the request: one that is safe
 //!   (§9.2.1) and has no body gets one more.
+//! * Any request of whose body nothing has been read is sent again when the upstream says
+//!   that it has not processed it (RFC 9113 §8.7), a few times.
 //! * A request whose client has left while it was held does not reach the upstream.
 //! * No upgrade is forwarded, and a `101` that nobody asked for is not passed on.
 //! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees
@@ -219,7 +221,17 @@ impl Asked<'_> {
                 }
                 Ok(*unsent)
             }
-            SendError::NoAnswer if !is_fresh && let Some(upload) = self.unread_upload() => {
+            SendError::NoAnswer
+                if !is_fresh
+                    && self.head.method().is_idempotent()
+                    && let Some(upload) = self.unread_upload() =>
+            {
+                self.upstream_request(upload)
+            }
+            SendError::Refused
+                if connecting.may_insist()
+                    && let Some(upload) = self.unread_upload() =>
+            {
                 self.upstream_request(upload)
             }
             SendError::NoAnswer if is_fresh && self.is_harmless() && connecting.may_repeat() => {
@@ -261,11 +273,8 @@ impl Asked<'_> {
         self.head.method().is_safe() && self.progress.is_none()
     }
 
-    /// The body for another attempt, if there may be one.
+    /// The body for another attempt, if nothing of it has been read.
     fn unread_upload(&self) -> Option<Upload> {
-        if !self.head.method().is_idempotent() {
-            return None;
-        }
         let Some(progress) = &self.progress else {
             return Some(Upload::default());
         };

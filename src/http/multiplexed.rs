@@ -11,7 +11,7 @@
 //!
 //! h2 has no way to hand out interim answers, so that those are skipped here.
 
-use std::{cell::RefCell, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{cell::RefCell, error::Error, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use hyper::{Request, Response, body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -137,14 +137,29 @@ impl Sender {
         if let Some(request) = error.take_message() {
             return Err(SendError::NotSent(Box::new(request)));
         }
-        // Whether only the stream has ended, or the connection, which then is about to say so.
+        // Whether only the stream has ended, or the connection, which then is about to say so;
+        // and whoever has the body gives it up.
         task::yield_now().await;
-        Err(if self.0.is_closed() {
+        let error = error.into_error();
+        Err(if was_refused(&error) {
+            SendError::Refused
+        } else if self.0.is_closed() {
             SendError::NoAnswer
         } else {
-            SendError::Broken(error.into_error())
+            SendError::Broken(error)
         })
     }
+}
+
+/// Whether the upstream has not processed the request (RFC 9113 §8.7): it has reset the
+/// stream with that reason, or has said `GOAWAY` with a lower stream as the last, which are
+/// the only streams that h2 gives that error.
+fn was_refused(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(<dyn Error>::downcast_ref);
+    error.is_some_and(|error: &h2::Error| {
+        let is_reset = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (is_reset || error.is_go_away())
+    })
 }
 
 /// Runs the streams of a connection where the connection is.

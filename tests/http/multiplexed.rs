@@ -253,6 +253,93 @@ async fn a_stream_that_is_reset_is_502_and_a_client_that_leaves_resets_its_strea
     assert_eq!(reason.unwrap(), h2::Reason::CANCEL);
 }
 
+const POST: &str = "POST /a HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\
+                    Content-Length: 2\r\n\r\n";
+
+#[tokio::test]
+async fn a_request_that_is_refused_is_sent_again_whatever_its_method() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(POST).await;
+    let mut connection = accept(&upstream, 100).await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    respond.send_reset(h2::Reason::REFUSED_STREAM);
+
+    let (request, mut respond) = connection.streams.recv().await.unwrap();
+    client.send("hi").await;
+    let (head, mut body) = request.into_parts();
+    assert_eq!(head.method, "POST");
+    assert_eq!(body.data().await.unwrap().unwrap(), "hi");
+    answer(&mut respond, "ok");
+
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_request_of_whose_body_something_was_read_is_not_sent_again() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(POST.to_owned() + "h").await;
+    let mut connection = accept(&upstream, 100).await;
+    let (request, mut respond) = connection.streams.recv().await.unwrap();
+    assert_eq!(request.into_body().data().await.unwrap().unwrap(), "h");
+
+    respond.send_reset(h2::Reason::REFUSED_STREAM);
+
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 502 "));
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_again_and_again_is_502() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+
+    for _ in 0..4 {
+        let (_, mut respond) = connection.streams.recv().await.unwrap();
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 502 "));
+}
+
+const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// That no stream was processed, as a server says that ends just then.
+const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[tokio::test]
+async fn a_request_that_comes_after_the_last_stream_of_a_goaway_is_sent_again() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(POST).await;
+    let mut old = upstream.accept_raw().await;
+    old.send(EMPTY_SETTINGS).await;
+    old.read("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).await;
+    loop {
+        let head = old.read(9).await;
+        let payload = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        old.read(payload as usize).await;
+        if head[3] == 1 {
+            break;
+        }
+    }
+
+    old.send(GOAWAY).await;
+
+    let mut new = accept(&upstream, 100).await;
+    let (request, mut respond) = new.streams.recv().await.unwrap();
+    client.send("hi").await;
+    assert_eq!(request.into_body().data().await.unwrap().unwrap(), "hi");
+    answer(&mut respond, "ok");
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
 #[tokio::test]
 async fn requests_are_held_until_the_upstream_listens() {
     let reserved = Reserved::port();
