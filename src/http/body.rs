@@ -18,7 +18,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::task::{self, AbortHandle};
 
-use super::{exchange::Connection, headers, pool::Pool};
+use super::{exchange::Connection, headers, multiplexed::Stream, pool::Pool};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -32,6 +32,11 @@ enum Kind {
     Upstream(Incoming),
     /// The upstream's, on a connection that is driven here.
     Driven(Box<Driven>),
+    /// The upstream's, on a connection that is shared.
+    Shared(
+        Incoming,
+        #[expect(dead_code, reason = "counts until it is dropped")] Stream,
+    ),
     /// The upstream's, while it also still gets the request's.
     Duplex(
         Incoming,
@@ -63,6 +68,12 @@ impl Body {
             connection,
             pool,
         })))
+    }
+
+    /// What the upstream answers on `stream`.
+    #[must_use]
+    pub fn shared(stream: Stream, incoming: Incoming) -> Self {
+        Self(Kind::Shared(incoming, stream))
     }
 
     /// What the upstream answers on `connection`, which still gets the request.
@@ -140,7 +151,7 @@ impl hyper::body::Body for Body {
             Kind::Own(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
-            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => {
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
                 Pin::new(incoming).poll_frame(context)
             }
             Kind::Driven(driven) => driven.poll_frame(context),
@@ -151,7 +162,9 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => incoming.is_end_stream(),
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
+                incoming.is_end_stream()
+            }
             Kind::Driven(driven) => driven.incoming.is_end_stream(),
         }
     }
@@ -159,7 +172,9 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream(incoming) | Kind::Duplex(incoming, _) => incoming.size_hint(),
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
+                incoming.size_hint()
+            }
             Kind::Driven(driven) => driven.incoming.size_hint(),
         }
     }

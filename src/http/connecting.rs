@@ -8,11 +8,11 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Client, Shared,
     exchange::Connection,
     forward::Downstream,
     hold,
-    multiplexed::Sender,
+    multiplexed::Stream,
     pool::Pool,
     response::{Refusal, Shortage},
 };
@@ -70,20 +70,44 @@ impl<'a> Connecting<'a> {
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
 
-    /// The connection that all requests share, which somebody else may open meanwhile.
-    pub(super) async fn share(&mut self) -> Result<Sender, Refusal> {
+    /// A stream on a connection that is shared, which somebody else may open meanwhile.
+    pub(super) async fn share(&mut self) -> Result<Stream, Refusal> {
         let multiplexed = &self.pool.multiplexed;
         if self.pool.turns.is_anyone_waiting() {
             self.hold()?;
         }
         let deadline = self.deadline();
         let _opening = self.in_time(deadline, multiplexed.lock()).await?;
-        if let Some(sender) = multiplexed.sender() {
-            return Ok(sender);
+        if let Some(stream) = multiplexed.stream() {
+            return Ok(stream);
+        }
+        if let Some(waiting) = multiplexed.waiting_stream() {
+            let another = self.share_another().await;
+            return Ok(another.unwrap_or(waiting));
         }
         let stream = self.dial().await?;
-        let opened = multiplexed.open(stream).await;
-        opened.or(Err(Refusal::BadGateway))
+        let opened = multiplexed.open(stream, self.route.http.idle_timeout);
+        opened.await.or(Err(Refusal::BadGateway))
+    }
+
+    /// A stream on another connection, as all have as many as they may have, if the upstream
+    /// takes one.
+    async fn share_another(&self) -> Option<Stream> {
+        let multiplexed = &self.pool.multiplexed;
+        if !multiplexed.may_open() {
+            return None;
+        }
+        let opened = match dial_for(self.route, self.downstream.client).await {
+            Ok(stream) => {
+                let opened = multiplexed.open(stream, self.route.http.idle_timeout);
+                opened.await.ok()
+            }
+            Err(_) => None,
+        };
+        if opened.is_none() {
+            multiplexed.set_refused();
+        }
+        opened
     }
 
     /// Notes that a new connection had ended before anything was written, as if the upstream
@@ -120,10 +144,8 @@ impl<'a> Connecting<'a> {
     /// Dials, and as long as the upstream does not listen holds the request.
     async fn dial(&mut self) -> Result<Transport, Refusal> {
         let deadline = self.deadline();
-        let upstream = &self.route.upstream;
-        let client = self.downstream.client;
-        let preamble = upstream.preamble(client.source(), client.server);
-        let dial = async || dial(upstream, self.route.http.version, &preamble).await;
+        let (route, client) = (self.route, self.downstream.client);
+        let dial = || dial_for(route, client);
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
             match dial().await {
                 Ok(stream) => return Ok(stream),
@@ -167,4 +189,10 @@ impl<'a> Connecting<'a> {
         }
         Ok(())
     }
+}
+
+/// Dials once.
+async fn dial_for(route: &Route, client: Client) -> Result<Transport, DialError> {
+    let preamble = route.upstream.preamble(client.source(), client.server);
+    dial(&route.upstream, route.http.version, &preamble).await
 }

@@ -38,6 +38,7 @@ use super::{
     forwarded,
     framing::answers::Interim,
     headers,
+    multiplexed::Stream,
     pool::Pool,
     response::Refusal,
     target,
@@ -128,8 +129,14 @@ struct Asked<'a> {
 /// What the upstream answers.
 struct Answered {
     answer: Response<Incoming>,
-    /// The connection, if it is this request's alone.
-    connection: Option<Box<Connection>>,
+    carrier: Carrier,
+}
+
+/// What the answer comes on.
+enum Carrier {
+    /// A connection that is this request's alone.
+    Alone(Box<Connection>),
+    Shared(Stream),
 }
 
 impl Asked<'_> {
@@ -170,15 +177,15 @@ impl Asked<'_> {
                     if is_fresh {
                         pool.turns.set_forward();
                     }
-                    let connection = Some(connection);
-                    return Ok(Answered { answer, connection });
+                    let carrier = Carrier::Alone(connection);
+                    return Ok(Answered { answer, carrier });
                 }
                 Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
         }
     }
 
-    /// Sends it on the connection that all requests share.
+    /// Sends it on a connection that is shared.
     async fn send_shared(
         &self,
         request: Request<Upload>,
@@ -186,20 +193,20 @@ impl Asked<'_> {
         pool: &Pool,
     ) -> Result<Answered, Refusal> {
         let mut request = request;
-        let mut opened = pool.multiplexed.sender();
+        let mut opened = pool.multiplexed.stream();
         loop {
             let is_fresh = opened.is_none();
-            let mut sender = match opened.take() {
-                Some(sender) => sender,
+            let stream = match opened.take() {
+                Some(stream) => stream,
                 None => connecting.share().await?,
             };
-            match sender.send(request, self.route.http.response_timeout).await {
+            match stream.send(request, self.route.http.response_timeout).await {
                 Ok(answer) => {
                     if is_fresh {
                         pool.turns.set_forward();
                     }
-                    let connection = None;
-                    return Ok(Answered { answer, connection });
+                    let carrier = Carrier::Shared(stream);
+                    return Ok(Answered { answer, carrier });
                 }
                 Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
@@ -309,7 +316,7 @@ impl Asked<'_> {
     }
 
     fn answer(self, answered: Answered, pool: Rc<Pool>) -> Response<Body> {
-        let Answered { answer, connection } = answered;
+        let Answered { answer, carrier } = answered;
         // What hyper's client noted beside the head (the reason phrase) is for its server.
         let (mut head, incoming) = answer.into_parts();
         head.headers = headers::of_response(head.headers);
@@ -320,12 +327,12 @@ impl Asked<'_> {
         if let Some(progress) = &uploading {
             progress.set_answered();
         }
-        let body = match connection {
-            Some(connection) if uploading.is_some() => {
+        let body = match carrier {
+            Carrier::Alone(connection) if uploading.is_some() => {
                 Body::during_upload(connection, incoming, pool)
             }
-            Some(connection) => Body::on(connection, incoming, pool),
-            None => Body::from(incoming),
+            Carrier::Alone(connection) => Body::on(connection, incoming, pool),
+            Carrier::Shared(stream) => Body::shared(stream, incoming),
         };
         Response::from_parts(head, body)
     }

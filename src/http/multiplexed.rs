@@ -1,24 +1,34 @@
-//! The HTTP/2 connection to an upstream, by prior knowledge (RFC 9113 §3.3), which all the
+//! The HTTP/2 connections to an upstream, by prior knowledge (RFC 9113 §3.3), which all the
 //! requests of one worker share.
 //!
 //! # Invariants
 //!
-//! * There is at most one that takes requests. It is opened on demand, and another one when
-//!   it has ended or the upstream has said `GOAWAY`; what is under way on the old one goes on.
-//! * No more streams are open than the upstream allows: further requests wait in h2.
+//! * One is opened on demand, and another one when all of them have as many streams as the
+//!   upstream allows, up to eight; then further requests wait in h2. A request goes to the
+//!   one that has the fewest streams.
+//! * One that has ended, or on which the upstream has said `GOAWAY`, gets no request; what is
+//!   under way on it goes on.
 //! * What is unread of each answer is bounded, and an answer that is not read does not stop
 //!   the others: the connection's window has room for all streams doing that at once.
 //!
 //! h2 has no way to hand out interim answers, so that those are skipped here.
 
-use std::{cell::RefCell, error::Error, future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    error::Error,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    task::Poll,
+    time::Duration,
+};
 
 use hyper::{Request, Response, body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::{Mutex, MutexGuard},
     task,
-    time::Instant,
+    time::{self, Instant},
 };
 
 use super::{
@@ -46,24 +56,73 @@ const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// is there, and how long it may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// The place of one worker's HTTP/2 connection to the upstream of one route.
+/// How many connections may be open at a time.
+const MAX_CONNECTIONS: usize = 8;
+
+/// How many streams of one may be open at a time, where the upstream allows more.
+const MAX_STREAMS: usize = (CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES) as usize;
+
+/// How many streams are opened until the upstream has said how many it allows.
+const INITIAL_STREAMS: usize = 1;
+
+/// How many requests until then go to the connection: an upstream should allow as many
+/// (RFC 9113 §6.5.2).
+const EXPECTED_STREAMS: usize = 100;
+
+/// How long no further connection is tried when the upstream has not taken one.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked for idle connections at most.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+
+/// One worker's HTTP/2 connections to the upstream of one route.
 #[derive(Debug, Default)]
 pub struct Multiplexed {
-    open: RefCell<Option<Sender>>,
+    open: Rc<RefCell<Vec<Rc<Shared>>>>,
     opening: Mutex<()>,
+    /// When the upstream has last not taken another one.
+    refused: Cell<Option<Instant>>,
 }
 
-/// Sends requests on a connection.
-#[derive(Clone, Debug)]
-pub struct Sender(http2::SendRequest<Upload>);
+/// A connection. Each of its streams holds on to it, which tells how many there are.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<Upload>,
+    /// Gone when it takes no more requests.
+    driver: Weak<Driver>,
+    /// Whether the upstream has answered on it, so that it has said what it allows.
+    has_answered: Cell<bool>,
+    /// Whether it has had a stream since that was last looked at.
+    was_used: Cell<bool>,
+}
+
+type Driver = RefCell<http2::Connection<TokioIo<Transport>, Upload, OnThisThread>>;
+
+/// The place of one request on a connection, until it is dropped.
+#[derive(Debug)]
+pub struct Stream(Rc<Shared>);
 
 impl Multiplexed {
-    /// The connection, if there is one that takes requests.
-    pub fn sender(&self) -> Option<Sender> {
-        let open = self.open.borrow();
-        open.as_ref()
-            .filter(|sender| !sender.0.is_closed())
-            .cloned()
+    /// A stream on the connection that has the fewest, of those that have room for one.
+    pub fn stream(&self) -> Option<Stream> {
+        self.fewest(Shared::has_room)
+    }
+
+    /// A stream that waits in h2 for others to end.
+    pub fn waiting_stream(&self) -> Option<Stream> {
+        self.fewest(|_| true)
+    }
+
+    /// Whether there may be another connection.
+    pub fn may_open(&self) -> bool {
+        let refused = self.refused.get();
+        self.open.borrow().len() < MAX_CONNECTIONS
+            && refused.is_none_or(|refused| refused.elapsed() >= RETRY_AFTER)
+    }
+
+    /// Notes that the upstream has not taken another connection.
+    pub fn set_refused(&self) {
+        self.refused.set(Some(Instant::now()));
     }
 
     /// Waits until nobody else is opening one.
@@ -71,13 +130,15 @@ impl Multiplexed {
         self.opening.lock().await
     }
 
-    /// Makes `stream` the connection.
+    /// Makes a connection of `stream`, and opens the first of its streams.
+    ///
+    /// It ends when it has had none for `idle_timeout` and others are open.
     ///
     /// # Errors
     ///
     /// The preface could not be written.
-    pub async fn open(&self, stream: Transport) -> hyper::Result<Sender> {
-        let (sender, connection) = http2::Builder::new(OnThisThread)
+    pub async fn open(&self, stream: Transport, idle_timeout: Duration) -> hyper::Result<Stream> {
+        let (sender, driver) = http2::Builder::new(OnThisThread)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -86,21 +147,88 @@ impl Multiplexed {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
             // Until the upstream has said how many it allows: a stream too many is refused.
-            .initial_max_send_streams(1)
+            .initial_max_send_streams(INITIAL_STREAMS)
             .handshake(TokioIo::new(stream))
             .await?;
-        task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to upstream ended");
-            }
+        let driver = Rc::new(RefCell::new(driver));
+        let shared = Rc::new(Shared {
+            sender,
+            driver: Rc::downgrade(&driver),
+            has_answered: Cell::new(false),
+            was_used: Cell::new(true),
         });
-        let sender = Sender(sender);
-        *self.open.borrow_mut() = Some(sender.clone());
-        Ok(sender)
+        self.open.borrow_mut().push(Rc::clone(&shared));
+        task::spawn_local(drive(driver));
+        task::spawn_local(end_when_idle(
+            Rc::downgrade(&shared),
+            Rc::downgrade(&self.open),
+            idle_timeout.max(MIN_IDLE),
+        ));
+        Ok(Stream(shared))
+    }
+
+    fn fewest(&self, may_use: impl Fn(&Rc<Shared>) -> bool) -> Option<Stream> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|shared| !shared.sender.is_closed());
+        let fewest = open
+            .iter()
+            .filter(|shared| may_use(shared))
+            .min_by_key(|shared| shared.streams())?;
+        fewest.was_used.set(true);
+        Some(Stream(Rc::clone(fewest)))
     }
 }
 
-impl Sender {
+impl Shared {
+    /// How many streams there are, those that wait included.
+    fn streams(self: &Rc<Self>) -> usize {
+        // One reference is that of the list.
+        Rc::strong_count(self) - 1
+    }
+
+    fn has_room(self: &Rc<Self>) -> bool {
+        self.driver.upgrade().is_some_and(|driver| {
+            let allowed = match driver.borrow().current_max_send_streams() {
+                INITIAL_STREAMS if !self.has_answered.get() => EXPECTED_STREAMS,
+                allowed => allowed.min(MAX_STREAMS),
+            };
+            self.streams() < allowed
+        })
+    }
+}
+
+/// Drives a connection for as long as it takes requests.
+async fn drive(driver: Rc<Driver>) {
+    let ended = poll_fn(|context| Pin::new(&mut *driver.borrow_mut()).poll(context)).await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection to upstream ended");
+    }
+}
+
+/// Lets go of a connection that has had no stream for a while, unless it is the only one:
+/// it ends when nobody can send on it any more.
+async fn end_when_idle(
+    shared: Weak<Shared>,
+    open: Weak<RefCell<Vec<Rc<Shared>>>>,
+    timeout: Duration,
+) {
+    loop {
+        time::sleep(timeout).await;
+        let (Some(shared), Some(open)) = (shared.upgrade(), open.upgrade()) else {
+            return;
+        };
+        let mut open = open.borrow_mut();
+        open.retain(|shared| !shared.sender.is_closed());
+        // The references are those of the list and of this function.
+        let is_idle = Rc::strong_count(&shared) == 2 && !shared.was_used.replace(false);
+        if is_idle && open.len() > 1 {
+            open.retain(|other| !Rc::ptr_eq(other, &shared));
+            return;
+        }
+    }
+}
+
+impl Stream {
     /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
     /// piece of the request's body.
     ///
@@ -112,14 +240,14 @@ impl Sender {
     ///
     /// Dropping the future resets the stream.
     pub async fn send(
-        &mut self,
+        &self,
         request: Request<Upload>,
         timeout: Option<Duration>,
     ) -> Result<Response<Incoming>, SendError> {
         let progress = request.body().progress();
         let mut watchdog = Watchdog::default();
         watchdog.set(timeout.map(|timeout| Instant::now() + timeout));
-        let mut sent = pin!(self.0.try_send_request(request));
+        let mut sent = pin!(self.0.sender.clone().try_send_request(request));
         let sent = poll_fn(|context| {
             if let Poll::Ready(sent) = sent.as_mut().poll(context) {
                 return Poll::Ready(Ok(sent));
@@ -131,7 +259,10 @@ impl Sender {
             expired.map(|()| Err(SendError::TimedOut))
         });
         let mut error = match sent.await? {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                self.0.has_answered.set(true);
+                return Ok(answer);
+            }
             Err(error) => error,
         };
         if let Some(request) = error.take_message() {
@@ -143,7 +274,7 @@ impl Sender {
         let error = error.into_error();
         Err(if was_refused(&error) {
             SendError::Refused
-        } else if self.0.is_closed() {
+        } else if self.0.sender.is_closed() {
             SendError::NoAnswer
         } else {
             SendError::Broken(error)

@@ -57,7 +57,7 @@ pub struct Pool {
     route: Arc<Route>,
     /// Who may try to connect while the upstream does not listen.
     pub turns: Turns,
-    /// The connection of a route whose upstream speaks HTTP/2.
+    /// The connections of a route whose upstream speaks HTTP/2.
     pub multiplexed: Multiplexed,
     idle: RefCell<VecDeque<Idle>>,
     is_swept: Cell<bool>,

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{RecvStream, server, server::SendResponse};
+use h2::{RecvStream, SendStream, server, server::SendResponse};
 use http::{HeaderMap, Request, Response};
 use readygate::{route::Route, upstream::dial::Protocol};
 use tokio::{net::TcpStream, task};
 
-use crate::support::{Proxy, Reserved, Upstream, config, handshake};
+use crate::support::{Client, Proxy, Reserved, Upstream, config, handshake};
 
 const GET: &str = "GET /a?b HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\r\n";
 
@@ -130,30 +130,83 @@ async fn an_upload_may_take_longer_than_its_answer() {
     assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
 }
 
+/// A request of which the answer has begun, so that the proxy has seen the upstream's limits.
+async fn begin(
+    proxy: &Proxy,
+    accept: impl Future<Output = Connection>,
+) -> (Client, Connection, SendStream<Bytes>) {
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut connection = accept.await;
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    let stream = respond.send_response(Response::new(()), false).unwrap();
+    let head = client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    (client, connection, stream)
+}
+
 #[tokio::test]
-async fn concurrent_requests_share_a_connection_within_its_limit() {
+async fn requests_share_a_connection_and_beyond_its_limit_another_one_until_it_is_idle() {
+    let upstream = Upstream::listen().await;
+    let mut route = over_http2(upstream.route());
+    route.http.idle_timeout = Duration::from_millis(1);
+    let proxy = Proxy::start(config(vec![route]));
+    let (mut one, first, mut one_answer) = begin(&proxy, accept(&upstream, 2)).await;
+    let (mut two, mut first, mut two_answer) = begin(&proxy, async { first }).await;
+
+    let (mut three, mut second, mut three_answer) = begin(&proxy, accept(&upstream, 2)).await;
+
+    for (client, answer) in [
+        (&mut one, &mut one_answer),
+        (&mut two, &mut two_answer),
+        (&mut three, &mut three_answer),
+    ] {
+        answer.send_data("ok".into(), true).unwrap();
+        assert_eq!(client.read_to_end().await, "2\r\nok\r\n0\r\n\r\n");
+    }
+    let kept = tokio::select! {
+        ended = &mut first.ended => ended.map(|()| second),
+        ended = &mut second.ended => ended.map(|()| first),
+    };
+    begin(&proxy, async { kept.unwrap() }).await;
+}
+
+#[tokio::test]
+async fn requests_wait_when_eight_connections_have_as_many_as_they_may_have() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        let mut client = proxy.connect().await;
-        client.send(GET).await;
-        clients.push(client);
+    let mut full = Vec::new();
+    for _ in 0..8 {
+        full.push(begin(&proxy, accept(&upstream, 1)).await);
     }
 
-    let mut connection = accept(&upstream, 2).await;
-    // The settings of the server arrive while its streams are being opened.
-    let (_, mut first) = connection.streams.recv().await.unwrap();
-    let (_, mut second) = connection.streams.recv().await.unwrap();
-    answer(&mut first, "ok");
-    let (_, mut third) = connection.streams.recv().await.unwrap();
-    answer(&mut second, "ok");
-    answer(&mut third, "ok");
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let (_, connection, first_answer) = &mut full[0];
+    first_answer.send_data("ok".into(), true).unwrap();
 
-    for mut client in clients {
-        let got = client.read_to_end().await;
-        assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    tokio::select! {
+        biased;
+        _ = upstream.accept_raw() => panic!("a ninth connection"),
+        Some((_, mut respond)) = connection.streams.recv() => answer(&mut respond, "ok"),
     }
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn requests_wait_when_the_upstream_takes_no_other_connection() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let (_first, mut connection, mut first_answer) = begin(&proxy, accept(&upstream, 1)).await;
+    drop(upstream);
+
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    first_answer.send_data("ok".into(), true).unwrap();
+
+    let (_, mut respond) = connection.streams.recv().await.unwrap();
+    answer(&mut respond, "ok");
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
