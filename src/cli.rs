@@ -15,7 +15,11 @@ use std::{
 };
 
 use annotate_snippets::{Group, Level, Renderer};
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+    value_parser,
+};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     signal::unix::{SignalKind, signal},
@@ -25,7 +29,7 @@ use crate::{
     config::{Config, LoadError, Mistake, address, process_environment, units},
     demo,
     server::{self, ListenAddress, Listeners},
-    telemetry,
+    telemetry::{self, FORMATS, LEVELS},
 };
 
 /// The configuration file that is used when the command line names none.
@@ -102,6 +106,26 @@ struct Run {
     /// Serve with N threads instead, or "auto" for one per core
     #[arg(short, long, value_name = "N", value_parser = units::workers)]
     workers: Option<NonZeroUsize>,
+    /// Log what is at least as severe as LEVEL
+    #[arg(long, value_name = "LEVEL", value_parser = choice(&LEVELS))]
+    log_level: Option<Choice<tracing::Level>>,
+    /// Write the log in this form
+    #[arg(long, value_name = "FORM", value_parser = choice(&FORMATS))]
+    log_format: Option<Choice<telemetry::Format>>,
+}
+
+/// A word of the configuration, and what it stands for.
+type Choice<T> = (&'static str, T);
+
+/// One of several words, which the help names.
+fn choice<T: Copy + Send + Sync>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = Choice<T>> {
+    let words = choices.iter().map(|(word, _)| *word);
+    PossibleValuesParser::new(words).map(|given| {
+        let choice = choices.iter().find(|(word, _)| *word == given);
+        *choice.expect("it is one of them")
+    })
 }
 
 /// Where the admin listener is, if there is one.
@@ -175,8 +199,10 @@ impl Run {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
-        telemetry::init(&config.log);
-        match serve(config) {
+        let served = telemetry::init(&config.log).map_err(Into::into);
+        let served = served.and_then(|()| serve(config));
+        telemetry::flush();
+        match served {
             Ok(()) => Exit::Success,
             Err(error) => {
                 report(&chain(&*error));
@@ -208,6 +234,14 @@ impl Run {
         if let Some(workers) = self.workers {
             config.effective.override_with("workers", workers.get());
             config.workers = workers;
+        }
+        if let Some((word, level)) = self.log_level {
+            config.effective.override_with("log.level", word);
+            config.log.level = level;
+        }
+        if let Some((word, format)) = self.log_format {
+            config.effective.override_with("log.format", word);
+            config.log.format = format;
         }
         Ok(config)
     }

@@ -1,14 +1,20 @@
 //! Logs, and what is counted for metrics.
+//!
+//! `tracing` says what happened, `lines` writes it down, and `sink` takes it to standard
+//! output without keeping anybody waiting.
 
 pub mod access_log;
 pub mod connections;
 pub mod histogram;
+mod lines;
 pub mod rejections;
+mod sink;
 pub mod totals;
 
 use std::{
     io::{self, IsTerminal},
     sync::OnceLock,
+    time::Duration,
 };
 
 use tracing_subscriber::{
@@ -18,6 +24,15 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt,
 };
+
+pub use self::{lines::Platform, sink::MAX_QUEUED_BYTES};
+use self::{
+    lines::{Form, Lines},
+    sink::Sink,
+};
+
+/// How long the end of the program may wait for its last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +44,17 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// One JSON object a line, with the names of Cloud Logging.
+    Gcp,
 }
+
+/// The forms by name.
+pub const FORMATS: [(&str, Format); 4] = [
+    ("auto", Format::Auto),
+    ("text", Format::Text),
+    ("json", Format::Json),
+    ("gcp", Format::Gcp),
+];
 
 /// The log.
 #[derive(Clone, Debug)]
@@ -38,6 +63,8 @@ pub struct Settings {
     pub level: tracing::Level,
     /// Its form.
     pub format: Format,
+    /// What [`Format::Gcp`] says about the process.
+    pub platform: Platform,
 }
 
 impl Default for Settings {
@@ -45,6 +72,7 @@ impl Default for Settings {
         Self {
             level: tracing::Level::INFO,
             format: Format::default(),
+            platform: Platform::default(),
         }
     }
 }
@@ -58,8 +86,13 @@ pub const LEVELS: [(&str, tracing::Level); 5] = [
     ("trace", tracing::Level::TRACE),
 ];
 
-/// What is logged; there is one log in a process, as `tracing` has it.
-static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+/// There is one log in a process, as `tracing` has it.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    filter: reload::Handle<Targets, Registry>,
+    sink: Sink,
+}
 
 /// The process does not log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,39 +105,74 @@ pub struct NotLogging;
 ///
 /// [`init`] was not called.
 pub fn set_level(level: tracing::Level) -> Result<(), NotLogging> {
-    let handle = FILTER.get().ok_or(NotLogging)?;
-    handle.reload(filter(level)).or(Err(NotLogging))?;
+    let log = LOG.get().ok_or(NotLogging)?;
+    log.filter.reload(filter(level)).or(Err(NotLogging))?;
     tracing::info!(%level, "the log's level was set");
     Ok(())
 }
 
 /// Starts logging to standard output.
 ///
+/// # Errors
+///
+/// There is no thread to be had, or no file descriptor.
+///
 /// # Panics
 ///
 /// When the process already logs.
-pub fn init(settings: &Settings) {
-    let stdout = io::stdout();
-    let is_text = match settings.format {
-        Format::Auto => stdout.is_terminal(),
-        Format::Text => true,
-        Format::Json => false,
-    };
-    let layer = tracing_subscriber::fmt::layer().with_writer(io::stdout);
-    let layer = if is_text {
-        layer.with_ansi(is_colored(&stdout)).boxed()
-    } else {
-        layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .boxed()
-    };
+pub fn init(settings: &Settings) -> io::Result<()> {
+    let sink = Sink::to_stdout(|lines| {
+        tracing::warn!(lines, "lines of the log were dropped: nobody took them");
+    })?;
     let (filter, handle) = reload::Layer::new(filter(settings.level));
+    let lines = Lines::new(form(settings), sink.clone());
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
+        .with(lines.with_filter(filter))
         .init();
-    let _first = FILTER.set(handle);
+    let filter = handle;
+    let _first = LOG.set(Log { filter, sink });
+    if settings.format == Format::Gcp {
+        settings.platform.look_up_project()?;
+    }
+    Ok(())
+}
+
+fn form(settings: &Settings) -> Form {
+    let stdout = io::stdout();
+    match settings.format {
+        Format::Auto if !stdout.is_terminal() => Form::Json,
+        Format::Auto | Format::Text => Form::Text {
+            is_colored: is_colored(&stdout),
+        },
+        Format::Json => Form::Json,
+        Format::Gcp => Form::Gcp(settings.platform.clone()),
+    }
+}
+
+/// Waits until what was logged is written, but no longer than a second: whoever reads it may
+/// have stopped doing so.
+pub fn flush() {
+    if let Some(log) = LOG.get() {
+        log.sink.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// The queue of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// How much of it waits to be written, at most [`MAX_QUEUED_BYTES`].
+    pub bytes: usize,
+    /// How many lines were dropped so far: it was full, or standard output is closed.
+    pub dropped_lines: u64,
+}
+
+/// How the log is getting on; nothing where there is none.
+#[must_use]
+pub fn queue() -> Queue {
+    LOG.get().map_or_else(Queue::default, |log| Queue {
+        bytes: log.sink.queued_bytes(),
+        dropped_lines: log.sink.dropped_lines(),
+    })
 }
 
 /// Our own events down to `level`, those of our dependencies only when they warn: what

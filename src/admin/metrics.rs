@@ -38,6 +38,7 @@ use crate::{
     http::UNROUTED,
     session::{ledger::Account, rules::Priority, state::SessionState},
     telemetry::{
+        self,
         histogram::Histogram,
         rejections::{Rejection, Rejections},
         totals::{RouteSnapshot, RouteTotals},
@@ -92,6 +93,7 @@ struct Scrape {
     /// By route: how many requests are held, and how many may be.
     held_requests: Vec<(String, u64, u64)>,
     rejections: Vec<(&'static str, u64)>,
+    log: telemetry::Queue,
     process: Option<ProcessStatus>,
 }
 
@@ -112,6 +114,7 @@ impl Scrape {
                 .map(|(label, held, max)| (label, held as u64, max as u64))
                 .collect(),
             rejections: rejections(shared.rejections()),
+            log: telemetry::queue(),
             process: ProcessStatus::read(),
         }
     }
@@ -132,6 +135,7 @@ impl Collector for Scrape {
         self.encode_times(&mut page)?;
         self.encode_upstreams(&mut page)?;
         self.encode_http(&mut page)?;
+        self.encode_log(&mut page)?;
         if let Some(process) = &self.process {
             process.encode(&mut page)?;
         }
@@ -202,6 +206,24 @@ impl Scrape {
             "readygate_rejections",
             "Connections and requests that were not served, by reason.",
             rejections.map(|(reason, count)| (labels(&[("reason", reason)]), *count)),
+        )
+    }
+
+    fn encode_log(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counters(
+            "readygate_log_lines_dropped",
+            "Lines of the log that nobody took in time, or that standard output refused.",
+            [(Labels::new(), self.log.dropped_lines)],
+        )?;
+        page.gauge(
+            "readygate_log_queued_bytes",
+            "What of the log waits to be written.",
+            self.log.bytes as u64,
+        )?;
+        page.gauge(
+            "readygate_log_queue_limit_bytes",
+            "The most of the log that may wait.",
+            telemetry::MAX_QUEUED_BYTES as u64,
         )
     }
 

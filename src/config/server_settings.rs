@@ -21,7 +21,7 @@ use super::{
 use crate::{
     client::TrustedProxies,
     server::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
-    telemetry::{Format, LEVELS, Settings},
+    telemetry::{FORMATS, LEVELS, Platform, Settings},
 };
 
 /// The port where neither the file nor the environment names one.
@@ -143,18 +143,14 @@ pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
 
 pub(super) fn log(table: &mut Table<'_>) -> Settings {
     let default = Settings::default();
-    let formats = [
-        ("auto", Format::Auto),
-        ("text", Format::Text),
-        ("json", Format::Json),
-    ];
     Settings {
         level: table
             .take("level", |level| level.choice(&LEVELS))
             .unwrap_or(default.level),
         format: table
-            .take("format", |format| format.choice(&formats))
+            .take("format", |format| format.choice(&FORMATS))
             .unwrap_or(default.format),
+        platform: Platform::of(&|name| table.file().environment(name)),
     }
 }
 

@@ -1,0 +1,107 @@
+//! Lines as JSON objects.
+
+use std::fmt::{Debug, Display, Write};
+
+use tracing::{
+    Event,
+    field::{Field, Visit},
+};
+
+use super::escape::{Escaped, Form};
+
+/// A JSON object that is being written.
+pub(super) struct Object<'a> {
+    line: &'a mut String,
+    is_empty: bool,
+}
+
+impl<'a> Object<'a> {
+    /// Begins one at the end of `line`.
+    pub(super) fn begin(line: &'a mut String) -> Self {
+        line.push('{');
+        Self::members(line)
+    }
+
+    /// Begins one whose braces somebody else writes.
+    pub(super) fn members(line: &'a mut String) -> Self {
+        Self {
+            line,
+            is_empty: true,
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.line.push('}');
+    }
+
+    fn key(&mut self, key: &str) {
+        if !std::mem::take(&mut self.is_empty) {
+            self.line.push(',');
+        }
+        self.line.push('"');
+        let _ = Escaped::new(self.line, Form::Json).write_str(key);
+        self.line.push_str("\":");
+    }
+
+    pub(super) fn text(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        self.line.push('"');
+        let _ = write!(Escaped::new(self.line, Form::Json), "{value}");
+        self.line.push('"');
+    }
+
+    /// A number or a truth value.
+    pub(super) fn plain(&mut self, key: &str, value: impl Display) {
+        self.key(key);
+        let _ = write!(self.line, "{value}");
+    }
+
+    /// An object of its own, if it is not empty.
+    pub(super) fn object(&mut self, key: &str, members: &str) {
+        if !members.is_empty() {
+            self.key(key);
+            let _ = write!(self.line, "{{{members}}}");
+        }
+    }
+}
+
+/// Every field of an event is a member of the object, the message included.
+impl Visit for Object<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.text(field.name(), format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.plain(field.name(), value);
+        } else {
+            self.text(field.name(), value);
+        }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.plain(field.name(), value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.plain(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.plain(field.name(), value);
+    }
+}
+
+/// Writes an event that happened at `time`.
+pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>) {
+    let mut object = Object::begin(line);
+    object.text("timestamp", time);
+    object.text("level", event.metadata().level());
+    event.record(&mut object);
+    object.text("target", event.metadata().target());
+    object.end();
+}

@@ -1,0 +1,7 @@
+//! What the program writes to standard output: whole lines, no secrets, and whatever happens
+//! to whoever reads them.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
+
+mod output;
+mod support;
