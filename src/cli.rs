@@ -386,6 +386,7 @@ fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
+        server::raise_descriptor_limit(&config.limits);
         server::run(listeners, Arc::new(config), stop).await?;
         Ok(())
     })

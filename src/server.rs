@@ -15,6 +15,7 @@
 
 mod acceptor;
 mod admin;
+mod descriptors;
 pub mod listener;
 mod places;
 mod proxy_protocol;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{admin::AdminThread, worker::Workers};
 pub use self::{
+    descriptors::raise_descriptor_limit,
     listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
     tls::Tls,
 };

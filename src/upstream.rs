@@ -53,7 +53,8 @@ pub type Refused = handshake::Refused<Transport>;
 /// # Errors
 ///
 /// What a further attempt would not change: a status other than 500, 502, 503 and 504, an
-/// answer that is not HTTP or whose `101` is not one, or a certificate that is not trusted.
+/// answer that is not HTTP or whose `101` is not one, a certificate that is not trusted, or too
+/// few file descriptors.
 ///
 /// # Cancel safety
 ///
@@ -127,7 +128,10 @@ async fn try_until<T>(
         attempts.count();
         let outcome = attempt(settings, request).await;
         if let Err(error) = &outcome {
-            attempts.note(error.failure(), error);
+            match error.failure() {
+                Some(failure) => attempts.note(failure, error),
+                None => attempts.take_back(),
+            }
         }
         if let Some(judgement) = judge(outcome) {
             return judgement;
@@ -180,8 +184,9 @@ enum AttemptError {
 }
 
 impl AttemptError {
-    const fn failure(&self) -> Failure {
-        match self {
+    /// What of the upstream has failed; `None`: the attempt has not come so far.
+    const fn failure(&self) -> Option<Failure> {
+        Some(match self {
             Self::Unreachable(_) => Failure::Unreachable,
             Self::Lost(_) => Failure::Lost,
             Self::Silent(_) => Failure::Silent,
@@ -189,7 +194,8 @@ impl AttemptError {
             Self::Refused(_) | Self::Final(ConnectError::Refused(_)) => Failure::Refused,
             Self::Final(ConnectError::Broken(_)) => Failure::Broken,
             Self::Final(ConnectError::Tls(_)) => Failure::Tls,
-        }
+            Self::Final(ConnectError::Shortage) => return None,
+        })
     }
 }
 
@@ -197,6 +203,7 @@ impl From<DialError> for AttemptError {
     fn from(error: DialError) -> Self {
         match error {
             DialError::Tls(error) => Self::Final(ConnectError::Tls(error)),
+            DialError::Shortage => Self::Final(ConnectError::Shortage),
             error @ DialError::Unreachable(_) => Self::Unreachable(error),
         }
     }
@@ -277,4 +284,8 @@ pub enum ConnectError {
     /// It is not who it should be, or does not trust the proxy.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),
+    /// There are too few file descriptors to try. To wait for one would not help: those who
+    /// wait have one each.
+    #[error("too few file descriptors to connect to the upstream")]
+    Shortage,
 }

@@ -185,7 +185,12 @@ async fn until_deadline(
         }
     };
     match time::timeout(route.session.gate.timeout, asked).await {
-        Ok(said) => said.map_err(|_no_answer: ConnectError| Refusal::BadGateway),
+        Ok(said) => said.map_err(|no_answer| match no_answer {
+            ConnectError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
+            ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_) => {
+                Refusal::BadGateway
+            }
+        }),
         Err(_elapsed) => latest.map(Said::Refused).ok_or(Refusal::GatewayTimeout),
     }
 }

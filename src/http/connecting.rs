@@ -150,7 +150,7 @@ impl<'a> Connecting<'a> {
             match dial().await {
                 Ok(stream) => return Ok(stream),
                 Err(DialError::Unreachable(_)) => {}
-                Err(error @ DialError::Tls(_)) => return Err(hold::give_up(&error)),
+                Err(error) => return Err(hold::give_up(&error)),
             }
         }
         self.hold()?;

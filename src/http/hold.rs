@@ -78,8 +78,13 @@ impl HeldRequests {
 
 /// The answer when a further attempt at the upstream would not help.
 pub(super) fn give_up(error: &DialError) -> Refusal {
-    tracing::warn!(%error, "upstream cannot be used");
-    Refusal::BadGateway
+    match error {
+        DialError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
+        DialError::Unreachable(_) | DialError::Tls(_) => {
+            tracing::warn!(%error, "upstream cannot be used");
+            Refusal::BadGateway
+        }
+    }
 }
 
 /// Who of one worker's held requests for a route may try to connect, and when.
@@ -147,7 +152,7 @@ impl Turns {
                     self.shrink(turn);
                     self.wait_longer();
                 }
-                Err(error @ DialError::Tls(_)) => return Err(give_up(&error)),
+                Err(error) => return Err(give_up(&error)),
             }
         }
     }

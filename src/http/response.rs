@@ -104,6 +104,9 @@ pub enum Shortage {
     /// Of requests that are held.
     #[error("too many requests are waiting")]
     HeldRequests,
+    /// Of file descriptors, to connect to the upstream.
+    #[error("out of file descriptors")]
+    Descriptors,
     /// Of time: the process drains.
     #[error("draining")]
     Draining,
@@ -142,6 +145,7 @@ impl From<Shortage> for Rejection {
             Shortage::AddressSessionRate => Self::AddressSessionRate,
             Shortage::HeldBytes => Self::HeldBytes,
             Shortage::HeldRequests => Self::HeldRequests,
+            Shortage::Descriptors => Self::Descriptors,
             Shortage::Draining => Self::Draining,
         }
     }

@@ -3,7 +3,7 @@
 //! Connections are handed out by load and not by `SO_REUSEPORT`, whose hash does not know
 //! it: sessions last for hours, so a bad hand would stay.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{io, mem, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{task, time};
@@ -21,7 +21,7 @@ use crate::{
     http::{self, Admission, Local, Protocol, addresses::AddressPlace},
     route::Route,
     telemetry::{connections::Connections, rejections::Rejection},
-    transport::Transport,
+    transport::{Transport, descriptors},
 };
 
 /// How long accepting pauses when the process lacks something, say file descriptors: the
@@ -68,21 +68,43 @@ async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
     loop {
         match listener.accept().await {
             Ok((socket, client)) => {
-                if std::mem::take(&mut is_failing) {
-                    tracing::info!(address = %listener.settings(), "accepting connections again");
-                }
+                until_there_is_room(&socket, &listener, &mut is_failing).await;
                 let settings = Arc::clone(listener.settings());
                 handout.hand_out(socket, client, settings).await;
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
-                    let address = listener.settings();
-                    tracing::warn!(%address, %error, "cannot accept connections");
-                }
+                warn(&listener, &error, &mut is_failing);
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Keeps a connection waiting, like those that are not accepted yet, while it would have one of
+/// the last file descriptors.
+async fn until_there_is_room(
+    socket: &AcceptedSocket,
+    listener: &OpenListener,
+    is_failing: &mut bool,
+) {
+    let Err(error) = descriptors::check(socket) else {
+        if mem::take(is_failing) {
+            tracing::info!(address = %listener.settings(), "accepting connections again");
+        }
+        return;
+    };
+    warn(listener, &error, is_failing);
+    while !descriptors::are_left(socket) {
+        time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Says once that the process lacks something.
+fn warn(listener: &OpenListener, error: &io::Error, is_failing: &mut bool) {
+    if !mem::replace(is_failing, true) {
+        let address = listener.settings();
+        tracing::warn!(%address, %error, "cannot accept connections");
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     net::{self, Ipv4Addr, SocketAddr, SocketAddrV4},
-    os::unix::{self, fs::FileTypeExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{self, fs::FileTypeExt},
+    },
     path::Path,
     sync::Arc,
 };
@@ -246,6 +249,15 @@ impl AcceptedSocket {
         match self {
             Self::Tcp(stream) => stream.into_std().map(UnregisteredSocket::Tcp),
             Self::Unix(stream) => stream.into_std().map(UnregisteredSocket::Unix),
+        }
+    }
+}
+
+impl AsFd for AcceptedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }

@@ -109,6 +109,7 @@ pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Proxy, "upstream_unreachable"),
     (Initiator::Proxy, "ready_timeout"),
     (Initiator::Proxy, "flush_stalled"),
+    (Initiator::Proxy, "out_of_descriptors"),
     (Initiator::Proxy, "shutting_down"),
 ];
 
@@ -124,10 +125,14 @@ impl Cause {
             Self::UpstreamClosed(_)
             | Self::UpstreamLost
             | Self::UpstreamError(_)
-            | Self::ConnectFailed(_) => Initiator::Upstream,
-            Self::QueueFull | Self::ReadyTimeout { .. } | Self::FlushStalled | Self::Drained => {
-                Initiator::Proxy
-            }
+            | Self::ConnectFailed(
+                ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_),
+            ) => Initiator::Upstream,
+            Self::ConnectFailed(ConnectError::Shortage)
+            | Self::QueueFull
+            | Self::ReadyTimeout { .. }
+            | Self::FlushStalled
+            | Self::Drained => Initiator::Proxy,
         }
     }
 
@@ -148,6 +153,7 @@ impl Cause {
             Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
             Self::ConnectFailed(ConnectError::Broken(_)) => "bad_upstream_handshake",
             Self::ConnectFailed(ConnectError::Tls(_)) => "upstream_tls_failed",
+            Self::ConnectFailed(ConnectError::Shortage) => "out_of_descriptors",
             Self::ReadyTimeout {
                 connected: false, ..
             } => "upstream_unreachable",
@@ -167,9 +173,10 @@ impl Cause {
             Self::ClientClosed(_) | Self::UpstreamClosed(_) | Self::ClientLost => return None,
             Self::ClientError(error) => error.close_code(),
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
-            Self::QueueFull | Self::ReadyTimeout { .. } | Self::FlushStalled => {
-                CloseCode::TRY_AGAIN_LATER
-            }
+            Self::QueueFull
+            | Self::ReadyTimeout { .. }
+            | Self::FlushStalled
+            | Self::ConnectFailed(ConnectError::Shortage) => CloseCode::TRY_AGAIN_LATER,
             Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
             Self::UpstreamLost
             | Self::UpstreamError(_)
@@ -339,6 +346,7 @@ mod tests {
             Cause::ConnectFailed(ConnectError::Refused(status)),
             Cause::ConnectFailed(ConnectError::Broken("broken")),
             Cause::ConnectFailed(ConnectError::Tls(tls)),
+            Cause::ConnectFailed(ConnectError::Shortage),
             timeout(false),
             timeout(true),
             Cause::FlushStalled,

@@ -72,6 +72,8 @@ rejections! {
     HeldBytes = "held_bytes",
     /// Too many requests were held.
     HeldRequests = "held_requests",
+    /// There were too few file descriptors to connect to the upstream.
+    Descriptors = "descriptors",
     /// The process drained.
     Draining = "draining",
     /// The upstream gave no valid answer.

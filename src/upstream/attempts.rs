@@ -71,6 +71,11 @@ impl Attempts {
         self.count.set(self.count.get().saturating_add(1));
     }
 
+    /// Takes the latest one back, which did not come as far as the upstream.
+    pub(super) fn take_back(&self) {
+        self.count.set(self.count.get().saturating_sub(1));
+    }
+
     /// How many there were.
     #[must_use]
     pub fn get(&self) -> u32 {

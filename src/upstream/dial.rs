@@ -8,12 +8,12 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpSocket, TcpStream, UnixSocket, lookup_host},
     time,
 };
 
 use super::{Address, Settings, tls::TlsError};
-use crate::transport::Transport;
+use crate::transport::{Transport, descriptors};
 
 /// What is to be spoken with the upstream; where that is negotiated, it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +39,23 @@ impl Protocol {
 pub enum DialError {
     /// Nobody listens there, or the connection was lost: that may change.
     #[error("cannot connect: {0}")]
-    Unreachable(#[from] io::Error),
+    Unreachable(io::Error),
     /// Somebody listens there with whom TLS cannot be spoken.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),
+    /// There are too few file descriptors, which says nothing about the upstream.
+    #[error("too few file descriptors to connect")]
+    Shortage,
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        if descriptors::is_shortage(&error) {
+            Self::Shortage
+        } else {
+            Self::Unreachable(error)
+        }
+    }
 }
 
 /// Makes one connection to the upstream and writes `preamble` as its first bytes, before
@@ -77,7 +90,7 @@ pub async fn dial(
     let shaken = within(settings.handshake_timeout, handshake).await;
     shaken.map_err(|error| match TlsError::of(&error) {
         Some(error) => DialError::Tls(error),
-        None => DialError::Unreachable(error),
+        None => error.into(),
     })
 }
 
@@ -89,9 +102,12 @@ async fn connect(settings: &Settings) -> io::Result<Transport> {
             stream.set_nodelay(true)?;
             Ok(Transport::Tcp(stream))
         }
-        Address::Unix(path) => within(settings.timeout, UnixStream::connect(path))
-            .await
-            .map(Transport::Unix),
+        Address::Unix(path) => {
+            let socket = UnixSocket::new_stream()?;
+            descriptors::check(&socket)?;
+            let stream = within(settings.timeout, socket.connect(path)).await?;
+            Ok(Transport::Unix(stream))
+        }
     }
 }
 
@@ -114,12 +130,23 @@ async fn first_that_answers(
 ) -> io::Result<TcpStream> {
     let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match within(timeout, TcpStream::connect(address)).await {
+        match within(timeout, connect_to(address)).await {
             Ok(stream) => return Ok(stream),
+            Err(error) if descriptors::is_shortage(&error) => return Err(error),
             Err(error) => last_error = io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }
     Err(last_error)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    descriptors::check(&socket)?;
+    socket.connect(address).await
 }
 
 async fn within<T>(

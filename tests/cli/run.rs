@@ -141,9 +141,10 @@ fn a_second_program_does_without_the_default_admin_address() {
         .unwrap();
 
     let log = BufReader::new(program.0.stdout.take().unwrap()).lines();
-    let log: Vec<_> = log.map_while(Result::ok).take(3).collect();
-    assert!(log[0].contains("there is no admin listener"), "{log:?}");
-    assert!(log[2].contains("listening"), "{log:?}");
+    let mut log = log.map_while(Result::ok);
+    let first = log.next().unwrap();
+    assert!(first.contains("there is no admin listener"), "{first}");
+    assert!(log.any(|line| line.contains("\"listening\"")));
 }
 
 #[test]
