@@ -18,6 +18,7 @@
 pub mod addresses;
 mod ask;
 pub mod body;
+mod causes;
 mod connecting;
 pub mod exchange;
 pub mod forward;

@@ -44,6 +44,7 @@ use tokio::{
 };
 
 use super::{
+    causes::Causes,
     framing::answers::{Answers, Interim},
     upload::{self, Upload},
     watchdog::Watchdog,
@@ -133,7 +134,7 @@ impl Connection {
             return true;
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, "connection to upstream ended");
+            tracing::debug!(error = %Causes(&error), "connection to upstream ended");
         }
         self.driver = None;
         false

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Connection,
     body::Body,
+    causes::Causes,
     forward::{self, Downstream},
     framing::Framing,
     response::{self, Refusal},
@@ -84,7 +85,7 @@ pub(super) async fn serve(
             if error.is_parse_too_large() {
                 shared.rejections.count(Rejection::HeadersTooLarge);
             }
-            tracing::debug!(%client, %error, "connection ended");
+            tracing::debug!(%client, error = %Causes(&error), "connection ended");
         }
         (Ok(()), None) => {}
     }

@@ -52,6 +52,7 @@ use self::{
 use super::{
     Connection,
     body::Body,
+    causes::{self, Causes},
     forward::{self, Downstream},
     headers, http1,
     response::{Refusal, Shortage},
@@ -111,8 +112,8 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
     )
     .await;
     if let Err(error) = ended {
-        if matches!(error, Cut::TooManyCancelled) {
-            shared.rejections.count(Rejection::CancelledRequests);
+        if let Some(rejection) = error.rejection() {
+            shared.rejections.count(rejection);
         }
         tracing::debug!(%client, %error, "connection ended");
     }
@@ -128,12 +129,23 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
 /// Why a connection did not end well.
 #[derive(Debug, thiserror::Error)]
 enum Cut {
-    #[error(transparent)]
+    #[error("{}", Causes(.0))]
     Failed(#[from] hyper::Error),
     #[error("the client does not close it")]
     StaysOpen,
     #[error("the client has cancelled too many requests")]
     TooManyCancelled,
+}
+
+impl Cut {
+    /// What the client has done to deserve it; `None`: nothing.
+    fn rejection(&self) -> Option<Rejection> {
+        match self {
+            Self::TooManyCancelled => Some(Rejection::CancelledRequests),
+            Self::Failed(error) => causes::is_flood(error).then_some(Rejection::Http2Abuse),
+            Self::StaysOpen => None,
+        }
+    }
 }
 
 /// Runs hyper's side of a connection to its end.

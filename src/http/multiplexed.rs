@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use super::{
+    causes::Causes,
     exchange::SendError,
     upload::{self, Upload},
     watchdog::Watchdog,
@@ -201,7 +202,7 @@ impl Shared {
 async fn drive(driver: Rc<Driver>) {
     let ended = poll_fn(|context| Pin::new(&mut *driver.borrow_mut()).poll(context)).await;
     if let Err(error) = ended {
-        tracing::debug!(%error, "connection to upstream ended");
+        tracing::debug!(error = %Causes(&error), "connection to upstream ended");
     }
 }
 

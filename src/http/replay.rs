@@ -16,7 +16,7 @@ use tokio::{
     task,
 };
 
-use super::{body::Body, framing::answers::Answers, headers};
+use super::{body::Body, causes::Causes, framing::answers::Answers, headers};
 use crate::{transport::Transport, websocket::Opened};
 
 /// Whether the head at the beginning of what `answer` has read can be read in one way only.
@@ -41,7 +41,7 @@ pub(super) async fn response(answer: Opened<Transport>) -> hyper::Result<Respons
     // It ends with the body, or when the client stops taking it.
     task::spawn_local(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to upstream ended");
+            tracing::debug!(error = %Causes(&error), "connection to upstream ended");
         }
     });
     // Any request with an answer that may have a body: it has been sent, and goes nowhere.

@@ -68,6 +68,9 @@ rejections! {
     ConnectProtocol = "connect_protocol",
     /// An HTTP/2 connection on which the client cancelled most of its requests.
     CancelledRequests = "cancelled_requests",
+    /// A flood on an HTTP/2 connection, be it of resets, of empty frames or of a header
+    /// section without end.
+    Http2Abuse = "http2_abuse",
     /// Sessions held too much.
     HeldBytes = "held_bytes",
     /// Too many requests were held.

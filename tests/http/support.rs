@@ -13,7 +13,7 @@ use readygate::{
     client::TrustedProxies,
     config::{Config, Effective},
     route::{Route, Routes},
-    server::{self, Limits, ListenAddress},
+    server::{self, Limits, ListenAddress, Listener, Listeners},
     telemetry,
     upstream::Address,
 };
@@ -45,22 +45,31 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    admin: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     run: JoinHandle<io::Result<()>>,
 }
 
 impl Proxy {
     pub(crate) fn start(config: Config) -> Self {
-        let listeners = server::bind(&config.listen).unwrap();
-        let ListenAddress::Tcp(address) = *listeners[0].address() else {
-            panic!("tests listen on TCP");
+        let listeners = Listeners::bind(&config).unwrap();
+        let tcp = |listener: &Listener| match *listener.address() {
+            ListenAddress::Tcp(address) => address,
+            ListenAddress::Unix(_) => panic!("tests listen on TCP"),
         };
+        let address = tcp(&listeners.traffic[0]);
+        let admin = listeners.admin.as_ref().map(tcp);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
         let run = tokio::spawn(server::run(listeners, Arc::new(config), shutdown));
-        Self { address, stop, run }
+        Self {
+            address,
+            admin,
+            stop,
+            run,
+        }
     }
 
     /// In front of `upstream`, with one default route.
@@ -77,6 +86,19 @@ impl Proxy {
         let mut client = self.connect().await;
         client.send(request).await;
         client.read_to_end().await
+    }
+
+    /// How often `reason` was one not to serve, of a proxy that has an admin listener.
+    pub(crate) async fn rejections(&self, reason: &str) -> u64 {
+        let mut admin = Client(TcpStream::connect(self.admin.unwrap()).await.unwrap());
+        let request = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+        admin.send(request).await;
+        let metrics = admin.read_to_end().await;
+        let series = format!("readygate_rejections_total{{reason=\"{reason}\"}} ");
+        let mut values = metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix(&series));
+        values.next().unwrap().parse().unwrap()
     }
 
     /// Asks for the drain; what is returned resolves when the server has ended.

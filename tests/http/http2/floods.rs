@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use readygate::server::ListenAddress;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
     client::{Connection, get},
     frames::{
-        ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GET, GOAWAY, HEADERS, PING,
-        PRIORITY, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame, request,
+        ACK, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, GET, GOAWAY, HEADERS, NO_ERROR,
+        PING, PRIORITY, PROTOCOL_ERROR, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame,
+        request,
     },
     start,
 };
@@ -209,6 +211,40 @@ async fn empty_data_frames_without_end_end_the_connection() {
 
     assert_eq!(error, Some(ENHANCE_YOUR_CALM));
     assert_serves(&proxy, &upstream).await;
+}
+
+#[tokio::test]
+async fn a_flood_that_h2_stops_is_counted_and_other_ends_are_not() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.admin = Some(ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()));
+    let proxy = start(config);
+    let resets = |stream| [request(stream, &GET), frame(RST_STREAM, 0, stream, &CANCEL)].concat();
+    let upload = frame(HEADERS, END_HEADERS, 1, &block(&GET));
+    let endless = frame(HEADERS, 0, 1, &block(&GET));
+    let floods = [
+        odd().take(10_000).flat_map(resets).collect(),
+        [upload, frame(DATA, 0, 1, &[]).repeat(10_000)].concat(),
+        [endless, frame(CONTINUATION, 0, 1, &[]).repeat(10_000)].concat(),
+    ];
+    // A frame of a stream that was never opened, and what a client says that is flooded itself.
+    let others = [
+        (frame(DATA, 0, 1, b"a"), PROTOCOL_ERROR),
+        (frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]), NO_ERROR),
+    ];
+
+    for (flood, count) in floods.into_iter().zip(1..) {
+        let mut raw = Raw::open(&proxy).await;
+        raw.send(&flood).await;
+        assert_eq!(raw.goodbye().await, Some(ENHANCE_YOUR_CALM));
+        assert_eq!(proxy.rejections("http2_abuse").await, count);
+    }
+    for (frame, error) in others {
+        let mut raw = Raw::open(&proxy).await;
+        raw.send(&frame).await;
+        assert_eq!(raw.goodbye().await, Some(error));
+    }
+    assert_eq!(proxy.rejections("http2_abuse").await, 3);
 }
 
 // E10
