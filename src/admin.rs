@@ -29,9 +29,10 @@
 //!   "matching": 2, "silent_workers": [],
 //!   "sessions": [ { "id": 7, "worker": 0, "client": "192.0.2.1:5000", "path": "/chat",
 //!     "route": "chat.example/", "http": "1.1", "state": "accepted", "started_unix_ms": 1,
-//!     "age_ms": 1, "attempts": 3, "last_connect_error": "connection refused",
+//!     "age_ms": 1, "gate_timeout_ms": 30000, "on_timeout": "close",
+//!     "attempts": 3, "last_connect_error": "connection refused",
 //!     "connected_ms": null, "ready_ms": null, "accepted": 4, "delivered": 0,
-//!     "queue": { "messages": 4, "bytes": 600,
+//!     "queue": { "messages": 4, "messages_limit": 1000, "bytes": 600, "bytes_limit": 1048576,
 //!       "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } } } ] }
 //! ```
 //!
@@ -44,7 +45,7 @@
 //! The same fields and
 //!
 //! ```json
-//! { "gate_timeout_ms": 30000, "flush_us": null,
+//! { "flush_us": null,
 //!   "failed_attempts": { "unreachable": 2, "…": 0 },
 //!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "shed": 0, "expired": 0,
 //!     "discarded": 0, "unknown": 0 },
@@ -55,7 +56,7 @@
 //!
 //! # `/events`
 //!
-//! Every event is one JSON object; its fields are in the documentation of `admin/events.rs`.
+//! Every event is one JSON object; its fields are in the documentation of `admin/snapshot.rs`.
 //!
 //! # Invariants
 //!
@@ -69,6 +70,7 @@ mod health;
 mod metrics;
 mod query;
 mod sessions;
+mod snapshot;
 mod view;
 
 use std::{

@@ -25,10 +25,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::{
-    page::{Page, prometheus_text},
-    process::ProcessStatus,
-};
+use self::page::{Page, prometheus_text};
+pub(super) use self::process::ProcessStatus;
 use super::{
     Admin,
     answer::{self, Body},

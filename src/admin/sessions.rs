@@ -134,7 +134,7 @@ fn state_of(running: &Running) -> SessionState {
 #[derive(Debug, Default)]
 pub(super) struct List {
     total: usize,
-    matching: usize,
+    pub(super) matching: usize,
     by_state: [u64; SessionState::ALL.len()],
     pub(super) sessions: Vec<Summary>,
     silent_workers: Vec<usize>,
@@ -203,6 +203,8 @@ pub(super) struct Summary {
     state: &'static str,
     started_unix_ms: u64,
     age_ms: u64,
+    gate_timeout_ms: u64,
+    on_timeout: &'static str,
     queue: Value,
     attempts: u32,
     last_connect_error: Option<String>,
@@ -217,6 +219,7 @@ impl Summary {
         let record = running.record();
         let age = record.started().elapsed();
         let ledger = record.ledger();
+        let gate = &running.route().session.gate;
         Self {
             id: running.id(),
             worker,
@@ -227,6 +230,8 @@ impl Summary {
             state: state_of(running).name(),
             started_unix_ms: unix_millis(SystemTime::now() - age),
             age_ms: millis(age),
+            gate_timeout_ms: millis(gate.timeout),
+            on_timeout: gate.on_timeout.name(),
             queue: queue(running),
             attempts: record.attempts().get(),
             last_connect_error: record.attempts().last_error(),
@@ -240,6 +245,7 @@ impl Summary {
 
 fn queue(running: &Running) -> Value {
     let queued = running.record().queued();
+    let hold = &running.route().session.hold;
     let by_priority = Priority::ALL.map(Priority::name).into_iter();
     let by_priority: Map<_, _> = by_priority
         .zip(queued.messages)
@@ -247,7 +253,9 @@ fn queue(running: &Running) -> Value {
         .collect();
     json!({
         "messages": queued.messages.iter().sum::<u32>(),
+        "messages_limit": hold.max_messages,
         "bytes": queued.bytes,
+        "bytes_limit": hold.max_bytes,
         "by_priority": by_priority,
     })
 }
@@ -257,7 +265,6 @@ fn queue(running: &Running) -> Value {
 struct Detail {
     #[serde(flatten)]
     summary: Summary,
-    gate_timeout_ms: u64,
     flush_us: Option<u64>,
     failed_attempts: Map<String, Value>,
     ledger: Value,
@@ -275,7 +282,6 @@ impl Detail {
         let failures = failures.zip(record.attempts().failures());
         Self {
             summary: Summary::of(running, worker),
-            gate_timeout_ms: millis(running.route().session.gate.timeout),
             flush_us: record.flush_time().map(micros),
             failed_attempts: failures
                 .map(|(failure, count)| (failure.name().to_owned(), count.into()))

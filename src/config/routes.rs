@@ -185,7 +185,7 @@ fn gate(table: &mut Table<'_>) -> gate::Settings {
     override_with(&mut gate.ready, needed(table, "ready"));
     override_with(&mut gate.settle, table.duration("settle"));
     override_with(&mut gate.timeout, table.some_time("timeout"));
-    let on_timeout = [("close", OnTimeout::Close), ("open", OnTimeout::Open)];
+    let on_timeout = [OnTimeout::Close, OnTimeout::Open].map(|it| (it.name(), it));
     override_with(
         &mut gate.on_timeout,
         table.take("on_timeout", |value| value.choice(&on_timeout)),

@@ -33,6 +33,17 @@ pub enum OnTimeout {
     Open,
 }
 
+impl OnTimeout {
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// When the gate opens.
 #[derive(Clone, Debug)]
 pub struct Settings {

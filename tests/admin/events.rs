@@ -58,7 +58,14 @@ async fn a_snapshot_comes_at_once_and_then_every_second_with_rates() {
     assert_eq!(first["totals"]["sessions_started"], 1);
     assert_eq!(first["rates"], Value::Null);
     assert_eq!(first["workers"][1]["has_answered"], true);
+    assert_eq!(first["routes"].as_array().unwrap().len(), 1);
     assert_eq!(first["routes"][0]["held_messages"], 1);
+    assert_eq!(first["routes"][0]["waiting"], 1);
+    assert_eq!(first["routes"][0]["lost"], 0);
+    assert_eq!(first["waiting_total"], 1);
+    assert_eq!(first["listen"][0], "http://127.0.0.1:0");
+    assert_eq!(first["held_requests"]["limit"], 500);
+    assert_ne!(first["files"]["open"], 0);
     assert!(!first.to_string().contains("canary"));
 
     backend.say("ready").await;
@@ -66,6 +73,8 @@ async fn a_snapshot_comes_at_once_and_then_every_second_with_rates() {
     let second = next(&mut listener).await;
     assert_eq!(second["waiting"].as_array().unwrap().len(), 0);
     assert_eq!(second["time_to_ready"]["count"], 1);
+    assert_eq!(second["routes"][0]["waiting"], 0);
+    assert_eq!(second["routes"][0]["ready"], 1);
     assert_eq!(second["rates"]["sessions_started"], 0.0);
     assert!(second["rates"]["upstream_messages"].as_f64().unwrap() > 0.0);
 }

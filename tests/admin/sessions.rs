@@ -28,6 +28,9 @@ async fn a_held_session_explains_itself() {
         client.0.local_addr().unwrap().to_string()
     );
     assert_eq!(session["queue"]["by_priority"]["normal"], 2);
+    assert_eq!(session["queue"]["messages_limit"], 1000);
+    assert_eq!(session["gate_timeout_ms"], 30_000);
+    assert_eq!(session["on_timeout"], "close");
     assert_eq!(session["connected_ms"], serde_json::Value::Null);
     let id = session["id"].as_u64().unwrap();
     let target = format!("/sessions/{id}");
@@ -38,7 +41,6 @@ async fn a_held_session_explains_itself() {
     assert_eq!(detail["ledger"]["held"], 2);
     assert_eq!(detail["trail"][0]["state"], "accepted");
     assert_ne!(detail["failed_attempts"]["unreachable"], 0);
-    assert_eq!(detail["gate_timeout_ms"], 30_000);
 }
 
 #[tokio::test]

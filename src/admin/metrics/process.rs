@@ -6,7 +6,7 @@ use super::{Labels, page::Page};
 
 /// The numbers that every client library of Prometheus has.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct ProcessStatus {
+pub(in crate::admin) struct ProcessStatus {
     cpu_seconds: f64,
     resident_bytes: u64,
     virtual_bytes: u64,
@@ -18,7 +18,7 @@ pub(super) struct ProcessStatus {
 
 impl ProcessStatus {
     /// Of this process; `None` where there is no `/proc`.
-    pub(super) fn read() -> Option<Self> {
+    pub(in crate::admin) fn read() -> Option<Self> {
         let open_fds = fs::read_dir("/proc/self/fd").ok()?.count();
         Self::parse(
             &fs::read_to_string("/proc/self/stat").ok()?,
@@ -55,6 +55,21 @@ impl ProcessStatus {
             // Not a number: unlimited.
             max_fds: line(limits, "Max open files")?.parse().unwrap_or(u64::MAX),
         })
+    }
+
+    /// Descriptors that are open.
+    pub(in crate::admin) const fn open_files(&self) -> u64 {
+        self.open_fds
+    }
+
+    /// The most that may be; `None`: any number.
+    pub(in crate::admin) fn max_files(&self) -> Option<u64> {
+        Some(self.max_fds).filter(|max| *max != u64::MAX)
+    }
+
+    /// What it has of the machine's memory.
+    pub(in crate::admin) const fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
     }
 
     pub(super) fn encode(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -1,0 +1,257 @@
+//! All of the process at one instant, as JSON:
+//!
+//! ```json
+//! { "time_unix_ms": 1, "version": "0.1.0", "uptime_s": 1, "is_draining": false,
+//!   "listen": [ "http://0.0.0.0:8080" ],
+//!   "workers": [ { "worker": 0, "has_answered": true } ],
+//!   "connections": { "open": 1, "limit": 10000 },
+//!   "files": { "open": 20, "limit": 1024 }, "resident_bytes": 1,
+//!   "sessions": { "total": 2, "by_state": { "accepted": 1, "…": 0 } },
+//!   "held": { "messages": 4, "bytes": 600, "bytes_limit": 1000,
+//!     "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } },
+//!   "held_requests": { "open": 0, "limit": 500 },
+//!   "waiting": [ "as in /sessions?sort=waiting&limit=10" ], "waiting_total": 1,
+//!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "…": 0 },
+//!   "time_to_ready": { "count": 1, "sum_s": 0.5, "le_s": [0.005, "…", null], "counts": [0, 1] },
+//!   "routes": [ { "route": "/", "sessions": 2, "waiting": 1, "held_messages": 4,
+//!     "held_bytes": 600, "attempts": 3, "attempt_failures": 2, "ready": 1, "ready_sum_s": 0.5,
+//!     "shed": 0, "lost": 0 } ],
+//!   "attempt_failures": { "unreachable": 2, "…": 0 },
+//!   "ended": { "client_closed": 1, "…": 0 },
+//!   "rejections": { "connections": 0, "…": 0 },
+//!   "totals": { "client_messages": 4, "…": 0 },
+//!   "rates": { "client_messages": 1.5, "…": 0.0 } }
+//! ```
+//!
+//! `totals` has `client_messages`, `upstream_messages`, `client_bytes`, `upstream_bytes`,
+//! `sessions_started`, `sessions_ended`, `attempts`, `attempt_failures`, `shed`, `lost` (expired,
+//! discarded or unknown), `http_requests`, `rejections` and `connections`; `rates` is how much each
+//! has grown in a second, `null` in the first event. The `counts` of `time_to_ready` are those of
+//! each bucket alone. `files` and `resident_bytes` are `null` where the
+//! system does not tell; a `limit` is `null` where there is none.
+//!
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::{
+    Admin,
+    metrics::ProcessStatus,
+    sessions::{self, Filter, List},
+    unix_millis,
+    view::View,
+};
+use crate::{
+    http::UNROUTED,
+    session::{
+        ledger::{Account, Ledger},
+        rules::Priority,
+        state::SessionState,
+    },
+    telemetry::{histogram::Histogram, rejections::Rejection, totals::RouteSnapshot},
+    upstream::Failure,
+};
+
+/// How many of the sessions that wait are shown.
+const MAX_WAITING: usize = 10;
+
+/// What only grows, at one time.
+pub(super) struct Totals {
+    at: Instant,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+/// The snapshot, and what to give to the next one as what was `before`.
+pub(super) async fn take(admin: &Admin, before: Option<&Totals>) -> (Value, Totals) {
+    let view = View::gather(admin).await;
+    let waiting = List::gather(admin, &Filter::longest_waiting(MAX_WAITING)).await;
+    let sum = view.sum();
+    let totals = Totals::of(admin, &sum);
+    let all = [
+        process(admin, &view),
+        limits(admin, &sum),
+        running(&sum, &waiting),
+        happened(admin, &sum),
+        json!({
+            "routes": routes(&view),
+            "totals": totals.counts,
+            "rates": before.map(|before| totals.rates(before)),
+        }),
+    ];
+    let fields = all.into_iter().filter_map(|part| match part {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    });
+    (Value::Object(fields.flatten().collect()), totals)
+}
+
+fn process(admin: &Admin, view: &View) -> Value {
+    let shared = &admin.process.shared;
+    let listen = shared.config().listen.iter();
+    let workers = view.answered.iter().enumerate();
+    json!({
+        "time_unix_ms": unix_millis(SystemTime::now()),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": admin.started.elapsed().as_secs(),
+        "is_draining": shared.drain().is_cancelled(),
+        "listen": listen.map(ToString::to_string).collect::<Vec<_>>(),
+        "workers": workers
+            .map(|(index, answered)| json!({ "worker": index, "has_answered": answered }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// What is bounded for the whole process.
+fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
+    let shared = &admin.process.shared;
+    let status = ProcessStatus::read();
+    let (held_requests, max_held_requests) = shared
+        .held()
+        .usage()
+        .fold((0, 0), |(held, max), (_, more, limit)| {
+            (held + more, max + limit)
+        });
+    json!({
+        "connections": {
+            "open": shared.connections().open(),
+            "limit": shared.config().limits.max_connections,
+        },
+        "files": status.map(|it| json!({
+            "open": it.open_files(),
+            "limit": it.max_files(),
+        })),
+        "resident_bytes": status.map(|it| it.resident_bytes()),
+        "held": {
+            "messages": sum.queued_messages.iter().sum::<u64>(),
+            "bytes": shared.budget().used_bytes(),
+            "bytes_limit": shared.budget().max_bytes(),
+            "by_priority": object(Priority::ALL.map(Priority::name), sum.queued_messages),
+        },
+        "held_requests": { "open": held_requests, "limit": max_held_requests },
+    })
+}
+
+fn running(sum: &RouteSnapshot, waiting: &List) -> Value {
+    json!({
+        "sessions": {
+            "total": sum.sessions.iter().sum::<u64>(),
+            "by_state": sessions::by_state(&sum.sessions),
+        },
+        "waiting": waiting.sessions,
+        "waiting_total": waiting.matching,
+    })
+}
+
+/// What has happened so far.
+fn happened(admin: &Admin, sum: &RouteSnapshot) -> Value {
+    let rejections = admin.process.shared.rejections();
+    let ended = sum.totals.ended.iter();
+    json!({
+        "ledger": sessions::ledger(&sum.totals.ledger),
+        "time_to_ready": histogram(&sum.totals.ready_time),
+        "attempt_failures": object(Failure::ALL.map(Failure::name), sum.totals.failures),
+        "ended": object_of(ended.map(|((_, name), count)| (name, count))),
+        "rejections": object_of(Rejection::ALL.map(|it| (it.name(), rejections.of(it)))),
+    })
+}
+
+/// Those that sessions have.
+fn routes(view: &View) -> Vec<Value> {
+    let all = view.routes.iter();
+    all.filter(|(label, _)| ***label != *UNROUTED)
+        .map(|(label, snapshot)| route(label, snapshot))
+        .collect()
+}
+
+fn route(label: &str, it: &RouteSnapshot) -> Value {
+    let states = SessionState::ALL.into_iter().zip(it.sessions);
+    let waiting = states.filter(|(state, _)| *state < SessionState::ProcessingReady);
+    json!({
+        "route": label,
+        "sessions": it.sessions.iter().sum::<u64>(),
+        "waiting": waiting.map(|(_, count)| count).sum::<u64>(),
+        "held_messages": it.queued_messages.iter().sum::<u64>(),
+        "held_bytes": it.held_bytes,
+        "attempts": it.totals.attempts,
+        "attempt_failures": it.totals.failures.iter().sum::<u64>(),
+        "ready": it.totals.ready_time.count(),
+        "ready_sum_s": it.totals.ready_time.sum_seconds(),
+        "shed": it.totals.ledger.of(Account::Shed),
+        "lost": lost(&it.totals.ledger),
+    })
+}
+
+/// Messages that did not arrive though nobody had to make room for others.
+fn lost(ledger: &Ledger) -> u64 {
+    let accounts = [Account::Expired, Account::Discarded, Account::Unknown];
+    accounts.map(|account| ledger.of(account)).iter().sum()
+}
+
+impl Totals {
+    fn of(admin: &Admin, sum: &RouteSnapshot) -> Self {
+        let shared = &admin.process.shared;
+        let totals = &sum.totals;
+        let rejections = Rejection::ALL.into_iter();
+        let counts = [
+            ("client_messages", totals.ledger.accepted()),
+            ("upstream_messages", totals.traffic.upstream_messages),
+            ("client_bytes", totals.traffic.client_bytes),
+            ("upstream_bytes", totals.traffic.upstream_bytes),
+            ("sessions_started", totals.handshakes_accepted),
+            ("sessions_ended", totals.length.count()),
+            ("attempts", totals.attempts),
+            ("attempt_failures", totals.failures.iter().sum()),
+            ("shed", totals.ledger.of(Account::Shed)),
+            ("lost", lost(&totals.ledger)),
+            ("http_requests", totals.answers.iter().sum()),
+            (
+                "rejections",
+                rejections.map(|it| shared.rejections().of(it)).sum(),
+            ),
+            ("connections", shared.connections().accepted()),
+        ];
+        Self {
+            at: Instant::now(),
+            counts: counts.into(),
+        }
+    }
+
+    /// How much of each has come in a second since `before`.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "what comes in a second is far below 2^52"
+    )]
+    fn rates(&self, before: &Self) -> BTreeMap<&'static str, f64> {
+        let seconds = (self.at - before.at).as_secs_f64();
+        let rate = |(name, count): (&&'static str, &u64)| {
+            let grown = count.saturating_sub(before.counts[name]);
+            (*name, grown as f64 / seconds)
+        };
+        self.counts.iter().map(rate).collect()
+    }
+}
+
+fn histogram(histogram: &Histogram) -> Value {
+    let (bounds, counts): (Vec<_>, Vec<_>) = histogram.buckets().unzip();
+    json!({
+        "count": histogram.count(),
+        "sum_s": histogram.sum_seconds(),
+        // JSON has no infinity: the last one is `null`.
+        "le_s": bounds,
+        "counts": counts,
+    })
+}
+
+fn object<const N: usize>(names: [&'static str; N], counts: [u64; N]) -> Value {
+    object_of(names.into_iter().zip(counts))
+}
+
+fn object_of(pairs: impl IntoIterator<Item = (&'static str, u64)>) -> Value {
+    let pairs = pairs.into_iter();
+    pairs
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect::<Map<_, _>>()
+        .into()
+}
