@@ -6,6 +6,7 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | for browsers the page for people, otherwise this list |
 //! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
 //! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected |
 //! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
@@ -68,6 +69,7 @@ mod events;
 mod guard;
 mod health;
 mod metrics;
+mod page;
 mod query;
 mod sessions;
 mod snapshot;
@@ -165,6 +167,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>) {
 /// What there is to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
+    Page,
     Livez,
     Readyz,
     Metrics,
@@ -178,7 +181,8 @@ enum Endpoint {
 }
 
 /// All of them, as they are asked for.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 10] = [
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 11] = [
+    ("GET", "/", Access::Look, Endpoint::Page),
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
     ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
     ("GET", "/metrics", Access::Monitor, Endpoint::Metrics),
@@ -230,6 +234,10 @@ impl Admin {
         query: Query,
     ) -> Result<Response<Body>, String> {
         match endpoint {
+            Endpoint::Page => {
+                query.finish("")?;
+                Ok(page::answer(request.headers()))
+            }
             Endpoint::Livez => health::livez(self, query).await,
             Endpoint::Readyz => health::readyz(self, query).await,
             Endpoint::Metrics => {

@@ -8,5 +8,6 @@
 mod access;
 mod events;
 mod metrics;
+mod page;
 mod sessions;
 mod support;

@@ -1,0 +1,135 @@
+//! The page for people, at `/`: one HTML document that asks for nothing but the JSON of this
+//! listener. It gets what it shows from `/events`, and from `/sessions` the list and the session
+//! that somebody looks at.
+//!
+//! ```text
+//! page.html   what there is, in order, before there are numbers
+//! style.css
+//! format.js   numbers, times and bytes as text
+//! dom.js      elements that are changed where they are and not made anew
+//! charts.js   lines of the last minutes, bars of a histogram
+//! overview.js everything that comes with an event
+//! sessions.js the list, and one session with its trail
+//! live.js     the connection, and what happens without it
+//! ```
+//!
+//! # Invariants
+//!
+//! * A browser runs only the script of this document, and lets it ask only this listener: the
+//!   policy names both by a number that is new in each answer.
+//! * What clients say (addresses, paths) gets into the document as text, never as HTML: the
+//!   policy lets the browser refuse anything else (trusted types).
+//! * No other page can show this one in a frame.
+
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, VARY},
+};
+
+use super::answer::{self, Body};
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// One module: the files share their names.
+const SCRIPT: &str = concat!(
+    include_str!("page/format.js"),
+    include_str!("page/dom.js"),
+    include_str!("page/charts.js"),
+    include_str!("page/overview.js"),
+    include_str!("page/sessions.js"),
+    include_str!("page/live.js"),
+);
+
+/// Other pages that open this one have no hold of it.
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+/// `/`: the page for browsers, and what there is to ask for as text for others.
+pub(super) fn answer(headers: &HeaderMap) -> Response<Body> {
+    let mut response = if accepts_html(headers) {
+        page()
+    } else {
+        let version = env!("CARGO_PKG_VERSION");
+        let text = format!(
+            "readygate {version}: open this in a browser, or ask for\n{}",
+            super::list()
+        );
+        answer::text(StatusCode::OK, text)
+    };
+    let vary = HeaderValue::from_static("accept");
+    response.headers_mut().insert(VARY, vary);
+    response
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|value| value.to_str().unwrap_or_default().contains("text/html"))
+}
+
+fn page() -> Response<Body> {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let body = Box::pin(Full::from(document(&nonce)));
+    let mut response = answer::with(StatusCode::OK, "text/html; charset=utf-8", body);
+    let policy = policy(&nonce).try_into().expect("it is ASCII");
+    response.headers_mut().extend([
+        (CONTENT_SECURITY_POLICY, policy),
+        (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (OPENER_POLICY, HeaderValue::from_static("same-origin")),
+    ]);
+    response
+}
+
+fn document(nonce: &str) -> String {
+    format!(
+        include_str!("page/page.html"),
+        nonce = nonce,
+        style = STYLE,
+        script = SCRIPT
+    )
+}
+
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_stands_by_itself_and_is_small() {
+        let document = document("0123");
+
+        assert!(document.starts_with("<!doctype html>"));
+        assert_eq!(document.matches("nonce=\"0123\"").count(), 2);
+        for outside in ["src=", "@import", "url(", "http://", "https://"] {
+            let found = document.replace("http://www.w3.org/2000/svg", "");
+            assert!(!found.contains(outside), "{outside}");
+        }
+        assert!(document.len() < 60 * 1024, "{}", document.len());
+    }
+
+    #[test]
+    fn the_script_makes_no_html_of_texts() {
+        for unsafe_name in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+        ] {
+            assert!(!SCRIPT.contains(unsafe_name), "{unsafe_name}");
+        }
+        assert!(!STYLE.contains("</style") && !SCRIPT.contains("</script"));
+    }
+
+    #[test]
+    fn each_answer_has_a_nonce_of_its_own() {
+        let policy = || page().headers()[CONTENT_SECURITY_POLICY].clone();
+
+        assert_ne!(policy(), policy());
+    }
+}
