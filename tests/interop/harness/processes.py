@@ -70,6 +70,10 @@ class Processes:
         self._started.append(process)
         return process
 
+    def named(self, name: str) -> Process:
+        """The latest of this name."""
+        return next(process for process in reversed(self._started) if process.name == name)
+
     def logs(self) -> list[tuple[str, str]]:
         """Name and log of each process."""
         return [(process.name, process.log()) for process in self._started]

@@ -1,0 +1,368 @@
+"""The page for people in Chromium: what it shows, live, and to whom it is of use."""
+
+import json
+import os
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+from harness import proxy
+from harness.browser import Page
+from harness.processes import wait_until
+
+GATE = 'ready = { text = "ready" }'
+RULES = """
+[[route.message]]
+match = { prefix = "now" }
+priority = "critical"
+"""
+STATES = (
+    "connecting accepted reconnecting authenticated services_ready processing_ready "
+    "degraded processing idle closing closed failed"
+).split()
+SESSIONS = 1000
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the admin listener of the proxy of a test is, of which there is one."""
+    address = f"127.0.0.1:{proxy.free_port()}"
+    monkeypatch.setattr(proxy, "ADMIN", address)
+    return f"http://{address}"
+
+
+@pytest.fixture
+def start(processes, tmp_path: Path, admin: str) -> Callable[..., int]:
+    """Starts a proxy before an upstream that need not be there; returns its port."""
+
+    def start(upstream: int, route: str = "", gate: str = GATE) -> int:
+        return proxy.start(processes, tmp_path, upstream, gate, RULES, route)
+
+    return start
+
+
+@pytest.fixture
+def page(processes, tmp_path: Path, admin: str) -> Iterator[Page]:
+    """A browser which has nothing to complain about, and asks nobody else."""
+    own = (f"{admin}/", "data:", "about:")
+    with Page.start(processes, tmp_path) as page:
+        page.show(1280)
+        yield page
+        assert page.complaints == []
+        assert [url for url in page.requested if not url.startswith(own)] == []
+
+
+@contextmanager
+def upstream(port: int) -> Iterator[threading.Event]:
+    """A backend at `port` that is ready when the event is set, and then echoes."""
+    is_ready = threading.Event()
+
+    def speak(connection: ServerConnection) -> None:
+        is_ready.wait()
+        connection.send("ready")
+        for message in connection:
+            connection.send(message)
+
+    with serve(speak, "127.0.0.1", port) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield is_ready
+        finally:
+            is_ready.set()
+            server.shutdown()
+            thread.join()
+
+
+def snapshot(admin: str) -> dict:
+    """What the first event says."""
+    with urllib.request.urlopen(f"{admin}/events", timeout=5) as events:
+        for line in events:
+            if line.startswith(b"data: "):
+                return json.loads(line.removeprefix(b"data: "))
+    raise AssertionError("no event")
+
+
+def events(snapshot: dict) -> bytes:
+    return b"data: " + json.dumps(snapshot).encode() + b"\n\n"
+
+
+def open_live(page: Page, url: str) -> None:
+    page.open(url)
+    page.until("document.body.dataset.connection === 'live'")
+
+
+def says(selector: str, text: str) -> str:
+    """The condition that a text is to be read there."""
+    element = f"document.querySelector({json.dumps(selector)})"
+    return f"{element}.innerText.includes({json.dumps(text)})"
+
+
+def test_without_sessions_it_says_what_to_do(start, admin: str, page: Page) -> None:
+    port = start(proxy.free_port())
+
+    open_live(page, admin)
+
+    assert f"open a WebSocket to ws://127.0.0.1:{port}" in page.text("#waiting-empty")
+    names = "[...document.querySelectorAll('#states .name')].map((it) => it.innerText)"
+    assert page.run(names) == STATES
+    assert page.run("document.querySelectorAll('header, main, footer').length") == 3
+    assert page.text("h1") == "readygate"
+    assert re.fullmatch(r"\d+\.\d+\.\d+, (just started|up \d+ s)", page.text("#about"))
+    assert page.run("document.querySelectorAll('#charts figure').length") == 3
+    assert "of 10,000" in page.text("#limits-rows")
+    assert page.text("#routes-rows").startswith("/")
+    assert page.run("document.querySelectorAll('.loss').length") == 0
+
+
+def test_a_held_session_appears_waits_and_leaves_when_it_is_ready(
+    start, admin: str, page: Page
+) -> None:
+    port = proxy.free_port()
+    entry = start(port)
+    open_live(page, admin)
+
+    with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+        client.send("now")
+        client.send("then")
+        page.until("document.querySelectorAll('#waiting-rows tr').length === 1")
+        assert page.text("#waiting-rows .path") == "/chat"
+        page.until(says("#waiting-rows", "1 critical, 1 normal"))
+        page.until(says("#waiting-rows", "refused"))
+        assert page.run("document.title") == "1 waiting – readygate"
+        width = "parseFloat(document.querySelector('#waiting-rows .bar > div').style.width)"
+        before = page.run(width)
+        page.until(f"{width} > {before}")
+        assert "of 30 s" in page.text("#waiting-rows")
+
+        with upstream(port) as is_ready:
+            page.until(says("#waiting-rows", "connected, not ready"))
+            is_ready.set()
+            page.until("document.querySelectorAll('#waiting-rows tr').length === 0")
+            assert "ready for every session" in page.text("#waiting-empty")
+            page.until(says("#ready-note", "1 session:"))
+            assert page.run("document.querySelectorAll('#ready-bars .fill').length") > 1
+            page.until(says("#ledger-rows [data-name=delivered]", "2"))
+
+
+def test_the_keyboard_opens_the_life_of_a_session_and_closes_it(
+    start, admin: str, page: Page
+) -> None:
+    port = proxy.free_port()
+    entry = start(port)
+    with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+        client.send("then")
+        open_live(page, admin)
+        page.until("document.querySelector('#waiting-rows a')")
+        while page.run("document.activeElement.dataset.session") is None:
+            page.press("Tab")
+
+        page.press("Enter")
+
+        page.until("document.querySelector('#session').open")
+        page.until("!document.querySelector('#session-known').hidden")
+        assert page.run("location.hash") == "#session=1"
+        assert page.text("#session-heading") == "Session 1"
+        assert "Waits for an upstream that can be connected" in page.text("#session-says")
+        assert "accepted\nclient accepted" in page.text("#session-trail")
+
+        with upstream(port) as is_ready:
+            page.until(says("#session-trail", "authenticated"))
+            is_ready.set()
+            page.until(says("#session-trail", "processing\n"))
+            assert page.text("#session-says").startswith("Ready after ")
+            client.close()
+            page.until(says("#session-says", "This session has ended."))
+        assert page.text("#announcement") == "Session 1 has ended."
+        assert "processing_ready" in page.text("#session-trail")
+
+        page.press("Escape")
+
+        page.until("!document.querySelector('#session').open")
+        page.until("location.hash === ''")
+    assert page.failed == [f"{admin}/sessions/1"]
+
+
+def test_the_address_keeps_what_is_open(start, admin: str, page: Page) -> None:
+    entry = start(proxy.free_port())
+    with connect(f"ws://127.0.0.1:{entry}/one"), connect(f"ws://127.0.0.1:{entry}/two"):
+        open_live(page, f"{admin}/#state=accepted&sort=waiting&session=2")
+
+        page.until("document.querySelector('#session-path').innerText === '/two'")
+        page.run("document.querySelector('#session-close').click()")
+        page.until("location.hash === '#state=accepted&sort=waiting'")
+        page.run("document.querySelector('#sessions-section').scrollIntoView()")
+        page.until("document.querySelectorAll('#sessions-rows tr').length === 2")
+        assert page.run("document.querySelector('#sessions-state').value") == "accepted"
+        rows = "[...document.querySelectorAll('#sessions-rows a')].map((it) => it.innerText)"
+        assert page.run(rows) == ["#1", "#2"]
+
+        page.run("document.querySelector('#states [data-state=idle]').click()")
+
+        page.until("document.querySelectorAll('#sessions-rows tr').length === 0")
+        assert page.text("#sessions-empty") == "None like that."
+        assert page.run("location.hash") == "#state=idle"
+
+
+def test_a_thousand_sessions_are_shown_in_few_rows_that_stay(
+    start, admin: str, page: Page, measured
+) -> None:
+    entry = start(proxy.free_port())
+    request = (
+        f"GET /chat HTTP/1.1\r\nHost: 127.0.0.1:{entry}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    clients = [socket.create_connection(("127.0.0.1", entry)) for _ in range(SESSIONS)]
+    try:
+        for client in clients:
+            client.sendall(request)
+        open_live(page, f"{admin}/#sort=waiting")
+        page.until("document.querySelector('#figure-sessions').innerText === '1,000'")
+        page.run("document.querySelector('#sessions-section').scrollIntoView()")
+        page.until("document.querySelectorAll('#sessions-rows tr').length === 25")
+        assert page.run("document.querySelectorAll('#waiting-rows tr').length") == 10
+        assert page.text("#sessions-note") == "1,000 sessions; the 25 that wait the longest"
+        elements = page.run("document.querySelectorAll('*').length")
+        page.run(
+            "marked = document.querySelector('#waiting-rows tr'); marked.querySelector('a').focus();"
+            "waited = marked.querySelector('.now').innerText"
+        )
+
+        page.until("marked.querySelector('.now').innerText !== waited")
+
+        assert page.run("marked === document.querySelector('#waiting-rows tr')")
+        assert page.run("document.activeElement === marked.querySelector('a')")
+        assert elements < 1500
+        measured(f"{SESSIONS} sessions in {elements} elements")
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_what_clients_say_stays_text(start, admin: str, page: Page) -> None:
+    entry = start(proxy.free_port())
+    with connect(f"ws://127.0.0.1:{entry}/%3Cscript%3E"):
+        wait_until(lambda: snapshot(admin)["waiting"], 5)
+        shown = snapshot(admin)
+    path = "<img src=x onerror='document.title = 1'><script>document.title = 2</script>"
+    shown["waiting"][0] |= {"path": path, "last_connect_error": path}
+    shown["routes"][0]["route"] = path
+    page.replace(f"{admin}/events", events(shown))
+
+    page.open(admin)
+
+    page.until("document.querySelector('#waiting-rows .path')")
+    assert page.text("#waiting-rows .path") == path
+    assert page.text("#routes-rows .path") == path
+    assert page.run("document.querySelectorAll('main img, main script').length") == 0
+    assert page.run("document.title") == "1 waiting – readygate"
+
+
+def test_losses_are_named_and_red(start, admin: str, page: Page) -> None:
+    entry = start(proxy.free_port(), route='hold = { overflow = "shed", max_messages = 1 }')
+    with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+        for _ in range(3):
+            client.send("then")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{entry}/a/../b", timeout=5)
+
+        open_live(page, admin)
+
+        page.until("document.querySelector('#figure-lost.loss')?.innerText === '2'")
+        shed = "document.querySelector('#ledger-rows [data-name=shed] .loss').innerText"
+        assert page.run(shed) == "2"
+        assert page.run("document.querySelector('#routes-rows .loss').innerText") == "2"
+        assert page.text("#rejections-rows .loss") == "1"
+        colour = "getComputedStyle(document.querySelector('#figure-lost')).color"
+        assert page.run(colour) == "rgb(179, 32, 44)"
+        sign = "getComputedStyle(document.querySelector('#figure-lost'), '::before').content"
+        assert "▲" in page.run(sign)
+
+
+def test_a_drain_and_a_worker_that_does_not_answer_are_named(
+    start, admin: str, page: Page
+) -> None:
+    entry = start(proxy.free_port())
+    shown = snapshot(admin)
+    with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+        client.send("then")
+        open_live(page, admin)
+        page.until("document.querySelectorAll('#waiting-rows tr').length === 1")
+        drain = urllib.request.Request(f"{admin}/drain", method="POST")
+        assert urllib.request.urlopen(drain, timeout=5).status == 202
+
+        page.until(says("#notices", "Draining: new clients are turned away, 1 session left."))
+
+        assert page.text("#announcement") == "The proxy drains."
+    shown["workers"][0]["has_answered"] = False
+    page.replace(f"{admin}/events", events(shown))
+    page.open("about:blank")
+    page.open(admin)
+    page.until(says("#notices", "Worker 0 does not answer"))
+
+
+def test_without_a_connection_old_numbers_are_grey_until_there_is_one(
+    start, admin: str, page: Page, processes
+) -> None:
+    entry = start(proxy.free_port())
+    with connect(f"ws://127.0.0.1:{entry}/chat"):
+        open_live(page, admin)
+        page.until("document.querySelector('#figure-sessions').innerText === '1'")
+        colour = "getComputedStyle(document.querySelector('#figure-sessions')).color"
+        before = page.run(colour)
+
+        processes.named("readygate").stop()
+
+        page.until("document.body.dataset.connection === 'lost'")
+        assert page.text("#connection").startswith("Not connected")
+        assert page.text("#announcement") == "Not connected. The numbers are old."
+        assert page.text("#figure-sessions") == "1"
+        assert page.run(colour) != before
+    start(proxy.free_port())
+
+    page.until("document.body.dataset.connection === 'live'")
+
+    page.until("document.querySelector('#figure-sessions').innerText === '0'")
+    assert page.text("#announcement") == "Connected again."
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nobody_is_kept_out(
+    width: int, scheme: str, start, admin: str, page: Page, measured
+) -> None:
+    axe = Path(os.environ["NODE_PATH"]) / "axe-core" / "axe.min.js"
+    entry = start(proxy.free_port(), route='hold = { overflow = "shed", max_messages = 1 }')
+    page.show(width, 800, scheme)
+    # What the policy of the page forbids, the checker does.
+    page.call("Page.setBypassCSP", enabled=True)
+    path = "/a-long-path-without-a-place-to-break-it" * 5
+    with connect(f"ws://127.0.0.1:{entry}{path}") as client:
+        client.send("then")
+        client.send("then")
+        for hash in ("", "#session=1"):
+            page.open("about:blank")
+            open_live(page, f"{admin}/{hash}")
+            page.until("document.querySelectorAll('#waiting-rows tr').length === 1")
+            page.until(f"document.querySelector('#session').open === {json.dumps(hash != '')}")
+            page.run("document.querySelector('#sessions-section').scrollIntoView()")
+            page.until("document.querySelectorAll('#sessions-rows tr').length === 1")
+
+            assert page.run("document.documentElement.scrollWidth") <= width
+            page.run(axe.read_text() + "; 0")
+            found = page.run(
+                "axe.run().then(({ violations, passes }) => [violations.map("
+                "({ impact, id, nodes }) => [impact, id, nodes.map((it) => it.html)]), passes.length])"
+            )
+            assert found[0] == []
+            measured(f"{found[1]} rules of axe hold at {hash or 'the overview'}")
