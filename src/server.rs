@@ -17,6 +17,7 @@ mod acceptor;
 mod admin;
 mod descriptors;
 pub mod listener;
+mod pacer;
 mod places;
 mod proxy_protocol;
 mod renewal;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ListenSettings, Listener, Tls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
+    pacer::Pacer,
     places::Place,
     proxy_protocol::{self, Behind},
     worker::Seat,
@@ -46,12 +47,18 @@ impl Acceptor {
     }
 
     /// Starts accepting on this thread, until the drain begins: then the listeners close.
-    pub(super) fn start(self, local: &Rc<Local>, drain: &CancellationToken) -> io::Result<()> {
+    pub(super) fn start(
+        self,
+        local: &Rc<Local>,
+        pacer: &Pacer,
+        drain: &CancellationToken,
+    ) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
             process: Arc::clone(local.connections()),
             max_connections: self.max_connections,
             local: Rc::clone(local),
+            pacer: pacer.clone(),
         });
         for listener in self.listeners {
             let listener = listener.register()?;
@@ -123,6 +130,7 @@ struct Handout {
     process: Arc<Connections>,
     max_connections: usize,
     local: Rc<Local>,
+    pacer: Pacer,
 }
 
 impl Handout {
@@ -150,7 +158,7 @@ impl Handout {
             place,
         };
         if index == 0 {
-            connection.spawn(&self.local);
+            connection.spawn(&self.local, &self.pacer);
             return;
         }
         match connection.unregister() {
@@ -172,7 +180,8 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Serves it in tasks of its own on this thread.
-    pub(super) fn spawn(self, local: &Rc<Local>) {
+    pub(super) fn spawn(self, local: &Rc<Local>, pacer: &Pacer) {
+        pacer.start();
         tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
         if self.listener.proxy_protocol {
             let local = Rc::clone(local);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Listener,
     acceptor::{Acceptor, Handed},
+    pacer::Pacer,
     places::Count,
 };
 use crate::{
@@ -120,14 +121,15 @@ impl Worker {
     /// Serves until the drain is over; what is left then ends with the runtime.
     async fn serve(mut self) -> io::Result<()> {
         let local = Local::new(Arc::clone(&self.shared));
+        let pacer = Pacer::new(Arc::clone(&self.count));
         if let Some(acceptor) = self.acceptor.take() {
-            acceptor.start(&local, &self.drain)?;
+            acceptor.start(&local, &pacer, &self.drain)?;
         }
         loop {
             tokio::select! {
                 () = self.drain.cancelled() => break,
                 Some(handed) = self.inbox.recv() => match handed.register() {
-                    Ok(connection) => connection.spawn(&local),
+                    Ok(connection) => connection.spawn(&local, &pacer),
                     Err(error) => tracing::warn!(%error, "cannot take over a connection"),
                 },
                 Some(visit) = self.visits.recv() => visit.pay(&local),
