@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::HeaderValue;
+use memchr::memchr_iter;
 
 /// The version of the protocol, the only one there is (RFC 6455 §4.1).
 pub const VERSION: &str = "13";
@@ -46,11 +47,14 @@ pub fn is_key(key: &[u8]) -> bool {
 /// and not waited for.
 #[must_use]
 pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
-    let from = searched.saturating_sub(2);
-    (from..received.len()).find_map(|at| match &received[at..] {
-        [b'\n', b'\n', ..] => Some(at + 2),
-        [b'\n', b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
+    let from = searched.saturating_sub(2).min(received.len());
+    memchr_iter(b'\n', &received[from..]).find_map(|found| {
+        let at = from + found + 1;
+        match &received[at..] {
+            [b'\n', ..] => Some(at + 1),
+            [b'\r', b'\n', ..] => Some(at + 2),
+            _ => None,
+        }
     })
 }
 
@@ -58,9 +62,7 @@ pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
 /// it, and two readers differ).
 #[must_use]
 pub fn has_bare_line_feed(head: &[u8]) -> bool {
-    head.iter()
-        .enumerate()
-        .any(|(at, byte)| *byte == b'\n' && (at == 0 || head[at - 1] != b'\r'))
+    memchr_iter(b'\n', head).any(|at| !head[..at].ends_with(b"\r"))
 }
 
 #[cfg(test)]
