@@ -10,7 +10,7 @@
 //! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing
 //! in `X-Forwarded-For`.
 
-use std::{fmt::Write, net::IpAddr};
+use std::net::IpAddr;
 
 use hyper::{
     HeaderMap,
@@ -49,9 +49,11 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     if client.is_trusted {
         pass_on(headers, received);
     }
-    match client.peer.ip() {
+    let address = client.peer.ip();
+    let address_text = address.map(|address| address.to_string());
+    match &address_text {
         Some(address) => append(headers, X_FORWARDED_FOR, received, client, |list| {
-            let _ = write!(list, "{address}");
+            list.push_str(address);
         }),
         None if client.is_trusted => {
             for value in received.get_all(X_FORWARDED_FOR) {
@@ -67,7 +69,17 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
         .entry(X_FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static(client.scheme()));
     append(headers, header::FORWARDED, received, client, |list| {
-        write_element(list, client, host);
+        // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
+        let (before, after) = match address {
+            Some(IpAddr::V6(_)) => ("for=\"[", "]\";host=\""),
+            _ => ("for=", ";host=\""),
+        };
+        // A host is quoted always: a port or a bracket makes it more than a token, and it
+        // cannot contain what would have to be escaped.
+        let node = address_text.as_deref().unwrap_or("unknown");
+        for part in [before, node, after, host, "\";proto=", client.scheme()] {
+            list.push_str(part);
+        }
     });
 }
 
@@ -104,22 +116,6 @@ fn append(
     }
     write_element(&mut list);
     insert(headers, name, list);
-}
-
-/// Writes the element of `Forwarded` that is this proxy's.
-fn write_element(element: &mut String, client: Client, host: &str) {
-    element.push_str("for=");
-    // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
-    let _ = match client.peer.ip() {
-        Some(IpAddr::V4(address)) => write!(element, "{address}"),
-        Some(IpAddr::V6(address)) => write!(element, "\"[{address}]\""),
-        None => write!(element, "unknown"),
-    };
-    // A host is quoted always: a port or a bracket makes it more than a token, and it cannot
-    // contain what would have to be escaped.
-    for part in [";host=\"", host, "\";proto=", client.scheme()] {
-        element.push_str(part);
-    }
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {

@@ -376,23 +376,21 @@ impl Handshake<'_> {
     pub(super) fn accept(&self, terms: &Terms, headers: HeaderMap) -> Response<Body> {
         let mut response = Response::new(Body::default());
         *response.headers_mut() = headers;
-        let mut insert = |name, value: &str| {
-            let value = HeaderValue::from_str(value).expect("it is or was visible ASCII");
-            response.headers_mut().insert(name, value);
-        };
+        let headers = response.headers_mut();
+        let visible =
+            |value: String| HeaderValue::try_from(value).expect("it is or was visible ASCII");
         if let Some(subprotocol) = &terms.subprotocol {
-            insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, visible(subprotocol.clone()));
         }
         if let Some(agreement) = terms.compression {
-            insert(header::SEC_WEBSOCKET_EXTENSIONS, &agreement.to_element());
+            let element = agreement.to_element();
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, visible(element));
         }
         if let Self::Upgrade(key) = self {
-            insert(header::UPGRADE, "websocket");
-            insert(header::CONNECTION, "Upgrade");
-            insert(
-                header::SEC_WEBSOCKET_ACCEPT,
-                &derive_accept_key(key.as_bytes()),
-            );
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            let accept_key = derive_accept_key(key.as_bytes());
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, visible(accept_key));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
         response

@@ -4,7 +4,7 @@
 //! `101` with a body, two accept keys and bare line feeds, fails on a `100` or `103` before
 //! the `101`, and compares the whole `Connection` header with `Upgrade`.
 
-use std::io;
+use std::{io, mem::MaybeUninit};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -285,9 +285,15 @@ struct Answer {
 
 impl Answer {
     fn parse(head: &[u8]) -> Result<Self, Broken> {
-        let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut parsed = httparse::Response::new(&mut lines);
-        let is_complete = parsed.parse(head).is_ok_and(|status| status.is_complete());
+        // Not initialized: that would cost as much as the parsing of a short head.
+        let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            head,
+            &mut lines,
+        );
+        let is_complete = status.is_ok_and(|status| status.is_complete());
         let (true, Some(version), Some(code)) = (is_complete, parsed.version, parsed.code) else {
             return Err(Broken("not HTTP"));
         };
