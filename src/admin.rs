@@ -283,7 +283,7 @@ impl Admin {
 
     fn drain(&self) -> Response<Body> {
         tracing::info!("asked to drain");
-        self.process.shared.drain().cancel();
+        self.process.shared.drain().begin();
         answer::text(StatusCode::ACCEPTED, "draining")
     }
 }

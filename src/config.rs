@@ -22,12 +22,7 @@ mod tls;
 mod trusted_proxies;
 pub mod units;
 
-use std::{
-    fs, io,
-    num::NonZeroUsize,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{fs, io, num::NonZeroUsize, path::Path, time::SystemTime};
 
 use toml::de::DeTable;
 
@@ -37,7 +32,9 @@ pub use report::{Mistake, Problems};
 use crate::{
     client::TrustedProxies,
     route::{Route, Routes},
-    server, telemetry,
+    server,
+    session::drain,
+    telemetry,
     tls::{Identity, Warnings},
 };
 use raw::{File, Table};
@@ -67,8 +64,8 @@ pub struct Config {
     pub log: telemetry::Settings,
     /// Bounds of the process.
     pub limits: server::Limits,
-    /// How long sessions have after SIGTERM; default 8 s.
-    pub drain_grace: Duration,
+    /// What happens after SIGTERM.
+    pub drain: drain::Settings,
     /// The routes.
     pub routes: Routes,
     /// What of this somebody has said, and where.
@@ -168,7 +165,7 @@ impl Config {
             admin: top.table("admin", server_settings::admin),
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),
-            drain_grace: top.table("drain", server_settings::drain_grace),
+            drain: top.table("drain", server_settings::drain),
             routes: Routes::new(routes),
             effective: top.file().effective(),
         }

@@ -50,7 +50,6 @@ use std::{
 
 use hyper::{HeaderMap, Request, Response, Version};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 pub use self::tallies::UNROUTED;
 use self::{
@@ -67,7 +66,7 @@ pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
     config::Config,
     route::Route,
-    session::{self, Budget},
+    session::{self, Budget, Drain},
     telemetry::{connections::Connections, rejections::Rejections},
     transport::Transport,
 };
@@ -148,17 +147,17 @@ impl Local {
         &self.sessions
     }
 
-    /// Cancelled when the process drains.
+    /// The drain of the process.
     #[must_use]
-    pub fn drain(&self) -> &CancellationToken {
+    pub fn drain(&self) -> &Drain {
         &self.shared.session.drain
     }
 }
 
 impl Shared {
-    /// The shared state of a process that runs `config` until `drain` is cancelled.
+    /// The shared state of a process that runs `config`.
     #[must_use]
-    pub fn new(config: Arc<Config>, drain: CancellationToken) -> Self {
+    pub fn new(config: Arc<Config>) -> Self {
         let limits = &config.limits;
         let session_rate = limits.session_rate_per_address.map(Rate::per_second);
         Self {
@@ -169,8 +168,7 @@ impl Shared {
             session_ids: sessions::Ids::default(),
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
-                drain,
-                drain_grace: config.drain_grace,
+                drain: Drain::new(config.drain),
             },
             held: HeldRequests::new(&config.routes),
             config,
@@ -207,9 +205,9 @@ impl Shared {
         &self.held
     }
 
-    /// Cancelled when the process drains; whoever cancels it starts that.
+    /// The drain of the process, for whoever starts it.
     #[must_use]
-    pub const fn drain(&self) -> &CancellationToken {
+    pub const fn drain(&self) -> &Drain {
         &self.session.drain
     }
 

@@ -29,7 +29,6 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use self::{admin::AdminThread, worker::Workers};
 pub use self::{
@@ -44,7 +43,7 @@ use crate::{
 };
 
 /// Serves until `shutdown` resolves and everything under way has ended, or
-/// `config.drain_grace` is over.
+/// `config.drain.grace` is over.
 ///
 /// The admin listener answers from before the first connection is accepted until the last one
 /// has ended.
@@ -64,14 +63,14 @@ pub async fn run(
     config: Arc<Config>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let drain = CancellationToken::new();
-    let _drain_on_drop = drain.clone().drop_guard();
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
     for listener in &traffic {
         tracing::info!(address = %listener.settings(), "listening");
     }
-    let shared = Arc::new(http::Shared::new(Arc::clone(&config), drain.clone()));
+    let shared = Arc::new(http::Shared::new(Arc::clone(&config)));
+    let drain = shared.drain().clone();
+    let _drain_on_drop = drain.begin_on_drop();
     let (workers, visits): (Vec<_>, Vec<_>) =
         (0..config.workers.get()).map(visit::Worker::new).unzip();
     let admin = match admin {
@@ -82,15 +81,15 @@ pub async fn run(
         }
         None => None,
     };
-    let workers = Workers::start(traffic, &config, &shared, &drain, &alive, visits)?;
+    let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
     drop(alive);
     let _renewal = renewal::watch(&config)?;
 
     tokio::select! {
-        () = shutdown => tracing::info!(grace = ?config.drain_grace, "draining"),
-        () = drain.cancelled() => {}
+        () = shutdown => tracing::info!(grace = ?drain.settings().grace, "draining"),
+        () = drain.begun() => {}
     }
-    drain.cancel();
+    drain.begin();
     let _none = ended.recv().await;
     let ended = workers.join();
     if let Some(admin) = admin {

@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod close;
+pub mod drain;
 pub mod flush;
 pub mod gate;
 pub mod hold;
@@ -20,10 +21,9 @@ pub mod tunnel;
 
 use std::{ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
-
 pub use self::{
     budget::Budget,
+    drain::Drain,
     record::Record,
     termination::{Cause, Report},
 };
@@ -80,10 +80,8 @@ pub struct Agreed {
 pub struct Context {
     /// What all sessions together may hold.
     pub budget: Arc<Budget>,
-    /// Cancelled when the process drains.
-    pub drain: CancellationToken,
-    /// How long sessions have from then on.
-    pub drain_grace: Duration,
+    /// When they all have to end.
+    pub drain: Drain,
 }
 
 /// Runs one session to its end.
@@ -293,16 +291,15 @@ mod tests {
             async |_: &Attempts| pending::<Result<Opened<Transport>, ConnectError>>().await;
         let context = Context {
             budget: Arc::new(Budget::new(0)),
-            drain: CancellationToken::new(),
-            drain_grace: Duration::ZERO,
+            drain: Drain::new(drain::Settings::default()),
         };
         let settings = Settings::default();
 
         let session = run(client, connect, &settings, &context);
 
         // What the tunnel needs, apart from the task around it and the sockets.
-        assert!(size_of_val(&session) <= 248, "{}", size_of_val(&session));
-        assert!(size_of::<Record>() <= 304, "{}", size_of::<Record>());
+        assert!(size_of_val(&session) <= 256, "{}", size_of_val(&session));
+        assert!(size_of::<Record>() <= 288, "{}", size_of::<Record>());
         let ends = size_of::<Ends<Transport, Transport>>();
         assert!(ends <= 304, "{ends}");
     }

@@ -102,7 +102,7 @@ impl Scrape {
         let held_requests = shared.held().usage();
         Self {
             view,
-            is_draining: shared.drain().is_cancelled(),
+            is_draining: shared.drain().has_begun(),
             connections: shared.connections().open() as u64,
             connections_accepted: shared.connections().accepted(),
             max_connections: shared.config().limits.max_connections as u64,

@@ -4,7 +4,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
-    time::Duration,
 };
 
 use toml::de::DeValue;
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     client::TrustedProxies,
     server::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
+    session::drain,
     telemetry::{FORMATS, LEVELS, Platform, Settings},
 };
 
@@ -197,8 +197,11 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     limits
 }
 
-pub(super) fn drain_grace(table: &mut Table<'_>) -> Duration {
-    table.duration("grace").unwrap_or(Duration::from_secs(8))
+pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {
+    let mut settings = drain::Settings::default();
+    override_with(&mut settings.grace, table.duration("grace"));
+    override_with(&mut settings.spread, table.duration("spread"));
+    settings
 }
 
 fn bytes(memory: Memory) -> usize {

@@ -100,7 +100,7 @@ pub(super) async fn ask(
             let error = attempts.last_error().unwrap_or_default();
             tracing::debug!(%client, error, "upstream failed");
         })?,
-        () = context.drain.cancelled() => return Err(Refusal::Unavailable(Shortage::Draining)),
+        () = context.drain.begun() => return Err(Refusal::Unavailable(Shortage::Draining)),
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
     let switched = match answer {

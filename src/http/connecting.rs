@@ -170,7 +170,7 @@ impl<'a> Connecting<'a> {
             outcome = time::timeout_at(deadline, waiting) => {
                 outcome.or(Err(Refusal::GatewayTimeout))
             }
-            () = self.shared.session.drain.cancelled(), if is_held => {
+            () = self.shared.session.drain.begun(), if is_held => {
                 Err(Refusal::Unavailable(Shortage::Draining))
             }
         }

@@ -9,10 +9,15 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, time};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Connection,
@@ -26,7 +31,9 @@ use super::{
     upgrade::{self, Accepted},
     watched::Watched,
 };
-use crate::{telemetry::rejections::Rejection, transport::Transport, websocket::Opened};
+use crate::{
+    session::Drain, telemetry::rejections::Rejection, transport::Transport, websocket::Opened,
+};
 
 /// How long a client that has got its last answer may go on sending.
 const LINGER: Duration = Duration::from_secs(1);
@@ -98,10 +105,10 @@ pub(super) async fn serve(
 /// Closing while there are unread bytes, say of a body that was refused, resets the
 /// connection and takes the answer with it (RFC 9112 §9.6). So the client is told that
 /// nothing more comes, and what it still sends is read for a moment.
-async fn close(stream: Transport, drain: &CancellationToken) {
+async fn close(stream: Transport, drain: &Drain) {
     let mut stream = stream;
     if stream.shutdown().await.is_ok() {
-        drain.run_until_cancelled(linger(stream)).await;
+        drain.run_until_begun(linger(stream)).await;
     }
 }
 
@@ -115,7 +122,7 @@ pub(super) async fn linger(stream: Transport) {
 /// Runs hyper's side of a connection; on drain it ends after the response under way.
 async fn run_until_drained<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
-    drain: &CancellationToken,
+    drain: &Drain,
 ) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
@@ -124,7 +131,7 @@ where
 {
     tokio::select! {
         ended = std::future::poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
-        () = drain.cancelled() => Pin::new(&mut *http).graceful_shutdown(),
+        () = drain.begun() => Pin::new(&mut *http).graceful_shutdown(),
     }
     std::future::poll_fn(|context| http.poll_without_shutdown(context)).await
 }
@@ -144,7 +151,13 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
         let meter = requests.connection.meter();
         let answer = requests.answer(request, &meter).await;
-        let response = answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal));
+        let mut response = answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal));
+        let is_draining = requests.connection.local.drain().has_begun();
+        if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // hyper closes the connection then, but does not say so.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         meter.answered(response.status());
         Ok(response)
     })

@@ -43,7 +43,6 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, task, time};
-use tokio_util::sync::CancellationToken;
 
 use self::{
     activity::{Activity, Counted, Session, Stream},
@@ -61,6 +60,7 @@ use super::{
     upgrade::{self, Accepted},
 };
 use crate::{
+    session::Drain,
     telemetry::{connections::SessionPlace, rejections::Rejection},
     transport::{Http2Stream, Transport},
     websocket::Opened,
@@ -156,7 +156,7 @@ async fn run<S>(
     http: http2::Connection<TokioIo<Handle>, S, OnThisThread>,
     activity: &Activity,
     idle_timeout: Duration,
-    drain: &CancellationToken,
+    drain: &Drain,
 ) -> Result<(), Cut>
 where
     S: HttpService<Incoming, ResBody = Counted<Body>, Error = Infallible>,
@@ -167,7 +167,7 @@ where
     loop {
         tokio::select! {
             ended = &mut http => return Ok(ended?),
-            () = drain.cancelled(), if !is_ending => {}
+            () = drain.begun(), if !is_ending => {}
             () = activity.idle_for(idle_timeout) => {
                 if is_ending {
                     return Err(Cut::StaysOpen);

@@ -220,15 +220,13 @@ impl Running {
 mod tests {
     use std::collections::BTreeSet;
 
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
     use crate::{config::Config, http::Shared};
 
     fn local() -> Rc<Local> {
         let text = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", text, &|_| None).unwrap();
-        let shared = Shared::new(Arc::new(config), CancellationToken::new());
+        let shared = Shared::new(Arc::new(config));
         Local::new(Arc::new(shared))
     }
 

@@ -155,7 +155,7 @@ pub(super) fn check<'a>(
 ) -> Result<Handshake<'a>, Refusal> {
     let handshake = check_handshake(request)?;
     check_origin(&request.headers, &route.origins)?;
-    if context.drain.is_cancelled() {
+    if context.drain.has_begun() {
         return Err(Refusal::Unavailable(Shortage::Draining));
     }
     if context.budget.is_exhausted() {

@@ -7,7 +7,6 @@ use std::{io, mem, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{task, time};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ListenSettings, Listener, Tls,
@@ -47,12 +46,7 @@ impl Acceptor {
     }
 
     /// Starts accepting on this thread, until the drain begins: then the listeners close.
-    pub(super) fn start(
-        self,
-        local: &Rc<Local>,
-        pacer: &Pacer,
-        drain: &CancellationToken,
-    ) -> io::Result<()> {
+    pub(super) fn start(self, local: &Rc<Local>, pacer: &Pacer) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
             process: Arc::clone(local.connections()),
@@ -63,8 +57,8 @@ impl Acceptor {
         for listener in self.listeners {
             let listener = listener.register()?;
             let accept = accept_all(listener, Rc::clone(&handout));
-            let drain = drain.clone();
-            task::spawn_local(async move { drain.run_until_cancelled(accept).await });
+            let drain = local.drain().clone();
+            task::spawn_local(async move { drain.run_until_begun(accept).await });
         }
         Ok(())
     }
@@ -208,7 +202,7 @@ impl Connection {
         }
         let read = proxy_protocol::read(&self.socket);
         let read = time::timeout(config.limits.header_timeout, read);
-        match local.drain().run_until_cancelled(read).await? {
+        match local.drain().run_until_begun(read).await? {
             Ok(Ok(behind)) => {
                 let ends = match behind {
                     Behind::Client(ends) => ends,
@@ -320,7 +314,7 @@ async fn shake_hands(
     local: Rc<Local>,
 ) -> Option<Transport> {
     let handshake = tls.accept(socket, local.config().limits.header_timeout);
-    let stream = local.drain().run_until_cancelled(handshake).await?;
+    let stream = local.drain().run_until_begun(handshake).await?;
     stream
         .inspect_err(|error| {
             local.rejections().count(Rejection::TlsHandshake);

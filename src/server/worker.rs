@@ -1,13 +1,12 @@
 //! Workers: one thread and one single-threaded runtime each.
 
-use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc,
     time,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Listener,
@@ -35,7 +34,6 @@ impl Workers {
         listeners: Vec<Listener>,
         config: &Config,
         shared: &Arc<Shared>,
-        drain: &CancellationToken,
         alive: &mpsc::Sender<Infallible>,
         visits: Vec<Visits>,
     ) -> io::Result<Self> {
@@ -49,15 +47,13 @@ impl Workers {
                 visits,
                 count: seat.count,
                 shared: Arc::clone(shared),
-                drain: drain.clone(),
-                grace: config.drain_grace,
             };
             let alive = alive.clone();
             thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
                     let _alive = alive;
-                    let _drain_on_end = worker.drain.clone().drop_guard();
+                    let _drain_on_end = worker.shared.drain().begin_on_drop();
                     worker.run()
                 })
         };
@@ -103,8 +99,6 @@ struct Worker {
     visits: Visits,
     count: Arc<Count>,
     shared: Arc<Shared>,
-    drain: CancellationToken,
-    grace: Duration,
 }
 
 impl Worker {
@@ -123,11 +117,11 @@ impl Worker {
         let local = Local::new(Arc::clone(&self.shared));
         let pacer = Pacer::new(Arc::clone(&self.count));
         if let Some(acceptor) = self.acceptor.take() {
-            acceptor.start(&local, &pacer, &self.drain)?;
+            acceptor.start(&local, &pacer)?;
         }
         loop {
             tokio::select! {
-                () = self.drain.cancelled() => break,
+                () = self.shared.drain().begun() => break,
                 Some(handed) = self.inbox.recv() => match handed.register() {
                     Ok(connection) => connection.spawn(&local, &pacer),
                     Err(error) => tracing::warn!(%error, "cannot take over a connection"),
@@ -136,7 +130,7 @@ impl Worker {
             }
         }
         self.inbox.close();
-        let emptied = time::timeout(self.grace, self.count.emptied());
+        let emptied = time::timeout_at(self.shared.drain().over_at(), self.count.emptied());
         if answering(&mut self.visits, &local, emptied).await.is_err() {
             let connections = self.count.get();
             tracing::warn!(connections, "dropped at the end of the grace period");

@@ -13,10 +13,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{
-    io::AsyncWriteExt,
-    time::{self, Instant},
-};
+use tokio::{io::AsyncWriteExt, time};
 
 use super::{
     Context,
@@ -245,12 +242,11 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         session.enter(SessionState::Closing, cause.name());
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
-        let drain_seen = session.drain_seen();
         let exchange = self.exchange(session, &mut written);
         let is_over = tokio::select! {
             () = exchange => true,
             () = time::sleep(settings.tunnel.close_timeout) => false,
-            () = drain_deadline(context, drain_seen) => false,
+            () = drain_deadline(context) => false,
         };
         if !is_over {
             // What is then left is dropped, and with it the connections.
@@ -363,10 +359,9 @@ impl<C: Stream, U: Stream> Closing<C, U> {
 }
 
 /// Resolves in a drain, shortly before the grace period is over.
-async fn drain_deadline(context: &Context, drain_seen: Option<Instant>) {
-    context.drain.cancelled().await;
-    let seen = drain_seen.unwrap_or_else(Instant::now);
-    time::sleep_until(seen + context.drain_grace * 19 / 20).await;
+async fn drain_deadline(context: &Context) {
+    context.drain.begun().await;
+    time::sleep_until(context.drain.closed_by()).await;
 }
 
 /// Whether what the other side sends can be taken.

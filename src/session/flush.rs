@@ -94,7 +94,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 .map_or(stalls_at, |at| at.min(stalls_at));
             tokio::select! {
                 () = self.progress() => {}
-                () = context.drain.cancelled(), if !is_draining => self.start_drain()?,
+                () = context.drain.begun(), if !is_draining => self.start_drain(),
                 () = time::sleep_until(wake_at) => {
                     if self.drain_deadline.is_some_and(|at| at <= Instant::now()) {
                         return Err(Cause::Drained);

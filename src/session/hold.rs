@@ -214,9 +214,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                 }
                 () = self.progress() => {}
                 () = time::sleep_until(wake_at) => self.look_at_clock()?,
-                () = context.drain.cancelled(), if !is_draining => {
-                    self.start_drain()?;
-                }
+                () = context.drain.begun(), if !is_draining => self.start_drain(),
             }
         }
     }
@@ -330,7 +328,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             link.ping_if_due(now);
         }
         if self.drain_deadline.is_some_and(|at| at <= now) {
-            return Err(Cause::Drained);
+            self.end_turn(now)?;
         }
         if self.opening.is_none() && self.deadline() <= now {
             return self.time_out(now);
@@ -354,14 +352,24 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         })
     }
 
-    /// A drain has begun: a session that holds something may still become ready, for three
-    /// quarters of the grace period; the rest is for the closing handshake.
-    pub(super) fn start_drain(&mut self) -> Result<(), Cause> {
-        if self.session.ledger().held() == 0 {
+    /// A drain has begun: a session that holds something may still become ready; one that
+    /// holds nothing waits for its turn, or for something to hold.
+    pub(super) fn start_drain(&mut self) {
+        let drain = &self.context.drain;
+        self.drain_deadline = Some(if self.session.ledger().held() > 0 {
+            drain.ready_by()
+        } else {
+            drain.draw_turn()
+        });
+    }
+
+    /// Ends the session in a drain, unless it has got something to hold meanwhile.
+    fn end_turn(&mut self, now: Instant) -> Result<(), Cause> {
+        let ready_by = self.context.drain.ready_by();
+        if self.session.ledger().held() == 0 || ready_by <= now {
             return Err(Cause::Drained);
         }
-        let seen = self.session.see_drain();
-        self.drain_deadline = Some(seen + self.context.drain_grace * 3 / 4);
+        self.drain_deadline = Some(ready_by);
         Ok(())
     }
 }

@@ -43,8 +43,6 @@ pub struct Record {
     connected_after: Cell<Option<Duration>>,
     ready_after: Cell<Option<Duration>>,
     flush_time: Cell<Option<Duration>>,
-    /// When the session first saw that the process drains.
-    drain_seen: Cell<Option<Instant>>,
     /// When the tunnel last passed something on.
     last_traffic: Cell<Instant>,
     /// Messages in the upstream's outbox that were written and are settled in the ledger.
@@ -75,7 +73,6 @@ impl Record {
             connected_after: Cell::default(),
             ready_after: Cell::default(),
             flush_time: Cell::default(),
-            drain_seen: Cell::default(),
             settled: Cell::default(),
             client_code: Cell::default(),
             is_flush_in_doubt: Cell::default(),
@@ -228,17 +225,6 @@ impl Record {
     /// The code of the close frame that the client gets.
     pub(super) fn note_client_code(&self, code: Option<CloseCode>) {
         self.client_code.set(code);
-    }
-
-    pub(super) fn drain_seen(&self) -> Option<Instant> {
-        self.drain_seen.get()
-    }
-
-    /// When the session first saw that the process drains: at the latest now.
-    pub(super) fn see_drain(&self) -> Instant {
-        let seen = self.drain_seen.get().unwrap_or_else(Instant::now);
-        self.drain_seen.set(Some(seen));
-        seen
     }
 
     pub(super) fn doubt_flush(&self) {

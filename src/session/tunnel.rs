@@ -22,10 +22,10 @@ use std::{
 };
 
 use tokio::{io::ReadBuf, time};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     budget::Charge,
+    drain::Drain,
     ledger::Account,
     peer::{Peer, with_scratch},
     record::Record,
@@ -107,7 +107,7 @@ enum Ending {
     Undeliverable,
 }
 
-/// Relays until one side ends or a drain begins.
+/// Relays until one side ends, or has its turn in a drain.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn has room for its arguments twice for as long as the tunnel lasts"
@@ -116,11 +116,11 @@ pub(super) fn run<C: Stream, U: Stream>(
     ends: &mut Ends<C, U>,
     session: &Record,
     settings: &Settings,
-    drain: &CancellationToken,
+    drain: &Drain,
 ) -> impl Future<Output = Cause> {
     async move {
         session.enter(SessionState::Processing, "flushed");
-        let mut drained = pin!(drain.cancelled());
+        let mut turn = pin!(drain.turn());
         let cause = poll_fn(|context| {
             let Ends {
                 client,
@@ -149,13 +149,12 @@ pub(super) fn run<C: Stream, U: Stream>(
                 }
                 (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
                 (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
-                _ => drained.as_mut().poll(context).map(|()| Cause::Drained),
+                _ => drain
+                    .poll_turn(turn.as_mut(), context)
+                    .map(|()| Cause::Drained),
             }
         })
         .await;
-        if matches!(cause, Cause::Drained) {
-            session.see_drain();
-        }
         let cause = match cause {
             Cause::UpstreamLost if ends.upstream.peer.is_broken() => {
                 let rest = hear_out(&mut ends.upstream, &mut ends.client);

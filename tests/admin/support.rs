@@ -24,8 +24,10 @@ pub(crate) struct Proxy {
 
 /// The configuration of a proxy on any port, with `routes` as TOML.
 pub(crate) fn config(routes: &str) -> Config {
-    let text =
-        format!("listen = \"127.0.0.1:0\"\nworkers = 2\nadmin.listen = \"127.0.0.1:0\"\n{routes}");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nworkers = 2\nadmin.listen = \"127.0.0.1:0\"\n\
+                        drain.spread = \"0s\"\n{routes}"
+    );
     Config::parse("proxy.toml", &text, &|_| None).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -262,8 +262,7 @@ impl Polled {
         let session = Box::pin(async move {
             let context = session::Context {
                 budget: Arc::new(Budget::new(1 << 30)),
-                drain: tokio_util::sync::CancellationToken::new(),
-                drain_grace: std::time::Duration::ZERO,
+                drain: session::Drain::new(session::drain::Settings::default()),
             };
             let connect = async |_: &Attempts| -> Result<Opened<Side>, ConnectError> {
                 Ok(Opened {

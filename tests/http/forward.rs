@@ -363,7 +363,7 @@ async fn a_held_request_whose_client_leaves_does_not_reach_the_upstream() {
 async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
     let reserved = Reserved::port();
     let mut config = config(vec![holding_one(&reserved)]);
-    config.drain_grace = Duration::from_hours(1);
+    config.drain.grace = Duration::from_hours(1);
     let proxy = Proxy::start(config);
     let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
     let mut held = hold_one(&proxy, request).await;

@@ -145,7 +145,7 @@ async fn a_header_that_does_not_come_in_time_closes_the_connection() {
 async fn a_connection_that_waits_for_its_header_does_not_delay_the_drain() {
     let upstream = Upstream::listen().await;
     let mut config = expecting(vec![upstream.route()]);
-    config.drain_grace = Duration::from_hours(1);
+    config.drain.grace = Duration::from_hours(1);
     config.limits.header_timeout = Duration::from_hours(1);
     let proxy = Proxy::start(config);
     let mut silent = proxy.connect().await;

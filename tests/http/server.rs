@@ -33,7 +33,7 @@ async fn on_drain_listeners_and_idle_connections_close_and_sessions_get_1001() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     // Whatever does not close by itself keeps this test from ending.
-    config.drain_grace = Duration::from_hours(1);
+    config.drain.grace = Duration::from_hours(1);
     config.limits.header_timeout = Duration::from_hours(1);
     let proxy = Proxy::start(config);
     let address = proxy.address;
@@ -75,6 +75,7 @@ async fn a_request_under_way_is_finished_during_the_drain() {
 
     let answer = client.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
     ended.await.unwrap().unwrap();
 }
@@ -83,7 +84,7 @@ async fn a_request_under_way_is_finished_during_the_drain() {
 async fn what_does_not_end_within_the_grace_period_is_dropped() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
-    config.drain_grace = Duration::from_millis(50);
+    config.drain.grace = Duration::from_millis(50);
     config.workers = 3.try_into().unwrap();
     let proxy = Proxy::start(config);
     let mut client = proxy.connect().await;

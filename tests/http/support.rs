@@ -14,6 +14,7 @@ use readygate::{
     config::{Config, Effective},
     route::{Route, Routes},
     server::{self, Limits, ListenAddress, Listener, Listeners},
+    session::drain,
     telemetry,
     upstream::Address,
 };
@@ -37,7 +38,10 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         admin: None,
         log: telemetry::Settings::default(),
         limits: Limits::new(1024 * 1024),
-        drain_grace: Duration::from_secs(8),
+        drain: drain::Settings {
+            spread: Duration::ZERO,
+            ..drain::Settings::default()
+        },
         routes: Routes::new(routes),
         effective: Effective::default(),
     }

@@ -376,7 +376,7 @@ async fn a_handshake_that_does_not_end_is_cut_and_has_taken_a_place() {
 async fn a_drain_does_not_wait_for_handshakes() {
     let front = Front::new();
     let mut config = front.config(front.tls());
-    config.drain_grace = Duration::from_hours(1);
+    config.drain.grace = Duration::from_hours(1);
     config.limits.header_timeout = Duration::from_hours(1);
     let proxy = Proxy::start(config);
     let mut silent = proxy.connect().await;

@@ -348,7 +348,7 @@ async fn a_drain_inside_a_frame_waits_for_its_end_on_both_sides() {
         write(&mut client, &to_upstream[..9], Segments::Whole).await;
         write(&mut upstream, &to_client[..9], Segments::Whole).await;
 
-        running.drain.cancel();
+        running.drain.begin();
         sleep(Duration::from_secs(1)).await;
         write(&mut client, &to_upstream[9..], Segments::Bytes).await;
         write(&mut upstream, &to_client[9..], Segments::Bytes).await;
@@ -376,7 +376,7 @@ async fn a_drain_inside_a_frame_that_never_ends_cuts_the_connection_in_time() {
         write(&mut client, half, Segments::Whole).await;
         let started = Instant::now();
 
-        running.drain.cancel();
+        running.drain.begin();
         let (got, heard) = tokio::join!(read_to_end(&mut client), read_to_end(&mut upstream));
 
         assert_eq!(Told::close(&Frame::all(&got)).0, 1001);

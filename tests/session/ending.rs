@@ -71,7 +71,7 @@ async fn a_drain_ends_a_flush_that_the_upstream_does_not_read_within_the_grace_p
         sleep(Duration::from_secs(1)).await;
         let started = Instant::now();
 
-        running.drain.cancel();
+        running.drain.begin();
 
         let (code, _) = close_frame(&mut client).await;
         assert_eq!(code, 1001);
@@ -133,7 +133,7 @@ async fn a_drain_ends_a_session_that_holds_nothing_at_once() {
         sleep(TICK).await;
         let started = Instant::now();
 
-        running.drain.cancel();
+        running.drain.begin();
 
         let close = close_frame(&mut client).await;
         assert_eq!(close, (1001, "shutting_down".to_owned()));
@@ -151,7 +151,7 @@ async fn a_client_that_answers_its_close_is_let_go_although_the_upstream_is_sile
         sleep(TICK).await;
         let started = Instant::now();
 
-        running.drain.cancel();
+        running.drain.begin();
         let close = read_frame(&mut client).await;
         assert_eq!(Told::close(&[close]).0, 1001);
         let answer = client_close(1001, "");
@@ -172,7 +172,7 @@ async fn closing_ends_before_the_grace_period_does_whoever_does_not_answer() {
         write(&mut running.client, &message, Segments::Whole).await;
         let started = Instant::now();
 
-        running.drain.cancel();
+        running.drain.begin();
         running.report.await.unwrap();
 
         // Held for three quarters of it; the timeout for the closing handshake is longer

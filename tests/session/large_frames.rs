@@ -190,7 +190,7 @@ async fn a_drain_in_the_middle_of_a_large_frame_completes_it_before_the_close() 
         let (start, rest) = received.split_at_mut(1_000_000);
         let (written, read) = tokio::join!(client.write_all(first), async {
             upstream.read_exact(start).await?;
-            drain.cancel();
+            drain.begin();
             upstream.read_exact(&mut rest[..3_500_000]).await
         });
         written.unwrap();

@@ -6,7 +6,7 @@ use futures_util::SinkExt;
 use readygate::{
     matcher::Matcher,
     session::{
-        Budget, Cause, Settings,
+        self, Budget, Cause, Settings,
         hold::{OnClientGone, Overflow},
         ledger::Account,
         queue::MESSAGE_OVERHEAD_BYTES,
@@ -433,7 +433,7 @@ async fn a_drain_lets_a_held_session_become_ready() {
         send_all(&mut client, &["a"]).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
 
-        running.drain.cancel();
+        running.drain.begin();
         tokio::time::sleep(Duration::from_secs(3)).await;
         send_all(&mut upstream, &["ready"]).await;
 
@@ -462,8 +462,8 @@ async fn a_drain_ends_idle_tunnels_at_once_and_held_sessions_within_the_grace_pe
         tokio::time::sleep(Duration::from_secs(1)).await;
         let started = tokio::time::Instant::now();
 
-        held.drain.cancel();
-        tunnel.drain.cancel();
+        held.drain.begin();
+        tunnel.drain.begin();
 
         assert_eq!(
             close_frame(&mut tunnel_client).await,
@@ -476,6 +476,68 @@ async fn a_drain_ends_idle_tunnels_at_once_and_held_sessions_within_the_grace_pe
             (1001, "shutting_down; 1 message not delivered".to_owned())
         );
         assert_eq!(started.elapsed(), Duration::from_secs(6));
+    })
+    .await;
+}
+
+// L03
+#[tokio::test(start_paused = true)]
+async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
+    local(async {
+        let spread = Duration::from_secs(4);
+        let mut ended_after = Vec::new();
+        for _ in 0..20 {
+            let tunnel = start(Settings::default());
+            let mut client = as_client(tunnel.client).await;
+            let mut upstream = as_server(tunnel.upstream.connect(b"")).await;
+            send_all(&mut client, &["before"]).await;
+            assert_eq!(receive(&mut upstream, 1).await, ["before"]);
+            tunnel.drain.set(session::drain::Settings {
+                grace: Duration::from_secs(8),
+                spread,
+            });
+            let began = tokio::time::Instant::now();
+
+            tunnel.drain.begin();
+
+            send_all(&mut client, &["meanwhile"]).await;
+            assert_eq!(receive(&mut upstream, 1).await, ["meanwhile"]);
+            assert_eq!(close_frame(&mut client).await.0, 1001);
+            ended_after.push(began.elapsed());
+        }
+        assert!(
+            ended_after.iter().all(|after| *after <= spread),
+            "{ended_after:?}"
+        );
+        let early = ended_after
+            .iter()
+            .filter(|after| **after < spread / 2)
+            .count();
+        assert!((1..20).contains(&early), "{ended_after:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_holds_nothing_waits_for_its_turn_and_may_still_get_something_to_hold() {
+    local(async {
+        let mut settings = gated();
+        settings.gate.timeout = Duration::from_hours(1);
+        let held = start(settings);
+        let mut client = as_client(held.client).await;
+        let mut upstream = as_server(held.upstream.connect(b"")).await;
+        held.drain.set(session::drain::Settings {
+            grace: Duration::from_secs(800),
+            spread: Duration::from_secs(400),
+        });
+
+        held.drain.begin();
+        send_all(&mut client, &["a"]).await;
+        tokio::time::sleep(Duration::from_secs(500)).await;
+        send_all(&mut upstream, &["ready"]).await;
+
+        assert_eq!(receive(&mut upstream, 1).await, ["a"]);
+        assert_eq!(close_frame(&mut client).await.0, 1001);
     })
     .await;
 }

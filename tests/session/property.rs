@@ -337,7 +337,7 @@ async fn run(schedule: Schedule) -> Outcome {
         let drain = running.drain.clone();
         tokio::task::spawn_local(async move {
             sleep(Duration::from_millis(after)).await;
-            drain.cancel();
+            drain.begin();
         });
     }
     let serving = tokio::task::spawn_local(serve_all(running.upstream, schedule));

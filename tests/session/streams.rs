@@ -107,7 +107,7 @@ async fn one_direction_that_never_pauses_does_not_keep_a_drain_waiting() {
         };
         let (report, drain) = start_between(client, Quiet(upstream), Settings::default());
         tokio::task::yield_now().await;
-        drain.cancel();
+        drain.begin();
 
         assert_eq!(report.await.unwrap().cause.name(), "shutting_down");
     })

@@ -1,13 +1,13 @@
 //! A session between two in-memory pipes, with tungstenite at both far ends.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use readygate::{
     matcher::Matcher,
-    session::{self, Agreed, Budget, Context, Report, Settings, gate::Trigger},
+    session::{self, Agreed, Budget, Context, Drain, Report, Settings, gate::Trigger},
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
@@ -21,7 +21,6 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, protocol::Role},
 };
-use tokio_util::sync::CancellationToken;
 
 /// What a pipe takes without being read, like a socket's buffers.
 pub(crate) const PIPE_BYTES: usize = 64 * 1024;
@@ -36,7 +35,7 @@ pub(crate) struct Upstream(mpsc::UnboundedSender<Outcome>);
 pub(crate) struct Running {
     pub(crate) client: DuplexStream,
     pub(crate) upstream: Upstream,
-    pub(crate) drain: CancellationToken,
+    pub(crate) drain: Drain,
     pub(crate) budget: Arc<Budget>,
     pub(crate) report: JoinHandle<Report>,
 }
@@ -56,11 +55,10 @@ pub(crate) fn start_agreed(
     let (client, proxy) = tokio::io::duplex(PIPE_BYTES);
     let (outcomes, attempts) = mpsc::unbounded_channel();
     let attempts = Rc::new(RefCell::new(attempts));
-    let drain = CancellationToken::new();
+    let drain = at_once();
     let context = Context {
         budget: budget.clone(),
         drain: drain.clone(),
-        drain_grace: std::time::Duration::from_secs(8),
     };
     let report = tokio::task::spawn_local(async move {
         let connect = async |count: &Attempts| {
@@ -208,21 +206,28 @@ pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A drain in which nobody waits for a turn.
+fn at_once() -> Drain {
+    Drain::new(session::drain::Settings {
+        spread: Duration::ZERO,
+        ..Default::default()
+    })
+}
+
 /// Starts a session between two streams of any kind.
 pub(crate) fn start_between<C, U>(
     client: C,
     upstream: U,
     settings: Settings,
-) -> (JoinHandle<Report>, CancellationToken)
+) -> (JoinHandle<Report>, Drain)
 where
     C: Stream + 'static,
     U: Stream + 'static,
 {
-    let drain = CancellationToken::new();
+    let drain = at_once();
     let context = Context {
         budget: Arc::new(Budget::new(64 * 1024 * 1024)),
         drain: drain.clone(),
-        drain_grace: std::time::Duration::from_secs(8),
     };
     let upstream = RefCell::new(Some(upstream));
     let report = tokio::task::spawn_local(async move {

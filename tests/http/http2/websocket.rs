@@ -179,7 +179,7 @@ async fn keys_and_the_scheme_of_a_client_say_nothing() {
 async fn a_drain_closes_sessions_with_1001_and_the_connection() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
-    config.drain_grace = Duration::from_hours(1);
+    config.drain.grace = Duration::from_hours(1);
     let proxy = start(config);
     let mut connection = Connection::open(&proxy).await;
     let (mut client, mut exchange) = tunnel(&mut connection, &upstream).await;

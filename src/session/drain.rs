@@ -1,0 +1,252 @@
+//! The end of a process: what it leaves open has a grace period to end well.
+//!
+//! ```text
+//!  0                        spread                 ¾ grace          19/20     grace
+//!  ├── tunnels get their 1001 ──┤                      │                │        │
+//!  ├── held sessions may still become ready ───────────┤                │        │
+//!  └── closing handshakes ──────────────────────────────────────────────┤   cut off
+//! ```
+//!
+//! # Invariants
+//!
+//! * There is one beginning for the whole process, however late a thread learns of it.
+//! * Until then nobody has a timer for it.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::future::Either;
+use tokio::time::{self, Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+/// How long a drain takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long everything together may take; default 8 s, for Cloud Run kills after 10 s.
+    pub grace: Duration,
+    /// Over how much of that the ends of tunnels are spread, so that not all clients come back
+    /// at once; default 5 s, and never more than three quarters of the grace period: the
+    /// rest is for the closing handshake.
+    pub spread: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(8),
+            spread: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The drain of a process: whether it has begun, and what is to be over when.
+///
+/// Clones are of the same drain.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: Mutex<Settings>,
+    schedule: OnceLock<Schedule>,
+    has_begun: CancellationToken,
+}
+
+/// What is to be over when, once a drain has begun.
+#[derive(Clone, Copy, Debug)]
+struct Schedule {
+    began: Instant,
+    settings: Settings,
+}
+
+impl Drain {
+    /// One that has not begun.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(Arc::new(Shared {
+            settings: Mutex::new(settings),
+            schedule: OnceLock::new(),
+            has_begun: CancellationToken::new(),
+        }))
+    }
+
+    /// How long it takes, unless it begins with other settings.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let settings = self.0.settings.lock();
+        *settings.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long it takes from now on; one that has begun goes on as it is.
+    pub fn set(&self, settings: Settings) {
+        let current = self.0.settings.lock();
+        *current.unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Begins, unless it has.
+    pub fn begin(&self) {
+        self.0.schedule.get_or_init(|| Schedule {
+            began: Instant::now(),
+            settings: self.settings(),
+        });
+        self.0.has_begun.cancel();
+    }
+
+    /// Begins when what is returned is dropped.
+    #[must_use]
+    pub fn begin_on_drop(&self) -> BeginOnDrop {
+        BeginOnDrop(self.clone())
+    }
+
+    /// Whether it has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.has_begun.is_cancelled()
+    }
+
+    /// Resolves when it begins, at once if it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub fn begun(&self) -> WaitForCancellationFuture<'_> {
+        self.0.has_begun.cancelled()
+    }
+
+    /// What comes of `future`; `None` if the drain begins before.
+    pub async fn run_until_begun<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.0.has_begun.run_until_cancelled(future).await
+    }
+
+    /// The wait for a turn, to be polled with [`poll_turn`](Self::poll_turn).
+    #[must_use]
+    pub fn turn(&self) -> Turn<'_> {
+        Either::Left(self.begun())
+    }
+
+    /// Ready once it has begun and whoever waits has his turn: at a random instant of what is
+    /// left of the spread.
+    ///
+    /// Not an `async fn`: that has room for its argument twice for as long as nothing happens.
+    pub fn poll_turn(&self, turn: Pin<&mut Turn<'_>>, context: &mut Context<'_>) -> Poll<()> {
+        let mut turn = turn;
+        if matches!(*turn, Either::Left(_)) {
+            ready!(turn.as_mut().poll(context));
+            turn.set(Either::Right(Box::pin(time::sleep_until(self.draw_turn()))));
+        }
+        turn.poll(context)
+    }
+
+    /// A random instant of what is left of the spread; now, once that is over.
+    #[must_use]
+    pub fn draw_turn(&self) -> Instant {
+        let Schedule { began, settings } = self.schedule();
+        let spread = settings.spread.min(settings.grace * 3 / 4);
+        let now = Instant::now();
+        let left = (began + spread).saturating_duration_since(now);
+        now + left.mul_f64(rand::random())
+    }
+
+    /// Until when a session that holds messages may become ready.
+    #[must_use]
+    pub fn ready_by(&self) -> Instant {
+        let Schedule { began, settings } = self.schedule();
+        began + settings.grace * 3 / 4
+    }
+
+    /// When closing handshakes are broken off, so that both sides still learn why.
+    #[must_use]
+    pub fn closed_by(&self) -> Instant {
+        let Schedule { began, settings } = self.schedule();
+        began + settings.grace * 19 / 20
+    }
+
+    /// When everything is over.
+    #[must_use]
+    pub fn over_at(&self) -> Instant {
+        let Schedule { began, settings } = self.schedule();
+        began + settings.grace
+    }
+
+    /// Of one that has not begun: as if it began now.
+    fn schedule(&self) -> Schedule {
+        let schedule = self.0.schedule.get().copied();
+        schedule.unwrap_or_else(|| Schedule {
+            began: Instant::now(),
+            settings: self.settings(),
+        })
+    }
+}
+
+/// A wait for one's turn in a drain: for the beginning, and then with a timer.
+pub type Turn<'d> = Either<WaitForCancellationFuture<'d>, Pin<Box<Sleep>>>;
+
+/// Begins a drain when it is dropped.
+#[derive(Debug)]
+pub struct BeginOnDrop(Drain);
+
+impl Drop for BeginOnDrop {
+    fn drop(&mut self) {
+        self.0.begin();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(grace: u64, spread: u64) -> Drain {
+        Drain::new(Settings {
+            grace: Duration::from_secs(grace),
+            spread: Duration::from_secs(spread),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_are_spread_evenly_over_what_is_left_of_the_spread() {
+        let drain = drain(8, 4);
+        drain.begin();
+        let began = Instant::now();
+        let turns = || (0..1000).map(|_| drain.draw_turn() - began);
+
+        let first_half = turns()
+            .filter(|turn| *turn < Duration::from_secs(2))
+            .count();
+        assert!((400..600).contains(&first_half), "{first_half}");
+        assert!(turns().all(|turn| turn <= Duration::from_secs(4)));
+
+        time::advance(Duration::from_secs(3)).await;
+        let left = Duration::from_secs(3)..=Duration::from_secs(4);
+        assert!(turns().all(|turn| left.contains(&turn)));
+        time::advance(Duration::from_secs(3)).await;
+        assert_eq!(drain.draw_turn(), Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_spread_leaves_a_quarter_of_the_grace_period_for_the_closing_handshake() {
+        let drain = drain(8, 60);
+        drain.begin();
+
+        for _ in 0..1000 {
+            assert!(drain.draw_turn() <= drain.ready_by());
+        }
+        assert_eq!(drain.ready_by(), Instant::now() + Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_has_begun_stays_as_it_is() {
+        let drain = drain(8, 0);
+        drain.begin();
+        let over_at = drain.over_at();
+
+        drain.set(Settings::default());
+        time::advance(Duration::from_secs(1)).await;
+        drain.begin();
+
+        assert_eq!(drain.over_at(), over_at);
+    }
+}
