@@ -3,6 +3,8 @@
 //! Everything that is wrong goes to standard error, in colour on a terminal unless
 //! `NO_COLOR` is set. The exit status says whose turn it is.
 
+mod serve;
+
 use std::{
     error::Error,
     fmt,
@@ -11,7 +13,6 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use annotate_snippets::{Group, Level, Renderer};
@@ -20,15 +21,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
     value_parser,
 };
-use tokio::{
-    runtime::{Builder, LocalOptions, LocalRuntime},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::{
     config::{Config, LoadError, Mistake, address, process_environment, units},
     demo,
-    server::{self, ListenAddress, Listeners},
+    server::ListenAddress,
     telemetry::{self, FORMATS, LEVELS},
 };
 
@@ -53,7 +51,8 @@ Exit status:
   0   stopped as it was told to
   1   failed while running, for example because the port is in use
   2   the command line is wrong
-  78  the configuration is wrong";
+  78  the configuration is wrong
+  130, 143  cut off by a second SIGINT or SIGTERM while it drained";
 
 /// Accepts WebSocket clients at once and holds what they send until the backend is ready.
 ///
@@ -168,6 +167,10 @@ enum Exit {
     Failure = 1,
     /// The configuration is wrong: `EX_CONFIG` of BSD's sysexits.
     Configuration = 78,
+    /// A second SIGINT did not let the drain end: 128 and the signal's number, as shells have it.
+    Interrupted = 130,
+    /// A second SIGTERM did not.
+    Terminated = 143,
 }
 
 impl From<Exit> for ExitCode {
@@ -200,10 +203,10 @@ impl Run {
             Err(error) => return error.report(),
         };
         let served = telemetry::init(&config.log).map_err(Into::into);
-        let served = served.and_then(|()| serve(config));
+        let served = served.and_then(|()| serve::serve(config));
         telemetry::flush();
         match served {
-            Ok(()) => Exit::Success,
+            Ok(exit) => exit,
             Err(error) => {
                 report(&chain(&*error));
                 Exit::Failure
@@ -380,32 +383,8 @@ fn is_stderr_colored() -> bool {
     telemetry::is_colored(&io::stderr())
 }
 
-/// Runs the proxy until it is told to stop.
-fn serve(config: Config) -> Result<(), Box<dyn Error>> {
-    let listeners = Listeners::bind(&config)?;
-    runtime()?.block_on(async {
-        let stop = stop_signal()?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
-        server::raise_descriptor_limit(&config.limits);
-        server::run(listeners, Arc::new(config), stop).await?;
-        Ok(())
-    })
-}
-
 fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
-}
-
-/// Resolves at SIGTERM or SIGINT. The handlers are in place once this has returned.
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

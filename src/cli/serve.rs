@@ -1,0 +1,64 @@
+//! Running the proxy: what signals do to it.
+
+use std::{error::Error, io, sync::Arc};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Summary, runtime};
+use crate::{
+    config::Config,
+    server::{self, Listeners},
+};
+
+/// Runs the proxy until it is told to stop, and everything has ended or it is told again.
+pub(super) fn serve(config: Config) -> Result<Exit, Box<dyn Error>> {
+    let listeners = Listeners::bind(&config)?;
+    runtime()?.block_on(async {
+        let mut signals = StopSignals::listen()?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
+        server::raise_descriptor_limit(&config.limits);
+        let stop = CancellationToken::new();
+        let served = server::run(listeners, Arc::new(config), stop.cancelled());
+        let told_twice = async {
+            signals.next().await;
+            stop.cancel();
+            signals.next().await
+        };
+        tokio::select! {
+            ended = served => Ok(ended.map(|()| Exit::Success)?),
+            exit = told_twice => {
+                tracing::warn!("cut off by a second signal");
+                Ok(exit)
+            }
+        }
+    })
+}
+
+/// SIGTERM and SIGINT, either of which asks for the end.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// They are caught once this has returned.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one; the exit status is for one that does not let the drain end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses no signal.
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.terminate.recv() => Exit::Terminated,
+            _ = self.interrupt.recv() => Exit::Interrupted,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A process that is told to stop.
+
+use std::time::Duration;
+
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time};
+
+use crate::support::{Client, Program, Upstream, closed_port, frame, outcome, text};
+
+/// How many sessions there are of each kind.
+const EACH: usize = 125;
+
+/// What the sessions of the test do, by their paths; the messages that the proxy has accepted
+/// then, and what their clients get in the end.
+const KINDS: [(&str, usize, u16); 8] = [
+    // No upstream, and nothing said.
+    ("/down/silent", 0, 1001),
+    // No upstream, and something said.
+    ("/down/held", 1, 1001),
+    // The upstream will never be ready.
+    ("/gated/never", 1, 1001),
+    // It becomes ready while the process drains.
+    ("/gated/late", 1, 1001),
+    ("/open/idle", 0, 1001),
+    // The client is in the middle of a frame.
+    ("/open/client-half", 0, 1001),
+    // The upstream is.
+    ("/open/upstream-half", 0, 1001),
+    // The client has closed, and the upstream does not answer that.
+    ("/open/closing", 0, 1000),
+];
+
+// L01, L03
+#[tokio::test]
+async fn a_drain_ends_a_thousand_sessions_in_every_state_within_the_grace_period() {
+    let upstream = Upstream::listen().await;
+    let config = format!(
+        "[drain]\ngrace = \"4s\"\nspread = \"1s\"\n\
+         [[route]]\npath = \"/down\"\nupstream = \"http://{down}\"\ngate.timeout = \"1h\"\n\
+         [[route]]\npath = \"/gated\"\nupstream = \"http://{up}\"\ngate.timeout = \"1h\"\n\
+         gate.ready = {{ text = \"ready\" }}\n\
+         [[route]]\npath = \"/\"\nupstream = \"http://{up}\"\ntunnel.close_timeout = \"1h\"\n",
+        down = closed_port().await,
+        up = upstream.address(),
+    );
+    let program = Program::start(&config).await;
+    let address = program.address().await;
+    let (drained, draining) = watch::channel(false);
+    let serving = tokio::spawn(serve(upstream, draining));
+    let mut clients = Vec::new();
+    for (path, _, code) in KINDS {
+        for _ in 0..EACH {
+            clients.push((path, code, begin(&program, path).await));
+        }
+    }
+    let mut request = program.connect().await;
+    request.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut idle = program.connect().await;
+    let messages: usize = KINDS.iter().map(|(_, messages, _)| messages * EACH).sum();
+    all_settled(&program, messages).await;
+
+    program.signal("TERM");
+    program.logged("\"draining\"").await;
+
+    assert_eq!(
+        program.ask("GET", "/readyz?verbose").await,
+        (
+            503,
+            "[+] worker 0: ok\n[+] worker 1: ok\n[-] drain: draining\nnot ok\n".to_owned()
+        )
+    );
+    assert_eq!(idle.read_to_end().await, "");
+    assert!(TcpStream::connect(address).await.is_err());
+    drained.send_replace(true);
+    let answer = request.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("\r\nconnection: close\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let told: Vec<_> = clients
+        .into_iter()
+        .map(|(path, code, client)| {
+            tokio::spawn(async move { (path, Some(code), end(path, client).await) })
+        })
+        .collect();
+    for told in told {
+        let (path, expected, code) = told.await.unwrap();
+        assert_eq!(code, expected, "{path}");
+    }
+    assert_eq!(outcome(program.end().await), Ok(0));
+    let cut = "dropped at the end";
+    assert!(!program.log().iter().any(|line| line.contains(cut)));
+    assert_eq!(serving.await.unwrap(), EACH);
+}
+
+/// Opens a session, and brings it to where it is to be.
+async fn begin(program: &Program, path: &str) -> Client {
+    let mut client = program.open(path).await;
+    match path {
+        "/down/held" | "/gated/never" | "/gated/late" => client.send(text("a")).await,
+        "/open/client-half" => client.send(&text("half")[..8]).await,
+        "/open/upstream-half" => assert_eq!(client.read(4).await, frame("half")[..4]),
+        "/open/closing" => {
+            assert_eq!(client.read_text().await, "hello");
+            client.send([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await;
+        }
+        _ => {}
+    }
+    client
+}
+
+/// The close code that the client of a session gets.
+async fn end(path: &str, mut client: Client) -> Option<u16> {
+    if path == "/open/upstream-half" {
+        assert_eq!(client.read(2).await, frame("half")[4..]);
+    }
+    client.close_code().await
+}
+
+/// Waits until all sessions are there, have got what they will get, and have accepted as many
+/// messages.
+async fn all_settled(program: &Program, messages: usize) {
+    loop {
+        let (_, answer) = program.ask("GET", "/sessions?limit=1000").await;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let sessions = answer["sessions"].as_array().unwrap();
+        let accepted = |session: &serde_json::Value| session["accepted"].as_u64().unwrap();
+        let accepted: u64 = sessions.iter().map(accepted).sum();
+        let closing = answer["by_state"]["closing"].as_u64().unwrap();
+        if sessions.len() == KINDS.len() * EACH
+            && accepted == messages as u64
+            && closing == EACH as u64
+        {
+            return;
+        }
+        time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Serves what the clients want; returns how many messages it got of those whose upstream is
+/// ready late.
+async fn serve(upstream: Upstream, draining: watch::Receiver<bool>) -> usize {
+    let connections = KINDS.iter().filter(|(path, ..)| !path.starts_with("/down"));
+    let connections = connections.count() * EACH + 1;
+    let mut served: Vec<JoinHandle<usize>> = Vec::new();
+    for _ in 0..connections {
+        let (path, client) = upstream.accept().await;
+        served.push(tokio::spawn(serve_one(path, client, draining.clone())));
+    }
+    let mut messages = 0;
+    for served in served {
+        messages += served.await.unwrap();
+    }
+    messages
+}
+
+async fn serve_one(path: String, mut client: Client, draining: watch::Receiver<bool>) -> usize {
+    let mut draining = draining;
+    if path == "/open/upstream-half" {
+        client.send(&frame("half")[..4]).await;
+    }
+    let is_waiting = ["/gated/late", "/open/upstream-half", "/plain"].contains(&&*path);
+    if is_waiting {
+        draining.wait_for(|draining| *draining).await.unwrap();
+    }
+    match &*path {
+        "/gated/late" => client.send(frame("ready")).await,
+        "/open/upstream-half" => client.send(&frame("half")[4..]).await,
+        "/plain" => {
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            client.send(answer).await;
+        }
+        "/open/closing" => {
+            client.send(frame("hello")).await;
+            client.read_to_end().await;
+        }
+        _ => {}
+    }
+    let mut messages = 0;
+    while let Some((first, payload)) = client.read_frame().await {
+        match first {
+            0x81 => messages += usize::from(path == "/gated/late"),
+            _ => client.send([&[first, 2], &payload[..2]].concat()).await,
+        }
+    }
+    messages
+}
+
+// L04
+#[tokio::test]
+async fn a_second_signal_cuts_the_drain_off() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let upstream = Upstream::listen().await;
+        let program = Program::start(&format!(
+            "drain.grace = \"1h\"\n[[route]]\nupstream = \"http://{}\"\n",
+            upstream.address()
+        ))
+        .await;
+        let mut request = program.connect().await;
+        request.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let _unanswered = upstream.accept().await;
+
+        program.signal("TERM");
+        program.logged("\"draining\"").await;
+        program.signal(signal);
+
+        assert_eq!(outcome(program.end().await), Ok(code));
+        assert_eq!(request.read_to_end().await, "");
+    }
+}
+
+// L04: what asks for a drain by other means, say before the process is stopped, is no signal.
+#[tokio::test]
+async fn a_signal_after_a_drain_that_was_asked_for_cuts_nothing_off() {
+    let upstream = Upstream::listen().await;
+    let program = Program::start(&format!(
+        "drain.grace = \"1h\"\n[[route]]\nupstream = \"http://{}\"\n",
+        upstream.address()
+    ))
+    .await;
+    let mut request = program.connect().await;
+    request.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (_, mut exchange) = upstream.accept().await;
+
+    assert_eq!(program.ask("POST", "/drain").await.0, 202);
+    program.signal("TERM");
+    // Whatever the signal does is done before another answer.
+    assert_eq!(program.ask("GET", "/readyz").await.0, 503);
+    exchange
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+
+    assert!(request.read_to_end().await.ends_with("\r\n\r\nok"));
+    assert_eq!(outcome(program.end().await), Ok(0));
+}

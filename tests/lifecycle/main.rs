@@ -1,0 +1,8 @@
+//! The program from its start to its end: signals, drain, reload.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
+
+mod drain;
+mod signals;
+#[expect(dead_code, reason = "the next tests need it")]
+mod support;
