@@ -114,14 +114,20 @@ function showFigures(now) {
   figure("held", count(held.messages), `${bytes(held.bytes)} in memory`);
   figure("ready", ready.count > 0 ? within(ready, 0.5) : "–", ready.count > 0 ? `95 % within ${within(ready, 0.95)}` : "nobody yet");
   const lost = totals.shed + totals.lost;
-  figure("lost", count(lost), `of ${count(ledger.accepted)} accepted`, lost > 0);
+  figure("lost", count(lost), `of ${plural(ledger.accepted, "message")}`, lost > 0);
+}
+
+// Where a listener is for a client: one on all addresses is there where this page is.
+function clientUrl(address) {
+  const here = location.hostname;
+  return address.replace(/^http/, "ws").replace(/\/\/(0\.0\.0\.0|\[::\]):/, `//${here}:`);
 }
 
 function emptyWaiting(now) {
   if (now.waiting_total > 0) return "";
   if (now.sessions.total > 0) return "Nobody: the upstream is ready for every session.";
   if (now.totals.sessions_started > 0) return "Nobody, and there are no sessions at the moment.";
-  const where = now.listen.map((address) => address.replace(/^http/, "ws")).join(" or ");
+  const where = now.listen.map(clientUrl).join(" or ");
   return `No sessions yet: open a WebSocket to ${where} and it appears here.`;
 }
 
