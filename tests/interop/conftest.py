@@ -82,6 +82,11 @@ def measured(request: pytest.FixtureRequest) -> Remember:
     return remember
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "how long test_soak.py lasts (default: 60)"
+    parser.addoption("--soak-seconds", type=float, default=60, help=help)
+
+
 def pytest_configure() -> None:
     """Lets SIGTERM end the run as Ctrl-C does, so that no program is left behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -42,10 +42,23 @@ class Process:
         """None while it runs."""
         return self._child.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def whole_log(self) -> str:
+        """Everything that it logged."""
+        return self._log.read_text(errors="replace")
+
     def log(self) -> str:
         """The last lines that it logged."""
-        lines = self._log.read_text(errors="replace").splitlines()
+        lines = self.whole_log().splitlines()
         return "\n".join(lines[-LOG_LINES:]) or "(empty)"
+
+    def kill(self) -> None:
+        """Makes it end at once, whatever it does."""
+        self._child.kill()
+        self._child.wait()
 
     def stop(self) -> None:
         """Asks it to end, and makes it end if it does not."""

@@ -1,0 +1,244 @@
+"""Churn for a minute, or as long as somebody wants; then everything is as before.
+
+Clients of several kinds come and go while the backend is killed and started again and
+again. The books of the proxy have to be right all the time, and when all have left it has
+to be as small as it was: descriptors, threads, gauges, memory.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from harness import proxy
+from harness.backends import FOLDER
+from harness.processes import Process, Processes, wait_until
+
+CLIENTS = 60
+WARM_UP_SECONDS = 10
+QUIET_SECONDS = 20
+GROWTH_BYTES = 8 * 1024 * 1024
+"""What allocators and tables may keep; a leak of 200 bytes a message is more in a minute."""
+ACCOUNTS = ("delivered", "shed", "expired", "discarded", "unknown")
+CONFIG = """\
+listen = "127.0.0.1:{port}"
+
+[[route]]
+upstream = "http://127.0.0.1:{upstream}"
+hold = {{ overflow = "shed", max_messages = 50 }}
+gate = {{ ready = {{ text = "ready" }}, timeout = "2s" }}
+"""
+
+Metrics = dict[tuple[str, tuple], float]
+
+
+class Backend:
+    """A backend that is killed and comes back at the same port."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self.port = proxy.free_port()
+        self.kills = 0
+        self._start()
+
+    def _start(self) -> None:
+        command = [sys.executable, FOLDER / "churn.py", "--port", str(self.port)]
+        self._process = self._processes.start("churn", command)
+
+    async def restart(self) -> None:
+        """Kills it, so that its connections end anyhow, and starts it a moment later."""
+        self._process.kill()
+        self.kills += 1
+        await asyncio.sleep(random.uniform(0, 1))
+        self._start()
+
+
+def scrape(admin: str) -> Metrics:
+    """Every sample, by name and labels."""
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def total(metrics: Metrics, name: str) -> float:
+    """The sum over all labels."""
+    return sum(value for (known, _), value in metrics.items() if known == f"readygate_{name}")
+
+
+def check_books(metrics: Metrics, before: Metrics) -> None:
+    """Every accepted message is in one account, and no counter has gone back."""
+    settled = total(metrics, "messages_settled_total")
+    held = total(metrics, "messages_held")
+    assert total(metrics, "messages_accepted_total") == settled + held
+    back = [
+        key
+        for key, value in before.items()
+        if key[0].endswith(("_total", "_count", "_bucket")) and metrics[key] < value
+    ]
+    assert back == []
+
+
+async def talk(client: ClientConnection) -> None:
+    """Sends at once, and reads what comes as fast as it comes."""
+    for number in range(random.randint(1, 40)):
+        await client.send(f"{number}" * random.randint(1, 200))
+    async with asyncio.timeout(random.uniform(0, 3)):
+        async for _ in client:
+            pass
+
+
+async def read_slowly(client: ClientConnection) -> None:
+    """Lets megabytes pile up on the way back."""
+    for _ in range(40):
+        await client.send("x" * 50_000)
+        await asyncio.sleep(0.01)
+    for _ in range(10):
+        await client.recv()
+        await asyncio.sleep(random.uniform(0, 0.2))
+
+
+async def vanish(client: ClientConnection) -> None:
+    """Is gone without a word, in the middle of whatever."""
+    for _ in range(random.randint(0, 20)):
+        await client.send("gone")
+    await asyncio.sleep(random.uniform(0, 1))
+    client.transport.abort()
+
+
+async def overflow(client: ClientConnection) -> None:
+    """Sends more than may be held."""
+    for _ in range(120):
+        await client.send("much")
+    await client.recv()
+
+
+async def be_a_client(url: str, until: float, seen: Counter) -> None:
+    while time.monotonic() < until:
+        behave = random.choices((talk, read_slowly, vanish, overflow), (6, 1, 2, 1))[0]
+        try:
+            async with connect(url, max_queue=1, close_timeout=1, proxy=None) as client:
+                await behave(client)
+                seen["finished"] += 1
+        except (ConnectionClosed, TimeoutError) as end:
+            seen[type(end).__name__] += 1
+        except (OSError, InvalidHandshake, EOFError) as refusal:
+            seen[f"no session: {type(refusal).__name__}"] += 1
+            await asyncio.sleep(0.05)
+
+
+async def churn(port: int, admin: str, backend: Backend, seconds: float) -> Counter:
+    """Lets clients come and go for so long; what became of them."""
+    seen: Counter = Counter()
+    until = time.monotonic() + seconds
+
+    async def disturb() -> None:
+        while time.monotonic() < until - 2:
+            await asyncio.sleep(random.uniform(0.5, 4))
+            await backend.restart()
+
+    async def watch() -> None:
+        before = await asyncio.to_thread(scrape, admin)
+        while time.monotonic() < until:
+            await asyncio.sleep(1)
+            now = await asyncio.to_thread(scrape, admin)
+            check_books(now, before)
+            before = now
+            seen["scrapes"] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(disturb())
+        tasks.create_task(watch())
+        for _ in range(CLIENTS):
+            tasks.create_task(be_a_client(f"ws://127.0.0.1:{port}/", until, seen))
+    return seen
+
+
+class Footprint:
+    """What the process has of the machine, and what is open in it, when nobody is there."""
+
+    def __init__(self, admin: str, pid: int) -> None:
+        wait_until(lambda: not _is_busy(scrape(admin)), QUIET_SECONDS)
+        self.metrics = scrape(admin)
+        assert not _is_busy(self.metrics)
+        process = Path("/proc") / str(pid)
+        self.threads = len(list((process / "task").iterdir()))
+        self.files = sorted(_kind(one) for one in (process / "fd").iterdir())
+        self.bytes = int((process / "statm").read_text().split()[1]) * 4096
+
+
+def _is_busy(metrics: Metrics) -> bool:
+    gauges = ("sessions", "connections", "held_bytes", "session_held_bytes")
+    gauges += ("queued_messages", "messages_held", "http_held_requests")
+    return any(total(metrics, gauge) for gauge in gauges)
+
+
+def _kind(descriptor: Path) -> str:
+    """Without the number, so that only how many there are of which kind counts."""
+    return os.readlink(descriptor).split(":[")[0]
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    address = f"127.0.0.1:{proxy.free_port()}"
+    monkeypatch.setattr(proxy, "ADMIN", address)
+    yield address
+
+
+def test_after_churn_everything_is_as_before(
+    processes, tmp_path: Path, admin: str, measured, request: pytest.FixtureRequest
+) -> None:
+    seconds = request.config.getoption("--soak-seconds")
+    backend = Backend(processes)
+    port = proxy.start_with(
+        processes,
+        tmp_path,
+        lambda port: CONFIG.format(port=port, upstream=backend.port),
+    )
+    running = processes.named("readygate")
+    asyncio.run(churn(port, admin, backend, WARM_UP_SECONDS))
+    before = Footprint(admin, running.pid)
+
+    seen = asyncio.run(churn(port, admin, backend, seconds))
+
+    after = Footprint(admin, running.pid)
+    assert running.exit_code() is None
+    assert (after.files, after.threads) == (before.files, before.threads)
+    assert after.bytes - before.bytes < GROWTH_BYTES
+    check_books(after.metrics, before.metrics)
+    check_log(running, after.metrics)
+    accepted = int(total(after.metrics, "messages_accepted_total"))
+    growth = (after.bytes - before.bytes) // 1024
+    measured(f"{seconds:.0f} s, {backend.kills} kills, {dict(seen)}")
+    measured(f"{accepted} messages, {growth} KiB more than after the first {WARM_UP_SECONDS} s")
+    assert seen["finished"] > 0 and accepted > 0
+
+
+def check_log(running: Process, metrics: Metrics) -> None:
+    """What the lines of all sessions say together is what the metrics say."""
+    lines = [json.loads(one) for one in running.whole_log().splitlines() if '"session ended"' in one]
+    assert not any("panicked" in one for one in running.whole_log().splitlines())
+    assert len(lines) == total(metrics, "session_duration_seconds_count")
+    accepted = sum(line["accepted"] for line in lines)
+    assert accepted == total(metrics, "messages_accepted_total")
+    for account in ACCOUNTS:
+        settled = sum(
+            value
+            for (name, labels), value in metrics.items()
+            if name == "readygate_messages_settled_total" and ("account", account) in labels
+        )
+        assert sum(line[account] for line in lines) == settled, account
