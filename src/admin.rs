@@ -16,6 +16,7 @@
 //! | `GET /config` | every value in effect, with its key and its origin |
 //! | `GET /build` | version, commit, compiler |
 //! | `POST /drain` | as on SIGTERM; only from this machine |
+//! | `POST /reload` | as on SIGHUP, and says what is different or what is wrong; only from this machine |
 //! | `POST /log?level=debug` | logs more or less from now on; only from this machine |
 //!
 //! # `/sessions`
@@ -95,6 +96,7 @@ use tokio_util::sync::CancellationToken;
 use self::{answer::Body, events::Events, guard::Access, query::Query, view::Heard};
 use crate::{
     client::ClientAddr,
+    config::reload::{Outcome, Trigger},
     http::{Shared, visit::Worker},
     telemetry,
     transport::Transport,
@@ -113,6 +115,8 @@ pub struct Process {
     pub shared: Arc<Shared>,
     /// The threads that serve, in order.
     pub workers: Vec<Worker>,
+    /// Has the configuration read again.
+    pub reload: Trigger,
 }
 
 /// The state of the listener.
@@ -178,10 +182,11 @@ enum Endpoint {
     Session,
     Build,
     Drain,
+    Reload,
 }
 
 /// All of them, as they are asked for.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 11] = [
+const ENDPOINTS: [(&str, &str, Access, Endpoint); 12] = [
     ("GET", "/", Access::Look, Endpoint::Page),
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
     ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
@@ -192,6 +197,7 @@ const ENDPOINTS: [(&str, &str, Access, Endpoint); 11] = [
     ("GET", "/config", Access::Look, Endpoint::Config),
     ("GET", "/build", Access::Monitor, Endpoint::Build),
     ("POST", "/drain", Access::Change, Endpoint::Drain),
+    ("POST", "/reload", Access::Change, Endpoint::Reload),
     ("POST", "/log", Access::Change, Endpoint::Log),
 ];
 
@@ -267,6 +273,10 @@ impl Admin {
                 query.finish("")?;
                 Ok(self.drain())
             }
+            Endpoint::Reload => {
+                query.finish("")?;
+                Ok(self.reload().await)
+            }
         }
     }
 
@@ -279,6 +289,23 @@ impl Admin {
             "settings": config.effective.settings(),
         });
         answer::json(StatusCode::OK, &value)
+    }
+
+    /// Has the configuration read again, and says what is different or what is wrong.
+    async fn reload(&self) -> Response<Body> {
+        match self.process.reload.reload().await {
+            Outcome::Applied(changes) if changes.is_empty() => {
+                answer::text(StatusCode::OK, "reloaded; no setting is different")
+            }
+            Outcome::Applied(changes) => {
+                let text = format!("reloaded\n{}", changes.join("\n"));
+                answer::text(StatusCode::OK, text)
+            }
+            Outcome::Refused(problems) => {
+                let text = format!("{problems}\nnot reloaded");
+                answer::text(StatusCode::UNPROCESSABLE_ENTITY, text)
+            }
+        }
     }
 
     fn drain(&self) -> Response<Body> {

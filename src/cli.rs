@@ -24,7 +24,11 @@ use clap::{
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::{
-    config::{Config, LoadError, Mistake, address, process_environment, units},
+    config::{
+        Config, LoadError, Mistake, address, process_environment,
+        reload::{self, Source, Trigger},
+        units,
+    },
     demo,
     server::ListenAddress,
     telemetry::{self, FORMATS, LEVELS},
@@ -202,8 +206,9 @@ impl Run {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
+        let source = self.source();
         let served = telemetry::init(&config.log).map_err(Into::into);
-        let served = served.and_then(|()| serve::serve(config));
+        let served = served.and_then(|()| serve::serve(config, source));
         telemetry::flush();
         match served {
             Ok(exit) => exit,
@@ -214,25 +219,41 @@ impl Run {
         }
     }
 
-    fn configuration(self) -> Result<Config, ConfigurationError> {
-        let mut config = match (self.config, self.upstream) {
-            (Some(path), _) => Config::load(&path)?,
-            (None, Some(upstream)) => {
-                Config::for_upstream(upstream, &process_environment).map_err(LoadError::Invalid)?
-            }
+    /// Where the configuration is read again; what the command line says instead stays so.
+    fn source(self) -> (Trigger, Source) {
+        if self.upstream.is_some() {
+            let nowhere =
+                || Err("there is no file to read again: the proxy runs with --upstream".to_owned());
+            return reload::source(None, nowhere);
+        }
+        let file = self.config.unwrap_or_else(|| DEFAULT_FILE.into());
+        let again = Self {
+            config: Some(file.clone()),
+            ..self
+        };
+        reload::source(Some(file), move || {
+            again.configuration().map_err(|error| error.to_text())
+        })
+    }
+
+    fn configuration(&self) -> Result<Config, ConfigurationError> {
+        let mut config = match (&self.config, &self.upstream) {
+            (Some(path), _) => Config::load(path)?,
+            (None, Some(upstream)) => Config::for_upstream(upstream.clone(), &process_environment)
+                .map_err(LoadError::Invalid)?,
             (None, None) if Path::new(DEFAULT_FILE).exists() => {
                 Config::load(Path::new(DEFAULT_FILE))?
             }
             (None, None) => return Err(ConfigurationError::Absent),
         };
-        if let Some(listen) = self.listen {
-            config.effective.override_with("listen", written(&listen));
-            config.listen = vec![listen.into()];
+        if let Some(listen) = &self.listen {
+            config.effective.override_with("listen", written(listen));
+            config.listen = vec![listen.clone().into()];
         }
-        if let Some(AdminAddress(admin)) = self.admin {
+        if let Some(AdminAddress(admin)) = &self.admin {
             let shown = admin.as_ref().map(written).unwrap_or_default();
             config.effective.override_with("admin.listen", shown);
-            config.admin = admin;
+            config.admin.clone_from(admin);
         }
         if let Some(workers) = self.workers {
             config.effective.override_with("workers", workers.get());
@@ -340,6 +361,14 @@ enum ConfigurationError {
 }
 
 impl ConfigurationError {
+    /// All that is wrong, without colours.
+    fn to_text(&self) -> String {
+        match self {
+            Self::Load(LoadError::Invalid(problems)) => problems.render(false),
+            error => chain(error),
+        }
+    }
+
     fn report(&self) -> Exit {
         match self {
             Self::Absent => {

@@ -15,6 +15,7 @@ mod expand;
 mod matchers;
 mod memory;
 mod raw;
+pub mod reload;
 mod report;
 mod routes;
 mod server_settings;
@@ -22,11 +23,16 @@ mod tls;
 mod trusted_proxies;
 pub mod units;
 
-use std::{fs, io, num::NonZeroUsize, path::Path, time::SystemTime};
+use std::{
+    fs, io,
+    num::NonZeroUsize,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use toml::de::DeTable;
 
-pub use effective::Effective;
+pub use effective::{Effective, Setting};
 pub use report::{Mistake, Problems};
 
 use crate::{
@@ -35,7 +41,7 @@ use crate::{
     server,
     session::drain,
     telemetry,
-    tls::{Identity, Warnings},
+    tls::{self as tls_files, Identity, Warnings},
 };
 use raw::{File, Table};
 use report::Problem;
@@ -66,6 +72,10 @@ pub struct Config {
     pub limits: server::Limits,
     /// What happens after SIGTERM.
     pub drain: drain::Settings,
+    /// How often the file is looked at for changes; default never.
+    pub reload_poll: Option<Duration>,
+    /// The SHA-256 of the file in hexadecimal, where there is one.
+    pub sha256: Option<String>,
     /// The routes.
     pub routes: Routes,
     /// What of this somebody has said, and where.
@@ -101,7 +111,9 @@ impl Config {
             path: name.clone(),
             source,
         })?;
-        Ok(Self::parse(&name, &text, &process_environment)?)
+        let mut config = Self::parse(&name, &text, &process_environment)?;
+        config.sha256 = Some(tls_files::sha256(text.as_bytes()));
+        Ok(config)
     }
 
     /// Reads `text`, which reports call `name`.
@@ -166,6 +178,8 @@ impl Config {
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),
             drain: top.table("drain", server_settings::drain),
+            reload_poll: top.table("reload", server_settings::reload_poll),
+            sha256: None,
             routes: Routes::new(routes),
             effective: top.file().effective(),
         }

@@ -48,6 +48,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use hyper::{HeaderMap, Request, Response, Version};
 use tokio::time::Instant;
 
@@ -67,7 +68,7 @@ use crate::{
     config::Config,
     route::Route,
     session::{self, Budget, Drain},
-    telemetry::{connections::Connections, rejections::Rejections},
+    telemetry::{connections::Connections, rejections::Rejections, reloads::Reloads},
     transport::Transport,
 };
 
@@ -85,13 +86,14 @@ pub enum Admission {
 /// What all connections of the process share.
 #[derive(Debug)]
 pub struct Shared {
-    config: Arc<Config>,
+    config: ArcSwap<Config>,
     session: session::Context,
     held: HeldRequests,
     addresses: Arc<Addresses>,
     /// When all sessions that began are paid for, where their rate is limited.
     next_session: Mutex<Option<Instant>>,
     rejections: Rejections,
+    reloads: Reloads,
     connections: Arc<Connections>,
     session_ids: sessions::Ids,
 }
@@ -117,10 +119,10 @@ impl Local {
         })
     }
 
-    /// The configuration of the process.
+    /// The configuration of the process at this instant.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.shared.config
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.shared.config()
     }
 
     /// What the clients of each address have open.
@@ -159,9 +161,11 @@ impl Shared {
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
         let limits = &config.limits;
-        let session_rate = limits.session_rate_per_address.map(Rate::per_second);
         Self {
-            addresses: Addresses::new(limits.max_connections_per_address, session_rate),
+            addresses: Addresses::new(
+                limits.max_connections_per_address,
+                limits.session_rate_per_address,
+            ),
             next_session: Mutex::default(),
             rejections: Rejections::default(),
             connections: Arc::default(),
@@ -171,14 +175,36 @@ impl Shared {
                 drain: Drain::new(config.drain),
             },
             held: HeldRequests::new(&config.routes),
-            config,
+            reloads: Reloads::default(),
+            config: ArcSwap::new(config),
         }
     }
 
-    /// The configuration of the process.
+    /// The configuration of the process at this instant; not to be kept for long, for it may
+    /// be replaced.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Replaces the configuration: for new connections, sessions and requests. What has begun
+    /// goes on with its own.
+    pub fn reconfigure(&self, config: Arc<Config>) {
+        let limits = &config.limits;
+        self.addresses.set_limits(
+            limits.max_connections_per_address,
+            limits.session_rate_per_address,
+        );
+        self.session.budget.set_max_bytes(limits.max_held_bytes);
+        self.session.drain.set(config.drain);
+        self.held.set_routes(&config.routes);
+        self.config.store(config);
+    }
+
+    /// How often the configuration was read again.
+    #[must_use]
+    pub const fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// What was not served, and why.
@@ -224,7 +250,7 @@ impl Shared {
         let place = self
             .admit_to_address(client, version)
             .map_err(Refusal::Unavailable)?;
-        if let Some(rate) = self.config.limits.session_rate {
+        if let Some(rate) = self.config().limits.session_rate {
             let next = self.next_session.lock();
             let mut next = next.unwrap_or_else(PoisonError::into_inner);
             if !Rate::per_second(rate).admit(&mut next, Instant::now()) {
@@ -241,7 +267,7 @@ impl Shared {
         client: Client,
         version: Version,
     ) -> Result<Option<AddressPlace>, Shortage> {
-        if self.config.trusted_proxies.trusts(client.address) {
+        if self.config().trusted_proxies.trusts(client.address) {
             return Ok(None);
         }
         let place = if client.is_trusted || version == Version::HTTP_2 {
@@ -282,7 +308,8 @@ pub fn serve(
     admission: Admission,
     local: &Rc<Local>,
 ) -> impl Future<Output = ()> + use<> {
-    let trusted = &local.shared.config.trusted_proxies;
+    let config = local.config();
+    let trusted = &config.trusted_proxies;
     let connection = Connection {
         client: Client {
             address: ends.client,
@@ -322,7 +349,7 @@ impl Connection {
             Protocol::Http1 => (Spoken::Http1, stream.into()),
             Protocol::Http2 => (Spoken::Http2, stream.into()),
             Protocol::Either => {
-                let timeout = self.local.shared.config.limits.header_timeout;
+                let timeout = self.local.config().limits.header_timeout;
                 sniff::sniff(stream, timeout).await?
             }
         };
@@ -337,8 +364,8 @@ impl Connection {
 
     /// The client that sent a request with these headers.
     fn client(&self, headers: &HeaderMap) -> Client {
-        let trusted = &self.local.shared.config.trusted_proxies;
-        forwarded::client(self.client, headers, trusted)
+        let config = self.local.config();
+        forwarded::client(self.client, headers, &config.trusted_proxies)
     }
 
     /// Counts a request that has come.
@@ -354,7 +381,7 @@ impl Connection {
     }
 
     /// The route of a request that may be served at all.
-    fn route<B>(&self, request: &Request<B>, meter: &Meter) -> Result<&Arc<Route>, Refusal> {
+    fn route<B>(&self, request: &Request<B>, meter: &Meter) -> Result<Arc<Route>, Refusal> {
         match self.admission {
             Admission::Admitted => {}
             Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),
@@ -362,7 +389,8 @@ impl Connection {
                 return Err(Refusal::Unavailable(Shortage::AddressConnections));
             }
         }
-        let Config { limits, routes, .. } = &*self.local.shared.config;
+        let config = self.local.config();
+        let Config { limits, routes, .. } = &**config;
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > limits.max_uri_bytes) {
             return Err(Refusal::TargetTooLong);
@@ -373,6 +401,6 @@ impl Connection {
         let host = target::host(request)?;
         let route = routes.find(host, request.uri().path())?;
         meter.set_route(route, &self.local);
-        Ok(route)
+        Ok(Arc::clone(route))
     }
 }

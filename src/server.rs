@@ -38,7 +38,10 @@ pub use self::{
 };
 use crate::{
     admin::Process,
-    config::Config,
+    config::{
+        Config,
+        reload::{self, Source, Trigger},
+    },
     http::{self, visit},
 };
 
@@ -63,6 +66,25 @@ pub async fn run(
     config: Arc<Config>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let nowhere = || Err("there is no file to read again".to_owned());
+    run_from(listeners, config, reload::source(None, nowhere), shutdown).await
+}
+
+/// [`run`] with a configuration that can be read again.
+///
+/// # Errors
+///
+/// As [`run`].
+///
+/// # Cancel safety
+///
+/// As [`run`].
+pub async fn run_from(
+    listeners: impl Into<Listeners>,
+    config: Arc<Config>,
+    (trigger, source): (Trigger, Source),
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
     for listener in &traffic {
@@ -77,13 +99,18 @@ pub async fn run(
         Some(listener) => {
             tracing::info!(address = %listener.address(), "listening for admin requests");
             let shared = Arc::clone(&shared);
-            Some(AdminThread::start(listener, Process { shared, workers }).await?)
+            let process = Process {
+                shared,
+                workers,
+                reload: trigger.clone(),
+            };
+            Some(AdminThread::start(listener, process).await?)
         }
         None => None,
     };
     let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
     drop(alive);
-    let _renewal = renewal::watch(&config)?;
+    let _renewal = renewal::watch(&shared, trigger, source)?;
 
     tokio::select! {
         () = shutdown => tracing::info!(grace = ?drain.settings().grace, "draining"),

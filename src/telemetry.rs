@@ -8,6 +8,7 @@ pub mod connections;
 pub mod histogram;
 mod lines;
 pub mod rejections;
+pub mod reloads;
 mod sink;
 pub mod totals;
 

@@ -18,9 +18,23 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use self::{
     files::{FileError, Identity, IdentityFiles, authorities, certificates, private_key},
-    reload::Reloadable,
+    reload::{Reloadable, fingerprint},
     validity::{Warnings, date},
 };
+
+/// The SHA-256 of `bytes` in hexadecimal.
+///
+/// # Panics
+///
+/// When aws-lc-rs has no suite with that hash, without which there is no TLS 1.3.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();
+    let suite = suite.expect("it is of TLS 1.3");
+    let hash = suite.common.hash_provider.hash(bytes);
+    let digits = hash.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
 
 /// The cryptography of both sides: aws-lc-rs, with its post-quantum key exchange first.
 #[must_use]

@@ -79,8 +79,8 @@ async fn backends(admin: &Admin) -> Vec<Check> {
             problem,
         }
     };
-    let routes = admin.process.shared.config().routes.iter();
-    join_all(routes.map(|route| check(route))).await
+    let routes = admin.process.shared.config().routes.clone();
+    join_all(routes.iter().map(|route| check(route))).await
 }
 
 /// Every check in a line if that is asked for, otherwise only what is wrong.

@@ -83,6 +83,9 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
 struct Scrape {
     view: View,
     is_draining: bool,
+    reloads: [(&'static str, u64); 2],
+    last_reload: u64,
+    sha256: String,
     connections: u64,
     connections_accepted: u64,
     max_connections: u64,
@@ -103,12 +106,16 @@ impl Scrape {
         Self {
             view,
             is_draining: shared.drain().has_begun(),
+            reloads: shared.reloads().by_result(),
+            last_reload: shared.reloads().last_success(),
+            sha256: shared.config().sha256.clone().unwrap_or_default(),
             connections: shared.connections().open() as u64,
             connections_accepted: shared.connections().accepted(),
             max_connections: shared.config().limits.max_connections as u64,
             held_bytes: shared.budget().used_bytes() as u64,
             max_held_bytes: shared.budget().max_bytes() as u64,
             held_requests: held_requests
+                .into_iter()
                 .map(|(label, held, max)| (label, held as u64, max as u64))
                 .collect(),
             rejections: rejections(shared.rejections()),
@@ -193,6 +200,7 @@ impl Scrape {
             "Threads that serve.",
             self.view.answered.len() as u64,
         )?;
+        self.encode_reloads(page)?;
         let up = self.view.answered.iter().enumerate().map(|(index, is_up)| {
             let labels = labels(&[("worker", &index.to_string())]);
             (labels, u64::from(*is_up))
@@ -204,6 +212,25 @@ impl Scrape {
             "readygate_rejections",
             "Connections and requests that were not served, by reason.",
             rejections.map(|(reason, count)| (labels(&[("reason", reason)]), *count)),
+        )
+    }
+
+    fn encode_reloads(&self, page: &mut Page<'_>) -> fmt::Result {
+        let results = self.reloads.iter();
+        page.counters(
+            "readygate_config_reloads",
+            "How often the configuration was read again, by what came of it.",
+            results.map(|(result, count)| (labels(&[("result", result)]), *count)),
+        )?;
+        page.gauge(
+            "readygate_config_last_reload_success_timestamp_seconds",
+            "When the configuration in effect was read.",
+            self.last_reload,
+        )?;
+        page.gauges(
+            "readygate_config_info",
+            "The SHA-256 of the configuration file in effect, empty without one; always 1.",
+            [(labels(&[("sha256", &self.sha256)]), 1)],
         )
     }
 

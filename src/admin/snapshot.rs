@@ -89,7 +89,8 @@ pub(super) async fn take(admin: &Admin, before: Option<&Totals>) -> (Value, Tota
 
 fn process(admin: &Admin, view: &View) -> Value {
     let shared = &admin.process.shared;
-    let listen = shared.config().listen.iter();
+    let config = shared.config();
+    let listen = config.listen.iter();
     let workers = view.answered.iter().enumerate();
     json!({
         "time_unix_ms": unix_millis(SystemTime::now()),
@@ -110,6 +111,7 @@ fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
     let (held_requests, max_held_requests) = shared
         .held()
         .usage()
+        .into_iter()
         .fold((0, 0), |(held, max), (_, more, limit)| {
             (held + more, max + limit)
         });

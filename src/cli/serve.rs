@@ -1,25 +1,37 @@
 //! Running the proxy: what signals do to it.
 
-use std::{error::Error, io, sync::Arc};
+use std::{convert::Infallible, error::Error, future, io, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Summary, runtime};
 use crate::{
-    config::Config,
+    config::{
+        Config,
+        reload::{Source, Trigger},
+    },
     server::{self, Listeners},
 };
 
 /// Runs the proxy until it is told to stop, and everything has ended or it is told again.
-pub(super) fn serve(config: Config) -> Result<Exit, Box<dyn Error>> {
+pub(super) fn serve(config: Config, source: (Trigger, Source)) -> Result<Exit, Box<dyn Error>> {
     let listeners = Listeners::bind(&config)?;
     runtime()?.block_on(async {
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         server::raise_descriptor_limit(&config.limits);
+        let mut hangups = signal(SignalKind::hangup())?;
+        let trigger = source.0.clone();
+        let reloading = async {
+            while hangups.recv().await.is_some() {
+                // What came of it is logged.
+                trigger.reload().await;
+            }
+            future::pending::<Infallible>().await
+        };
         let stop = CancellationToken::new();
-        let served = server::run(listeners, Arc::new(config), stop.cancelled());
+        let served = server::run_from(listeners, Arc::new(config), source, stop.cancelled());
         let told_twice = async {
             signals.next().await;
             stop.cancel();
@@ -27,6 +39,7 @@ pub(super) fn serve(config: Config) -> Result<Exit, Box<dyn Error>> {
         };
         tokio::select! {
             ended = served => Ok(ended.map(|()| Exit::Success)?),
+            never = reloading => match never {},
             exit = told_twice => {
                 tracing::warn!("cut off by a second signal");
                 Ok(exit)

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
+    time::Duration,
 };
 
 use toml::de::DeValue;
@@ -195,6 +196,10 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     );
     override_with(&mut limits.write_timeout, table.some_time("write_timeout"));
     limits
+}
+
+pub(super) fn reload_poll(table: &mut Table<'_>) -> Option<Duration> {
+    table.parse("poll", units::optional_time).flatten()
 }
 
 pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {

@@ -313,7 +313,7 @@ error: unknown key `colour`
 2 | colour = "red"
   | ^^^^^^ the top of the file has no such key
   |
-  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `admin`, `log`, `limits` or `drain`
+  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `admin`, `log`, `limits`, `drain` or `reload`
 
 error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
@@ -778,6 +778,8 @@ fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
             "expected at least \"8KiB\"",
         ),
         ("drain.grace = 8", "write \"8s\""),
+        ("drain.spread = \"soon\"", "expected"),
+        ("reload.poll = \"0s\"", "expected"),
     ] {
         let text = format!("{settings}\n[[route]]\nupstream = \"http://127.0.0.1:8081\"");
         let report = report(&text);

@@ -14,7 +14,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -63,8 +66,9 @@ impl Rate {
 /// All addresses that have something open, or had lately.
 #[derive(Debug)]
 pub struct Addresses {
-    max_connections: usize,
-    session_rate: Option<Rate>,
+    max_connections: AtomicUsize,
+    /// Sessions in a second; 0: no limit.
+    session_rate: AtomicU32,
     known: Mutex<Known>,
 }
 
@@ -91,15 +95,27 @@ struct Address {
 impl Addresses {
     /// With no limit where it is `None`.
     #[must_use]
-    pub fn new(max_connections: Option<usize>, session_rate: Option<Rate>) -> Arc<Self> {
-        Arc::new(Self {
-            max_connections: max_connections.unwrap_or(usize::MAX - MAX_OVER_LIMIT),
-            session_rate,
+    pub fn new(max_connections: Option<usize>, session_rate: Option<u32>) -> Arc<Self> {
+        let addresses = Self {
+            max_connections: AtomicUsize::default(),
+            session_rate: AtomicU32::default(),
             known: Mutex::new(Known {
                 addresses: HashMap::new(),
                 sweep_at: MIN_SWEEP,
             }),
-        })
+        };
+        addresses.set_limits(max_connections, session_rate);
+        Arc::new(addresses)
+    }
+
+    /// Sets the limits, connections and sessions in a second. What is open beyond lower ones
+    /// stays open.
+    pub fn set_limits(&self, max_connections: Option<usize>, session_rate: Option<u32>) {
+        let max_connections = max_connections.unwrap_or(usize::MAX - MAX_OVER_LIMIT);
+        self.max_connections
+            .store(max_connections, Ordering::Relaxed);
+        self.session_rate
+            .store(session_rate.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// A place for one more connection of `client`, and whether that is within the limit;
@@ -109,22 +125,25 @@ impl Addresses {
         let Some(key) = Key::of(client) else {
             return Some((AddressPlace(None), true));
         };
+        let max_connections = self.max_connections.load(Ordering::Relaxed);
         let mut known = self.known();
         let address = known.address(key, Instant::now());
-        if address.connections >= self.max_connections + MAX_OVER_LIMIT {
+        if address.connections >= max_connections + MAX_OVER_LIMIT {
             return None;
         }
         address.connections += 1;
-        let is_within = address.connections <= self.max_connections;
+        let is_within = address.connections <= max_connections;
         Some((AddressPlace(Some((Arc::clone(self), key))), is_within))
     }
 
     /// Whether `client` may open one more session; then that counts.
     #[must_use]
     pub fn admit_session(&self, client: ClientAddr) -> bool {
-        let (Some(rate), Some(key)) = (self.session_rate, Key::of(client)) else {
+        let rate = self.session_rate.load(Ordering::Relaxed);
+        let (1.., Some(key)) = (rate, Key::of(client)) else {
             return true;
         };
+        let rate = Rate::per_second(rate);
         let now = Instant::now();
         rate.admit(&mut self.known().address(key, now).next_session, now)
     }
@@ -254,7 +273,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sessions_come_at_a_rate_and_in_bursts() {
-        let addresses = Addresses::new(None, Some(Rate::per_second(2)));
+        let addresses = Addresses::new(None, Some(2));
         let admitted = |address: &str| {
             let address = client(address);
             (0..100)
@@ -274,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn addresses_are_forgotten() {
-        let addresses = Addresses::new(None, Some(Rate::per_second(1)));
+        let addresses = Addresses::new(None, Some(1));
         let open = |index: u32| {
             addresses.admit_session(client(&format!(
                 "2001:db8:{:x}:{:x}::1",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::{
-    sync::SemaphorePermit,
+    sync::OwnedSemaphorePermit,
     time::{self, Instant},
 };
 
@@ -34,7 +34,7 @@ pub(super) struct Connecting<'a> {
     /// Until when it may be held, from the first attempt on.
     deadline: Option<Instant>,
     /// Where it is held.
-    place: Option<SemaphorePermit<'a>>,
+    place: Option<OwnedSemaphorePermit>,
     /// Whether it has been sent again after a new connection that closed without an answer.
     is_repeated: bool,
     /// How often the upstream has refused to process it.

@@ -82,7 +82,7 @@ pub async fn forward(
         return Err(Refusal::MethodNotAllowed { allow: METHODS });
     }
     check_expectation(request.headers())?;
-    let pool = local.pools.of(route);
+    let pool = local.pools.of(route, || local.config().routes.clone());
     let (parts, body) = request.into_parts();
     if upload::is_too_large(&body, &route.http) {
         return Err(Refusal::BodyTooLarge);

@@ -14,12 +14,12 @@
 use std::{
     cell::{Cell, RefCell},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::{self, Instant},
 };
 
@@ -41,25 +41,62 @@ const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 
 /// How many requests each route may still hold, in all workers.
 #[derive(Debug)]
-pub struct HeldRequests(Vec<(Arc<Route>, Semaphore)>);
+pub struct HeldRequests(Mutex<Vec<Places>>);
+
+/// The requests of one route.
+#[derive(Debug)]
+struct Places {
+    route: Arc<Route>,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    fn of(route: &Arc<Route>) -> Self {
+        let free = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
+        Self {
+            route: Arc::clone(route),
+            free: Arc::new(Semaphore::new(free)),
+        }
+    }
+
+    /// How many there are, and how many there may be.
+    fn usage(&self) -> (usize, usize) {
+        let max = self
+            .route
+            .http
+            .max_held_requests
+            .min(Semaphore::MAX_PERMITS);
+        (max - self.free.available_permits(), max)
+    }
+}
 
 impl HeldRequests {
     /// No request is held for any of `routes` yet.
     #[must_use]
     pub fn new(routes: &Routes) -> Self {
-        let places = |route: &Arc<Route>| {
-            let places = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
-            (Arc::clone(route), Semaphore::new(places))
-        };
-        Self(routes.iter().map(places).collect())
+        Self(Mutex::new(routes.iter().map(Places::of).collect()))
     }
 
-    /// The name of each route, how many requests it holds, and how many it may.
-    pub fn usage(&self) -> impl Iterator<Item = (String, usize, usize)> {
-        self.0.iter().map(|(route, places)| {
-            let max = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
-            (route.label(), max - places.available_permits(), max)
-        })
+    /// Requests are held for `routes` from now on; those that are held for others stay.
+    pub fn set_routes(&self, routes: &Routes) {
+        let mut known = self.known();
+        known.retain(|places| places.usage().0 > 0);
+        known.extend(routes.iter().map(Places::of));
+    }
+
+    /// The name of each route, how many requests it holds, and how many it may. Those of a
+    /// route that is no more count for the one of the same name.
+    #[must_use]
+    pub fn usage(&self) -> Vec<(String, usize, usize)> {
+        let mut usage: Vec<(String, usize, usize)> = Vec::new();
+        for places in self.known().iter() {
+            let (label, (held, max)) = (places.route.label(), places.usage());
+            match usage.iter_mut().find(|(known, ..)| *known == label) {
+                Some(known) => *known = (label, known.1 + held, max),
+                None => usage.push((label, held, max)),
+            }
+        }
+        usage
     }
 
     /// A place for one more request, until it is dropped.
@@ -67,12 +104,24 @@ impl HeldRequests {
     /// # Errors
     ///
     /// There is none left.
-    pub fn enter(&self, route: &Arc<Route>) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.0
+    pub fn enter(&self, route: &Arc<Route>) -> Result<OwnedSemaphorePermit, Refusal> {
+        let mut known = self.known();
+        let found = known
             .iter()
-            .find(|(known, _)| Arc::ptr_eq(known, route))
-            .and_then(|(_, places)| places.try_acquire().ok())
-            .ok_or(Refusal::Unavailable(Shortage::HeldRequests))
+            .position(|places| Arc::ptr_eq(&places.route, route));
+        let index = found.unwrap_or_else(|| {
+            // The route of a request that began before a reload.
+            known.insert(0, Places::of(route));
+            0
+        });
+        let free = Arc::clone(&known[index].free);
+        free.try_acquire_owned()
+            .map_err(|_none| Refusal::Unavailable(Shortage::HeldRequests))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Places>> {
+        // Nothing that is done under the lock can leave it half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

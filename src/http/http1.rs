@@ -47,7 +47,7 @@ pub(super) async fn serve(
     let client = connection.client;
     let local = Rc::clone(&connection.local);
     let shared = &local.shared;
-    let limits = &shared.config.limits;
+    let limits = shared.config().limits.clone();
     let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
     let stream = Watched::new(stream, framing, limits.write_timeout);
     let requests = Rc::new(Requests {
@@ -177,7 +177,7 @@ impl Requests {
             meter.set_handshake();
             let (parts, _body) = request.into_parts();
             let is_client_gone = || self.stream.is_hung_up();
-            let answer = upgrade::answer(&parts, client, route, local, Some(&is_client_gone));
+            let answer = upgrade::answer(&parts, client, &route, local, Some(&is_client_gone));
             let (response, accepted) = answer.await?;
             if accepted.is_some() {
                 meter.set_session();
@@ -191,6 +191,6 @@ impl Requests {
             is_gone: &|| self.stream.is_hung_up(),
             send_interim: &|interim| self.stream.send_interim(interim),
         };
-        forward::forward(request, downstream, route, local).await
+        forward::forward(request, downstream, &route, local).await
     }
 }

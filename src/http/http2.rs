@@ -92,7 +92,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) async fn serve(stream: Sniffed, connection: Connection) {
     let client = connection.client;
     let shared = Arc::clone(&connection.local.shared);
-    let limits = &shared.config.limits;
+    let limits = shared.config().limits.clone();
     let activity = Rc::new(Activity::default());
     let requests = Rc::new(Requests {
         connection,
@@ -262,7 +262,7 @@ impl Requests {
             // hyper's server has no way to send them over HTTP/2.
             send_interim: &|_| {},
         };
-        forward::forward(request, downstream, route, &self.connection.local).await
+        forward::forward(request, downstream, &route, &self.connection.local).await
     }
 
     /// Answers an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
@@ -287,7 +287,7 @@ impl Requests {
         let upgraded = on_upgrade(&mut request);
         let (parts, _body) = request.into_parts();
         // A stream that the client cancels is dropped.
-        let answer = upgrade::answer(&parts, client, route, local, None);
+        let answer = upgrade::answer(&parts, client, &route, local, None);
         let (response, accepted) = answer.await?;
         match accepted {
             Some(accepted) => {
@@ -305,7 +305,7 @@ impl Requests {
     /// The places of one more session: on its connection, and in the process.
     fn admit_session(&self) -> Result<(Session, SessionPlace), Refusal> {
         let shared = &self.connection.local.shared;
-        let limits = &shared.config.limits;
+        let limits = shared.config().limits.clone();
         let session = Session::begin(&self.activity, limits.max_streams)
             .ok_or(Refusal::Unavailable(Shortage::ConnectionSessions))?;
         let place = shared

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{exchange::Connection, hold::Turns, multiplexed::Multiplexed};
-use crate::route::Route;
+use crate::route::{Route, Routes};
 
 /// How often idle connections are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -34,8 +34,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Pools(RefCell<Vec<Rc<Pool>>>);
 
 impl Pools {
-    /// The pool of `route`.
-    pub fn of(&self, route: &Arc<Route>) -> Rc<Pool> {
+    /// The pool of `route`, one of `routes` or of those before a reload.
+    pub fn of(&self, route: &Arc<Route>, routes: impl FnOnce() -> Routes) -> Rc<Pool> {
         let mut pools = self.0.borrow_mut();
         if let Some(known) = pools.iter().find(|pool| Arc::ptr_eq(&pool.route, route)) {
             return Rc::clone(known);
@@ -47,6 +47,9 @@ impl Pools {
             idle: RefCell::default(),
             is_swept: Cell::new(false),
         });
+        // Those of routes that are no more go, with what is idle in them.
+        let routes = routes();
+        pools.retain(|pool| routes.iter().any(|route| Arc::ptr_eq(&pool.route, route)));
         pools.push(Rc::clone(&pool));
         pool
     }

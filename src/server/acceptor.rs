@@ -33,16 +33,11 @@ pub(super) struct Acceptor {
     listeners: Vec<Listener>,
     /// Of all workers; the first one is the acceptor's own.
     seats: Vec<Seat>,
-    max_connections: usize,
 }
 
 impl Acceptor {
-    pub(super) fn new(listeners: Vec<Listener>, seats: Vec<Seat>, max_connections: usize) -> Self {
-        Self {
-            listeners,
-            seats,
-            max_connections,
-        }
+    pub(super) fn new(listeners: Vec<Listener>, seats: Vec<Seat>) -> Self {
+        Self { listeners, seats }
     }
 
     /// Starts accepting on this thread, until the drain begins: then the listeners close.
@@ -50,7 +45,6 @@ impl Acceptor {
         let handout = Rc::new(Handout {
             seats: self.seats,
             process: Arc::clone(local.connections()),
-            max_connections: self.max_connections,
             local: Rc::clone(local),
             pacer: pacer.clone(),
         });
@@ -66,11 +60,12 @@ impl Acceptor {
 
 async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
     let mut is_failing = false;
+    let mut listener = listener;
     loop {
         match listener.accept().await {
             Ok((socket, client)) => {
                 until_there_is_room(&socket, &listener, &mut is_failing).await;
-                let settings = Arc::clone(listener.settings());
+                let settings = listener.settings_in(&handout.local.config());
                 handout.hand_out(socket, client, settings).await;
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -122,7 +117,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Handout {
     seats: Vec<Seat>,
     process: Arc<Connections>,
-    max_connections: usize,
     local: Rc<Local>,
     pacer: Pacer,
 }
@@ -139,7 +133,8 @@ impl Handout {
         let Some((index, seat)) = seats.min_by_key(|(_, seat)| seat.count.get()) else {
             return;
         };
-        let taken = Place::take(&self.process, self.max_connections, &seat.count);
+        let max_connections = self.local.config().limits.max_connections;
+        let taken = Place::take(&self.process, max_connections, &seat.count);
         let Some((place, admission)) = taken else {
             self.local.rejections().count(Rejection::Connections);
             return;

@@ -8,7 +8,8 @@ use std::{
         unix::{self, fs::FileTypeExt},
     },
     path::Path,
-    sync::Arc,
+    ptr,
+    sync::{Arc, Weak},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,6 +24,8 @@ const BACKLOG: i32 = 1024;
 /// A bound socket that accepts client connections.
 #[derive(Debug)]
 pub struct Listener {
+    /// As the configuration has it.
+    configured: ListenAddress,
     settings: ListenSettings,
     socket: BoundSocket,
 }
@@ -123,6 +126,7 @@ impl Listener {
     }
 
     fn bind(mut settings: ListenSettings) -> io::Result<Self> {
+        let configured = settings.address.clone();
         let socket = match &mut settings.address {
             ListenAddress::Tcp(address) => {
                 let listener = bind_tcp(*address)?;
@@ -131,7 +135,11 @@ impl Listener {
             }
             ListenAddress::Unix(path) => BoundSocket::Unix(bind_unix(path)?),
         };
-        Ok(Self { settings, socket })
+        Ok(Self {
+            configured,
+            settings,
+            socket,
+        })
     }
 
     /// Registers the socket with the runtime of this thread.
@@ -141,7 +149,9 @@ impl Listener {
             BoundSocket::Unix(listener) => UnixListener::from_std(listener).map(OpenSocket::Unix),
         };
         Ok(OpenListener {
+            configured: self.configured,
             settings: Arc::new(self.settings),
+            seen: Weak::new(),
             socket: socket?,
         })
     }
@@ -190,7 +200,11 @@ fn is_stale(path: &Path) -> bool {
 /// A listener in a runtime.
 #[derive(Debug)]
 pub(super) struct OpenListener {
+    /// As the configuration has it.
+    configured: ListenAddress,
     settings: Arc<ListenSettings>,
+    /// The configuration that the settings were last looked up in.
+    seen: Weak<Config>,
     socket: OpenSocket,
 }
 
@@ -204,6 +218,22 @@ impl OpenListener {
     /// How its connections are served.
     pub(super) fn settings(&self) -> &Arc<ListenSettings> {
         &self.settings
+    }
+
+    /// How connections are served that are accepted with this configuration, which has the
+    /// same addresses as the one before.
+    pub(super) fn settings_in(&mut self, config: &Arc<Config>) -> Arc<ListenSettings> {
+        if !ptr::eq(self.seen.as_ptr(), Arc::as_ptr(config)) {
+            self.seen = Arc::downgrade(config);
+            let mut listeners = config.listen.iter();
+            if let Some(settings) = listeners.find(|it| it.address == self.configured) {
+                self.settings = Arc::new(ListenSettings {
+                    address: self.settings.address.clone(),
+                    ..settings.clone()
+                });
+            }
+        }
+        Arc::clone(&self.settings)
     }
 
     /// The next connection.

@@ -1,26 +1,33 @@
-//! Certificates that change while they are in use.
+//! What is read again while the program runs: its configuration, when somebody asks for it or
+//! the file changes, and certificates, whose files are always looked at.
 
 use std::{
-    convert::Infallible,
     io,
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError, Sender},
-    },
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
+use super::raise_descriptor_limit;
 use crate::{
-    config::Config,
-    tls::{FileError, Warnings},
+    config::{
+        Config,
+        reload::{Order, Outcome, Source, Trigger, differences, fixed_differences},
+    },
+    http::Shared,
+    telemetry,
+    tls::{FileError, Warnings, fingerprint},
 };
 
-/// How often the files are looked at; a change is taken over at the second look.
+/// How often the files of certificates are looked at; a change is taken over at the second
+/// look.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Takes over certificates, keys and authorities whose files change, and warns of
-/// certificates that are not valid or soon will not be, until what it returns is dropped.
+/// Reads again what `source` is asked for, takes over certificates, keys and authorities
+/// whose files change, and warns of certificates that are not valid or soon will not be, until
+/// what it returns is dropped.
 ///
 /// Connections that are there go on with what they have. Files are read on a thread of their
 /// own, for which nobody waits: they may be on a file system that does not answer.
@@ -28,23 +35,158 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// The thread cannot be started.
-pub(super) fn watch(config: &Arc<Config>) -> io::Result<Sender<Infallible>> {
-    let config = Arc::clone(config);
-    let (alive, ended) = mpsc::channel::<Infallible>();
+pub(super) fn watch(
+    shared: &Arc<Shared>,
+    trigger: Trigger,
+    source: Source,
+) -> io::Result<EndOnDrop> {
+    let mut watching = Watching {
+        shared: Arc::clone(shared),
+        poll: Poll::new(&source, &shared.config()),
+        source,
+        warnings: Warnings::default(),
+    };
     thread::Builder::new()
         .name("renewal".to_owned())
-        .spawn(move || {
-            let mut warnings = Warnings::default();
-            loop {
-                look(&config, &mut warnings);
-                match ended.recv_timeout(INTERVAL) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Ok(never) => match never {},
+        .spawn(move || watching.run())?;
+    Ok(EndOnDrop(trigger))
+}
+
+/// Ends the thread when it is dropped.
+pub(super) struct EndOnDrop(Trigger);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+struct Watching {
+    shared: Arc<Shared>,
+    source: Source,
+    poll: Option<Poll>,
+    warnings: Warnings,
+}
+
+impl Watching {
+    fn run(&mut self) {
+        let mut next_look = Instant::now();
+        loop {
+            let now = Instant::now();
+            if next_look <= now {
+                look(&self.shared.config(), &mut self.warnings);
+                next_look = now + INTERVAL;
+            }
+            let next_poll = self.poll.as_ref().map(|poll| poll.next);
+            let wake_at = next_poll.map_or(next_look, |poll| poll.min(next_look));
+            match self.source.next(wake_at.saturating_duration_since(now)) {
+                Some(Order::End) => return,
+                Some(Order::Reload(answer)) => {
+                    let outcome = self.reload();
+                    // Whoever has asked may be gone.
+                    let _ = answer.send(outcome);
+                }
+                None => {
+                    if self.poll.as_mut().is_some_and(Poll::has_changed) {
+                        self.reload();
+                    }
                 }
             }
-        })?;
-    Ok(alive)
+        }
+    }
+
+    /// Reads the configuration, and takes it over if nothing is wrong with it.
+    fn reload(&mut self) -> Outcome {
+        if let Some(poll) = &mut self.poll {
+            poll.read();
+        }
+        let outcome = match self.source.load() {
+            Ok(config) => apply(&self.shared, config),
+            Err(problems) => Outcome::Refused(problems),
+        };
+        match &outcome {
+            Outcome::Applied(changes) => {
+                self.shared.reloads().count_applied();
+                // Only the keys: what they are is shown to whoever asks for /config.
+                let keys = changes.iter().filter_map(|line| line.split(": ").next());
+                let keys = keys.collect::<Vec<_>>().join(", ");
+                tracing::info!(changes = changes.len(), keys, "configuration reloaded");
+            }
+            Outcome::Refused(problems) => {
+                self.shared.reloads().count_rejected();
+                tracing::error!(problems, "configuration not reloaded; the one before stays");
+            }
+        }
+        outcome
+    }
+}
+
+fn apply(shared: &Shared, config: Config) -> Outcome {
+    let current = shared.config();
+    let fixed = fixed_differences(&current, &config);
+    if !fixed.is_empty() {
+        return Outcome::Refused(format!(
+            "{} cannot change while the program runs; restart it, or take that back. Nothing \
+             else was taken over",
+            fixed.join(", ")
+        ));
+    }
+    let changes = differences(&current.effective, &config.effective);
+    if current.log.level != config.log.level {
+        // A process that does not log has no level to set.
+        let _ = telemetry::set_level(config.log.level);
+    }
+    raise_descriptor_limit(&config.limits);
+    shared.reconfigure(Arc::new(config));
+    Outcome::Applied(changes)
+}
+
+/// Looks at the configuration's file now and then.
+struct Poll {
+    file: std::path::PathBuf,
+    interval: Duration,
+    next: Instant,
+    /// What the content was when it was last read, and when it was last looked at.
+    read: u64,
+    seen: u64,
+}
+
+impl Poll {
+    fn new(source: &Source, config: &Config) -> Option<Self> {
+        let (file, interval) = (source.file.clone()?, config.reload_poll?);
+        let now = fingerprint(std::slice::from_ref(&file));
+        Some(Self {
+            file,
+            interval,
+            next: Instant::now() + interval,
+            read: now,
+            seen: now,
+        })
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint(std::slice::from_ref(&self.file))
+    }
+
+    /// Whether the content is another one than was last read, and has stayed the same since
+    /// the look before: whoever writes may not have finished.
+    fn has_changed(&mut self) -> bool {
+        let now = Instant::now();
+        if self.next > now {
+            return false;
+        }
+        self.next = now + self.interval;
+        let content = self.fingerprint();
+        let is_settled = self.seen == content;
+        self.seen = content;
+        is_settled && self.read != content
+    }
+
+    /// It is about to be read.
+    fn read(&mut self) {
+        self.seen = self.fingerprint();
+        self.read = self.seen;
+    }
 }
 
 fn look(config: &Config, warnings: &mut Warnings) {

@@ -38,8 +38,7 @@ impl Workers {
         visits: Vec<Visits>,
     ) -> io::Result<Self> {
         let (seats, inboxes): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(seat).unzip();
-        let max_connections = config.limits.max_connections;
-        let mut acceptor = Some(Acceptor::new(listeners, seats.clone(), max_connections));
+        let mut acceptor = Some(Acceptor::new(listeners, seats.clone()));
         let start_one = |(index, ((inbox, seat), visits)): (usize, ((Inbox, Seat), Visits))| {
             let worker = Worker {
                 acceptor: acceptor.take(),

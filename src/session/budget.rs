@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
-    max_bytes: usize,
+    max_bytes: AtomicUsize,
     freed: Notify,
 }
 
@@ -28,7 +28,7 @@ impl Budget {
     pub fn new(max_bytes: usize) -> Self {
         Self {
             used: AtomicUsize::new(0),
-            max_bytes,
+            max_bytes: AtomicUsize::new(max_bytes),
             freed: Notify::new(),
         }
     }
@@ -41,15 +41,21 @@ impl Budget {
 
     /// The limit.
     #[must_use]
-    pub const fn max_bytes(&self) -> usize {
-        self.max_bytes
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Sets the limit. What is held beyond a lower one stays held.
+    pub fn set_max_bytes(&self, max_bytes: usize) {
+        self.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.freed.notify_one();
     }
 
     /// Whether nothing is left, so that nobody may take more and no new session should be
     /// accepted.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.used_bytes() >= self.max_bytes
+        self.used_bytes() >= self.max_bytes()
     }
 
     /// Resolves when something may have been given back.

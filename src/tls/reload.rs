@@ -110,7 +110,8 @@ impl<T> fmt::Debug for Reloadable<T> {
 
 /// A number that is another one when the contents are others, keys not being kept around for
 /// a comparison.
-fn fingerprint(files: &[PathBuf]) -> u64 {
+#[must_use]
+pub fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
         files::contents(file).ok().hash(&mut hasher);

@@ -42,6 +42,8 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
             spread: Duration::ZERO,
             ..drain::Settings::default()
         },
+        reload_poll: None,
+        sha256: None,
         routes: Routes::new(routes),
         effective: Effective::default(),
     }

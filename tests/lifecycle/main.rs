@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 mod drain;
+mod reload;
 mod signals;
 #[expect(dead_code, reason = "the next tests need it")]
 mod support;
