@@ -1,0 +1,136 @@
+# The same service as in service.yaml, which explains each setting.
+#
+#   terraform init
+#   terraform apply -var project=PROJECT -var region=REGION -var backend_image=… -var readygate_image=…
+
+terraform {
+  required_version = ">= 1.5"
+  required_providers {
+    google = {
+      source  = "hashicorp/google"
+      version = ">= 6.0"
+    }
+  }
+}
+
+variable "project" {
+  type = string
+}
+
+variable "region" {
+  type = string
+}
+
+variable "readygate_image" {
+  type = string
+}
+
+variable "backend_image" {
+  type = string
+}
+
+variable "service_account" {
+  description = "The account that the service runs as."
+  type        = string
+}
+
+provider "google" {
+  project = var.project
+  region  = var.region
+}
+
+resource "google_secret_manager_secret" "readygate" {
+  secret_id = "readygate"
+
+  replication {
+    auto {}
+  }
+}
+
+resource "google_secret_manager_secret_version" "readygate" {
+  secret      = google_secret_manager_secret.readygate.id
+  secret_data = file("${path.module}/proxy.toml")
+}
+
+resource "google_secret_manager_secret_iam_member" "readygate" {
+  secret_id = google_secret_manager_secret.readygate.id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = "serviceAccount:${var.service_account}"
+}
+
+resource "google_cloud_run_v2_service" "my_service" {
+  name     = "my-service"
+  location = var.region
+
+  template {
+    service_account                  = var.service_account
+    timeout                          = "3600s"
+    max_instance_request_concurrency = 500
+    session_affinity                 = true
+    execution_environment            = "EXECUTION_ENVIRONMENT_GEN2"
+
+    scaling {
+      max_instance_count = 20
+    }
+
+    # The ingress. Strict mode: depends_on = ["backend"], and a startup_probe for that one.
+    containers {
+      name  = "readygate"
+      image = var.readygate_image
+
+      ports {
+        name           = "http1"
+        container_port = 8080
+      }
+
+      resources {
+        cpu_idle          = true
+        startup_cpu_boost = true
+        limits = {
+          cpu    = "1"
+          memory = "256Mi"
+        }
+      }
+
+      volume_mounts {
+        name       = "readygate"
+        mount_path = "/etc/readygate"
+      }
+    }
+
+    containers {
+      name  = "backend"
+      image = var.backend_image
+
+      env {
+        name  = "PORT"
+        value = "8081"
+      }
+
+      resources {
+        cpu_idle          = true
+        startup_cpu_boost = true
+        limits = {
+          cpu    = "1"
+          memory = "512Mi"
+        }
+      }
+    }
+
+    volumes {
+      name = "readygate"
+
+      secret {
+        secret = google_secret_manager_secret.readygate.secret_id
+
+        items {
+          version = google_secret_manager_secret_version.readygate.version
+          path    = "proxy.toml"
+        }
+      }
+    }
+  }
+
+  # The service account has to be able to read the secret before the first instance starts.
+  depends_on = [google_secret_manager_secret_iam_member.readygate]
+}
