@@ -1,0 +1,1 @@
+"""What each kind of file in `deploy/` is judged by: `problems(file)` says what is wrong."""

@@ -1,0 +1,118 @@
+"""Terraform: its own formatter, and the provider's attributes.
+
+The provider itself cannot be had here. The Python binding that is generated from it
+names every block and attribute with its type, in dataclasses which are read as text.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hcl2
+
+from checks import programs
+
+META_ARGUMENTS = {"depends_on", "for_each", "lifecycle", "count", "provider"}
+MARKS = {"__is_block__", "__comments__", "__inline_comments__"}
+"""What the parser adds by itself."""
+
+Fields = dict[str, tuple[bool, str]]
+"""Whether a field is required, and its type."""
+
+
+def problems(file: Path) -> list[str]:
+    found = programs.problems("terraform", "fmt", "-check", "-diff", file)
+    try:
+        with file.open() as opened:
+            configuration = hcl2.load(opened)
+    except Exception as error:  # the parser raises many kinds
+        return [*found, f"not HCL: {error}"]
+    for block in configuration.get("resource", []):
+        for kind, resources in block.items():
+            for name, body in resources.items():
+                kind, name = kind.strip('"'), name.strip('"')
+                found += resource(kind, f"{kind}.{name}", body)
+    return found
+
+
+def resource(kind: str, place: str, body: dict[str, Any]) -> list[str]:
+    known = classes(kind)
+    if not known:
+        return [f"{place}: no such resource"]
+    configuration = f"{camel(kind.removeprefix('google_'))}Config"
+    return attributes(known, configuration, place, body)
+
+
+def attributes(
+    known: dict[str, Fields], name: str, place: str, body: dict[str, Any]
+) -> list[str]:
+    fields = known[name]
+    given = body.keys() - MARKS
+    found = [f"{place}: unknown {key}" for key in given - fields.keys() - META_ARGUMENTS]
+    found += [
+        f"{place}: {key} is missing"
+        for key, (is_required, _) in fields.items()
+        if is_required and key not in given
+    ]
+    for key in given & fields.keys():
+        found += value(known, fields[key][1], f"{place}.{key}", body[key])
+    return found
+
+
+def value(known: dict[str, Fields], kind: str, place: str, given: Any) -> list[str]:
+    nested = next((one for one in known if f"'{one}'" in kind), None)
+    blocks = given if isinstance(given, list) else [given]
+    if nested is None:
+        is_block = any(isinstance(one, dict) and "__is_block__" in one for one in blocks)
+        is_map = "Mapping" in kind
+        return [f"{place}: is no block"] if is_block and not is_map else scalar(kind, place, given)
+    found = []
+    for index, one in enumerate(blocks):
+        if not isinstance(one, dict) or "__is_block__" not in one:
+            found.append(f"{place}: has to be a block")
+        else:
+            found += attributes(known, nested, f"{place}[{index}]", one)
+    return found
+
+
+def scalar(kind: str, place: str, given: Any) -> list[str]:
+    """Literals only; what an expression yields is not known here."""
+    is_literal_text = isinstance(given, str) and given.startswith('"') and "${" not in given
+    wants_number = "jsii.Number" in kind
+    if wants_number and is_literal_text and not given.strip('"').isdigit():
+        return [f"{place}: has to be a number"]
+    if "builtins.bool" in kind and is_literal_text:
+        return [f"{place}: has to be true or false"]
+    return []
+
+
+@cache
+def classes(kind: str) -> dict[str, Fields]:
+    """The dataclasses of a resource: names of their fields as in Terraform."""
+    file = programs.installed("provider") / f"{kind.removeprefix('google_')}.py"
+    if not file.exists():
+        return {}
+    tree = ast.parse(file.read_text())
+    found = {}
+    for one in tree.body:
+        if isinstance(one, ast.ClassDef) and not one.name.endswith(("OutputReference", "List")):
+            found[one.name] = fields_of(one)
+    # The longest name first: one name may be the beginning of another.
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
+
+
+def fields_of(definition: ast.ClassDef) -> Fields:
+    for one in definition.body:
+        if isinstance(one, ast.FunctionDef) and one.name == "__init__":
+            names = one.args.kwonlyargs
+            defaults = one.args.kw_defaults
+            return {
+                name.arg.rstrip("_"): (default is None, ast.unparse(name.annotation or name))
+                for name, default in zip(names, defaults, strict=True)
+            }
+    return {}
+
+
+def camel(snake: str) -> str:
+    return "".join(part.capitalize() for part in snake.split("_"))

@@ -1,0 +1,112 @@
+"""Builds the container image with buildah, where no image can be pulled and no daemon runs.
+
+The Dockerfile's first stage needs Debian, Rust and minutes. In its place, under its name,
+stands an image of busybox in which `apt-get` and `rustup` do nothing and `cargo build` copies
+the binary under test; every instruction of the Dockerfile runs. The second stage, which is
+what people get, is the real one.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checks import programs
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
+CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+BUILD_SECONDS = 120
+COMMANDS = ("sh", "rm", "cp", "mkdir", "uname")
+NOTHING = "#!/bin/sh\n"
+CARGO = """\
+#!/bin/sh -e
+[ "$1 $READYGATE_COMMIT" = "build abcdef" ]
+folder=target/$(uname -m)-unknown-linux-musl/release
+mkdir -p "$folder"
+cp /prebuilt "$folder/readygate"
+"""
+
+
+@dataclass(frozen=True)
+class Buildah:
+    """buildah with a storage of its own."""
+
+    folder: Path
+
+    def __call__(self, *arguments: str | Path) -> str:
+        storage = ["--storage-driver", "vfs"]
+        storage += ["--root", self.folder / "root", "--runroot", self.folder / "run"]
+        done = subprocess.run(
+            ["buildah", *storage, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def stand_in(self, name: str, binary: Path) -> None:
+        """The first stage's base image."""
+        files = self.folder / "stand-in"
+        write_stand_in(files, binary)
+        container = self("from", "scratch")
+        self("copy", "--quiet", container, files, "/")
+        self("config", "--env", "PATH=/bin", container)
+        self("commit", "--quiet", "--rm", container, name)
+
+    def build(self, dockerfile: Path = DOCKERFILE, form: str = "docker") -> str:
+        """The image's id. Only the form of docker has health checks."""
+        return self(
+            *("bud", "--quiet", "--pull-never", "--no-cache", "--isolation", "chroot"),
+            *("--format", form, "--timestamp", "0"),
+            *("--build-arg", "COMMIT=abcdef", "--build-arg", "SOURCE=https://git.example"),
+            *("--file", dockerfile, ROOT),
+        ).splitlines()[-1]
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """What the image says about itself."""
+        found = json.loads(self("inspect", "--type", "image", image))
+        return found["Docker"]["config"]
+
+    def mount(self, image: str) -> Path:
+        """The folder with the files of a new container."""
+        return Path(self("mount", self("from", "--pull-never", image)))
+
+
+def write_stand_in(folder: Path, binary: Path) -> None:
+    programs_folder = folder / "bin"
+    programs_folder.mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox, "busybox is missing; run tests/deploy/run.sh"
+    shutil.copy(busybox, programs_folder / "busybox")
+    for command in COMMANDS:
+        (programs_folder / command).symlink_to("busybox")
+    for name, script in {"apt-get": NOTHING, "rustup": NOTHING, "cargo": CARGO}.items():
+        (programs_folder / name).write_text(script)
+        (programs_folder / name).chmod(0o755)
+    certificates = folder / CERTIFICATES
+    certificates.parent.mkdir(parents=True)
+    shutil.copy(f"/{CERTIFICATES}", certificates)
+    shutil.copy(binary, folder / "prebuilt")
+
+
+def base_image() -> str:
+    """The name of the first stage's base image."""
+    named = re.search(r"^FROM (\S+) AS build$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert named
+    return named[1]
+
+
+def files_in(root: Path) -> dict[str, int]:
+    """Every file of an image with its size."""
+    return {
+        str(Path(folder, name).relative_to(root)): os.lstat(Path(folder, name)).st_size
+        for folder, _, names in os.walk(root)
+        for name in names
+    }

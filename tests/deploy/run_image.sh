@@ -1,0 +1,27 @@
+#!/bin/sh
+# Runs the program of an unpacked image in the place of a binary: as the image's user, without
+# capabilities, with a root that cannot be written to. A file after --config is shown to it
+# in the folder where the image's users mount theirs.
+#
+# IMAGE_ROOT is the image's folder, IMAGE_USER its user.
+set -eu
+export IMAGE_CONFIG=
+if [ "${1:-}" = --config ]; then
+    IMAGE_CONFIG=$2
+    shift 2
+    set -- --config "/etc/readygate/${IMAGE_CONFIG##*/}" "$@"
+fi
+# Everything is exec: signals go to the program itself.
+# shellcheck disable=SC2016
+exec unshare --mount --propagation private sh -eu -c '
+    mount --bind "$IMAGE_ROOT" "$IMAGE_ROOT"
+    folder=$IMAGE_ROOT/etc/readygate
+    if [ -n "$IMAGE_CONFIG" ]; then
+        mount -t tmpfs -o mode=755 readygate "$folder"
+        install -m 644 "$IMAGE_CONFIG" "$folder"
+        mount -o remount,ro,bind "$folder"
+    fi
+    mount -o remount,ro,bind "$IMAGE_ROOT"
+    exec setpriv --bounding-set=-all,+sys_chroot,+setuid,+setgid --no-new-privs \
+        chroot --userspec="$IMAGE_USER" "$IMAGE_ROOT" /readygate "$@"
+' readygate "$@"

@@ -1,0 +1,105 @@
+"""Each file of `deploy/`: its validator accepts it, and refuses a copy with a mistake."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from checks import cloud_run, dockerfile, kubernetes, readygate, systemd, terraform
+from conftest import ROOT
+
+DEPLOY = ROOT / "deploy"
+Check = Callable[[Path], list[str]]
+
+FILES: dict[str, Check] = {
+    "cloudrun/main.tf": terraform.problems,
+    "cloudrun/proxy.toml": readygate.problems,
+    "cloudrun/service.yaml": cloud_run.problems,
+    "docker/Dockerfile": dockerfile.problems,
+    "kubernetes/autoscaler.yaml": kubernetes.problems,
+    "kubernetes/deployment.yaml": kubernetes.problems,
+    "kubernetes/disruption-budget.yaml": kubernetes.problems,
+    "kubernetes/kustomization.yaml": kubernetes.kustomization,
+    "kubernetes/network-policy.yaml": kubernetes.problems,
+    "kubernetes/proxy.toml": readygate.problems,
+    "kubernetes/service.yaml": kubernetes.problems,
+    "systemd/readygate.service": systemd.problems,
+    "systemd/readygate.socket": systemd.problems,
+}
+"""What judges which file; pages are read by test_docs.py."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A change that makes a file wrong."""
+
+    file: str
+    right: str
+    wrong: str
+    complaint: str
+    """What the validator says of it."""
+
+
+MISTAKES = (
+    Mistake("cloudrun/main.tf", "container_port =", "containerPort =", "unknown containerPort"),
+    Mistake("cloudrun/main.tf", "image = var.backend_image", "", "image is missing"),
+    Mistake("cloudrun/main.tf", "scaling {", "scaling = {", "has to be a block"),
+    Mistake("cloudrun/main.tf", "session_affinity                 = true", 'session_affinity = "yes"', "true or false"),
+    Mistake("cloudrun/main.tf", "  location = var.region", "  location=var.region", "exited with 3"),
+    Mistake("cloudrun/proxy.toml", "[route.gate]", "[route.gates]", "gates"),
+    Mistake("cloudrun/proxy.toml", '"45s"', '"45 parsecs"', "timeout"),
+    Mistake("cloudrun/service.yaml", "containerConcurrency", "containerConcurency", "containerConcurency"),
+    Mistake("cloudrun/service.yaml", "timeoutSeconds: 3600", 'timeoutSeconds: "1h"', "not of type 'integer'"),
+    Mistake("cloudrun/service.yaml", "timeoutSeconds: 3600", "timeoutSeconds: 7200", "timeoutSeconds"),
+    Mistake("cloudrun/service.yaml", "googleapis.com/sessionAffinity", "googleapis.com/session-affinity", "session-affinity"),
+    Mistake("cloudrun/service.yaml", "          env:", "          ports:\n            - containerPort: 8081\n          env:", "2 containers with `ports`"),
+    Mistake("cloudrun/service.yaml", "        - name: readygate\n          secret", "        - name: config\n          secret", "mounts of"),
+    Mistake("docker/Dockerfile", " AS build", "", "DL"),
+    Mistake("docker/Dockerfile", "--no-install-recommends ", "", "DL3015"),
+    Mistake("docker/Dockerfile", "rust:1.95-bookworm", "rust:latest", "DL3007"),
+    Mistake("kubernetes/autoscaler.yaml", "averageValue", "averageVal", "averageVal"),
+    Mistake("kubernetes/deployment.yaml", "  restartPolicy: Always", "  restart: Always", "restart"),
+    Mistake("kubernetes/deployment.yaml", "failureThreshold: 10", "failureThreshold: ten", "ten"),
+    Mistake("kubernetes/deployment.yaml", "kind: Deployment", "kind: Deploymnet", "Deploymnet"),
+    Mistake("kubernetes/deployment.yaml", "name: my-service", "name: my-service\n  name: other", "duplication"),
+    Mistake("kubernetes/disruption-budget.yaml", "policy/v1", "policy/v1beta1", "PodDisruptionBudget"),
+    Mistake("kubernetes/kustomization.yaml", "- service.yaml", "- services.yaml", "services.yaml"),
+    Mistake("kubernetes/kustomization.yaml", "configMapGenerator", "configMapGenerators", "configMapGenerators"),
+    Mistake("kubernetes/network-policy.yaml", "podSelector", "podSelectors", "podSelector"),
+    Mistake("kubernetes/proxy.toml", 'listen = "0.0.0.0:9901"', 'listen = "everywhere"', "everywhere"),
+    Mistake("kubernetes/service.yaml", "targetPort: http", "targetPort: [http]", "http"),
+    Mistake("systemd/readygate.service", "WatchdogSec=", "WatchdogSecs=", "WatchdogSecs"),
+    Mistake("systemd/readygate.service", "LimitNOFILE=65536", "LimitNOFILE=many", "many"),
+    Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
+    Mistake("systemd/readygate.socket", "Backlog=4096", "Backlog=long", "long"),
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_its_validator_accepts_the_file(file: str) -> None:
+    assert FILES[file](DEPLOY / file) == []
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: f"{one.file}: {one.wrong}")
+def test_its_validator_refuses_a_copy_with_a_mistake(
+    mistake: Mistake, tmp_path: Path
+) -> None:
+    # With its neighbours, for some files name others.
+    copy = copytree(DEPLOY, tmp_path / "deploy") / mistake.file
+    text = copy.read_text()
+    assert mistake.right in text
+    copy.write_text(text.replace(mistake.right, mistake.wrong, 1))
+
+    found = FILES[mistake.file](copy)
+
+    assert mistake.complaint in "\n".join(found)
+
+
+def test_each_file_has_a_validator_and_a_mistake_that_this_one_finds() -> None:
+    present = {str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()}
+    pages = {file for file in present if file.endswith(".md")}
+
+    assert FILES.keys() == present - pages
+    assert {mistake.file for mistake in MISTAKES} == FILES.keys()

@@ -1,0 +1,146 @@
+"""The container image: what is in it, and that it works as its user with nothing else."""
+
+import asyncio
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import image
+from clients import CLIENTS
+from harness import proxy
+from harness.backends import FASTAPI_AGENT
+from harness.delivery import Delivery, errors
+from harness.processes import Processes
+from image import Buildah
+
+MAX_BYTES = 15_000_000
+USER = "65532:65532"
+RUN_SECONDS = 20
+LISTEN_SECONDS = 20
+
+
+@pytest.fixture(scope="session")
+def buildah(
+    tmp_path_factory: pytest.TempPathFactory, binary: Path
+) -> Iterator[Buildah]:
+    buildah = Buildah(tmp_path_factory.mktemp("buildah"))
+    buildah.stand_in(image.base_image(), binary)
+    yield buildah
+    buildah("rm", "--all")
+    buildah("rmi", "--all", "--force")
+
+
+@pytest.fixture(scope="session")
+def built(buildah: Buildah) -> str:
+    return buildah.build()
+
+
+@pytest.fixture(scope="session")
+def root(buildah: Buildah, built: str) -> Path:
+    return buildah.mount(built)
+
+
+@pytest.fixture
+def as_readygate(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
+    """A program that runs the image's and takes the same arguments."""
+    monkeypatch.setenv("IMAGE_ROOT", str(root))
+    monkeypatch.setenv("IMAGE_USER", USER)
+    program = Path(__file__).parent / "run_image.sh"
+    monkeypatch.setenv("READYGATE", str(program))
+    return program
+
+
+def test_the_image_says_what_it_is_and_how_it_runs(
+    buildah: Buildah, built: str
+) -> None:
+    config = buildah.inspect(built)
+
+    manifest = tomllib.loads((image.ROOT / "Cargo.toml").read_text())["package"]
+    labels = config["Labels"]
+    assert config["User"] == USER
+    assert config["Entrypoint"] == ["/readygate"]
+    assert config["WorkingDir"] == "/etc/readygate"
+    assert config["ExposedPorts"].keys() == {"8080/tcp", "9901/tcp"}
+    assert config["Healthcheck"]["Test"] == ["CMD", "/readygate", "healthcheck"]
+    assert labels["org.opencontainers.image.version"] == manifest["version"]
+    assert labels["org.opencontainers.image.licenses"] == manifest["license"]
+    assert labels["org.opencontainers.image.revision"] == "abcdef"
+    assert labels["org.opencontainers.image.source"] == "https://git.example"
+
+
+def test_the_image_has_the_program_and_authorities_and_nothing_else(root: Path) -> None:
+    files = image.files_in(root)
+
+    assert files.keys() == {"readygate", image.CERTIFICATES}
+    assert (root / image.CERTIFICATES).read_text().count("BEGIN CERTIFICATE") > 100
+    assert sum(files.values()) < MAX_BYTES
+
+
+def test_the_program_is_static(root: Path) -> None:
+    headers = subprocess.run(
+        ["readelf", "--program-headers", root / "readygate"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert "LOAD" in headers
+    assert "INTERP" not in headers
+
+
+def test_two_builds_make_the_same_image(buildah: Buildah) -> None:
+    # In the form of docker buildah notes the name of the container that it built in.
+    assert buildah.build(form="oci") == buildah.build(form="oci")
+
+
+def test_another_user_in_the_dockerfile_makes_another_image(
+    buildah: Buildah, tmp_path: Path
+) -> None:
+    changed = tmp_path / "Dockerfile"
+    changed.write_text(image.DOCKERFILE.read_text().replace("USER 65532:65532", "USER 0"))
+
+    assert buildah.inspect(buildah.build(changed))["User"] == "0"
+
+
+def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
+    as_readygate: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text(
+        'listen = "127.0.0.1:0"\nadmin.listen = ""\n[[route]]\nupstream = "http://127.0.0.1:9"\n'
+    )
+
+    running = subprocess.Popen(
+        [as_readygate, "--config", file], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout
+        running.stdout.readline()
+        status = Path(f"/proc/{running.pid}/status").read_text()
+        mounts = Path(f"/proc/{running.pid}/mountinfo").read_text()
+    finally:
+        running.terminate()
+    assert running.wait(RUN_SECONDS) == 0
+    assert f"Uid:\t{65532}\t{65532}\t{65532}\t{65532}\n" in status
+    assert "CapEff:\t0000000000000000\n" in status
+    assert "NoNewPrivs:\t1\n" in status
+    options = [line.split()[5] for line in mounts.splitlines() if line.split()[4] == "/"]
+    assert options and all(one.split(",")[0] == "ro" for one in options)
+
+
+def test_clients_of_the_image_lose_nothing(
+    as_readygate: Path, processes: Processes, tmp_path: Path
+) -> None:
+    backend = processes.start("agent", FASTAPI_AGENT.command)
+    upstream = backend.announcement(LISTEN_SECONDS)["port"]
+    port = proxy.start_for(processes, tmp_path, FASTAPI_AGENT, upstream)
+    plans = [FASTAPI_AGENT.plan(user=f"user-{user}") for user in range(20)]
+
+    results = asyncio.run(CLIENTS["websockets"](f"ws://127.0.0.1:{port}/", plans))
+
+    assert errors(results) == []
+    assert Delivery.total(results).perfect
+    assert Delivery.total(results).sent > 20 * 30
