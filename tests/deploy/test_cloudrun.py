@@ -1,0 +1,126 @@
+"""A Cloud Run service as `deploy/cloudrun` describes it, in a simulated instance."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import instance
+from cold_start import CLIENT_ADDRESS, CLIENTS
+
+SECONDS = 60
+CGROUPS = (
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max"),
+)
+HELD_SHARE = 0.25
+"""The default of `limits.max_held_bytes`."""
+
+
+@pytest.fixture(scope="module")
+def cgroups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    """A folder with a memory cgroup for each container, where the machine allows that."""
+    name = tmp_path_factory.mktemp("instance").name
+    made: list[Path] = []
+    for root, limit in CGROUPS:
+        folder = root / f"readygate-{name}"
+        try:
+            folder.mkdir()
+            made.append(folder)
+            for container in instance.containers().values():
+                (folder / container.name).mkdir()
+                made.append(folder / container.name)
+                (folder / container.name / limit).write_text(str(container.memory_bytes))
+        except OSError:
+            remove(made)
+            continue
+        yield folder
+        break
+    else:
+        yield None
+    remove(made)
+
+
+def remove(cgroups: list[Path]) -> None:
+    for cgroup in reversed(cgroups):
+        cgroup.rmdir()
+    cgroups.clear()
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, cgroups: Path | None) -> dict:
+    """What the clients of one instance saw, from its cold start to its end."""
+    logs = tmp_path_factory.mktemp("logs")
+    program = [sys.executable, Path(__file__).parent / "cold_start.py", logs]
+    # Processes and ports of its own; all of it ends with its first process.
+    own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    done = subprocess.run(
+        [*own, *program, *([cgroups] if cgroups else [])],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": f"{here}:{here.parent / 'interop'}"}
+
+
+def test_all_clients_of_a_cold_start_have_their_101_before_the_backend_listens(
+    seen: dict,
+) -> None:
+    assert seen["errors"] == []
+    assert seen["waited_for_backend"] == seen["sessions"] == CLIENTS
+
+
+def test_nothing_is_lost_though_the_instance_has_no_cpu_for_a_while(seen: dict) -> None:
+    delivery = seen["delivery"]
+
+    assert delivery["sent"] >= CLIENTS * 30
+    assert (delivery["lost"], delivery["doubled"], delivery["out_of_order"]) == (0, 0, 0)
+
+
+def test_all_clients_are_closed_with_1001_before_the_instance_is_killed(
+    seen: dict,
+) -> None:
+    assert seen["close_codes"] == [1001]
+    assert seen["exits"]["readygate"] == 0
+    assert seen["seconds_to_stop"] < instance.KILL_SECONDS
+
+
+def test_the_ledgers_in_the_log_add_up_to_what_was_sent(seen: dict) -> None:
+    ended = sessions_in(seen["log"])
+
+    # With the request for the report, which each client sends beside its numbered messages.
+    sent = seen["delivery"]["sent"] + CLIENTS
+    assert len(ended) == CLIENTS
+    assert sum(line["accepted"] for line in ended) == sent
+    assert sum(line["delivered"] for line in ended) == sent
+
+
+def test_the_client_in_the_log_is_the_one_that_google_names(seen: dict) -> None:
+    assert {line["client"] for line in sessions_in(seen["log"])} == {CLIENT_ADDRESS}
+
+
+def sessions_in(log: list[dict]) -> list[dict]:
+    return [line for line in log if line["message"] == "session ended"]
+
+
+def test_what_may_be_held_follows_from_the_memory_of_the_container(
+    seen: dict, cgroups: Path | None
+) -> None:
+    memory = instance.containers()["readygate"].memory_bytes
+
+    # Without a cgroup, readygate goes by the machine's memory.
+    if cgroups:
+        assert seen["held_limit_bytes"] == pytest.approx(memory * HELD_SHARE, rel=0.01)
+    assert seen["held_limit_bytes"] > 0
