@@ -7,7 +7,7 @@ from shutil import copytree
 
 import pytest
 
-from checks import cloud_run, dockerfile, kubernetes, readygate, systemd, terraform
+from checks import cloud_run, dockerfile, kubernetes, python, readygate, systemd, terraform
 from conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -17,6 +17,7 @@ FILES: dict[str, Check] = {
     "cloudrun/main.tf": terraform.problems,
     "cloudrun/proxy.toml": readygate.problems,
     "cloudrun/service.yaml": cloud_run.problems,
+    "cloudrun/verify.py": python.problems,
     "docker/Dockerfile": dockerfile.problems,
     "kubernetes/autoscaler.yaml": kubernetes.problems,
     "kubernetes/deployment.yaml": kubernetes.problems,
@@ -56,6 +57,8 @@ MISTAKES = (
     Mistake("cloudrun/service.yaml", "googleapis.com/sessionAffinity", "googleapis.com/session-affinity", "session-affinity"),
     Mistake("cloudrun/service.yaml", "          env:", "          ports:\n            - containerPort: 8081\n          env:", "2 containers with `ports`"),
     Mistake("cloudrun/service.yaml", "        - name: readygate\n          secret", "        - name: config\n          secret", "mounts of"),
+    Mistake("cloudrun/verify.py", "import ssl\n", "", "ssl"),
+    Mistake("cloudrun/verify.py", "GUID =", "GUIDE =", "GUID"),
     Mistake("docker/Dockerfile", " AS build", "", "DL"),
     Mistake("docker/Dockerfile", "--no-install-recommends ", "", "DL3015"),
     Mistake("docker/Dockerfile", "rust:1.95-bookworm", "rust:latest", "DL3007"),
