@@ -7,7 +7,7 @@ from shutil import copytree
 
 import pytest
 
-from checks import cloud_run, dockerfile, kubernetes, python, readygate, systemd, terraform
+from checks import cloud_run, compose, dockerfile, kubernetes, python, readygate, systemd, terraform
 from conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -18,6 +18,10 @@ FILES: dict[str, Check] = {
     "cloudrun/proxy.toml": readygate.problems,
     "cloudrun/service.yaml": cloud_run.problems,
     "cloudrun/verify.py": python.problems,
+    "compose/Dockerfile": dockerfile.problems,
+    "compose/compose.yaml": compose.problems,
+    "compose/proxy.toml": readygate.problems,
+    "compose/race.py": python.problems,
     "docker/Dockerfile": dockerfile.problems,
     "kubernetes/autoscaler.yaml": kubernetes.problems,
     "kubernetes/deployment.yaml": kubernetes.problems,
@@ -59,6 +63,12 @@ MISTAKES = (
     Mistake("cloudrun/service.yaml", "        - name: readygate\n          secret", "        - name: config\n          secret", "mounts of"),
     Mistake("cloudrun/verify.py", "import ssl\n", "", "ssl"),
     Mistake("cloudrun/verify.py", "GUID =", "GUIDE =", "GUID"),
+    Mistake("compose/Dockerfile", "COPY requirements.txt ./", "ADD requirements.txt ./", "DL3020"),
+    Mistake("compose/compose.yaml", "read_only: true", "readonly: true", "readonly"),
+    Mistake("compose/compose.yaml", "./proxy.toml:", "./readygate.toml:", "is not there"),
+    Mistake("compose/compose.yaml", "depends_on: [agent,", "depends_on: [backend,", "no service backend"),
+    Mistake("compose/proxy.toml", "http://agent", "ws://agent", "write"),
+    Mistake("compose/race.py", "import sys\n", "", "sys"),
     Mistake("docker/Dockerfile", " AS build", "", "DL"),
     Mistake("docker/Dockerfile", "--no-install-recommends ", "", "DL3015"),
     Mistake("docker/Dockerfile", "rust:1.95-bookworm", "rust:latest", "DL3007"),
@@ -91,6 +101,7 @@ def test_its_validator_refuses_a_copy_with_a_mistake(
 ) -> None:
     # With its neighbours, for some files name others.
     copy = copytree(DEPLOY, tmp_path / "deploy") / mistake.file
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
     text = copy.read_text()
     assert mistake.right in text
     copy.write_text(text.replace(mistake.right, mistake.wrong, 1))
