@@ -11,6 +11,7 @@ root=$(cd "$here/../.." && pwd)
 installed=$root/target/deploy
 mkdir -p "$installed"
 
+cargo_deb=3.8.0
 google_api=google-api-python-client==2.202.0
 google_provider=cdktn-provider-google==21.1.0
 resources=(
@@ -92,6 +93,13 @@ install_programs() {
         "${missing[@]}" >/dev/null
 }
 
+# Without its optional parts, and not optimised: it is built to be used a few times.
+install_cargo_deb() {
+    [[ $cargo_deb == "$("$installed/tools/bin/cargo-deb" --version 2>/dev/null)" ]] && return
+    cargo install --quiet --debug --locked --no-default-features --root "$installed/tools" \
+        --version "$cargo_deb" cargo-deb
+}
+
 if ((EUID)); then
     echo 'the suite mounts images and sets limits: it has to be run by root' >&2
     exit 2
@@ -99,6 +107,7 @@ fi
 install_programs
 install_python
 install_descriptions
+install_cargo_deb
 
 if [[ -z ${READYGATE:-} ]]; then
     target=$(uname -m)-unknown-linux-musl

@@ -7,7 +7,18 @@ from shutil import copytree
 
 import pytest
 
-from checks import cloud_run, compose, dockerfile, kubernetes, python, readygate, systemd, terraform
+from checks import (
+    cloud_run,
+    compose,
+    dockerfile,
+    grafana,
+    kubernetes,
+    prometheus,
+    python,
+    readygate,
+    systemd,
+    terraform,
+)
 from conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -23,6 +34,7 @@ FILES: dict[str, Check] = {
     "compose/proxy.toml": readygate.problems,
     "compose/race.py": python.problems,
     "docker/Dockerfile": dockerfile.problems,
+    "grafana/readygate.json": grafana.problems,
     "kubernetes/autoscaler.yaml": kubernetes.problems,
     "kubernetes/deployment.yaml": kubernetes.problems,
     "kubernetes/disruption-budget.yaml": kubernetes.problems,
@@ -30,6 +42,8 @@ FILES: dict[str, Check] = {
     "kubernetes/network-policy.yaml": kubernetes.problems,
     "kubernetes/proxy.toml": readygate.problems,
     "kubernetes/service.yaml": kubernetes.problems,
+    "prometheus/alerts.yaml": prometheus.rules,
+    "prometheus/prometheus.yaml": prometheus.config,
     "systemd/readygate.service": systemd.problems,
     "systemd/readygate.socket": systemd.problems,
 }
@@ -72,6 +86,11 @@ MISTAKES = (
     Mistake("docker/Dockerfile", " AS build", "", "DL"),
     Mistake("docker/Dockerfile", "--no-install-recommends ", "", "DL3015"),
     Mistake("docker/Dockerfile", "rust:1.95-bookworm", "rust:latest", "DL3007"),
+    Mistake("grafana/readygate.json", "histogram_quantile(0.5, sum", "histogram_quantile(sum", "histogram_quantile"),
+    Mistake("grafana/readygate.json", '"name": "route"', '"name": "path"', "$route: is not defined"),
+    Mistake("grafana/readygate.json", '"x": 8,', '"x": 6,', "is over"),
+    Mistake("grafana/readygate.json", '"id": 3,', '"id": 2,', "more than once"),
+    Mistake("grafana/readygate.json", '"unit": "ops",', "", "has no unit"),
     Mistake("kubernetes/autoscaler.yaml", "averageValue", "averageVal", "averageVal"),
     Mistake("kubernetes/deployment.yaml", "  restartPolicy: Always", "  restart: Always", "restart"),
     Mistake("kubernetes/deployment.yaml", "failureThreshold: 10", "failureThreshold: ten", "ten"),
@@ -83,6 +102,10 @@ MISTAKES = (
     Mistake("kubernetes/network-policy.yaml", "podSelector", "podSelectors", "podSelector"),
     Mistake("kubernetes/proxy.toml", 'listen = "0.0.0.0:9901"', 'listen = "everywhere"', "everywhere"),
     Mistake("kubernetes/service.yaml", "targetPort: http", "targetPort: [http]", "http"),
+    Mistake("prometheus/alerts.yaml", "for: 5m", "during: 5m", "during"),
+    Mistake("prometheus/alerts.yaml", "sum by (instance, route) (rate", "sum by (instance, route) rate", "parse error"),
+    Mistake("prometheus/prometheus.yaml", "job_name: readygate", "jobname: readygate", "jobname"),
+    Mistake("prometheus/prometheus.yaml", "- alerts.yaml", "- alarms.yaml", "alarms.yaml"),
     Mistake("systemd/readygate.service", "WatchdogSec=", "WatchdogSecs=", "WatchdogSecs"),
     Mistake("systemd/readygate.service", "LimitNOFILE=65536", "LimitNOFILE=many", "many"),
     Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
