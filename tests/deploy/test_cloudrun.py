@@ -108,7 +108,9 @@ def test_the_ledgers_in_the_log_add_up_to_what_was_sent(seen: dict) -> None:
 
 
 def test_the_client_in_the_log_is_the_one_that_google_names(seen: dict) -> None:
-    assert {line["client"] for line in sessions_in(seen["log"])} == {CLIENT_ADDRESS}
+    addresses = {line["httpRequest"]["remoteIp"] for line in sessions_in(seen["log"])}
+
+    assert addresses == {CLIENT_ADDRESS}
 
 
 def sessions_in(log: list[dict]) -> list[dict]:

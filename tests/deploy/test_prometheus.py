@@ -2,38 +2,26 @@
 
 import json
 import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import observed
+import pages
 from checks import grafana, programs, prometheus
 from checks.prometheus import Known
 from conftest import ROOT
-from harness.backends import FASTAPI_AGENT
-from harness import proxy
-from harness.processes import Processes
 
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
 DASHBOARD = ROOT / "deploy/grafana/readygate.json"
-SECONDS = 10
 
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
     """The metrics of a process with one route."""
-    folder = tmp_path_factory.mktemp("metrics")
-    started = Processes(folder)
-    admin = proxy.free_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy, "ADMIN", f"127.0.0.1:{admin}")
-        proxy.start_for(started, folder, FASTAPI_AGENT, proxy.free_port())
-    url = f"http://127.0.0.1:{admin}/metrics"
-    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-        page = answer.read().decode()
-    started.stop()
-    yield prometheus.known(page)
+    with observed.running(tmp_path_factory.mktemp("observed")) as running:
+        yield prometheus.known(running.metrics)
 
 
 def alerts() -> list[dict]:
@@ -96,10 +84,4 @@ def test_the_tests_of_the_alerts_notice_a_threshold_that_is_never_reached(
 def test_each_alert_names_what_to_do() -> None:
     for rule in alerts():
         page, _, section = rule["annotations"]["runbook"].partition("#")
-        headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
-        assert section in {anchor(heading) for heading in headings}, rule["alert"]
-
-
-def anchor(heading: str) -> str:
-    """What GitHub makes of a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        assert section in pages.anchors(ROOT / page), rule["alert"]
