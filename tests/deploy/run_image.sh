@@ -1,11 +1,11 @@
 #!/bin/sh
 # Runs the program of an unpacked image in the place of a binary: as the image's user, without
-# capabilities, with a root that cannot be written to. A file after --config is shown to it
-# in the folder where the image's users mount theirs.
+# capabilities, in the image's folder, with a root that cannot be written to. A file after
+# --config is shown to it in the folder where the image's users mount theirs.
 #
-# IMAGE_ROOT is the image's folder, IMAGE_USER its user.
+# IMAGE_ROOT is the image's folder, IMAGE_UID its user and group, IMAGE_CONFIG a file to show.
 set -eu
-export IMAGE_CONFIG=
+export IMAGE_CONFIG="${IMAGE_CONFIG:-}"
 if [ "${1:-}" = --config ]; then
     IMAGE_CONFIG=$2
     shift 2
@@ -23,5 +23,6 @@ exec unshare --mount --propagation private sh -eu -c '
     fi
     mount -o remount,ro,bind "$IMAGE_ROOT"
     exec setpriv --bounding-set=-all,+sys_chroot,+setuid,+setgid --no-new-privs \
-        chroot --userspec="$IMAGE_USER" "$IMAGE_ROOT" /readygate "$@"
+        unshare --root "$IMAGE_ROOT" --wd /etc/readygate \
+        --setuid "$IMAGE_UID" --setgid "$IMAGE_UID" /readygate "$@"
 ' readygate "$@"

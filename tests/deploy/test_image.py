@@ -17,7 +17,7 @@ from harness.processes import Processes
 from image import Buildah
 
 MAX_BYTES = 15_000_000
-USER = "65532:65532"
+UID = "65532"
 RUN_SECONDS = 20
 LISTEN_SECONDS = 20
 
@@ -47,7 +47,7 @@ def root(buildah: Buildah, built: str) -> Path:
 def as_readygate(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """A program that runs the image's and takes the same arguments."""
     monkeypatch.setenv("IMAGE_ROOT", str(root))
-    monkeypatch.setenv("IMAGE_USER", USER)
+    monkeypatch.setenv("IMAGE_UID", UID)
     program = Path(__file__).parent / "run_image.sh"
     monkeypatch.setenv("READYGATE", str(program))
     return program
@@ -60,7 +60,7 @@ def test_the_image_says_what_it_is_and_how_it_runs(
 
     manifest = tomllib.loads((image.ROOT / "Cargo.toml").read_text())["package"]
     labels = config["Labels"]
-    assert config["User"] == USER
+    assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == ["/readygate"]
     assert config["WorkingDir"] == "/etc/readygate"
     assert config["ExposedPorts"].keys() == {"8080/tcp", "9901/tcp"}
@@ -105,26 +105,37 @@ def test_another_user_in_the_dockerfile_makes_another_image(
     assert buildah.inspect(buildah.build(changed))["User"] == "0"
 
 
-def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
-    as_readygate: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def running(
+    as_readygate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen]:
+    """The image as people run it: its configuration is mounted, and nothing else is said."""
     file = tmp_path / "proxy.toml"
     file.write_text(
-        'listen = "127.0.0.1:0"\nadmin.listen = ""\n[[route]]\nupstream = "http://127.0.0.1:9"\n'
+        f"""
+listen = "127.0.0.1:0"
+admin.listen = "0.0.0.0:{proxy.free_port()}"
+[[route]]
+upstream = "http://127.0.0.1:9"
+"""
     )
+    monkeypatch.setenv("IMAGE_CONFIG", str(file))
+    running = subprocess.Popen([as_readygate], stdout=subprocess.PIPE, text=True)
+    assert running.stdout and running.stdout.readline()
+    yield running
+    running.kill()
+    running.wait()
 
-    running = subprocess.Popen(
-        [as_readygate, "--config", file], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert running.stdout
-        running.stdout.readline()
-        status = Path(f"/proc/{running.pid}/status").read_text()
-        mounts = Path(f"/proc/{running.pid}/mountinfo").read_text()
-    finally:
-        running.terminate()
+
+def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
+    running: subprocess.Popen,
+) -> None:
+    status = Path(f"/proc/{running.pid}/status").read_text()
+    mounts = Path(f"/proc/{running.pid}/mountinfo").read_text()
+    running.terminate()
+
     assert running.wait(RUN_SECONDS) == 0
-    assert f"Uid:\t{65532}\t{65532}\t{65532}\t{65532}\n" in status
+    assert "Uid:" + 4 * f"\t{UID}" + "\n" in status
     assert "CapEff:\t0000000000000000\n" in status
     assert "NoNewPrivs:\t1\n" in status
     options = [line.split()[5] for line in mounts.splitlines() if line.split()[4] == "/"]
