@@ -37,7 +37,9 @@ GOING_AWAY, SERVICE_RESTART = 1001, 1012
 class WebSocket:
     """As much of RFC 6455 as this program needs."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._reader = reader
         self._writer = writer
 
@@ -47,7 +49,9 @@ class WebSocket:
         secure = parts.scheme == "wss"
         port = parts.port or (443 if secure else 80)
         context = ssl.create_default_context() if secure else None
-        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context)
+        reader, writer = await asyncio.open_connection(
+            parts.hostname, port, ssl=context
+        )
         key = base64.b64encode(os.urandom(16)).decode()
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         request = [
@@ -137,7 +141,9 @@ def is_ready(message: Any, wanted: dict[str, Any]) -> bool:
     return all(value_at(message, pointer) == value for pointer, value in wanted.items())
 
 
-async def visit(arguments: argparse.Namespace, seen: Visit, answered: asyncio.Event) -> None:
+async def visit(
+    arguments: argparse.Namespace, seen: Visit, answered: asyncio.Event
+) -> None:
     started = time.monotonic()
     try:
         async with asyncio.timeout(arguments.handshake):
@@ -147,7 +153,10 @@ async def visit(arguments: argparse.Namespace, seen: Visit, answered: asyncio.Ev
             await client.send(arguments.message.replace("{n}", str(number)).encode())
         while not isinstance(received := await client.receive(), int):
             take(arguments, seen, received, time.monotonic() - started)
-            if len(seen.answered) == arguments.messages and seen.ready_seconds is not None:
+            if (
+                len(seen.answered) == arguments.messages
+                and seen.ready_seconds is not None
+            ):
                 answered.set()
         seen.close_code = received
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
@@ -155,7 +164,9 @@ async def visit(arguments: argparse.Namespace, seen: Visit, answered: asyncio.Ev
     answered.set()
 
 
-def take(arguments: argparse.Namespace, seen: Visit, received: bytes, seconds: float) -> None:
+def take(
+    arguments: argparse.Namespace, seen: Visit, received: bytes, seconds: float
+) -> None:
     try:
         message = json.loads(received)
     except ValueError:
@@ -171,7 +182,8 @@ async def run(arguments: argparse.Namespace) -> bool:
     visits = [Visit() for _ in range(arguments.clients)]
     answered = [asyncio.Event() for _ in visits]
     clients = [
-        asyncio.create_task(visit(arguments, *one)) for one in zip(visits, answered, strict=True)
+        asyncio.create_task(visit(arguments, *one))
+        for one in zip(visits, answered, strict=True)
     ]
     try:
         async with asyncio.timeout(arguments.patience):
@@ -188,19 +200,23 @@ async def run(arguments: argparse.Namespace) -> bool:
 
 def report_delivery(arguments: argparse.Namespace, visits: list[Visit]) -> bool:
     failed = [one.error for one in visits if one.error]
-    handshakes = [one.handshake_seconds for one in visits if one.handshake_seconds is not None]
+    handshakes = [
+        one.handshake_seconds for one in visits if one.handshake_seconds is not None
+    ]
     ready = [one.ready_seconds for one in visits if one.ready_seconds is not None]
     sent = arguments.messages * len(handshakes)
     lost = sent - sum(len(one.answered) for one in visits)
-    doubled = sum(
-        count - 1 for one in visits for count in one.answered.values()
-    )
+    doubled = sum(count - 1 for one in visits for count in one.answered.values())
     print(f"101:       {span(handshakes)}, {len(handshakes)} of {len(visits)} clients")
     print(f"ready:     {span(ready)}, {len(ready)} of {len(visits)} clients")
-    print(f"messages:  {sent} sent, {lost} without an answer, {doubled} with more than one")
+    print(
+        f"messages:  {sent} sent, {lost} without an answer, {doubled} with more than one"
+    )
     for error, count in Counter(failed).items():
         print(f"error:     {error} ({count} clients)")
-    return verdict(not failed and not lost and not doubled and len(ready) == len(visits))
+    return verdict(
+        not failed and not lost and not doubled and len(ready) == len(visits)
+    )
 
 
 def span(seconds: list[float]) -> str:
@@ -210,7 +226,9 @@ def span(seconds: list[float]) -> str:
 async def until_closed(
     arguments: argparse.Namespace, visits: list[Visit], clients: list[asyncio.Task]
 ) -> bool:
-    print(f"\nDeploy a new revision now; waiting up to {arguments.wait:.0f} s for the end.")
+    print(
+        f"\nDeploy a new revision now; waiting up to {arguments.wait:.0f} s for the end."
+    )
     await asyncio.wait(clients, timeout=arguments.wait)
     codes = Counter(one.close_code for one in visits)
     for code, count in codes.items():
@@ -229,24 +247,37 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("url", help="ws:// or wss://, with the path of the WebSocket")
     parser.add_argument(
-        *("--ready", "-r"), type=json.loads, metavar="JSON",
+        *("--ready", "-r"),
+        type=json.loads,
+        metavar="JSON",
         default={"/type": "connection_established"},
         help="JSON pointers and values of the ready message, as in proxy.toml",
     )
     parser.add_argument(
-        *("--message", "-m"), default='{"type": "message", "id": {n}}',
+        *("--message", "-m"),
+        default='{"type": "message", "id": {n}}',
         help="what to send; {n} becomes the number",
     )
     parser.add_argument(
-        *("--answer", "-a"), default="/id", metavar="POINTER",
+        *("--answer", "-a"),
+        default="/id",
+        metavar="POINTER",
         help="where the answer to a message has its number",
     )
-    parser.add_argument("--header", action="append", default=[], help="such as 'Cookie: a=b'")
+    parser.add_argument(
+        "--header", action="append", default=[], help="such as 'Cookie: a=b'"
+    )
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--messages", type=int, default=20, help="of each client")
-    parser.add_argument("--handshake", type=float, default=10, help="seconds until the 101")
-    parser.add_argument("--patience", type=float, default=60, help="seconds until all answers")
-    parser.add_argument("--wait", type=float, default=3900, help="seconds until the close")
+    parser.add_argument(
+        "--handshake", type=float, default=10, help="seconds until the 101"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60, help="seconds until all answers"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=3900, help="seconds until the close"
+    )
     parser.add_argument("--no-close", action="store_true", help="end after the answers")
     return parser.parse_args()
 

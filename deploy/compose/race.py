@@ -43,7 +43,10 @@ async def talk(way: str, address: str) -> int:
     delivery = Delivery.total(results)
     for error in errors(results):
         print(f"{way}: {error}")
-    print(f"{way + ':':<10} {delivery.sent} messages sent, {delivery.lost} lost", flush=True)
+    print(
+        f"{way + ':':<10} {delivery.sent} messages sent, {delivery.lost} lost",
+        flush=True,
+    )
     return delivery.lost
 
 

@@ -34,7 +34,9 @@ PLAN = partial(Plan, early=20, trickle_ms=500, late=10, deadline_s=DEADLINE_SECO
 
 async def visit(port: int, user: int, reported: asyncio.Semaphore) -> Result:
     """One client: talks, learns what the backend has received, and stays."""
-    conversation = Conversation(PLAN(ready=FASTAPI_AGENT.greetings[-1], user=f"user-{user}"))
+    conversation = Conversation(
+        PLAN(ready=FASTAPI_AGENT.greetings[-1], user=f"user-{user}")
+    )
     result = conversation.result
     try:
         async with (
@@ -63,7 +65,9 @@ async def run(instance: Instance) -> dict:
     port = await instance.until_requests_come_in()
     opened = time.time()
     reported = asyncio.Semaphore(0)
-    clients = [asyncio.create_task(visit(port, user, reported)) for user in range(CLIENTS)]
+    clients = [
+        asyncio.create_task(visit(port, user, reported)) for user in range(CLIENTS)
+    ]
     await asyncio.sleep(BACKEND_LISTENS_AFTER_SECONDS / 2)
     held_limit = metric("readygate_held_limit_bytes")
     await instance.without_cpu(WITHOUT_CPU_SECONDS)
@@ -80,7 +84,9 @@ async def run(instance: Instance) -> dict:
         "errors": errors(results)[:5],
         "delivery": asdict(Delivery.total(results)),
         "seconds_to_open": opened - started,
-        "waited_for_backend": sum((one.opened_at or 0) < listening_at for one in results),
+        "waited_for_backend": sum(
+            (one.opened_at or 0) < listening_at for one in results
+        ),
         "sessions": sessions,
         "held_limit_bytes": held_limit,
         "close_codes": sorted({one.close_code for one in results}, key=str),

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checks import programs
-
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
@@ -65,7 +63,12 @@ class Buildah:
         return self(
             *("bud", "--quiet", "--pull-never", "--no-cache", "--isolation", "chroot"),
             *("--format", form, "--timestamp", "0"),
-            *("--build-arg", "COMMIT=abcdef", "--build-arg", "SOURCE=https://git.example"),
+            *(
+                "--build-arg",
+                "COMMIT=abcdef",
+                "--build-arg",
+                "SOURCE=https://git.example",
+            ),
             *("--file", dockerfile, ROOT),
         ).splitlines()[-1]
 

@@ -45,13 +45,15 @@ class Container:
     def of(cls, described: dict[str, Any]) -> "Container":
         memory = described["resources"]["limits"]["memory"]
         assert memory.endswith("Mi")
-        ports = [one["containerPort"] for one in described.get("ports", [])]
         environment = {one["name"]: one["value"] for one in described.get("env", [])}
+        port = next((one["containerPort"] for one in described.get("ports", [])), None)
+        if port:
+            environment["PORT"] = str(port)
         return cls(
             name=described["name"],
-            environment=environment | {"PORT": str(port) for port in ports},
+            environment=environment,
             memory_bytes=int(memory.removesuffix("Mi")) * MEBIBYTE,
-            ingress_port=next(iter(ports), None),
+            ingress_port=port,
         )
 
 

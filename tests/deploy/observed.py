@@ -81,7 +81,9 @@ def commands() -> set[str]:
 
 def options(*command: str) -> set[str]:
     """The long options of a command, by its own help."""
-    return set(re.findall(r"--[a-z-]+", programs.output(proxy.binary(), *command, "--help")))
+    return set(
+        re.findall(r"--[a-z-]+", programs.output(proxy.binary(), *command, "--help"))
+    )
 
 
 def tokens(text: str) -> set[str]:

@@ -34,7 +34,9 @@ def cgroups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
             for container in instance.containers().values():
                 (folder / container.name).mkdir()
                 made.append(folder / container.name)
-                (folder / container.name / limit).write_text(str(container.memory_bytes))
+                (folder / container.name / limit).write_text(
+                    str(container.memory_bytes)
+                )
         except OSError:
             remove(made)
             continue
@@ -86,7 +88,11 @@ def test_nothing_is_lost_though_the_instance_has_no_cpu_for_a_while(seen: dict) 
     delivery = seen["delivery"]
 
     assert delivery["sent"] >= CLIENTS * 30
-    assert (delivery["lost"], delivery["doubled"], delivery["out_of_order"]) == (0, 0, 0)
+    assert (delivery["lost"], delivery["doubled"], delivery["out_of_order"]) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_all_clients_are_closed_with_1001_before_the_instance_is_killed(

@@ -29,14 +29,24 @@ def command(service: str) -> str:
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
     words = services[service]["command"]
     assert words[0] == "python"
-    return " ".join([sys.executable, *words[1:]]).replace(" race.py", f" {FOLDER}/race.py")
+    return " ".join([sys.executable, *words[1:]]).replace(
+        " race.py", f" {FOLDER}/race.py"
+    )
 
 
 def test_messages_are_lost_straight_and_none_through_readygate(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 agent readygate\n")
 
-    own = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    own = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     done = subprocess.run(
         [*own, "sh", "-eu", "-c", SCRIPT],
         env=os.environ

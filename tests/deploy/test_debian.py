@@ -68,7 +68,13 @@ def root(tmp_path: Path) -> Path:
 def dpkg(root: Path) -> Callable[..., None]:
     def dpkg(*arguments: str | Path) -> None:
         done = subprocess.run(
-            ["dpkg", f"--root={root}", "--force-script-chrootless", "--log=/dev/null", *arguments],
+            [
+                "dpkg",
+                f"--root={root}",
+                "--force-script-chrootless",
+                "--log=/dev/null",
+                *arguments,
+            ],
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -143,10 +149,20 @@ def test_a_package_that_names_a_file_that_is_not_there_is_not_built(
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    for name in ("src", "deploy", "tests", "README.md", "proxy.toml", "Cargo.lock", "build.rs"):
+    for name in (
+        "src",
+        "deploy",
+        "tests",
+        "README.md",
+        "proxy.toml",
+        "Cargo.lock",
+        "build.rs",
+    ):
         (project / name).symlink_to(ROOT / name)
     manifest = (ROOT / "Cargo.toml").read_text()
-    (project / "Cargo.toml").write_text(manifest.replace('["proxy.toml",', '["proxies.toml",'))
+    (project / "Cargo.toml").write_text(
+        manifest.replace('["proxy.toml",', '["proxies.toml",')
+    )
 
     built = build(project / "Cargo.toml", binary, tmp_path)
 

@@ -28,7 +28,9 @@ CODE = re.compile(r"`([^`\n]+)`")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
 COMMAND = re.compile(r"^ *readygate +([a-z]+)\b(.*)$", re.MULTILINE)
 
-by_name = pytest.mark.parametrize("page", PAGES, ids=lambda one: str(one.relative_to(ROOT)))
+by_name = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda one: str(one.relative_to(ROOT))
+)
 runbook = pytest.mark.parametrize("page", RUNBOOKS, ids=lambda one: one.name)
 
 
@@ -73,7 +75,9 @@ def test_each_command_and_option_exists(page: Path) -> None:
 
 
 @runbook
-def test_each_identifier_is_a_key_a_metric_or_a_field(page: Path, running: Observed) -> None:
+def test_each_identifier_is_a_key_a_metric_or_a_field(
+    page: Path, running: Observed
+) -> None:
     known = observed.tokens((ROOT / "proxy.toml").read_text())
     known |= observed.tokens(running.metrics) | running.session.keys()
     known |= observed.tokens(running.session["trail"])
@@ -94,7 +98,9 @@ ELSEWHERE = {"depends_on", "stop_grace_period"}
 @runbook
 def test_each_metric_exists(page: Path, running: Observed) -> None:
     known = prometheus.known(running.metrics)
-    histograms = {name.removesuffix("_bucket") for name in known if name.endswith("_bucket")}
+    histograms = {
+        name.removesuffix("_bucket") for name in known if name.endswith("_bucket")
+    }
     named = set(re.findall(r"`((?:readygate|process)_\w+)`", page.read_text()))
 
     assert named - known.keys() - histograms == set()
@@ -106,10 +112,12 @@ def test_an_identifier_that_nothing_has_is_found(word: str, running: Observed) -
 
 
 @by_name
-def test_each_path_of_the_admin_listener_is_there(page: Path, running: Observed) -> None:
+def test_each_path_of_the_admin_listener_is_there(
+    page: Path, running: Observed
+) -> None:
     text = page.read_text()
     paths = re.findall(r"`GET (/[^\s`{]*)`", text)
-    paths += re.findall(r"127\.0\.0\.1:9901(/[^\s'`]*)", text)
+    paths += re.findall(r"127\.0\.0\.1:9901(/[^\s'`<>]*)", text)
     for path in paths:
         if path == "/events":
             continue  # it has no end
@@ -118,6 +126,8 @@ def test_each_path_of_the_admin_listener_is_there(page: Path, running: Observed)
 
 def test_the_changelog_has_the_version_that_is_built_or_what_is_unreleased() -> None:
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
-    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    headings = re.findall(
+        r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
 
     assert headings[0] == "Unreleased" or headings[0].startswith(version)

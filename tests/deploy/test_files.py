@@ -61,6 +61,7 @@ class Mistake:
     """What the validator says of it."""
 
 
+# fmt: off
 MISTAKES = (
     Mistake("cloudrun/main.tf", "container_port =", "containerPort =", "unknown containerPort"),
     Mistake("cloudrun/main.tf", "image = var.backend_image", "", "image is missing"),
@@ -111,6 +112,7 @@ MISTAKES = (
     Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
     Mistake("systemd/readygate.socket", "Backlog=4096", "Backlog=long", "long"),
 )
+# fmt: on
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -118,7 +120,9 @@ def test_its_validator_accepts_the_file(file: str) -> None:
     assert FILES[file](DEPLOY / file) == []
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: f"{one.file}: {one.wrong}")
+@pytest.mark.parametrize(
+    "mistake", MISTAKES, ids=lambda one: f"{one.file}: {one.wrong}"
+)
 def test_its_validator_refuses_a_copy_with_a_mistake(
     mistake: Mistake, tmp_path: Path
 ) -> None:
@@ -135,7 +139,9 @@ def test_its_validator_refuses_a_copy_with_a_mistake(
 
 
 def test_each_file_has_a_validator_and_a_mistake_that_this_one_finds() -> None:
-    present = {str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()}
+    present = {
+        str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()
+    }
     pages = {file for file in present if file.endswith(".md")}
 
     assert FILES.keys() == present - pages

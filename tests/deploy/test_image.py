@@ -100,7 +100,9 @@ def test_another_user_in_the_dockerfile_makes_another_image(
     buildah: Buildah, tmp_path: Path
 ) -> None:
     changed = tmp_path / "Dockerfile"
-    changed.write_text(image.DOCKERFILE.read_text().replace("USER 65532:65532", "USER 0"))
+    changed.write_text(
+        image.DOCKERFILE.read_text().replace("USER 65532:65532", "USER 0")
+    )
 
     assert buildah.inspect(buildah.build(changed))["User"] == "0"
 
@@ -138,7 +140,9 @@ def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
     assert "Uid:" + 4 * f"\t{UID}" + "\n" in status
     assert "CapEff:\t0000000000000000\n" in status
     assert "NoNewPrivs:\t1\n" in status
-    options = [line.split()[5] for line in mounts.splitlines() if line.split()[4] == "/"]
+    options = [
+        line.split()[5] for line in mounts.splitlines() if line.split()[4] == "/"
+    ]
     assert options and all(one.split(",")[0] == "ro" for one in options)
 
 

@@ -58,7 +58,10 @@ def test_readygate_is_a_native_sidecar(sidecar: Manifest) -> None:
 
 
 def test_no_probe_of_readygate_asks_for_the_backend(sidecar: Manifest) -> None:
-    probes = [sidecar[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
+    probes = [
+        sidecar[f"{name}Probe"]["httpGet"]
+        for name in ("startup", "readiness", "liveness")
+    ]
 
     assert [probe["path"] for probe in probes] == ["/livez", "/readyz", "/livez"]
     assert {probe["port"] for probe in probes} == {"admin"}
@@ -70,7 +73,9 @@ def test_every_port_that_is_named_is_one_of_readygate(
     names = {port["name"] for port in sidecar["ports"]}
     policy = manifests["NetworkPolicy"]["spec"]["ingress"]
 
-    assert {port["targetPort"] for port in manifests["Service"]["spec"]["ports"]} <= names
+    assert {
+        port["targetPort"] for port in manifests["Service"]["spec"]["ports"]
+    } <= names
     assert {port["port"] for rule in policy for port in rule["ports"]} == names
 
 
@@ -79,7 +84,9 @@ def test_the_backend_outlives_the_drain_and_both_fit_into_the_grace_period(
 ) -> None:
     command = sidecar["lifecycle"]["preStop"]["exec"]["command"]
     backend = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = re.search(r'^grace = "(\w+)"', (FOLDER / "proxy.toml").read_text(), re.MULTILINE)
+    drain = re.search(
+        r'^grace = "(\w+)"', (FOLDER / "proxy.toml").read_text(), re.MULTILINE
+    )
 
     assert drain
     assert command[:3] == ["/readygate", "drain", "--wait"]
@@ -87,7 +94,9 @@ def test_the_backend_outlives_the_drain_and_both_fit_into_the_grace_period(
     assert backend + 10 < pod["terminationGracePeriodSeconds"]
 
 
-def test_readygate_has_no_more_rights_than_it_needs(pod: Manifest, sidecar: Manifest) -> None:
+def test_readygate_has_no_more_rights_than_it_needs(
+    pod: Manifest, sidecar: Manifest
+) -> None:
     rights = sidecar["securityContext"]
 
     assert pod["securityContext"]["runAsNonRoot"]

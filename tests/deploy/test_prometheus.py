@@ -43,9 +43,16 @@ def test_each_metric_and_label_of_the_dashboard_exists(known: Known) -> None:
 
 
 def test_the_metric_of_the_autoscaler_exists(known: Known) -> None:
-    text = (ROOT / "deploy/kubernetes/autoscaler.yaml").read_text().replace("<<.LabelMatchers>>,", "")
+    text = (
+        (ROOT / "deploy/kubernetes/autoscaler.yaml")
+        .read_text()
+        .replace("<<.LabelMatchers>>,", "")
+    )
 
-    assert prometheus.unknown(re.findall(r"\((readygate_sessions\{.*\})\)", text), known) == set()
+    assert (
+        prometheus.unknown(re.findall(r"\((readygate_sessions\{.*\})\)", text), known)
+        == set()
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,10 @@ def test_the_metric_of_the_autoscaler_exists(known: Known) -> None:
         ("rate(readygate_session_total[5m])", "readygate_session_total"),
         ('readygate_sessions{state="open"}', 'readygate_sessions{state="open"}'),
         ('readygate_sessions{state=~"idle|busy"}', 'readygate_sessions{state="busy"}'),
-        ('readygate_draining{reason="sigterm"}', 'readygate_draining{reason="sigterm"}'),
+        (
+            'readygate_draining{reason="sigterm"}',
+            'readygate_draining{reason="sigterm"}',
+        ),
     ),
 )
 def test_a_name_that_does_not_exist_is_found(

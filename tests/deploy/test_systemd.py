@@ -48,12 +48,25 @@ def filters() -> list[str]:
 @pytest.fixture
 def made(tmp_path: Path, processes: Processes) -> set[str]:
     """The system calls of a process with sessions, from its start to its end."""
-    upstream = processes.start("agent", FASTAPI_AGENT.command).announcement(SECONDS)["port"]
+    upstream = processes.start("agent", FASTAPI_AGENT.command).announcement(SECONDS)[
+        "port"
+    ]
     port, trace = proxy.free_port(), tmp_path / "trace"
     file = tmp_path / "proxy.toml"
     file.write_text(proxy.config(port, upstream, FASTAPI_AGENT.gate, ""))
     # With -D it is readygate that gets the signal, and strace that watches from behind.
-    command = ["strace", "-D", "-f", "-o", trace, proxy.binary(), "--config", file, "--admin", ""]
+    command = [
+        "strace",
+        "-D",
+        "-f",
+        "-o",
+        trace,
+        proxy.binary(),
+        "--config",
+        file,
+        "--admin",
+        "",
+    ]
     readygate = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     plans = [FASTAPI_AGENT.plan(user=f"user-{user}") for user in range(5)]
     while not (trace.exists() and "listen(" in trace.read_text()):
@@ -85,7 +98,9 @@ def test_a_call_that_is_forbidden_is_found() -> None:
 def test_it_is_killed_only_after_its_drain() -> None:
     unit = UNIT.read_text()
     stop = re.search(r"^TimeoutStopSec=(\d+)s$", unit, re.MULTILINE)
-    grace = re.search(r'^grace = "(\d+)s"$', (ROOT / "proxy.toml").read_text(), re.MULTILINE)
+    grace = re.search(
+        r'^grace = "(\d+)s"$', (ROOT / "proxy.toml").read_text(), re.MULTILINE
+    )
 
     assert stop and grace
     assert int(grace[1]) < int(stop[1])

@@ -17,7 +17,9 @@ from checks import programs, yaml_files
 MAX_CONTAINERS = 10
 MAX_TIMEOUT_SECONDS = 3600
 MAX_CONCURRENCY = 1000
-ANNOTATION = re.compile(r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+")
+ANNOTATION = re.compile(
+    r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+"
+)
 NOT_SUPPORTED = "Not supported by Cloud Run"
 
 
@@ -25,7 +27,9 @@ def problems(file: Path) -> list[str]:
     found = yaml_files.problems(file)
     for service in yaml_files.documents(file):
         validator = Draft202012Validator(schema())
-        found += [f"{one.json_path}: {one.message}" for one in validator.iter_errors(service)]
+        found += [
+            f"{one.json_path}: {one.message}" for one in validator.iter_errors(service)
+        ]
         found += annotations(service)
         if not found:
             found += containers(service["spec"]["template"]["spec"])
@@ -90,12 +94,16 @@ def containers(spec: dict[str, Any]) -> list[str]:
         found.append(f"{len(all_of_them)} containers, at most {MAX_CONTAINERS}")
     ingress = [one for one in all_of_them if "ports" in one]
     if len(ingress) != 1:
-        found.append(f"{len(ingress)} containers with `ports`, exactly one is the ingress")
+        found.append(
+            f"{len(ingress)} containers with `ports`, exactly one is the ingress"
+        )
     names = [one.get("name") for one in all_of_them]
     if None in names or len(set(names)) != len(names):
         found.append("each container needs a name of its own")
     volumes = {one["name"] for one in spec.get("volumes", [])}
-    mounts = {one["name"] for each in all_of_them for one in each.get("volumeMounts", [])}
+    mounts = {
+        one["name"] for each in all_of_them for one in each.get("volumeMounts", [])
+    }
     if mounts != volumes:
         found.append(f"volumes {volumes} but mounts of {mounts}")
     if not 0 < spec.get("timeoutSeconds", 300) <= MAX_TIMEOUT_SECONDS:

@@ -23,12 +23,23 @@ def problems(file: Path) -> list[str]:
         dashboard = json.loads(file.read_text())
     except ValueError as error:
         return [f"not JSON: {error}"]
-    missing = {"title", "uid", "schemaVersion", "panels", "templating", "__inputs"} - dashboard.keys()
+    missing = {
+        "title",
+        "uid",
+        "schemaVersion",
+        "panels",
+        "templating",
+        "__inputs",
+    } - dashboard.keys()
     if missing:
         return [f"missing: {sorted(missing)}"]
     panels = dashboard["panels"]
     found = [one for panel in panels for one in panel_problems(panel)]
-    repeated = [id for id, times in Counter(one.get("id") for one in panels).items() if times > 1]
+    repeated = [
+        id
+        for id, times in Counter(one.get("id") for one in panels).items()
+        if times > 1
+    ]
     found += [f"id {id} is there more than once" for id in repeated]
     found += overlaps(panels)
     found += undefined(dashboard)
@@ -40,7 +51,14 @@ def panel_problems(panel: Panel) -> list[str]:
     found = [] if panel["type"] in PANELS else [f"{name}: unknown type {panel['type']}"]
     if panel["type"] == "row":
         return found
-    missing = {"title", "description", "datasource", "gridPos", "fieldConfig", "targets"} - panel.keys()
+    missing = {
+        "title",
+        "description",
+        "datasource",
+        "gridPos",
+        "fieldConfig",
+        "targets",
+    } - panel.keys()
     if missing:
         found.append(f"{name}: missing {sorted(missing)}")
     elif "unit" not in panel["fieldConfig"]["defaults"]:

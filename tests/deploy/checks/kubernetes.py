@@ -18,7 +18,9 @@ def problems(file: Path) -> list[str]:
 
 def kustomization(file: Path) -> list[str]:
     """What is wrong with a folder as `kubectl apply -k` would apply it."""
-    found = yaml_files.problems(file) + programs.problems("kubectl", "kustomize", file.parent)
+    found = yaml_files.problems(file) + programs.problems(
+        "kubectl", "kustomize", file.parent
+    )
     return found or invalid(built(file.parent))
 
 

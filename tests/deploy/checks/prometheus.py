@@ -18,7 +18,9 @@ Known = dict[str, dict[str, set[str]]]
 
 
 def rules(file: Path) -> list[str]:
-    return yaml_files.problems(file) + programs.problems("promtool", "check", "rules", file)
+    return yaml_files.problems(file) + programs.problems(
+        "promtool", "check", "rules", file
+    )
 
 
 def config(file: Path) -> list[str]:
@@ -56,7 +58,9 @@ def unknown(expressions: Iterable[str], known: Known) -> set[str]:
                     continue
                 values = value.split("|") if operator == "=~" else [value]
                 there = known[name].get(label, set())
-                found |= {f'{name}{{{label}="{one}"}}' for one in values if one not in there}
+                found |= {
+                    f'{name}{{{label}="{one}"}}' for one in values if one not in there
+                }
     return found
 
 

@@ -24,7 +24,10 @@ def problems(file: Path) -> list[str]:
             for program in PROGRAM.findall(unit.read_text()):
                 place(Path("/bin/true"), root / program.lstrip("/"))
         said = programs.everything(
-            "systemd-analyze", "verify", "--man=no", f"--root={root}",
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            f"--root={root}",
             root / "etc/systemd/system" / file.name,
         )
         found = [said] if said else []

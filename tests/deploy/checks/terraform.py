@@ -49,7 +49,9 @@ def attributes(
 ) -> list[str]:
     fields = known[name]
     given = body.keys() - MARKS
-    found = [f"{place}: unknown {key}" for key in given - fields.keys() - META_ARGUMENTS]
+    found = [
+        f"{place}: unknown {key}" for key in given - fields.keys() - META_ARGUMENTS
+    ]
     found += [
         f"{place}: {key} is missing"
         for key, (is_required, _) in fields.items()
@@ -64,9 +66,15 @@ def value(known: dict[str, Fields], kind: str, place: str, given: Any) -> list[s
     nested = next((one for one in known if f"'{one}'" in kind), None)
     blocks = given if isinstance(given, list) else [given]
     if nested is None:
-        is_block = any(isinstance(one, dict) and "__is_block__" in one for one in blocks)
+        is_block = any(
+            isinstance(one, dict) and "__is_block__" in one for one in blocks
+        )
         is_map = "Mapping" in kind
-        return [f"{place}: is no block"] if is_block and not is_map else scalar(kind, place, given)
+        return (
+            [f"{place}: is no block"]
+            if is_block and not is_map
+            else scalar(kind, place, given)
+        )
     found = []
     for index, one in enumerate(blocks):
         if not isinstance(one, dict) or "__is_block__" not in one:
@@ -78,7 +86,9 @@ def value(known: dict[str, Fields], kind: str, place: str, given: Any) -> list[s
 
 def scalar(kind: str, place: str, given: Any) -> list[str]:
     """Literals only; what an expression yields is not known here."""
-    is_literal_text = isinstance(given, str) and given.startswith('"') and "${" not in given
+    is_literal_text = (
+        isinstance(given, str) and given.startswith('"') and "${" not in given
+    )
     wants_number = "jsii.Number" in kind
     if wants_number and is_literal_text and not given.strip('"').isdigit():
         return [f"{place}: has to be a number"]
@@ -96,7 +106,9 @@ def classes(kind: str) -> dict[str, Fields]:
     tree = ast.parse(file.read_text())
     found = {}
     for one in tree.body:
-        if isinstance(one, ast.ClassDef) and not one.name.endswith(("OutputReference", "List")):
+        if isinstance(one, ast.ClassDef) and not one.name.endswith(
+            ("OutputReference", "List")
+        ):
             found[one.name] = fields_of(one)
     # The longest name first: one name may be the beginning of another.
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
@@ -108,7 +120,10 @@ def fields_of(definition: ast.ClassDef) -> Fields:
             names = one.args.kwonlyargs
             defaults = one.args.kw_defaults
             return {
-                name.arg.rstrip("_"): (default is None, ast.unparse(name.annotation or name))
+                name.arg.rstrip("_"): (
+                    default is None,
+                    ast.unparse(name.annotation or name),
+                )
                 for name, default in zip(names, defaults, strict=True)
             }
     return {}
