@@ -9,59 +9,32 @@ from pathlib import Path
 
 import pytest
 
+import cgroups
 import instance
 from cold_start import CLIENT_ADDRESS, CLIENTS
 
 SECONDS = 60
-CGROUPS = (
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-    (Path("/sys/fs/cgroup"), "memory.max"),
-)
 HELD_SHARE = 0.25
 """The default of `limits.max_held_bytes`."""
 
 
 @pytest.fixture(scope="module")
-def cgroups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+def cgroup() -> Iterator[Path | None]:
     """A folder with a memory cgroup for each container, where the machine allows that."""
-    name = tmp_path_factory.mktemp("instance").name
-    made: list[Path] = []
-    for root, limit in CGROUPS:
-        folder = root / f"readygate-{name}"
-        try:
-            folder.mkdir()
-            made.append(folder)
-            for container in instance.containers().values():
-                (folder / container.name).mkdir()
-                made.append(folder / container.name)
-                (folder / container.name / limit).write_text(
-                    str(container.memory_bytes)
-                )
-        except OSError:
-            remove(made)
-            continue
+    containers = instance.containers().values()
+    with cgroups.limited({one.name: one.memory_bytes for one in containers}) as folder:
         yield folder
-        break
-    else:
-        yield None
-    remove(made)
-
-
-def remove(cgroups: list[Path]) -> None:
-    for cgroup in reversed(cgroups):
-        cgroup.rmdir()
-    cgroups.clear()
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, cgroups: Path | None) -> dict:
+def seen(tmp_path_factory: pytest.TempPathFactory, cgroup: Path | None) -> dict:
     """What the clients of one instance saw, from its cold start to its end."""
     logs = tmp_path_factory.mktemp("logs")
     program = [sys.executable, Path(__file__).parent / "cold_start.py", logs]
     # Processes and ports of its own; all of it ends with its first process.
     own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     done = subprocess.run(
-        [*own, *program, *([cgroups] if cgroups else [])],
+        [*own, *program, *([cgroup] if cgroup else [])],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -124,11 +97,11 @@ def sessions_in(log: list[dict]) -> list[dict]:
 
 
 def test_what_may_be_held_follows_from_the_memory_of_the_container(
-    seen: dict, cgroups: Path | None
+    seen: dict, cgroup: Path | None
 ) -> None:
     memory = instance.containers()["readygate"].memory_bytes
 
     # Without a cgroup, readygate goes by the machine's memory.
-    if cgroups:
+    if cgroup:
         assert seen["held_limit_bytes"] == pytest.approx(memory * HELD_SHARE, rel=0.01)
     assert seen["held_limit_bytes"] > 0

@@ -1,6 +1,5 @@
 """`deploy/cloudrun/verify.py`, on a deployment that is right and on those that are not."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from conftest import ROOT
 from harness import proxy
 from harness.backends import FASTAPI_AGENT
 from harness.processes import Processes, wait_until
+from instance import is_open
 
 PROGRAM = ROOT / "deploy/cloudrun/verify.py"
 SECONDS = 30
@@ -39,11 +39,6 @@ def until_deployment(running: subprocess.Popen) -> str:
         assert line, said
         said += line
     return said
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_it_passes_when_nothing_is_lost_and_1001_comes_at_the_end(
@@ -77,7 +72,7 @@ def test_it_fails_when_connections_break_off_without_a_close_code(
     file = tmp_path / "proxy.toml"
     file.write_text(proxy.config(port, upstream, FASTAPI_AGENT.gate, ""))
     readygate = subprocess.Popen([proxy.binary(), "--config", file, "--admin", ""])
-    wait_until(lambda: listens(port), SECONDS)
+    wait_until(lambda: is_open(port), SECONDS)
     running = verify(port)
     until_deployment(running)
 
