@@ -30,7 +30,7 @@ use crate::{
         units,
     },
     demo,
-    server::ListenAddress,
+    server::{ListenAddress, service::Inherited},
     telemetry::{self, FORMATS, LEVELS},
 };
 
@@ -202,13 +202,21 @@ pub fn main() -> ExitCode {
 
 impl Run {
     fn execute(self) -> Exit {
+        // While there is one thread.
+        let inherited = match Inherited::of_environment() {
+            Ok(inherited) => inherited,
+            Err(error) => {
+                report(&chain(&error));
+                return Exit::Failure;
+            }
+        };
         let config = match self.configuration() {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
         let source = self.source();
         let served = telemetry::init(&config.log).map_err(Into::into);
-        let served = served.and_then(|()| serve::serve(config, source));
+        let served = served.and_then(|()| serve::serve(config, source, inherited));
         telemetry::flush();
         match served {
             Ok(exit) => exit,

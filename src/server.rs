@@ -21,16 +21,18 @@ mod pacer;
 mod places;
 mod proxy_protocol;
 mod renewal;
+pub mod service;
 pub mod tls;
 mod worker;
 
 use std::{
-    convert::Infallible, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+    convert::Infallible, fmt, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
-use self::{admin::AdminThread, worker::Workers};
+use self::{admin::AdminThread, service::Service, worker::Workers};
 pub use self::{
     descriptors::raise_descriptor_limit,
     listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
@@ -67,10 +69,11 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let nowhere = || Err("there is no file to read again".to_owned());
-    run_from(listeners, config, reload::source(None, nowhere), shutdown).await
+    let source = reload::source(None, nowhere);
+    run_from(listeners, config, source, &Service::default(), shutdown).await
 }
 
-/// [`run`] with a configuration that can be read again.
+/// [`run`] with a configuration that can be read again, for a service manager.
 ///
 /// # Errors
 ///
@@ -83,18 +86,23 @@ pub async fn run_from(
     listeners: impl Into<Listeners>,
     config: Arc<Config>,
     (trigger, source): (Trigger, Source),
+    service: &Service,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
+    let mut addresses = Vec::new();
     for listener in &traffic {
         tracing::info!(address = %listener.settings(), "listening");
+        addresses.push(listener.settings().to_string());
     }
     let shared = Arc::new(http::Shared::new(Arc::clone(&config)));
     let drain = shared.drain().clone();
     let _drain_on_drop = drain.begin_on_drop();
     let (workers, visits): (Vec<_>, Vec<_>) =
         (0..config.workers.get()).map(visit::Worker::new).unzip();
+    let watched = workers.clone();
+    let mut watching = pin!(service.watch(&watched));
     let admin = match admin {
         Some(listener) => {
             tracing::info!(address = %listener.address(), "listening for admin requests");
@@ -112,12 +120,18 @@ pub async fn run_from(
     drop(alive);
     let _renewal = renewal::watch(&shared, trigger, source)?;
 
+    service.ready(&format!("listening on {}", addresses.join(", ")));
     tokio::select! {
+        never = &mut watching => match never {},
         () = shutdown => tracing::info!(grace = ?drain.settings().grace, "draining"),
         () = drain.begun() => {}
     }
+    service.stopping();
     drain.begin();
-    let _none = ended.recv().await;
+    tokio::select! {
+        never = &mut watching => match never {},
+        _none = ended.recv() => {}
+    }
     let ended = workers.join();
     if let Some(admin) = admin {
         admin.stop();

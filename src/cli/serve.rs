@@ -9,14 +9,22 @@ use super::{Exit, Summary, runtime};
 use crate::{
     config::{
         Config,
-        reload::{Source, Trigger},
+        reload::{Outcome, Source, Trigger},
     },
-    server::{self, Listeners},
+    server::{
+        self, Listeners,
+        service::{Inherited, Service},
+    },
 };
 
 /// Runs the proxy until it is told to stop, and everything has ended or it is told again.
-pub(super) fn serve(config: Config, source: (Trigger, Source)) -> Result<Exit, Box<dyn Error>> {
-    let listeners = Listeners::bind(&config)?;
+pub(super) fn serve(
+    config: Config,
+    source: (Trigger, Source),
+    inherited: Inherited,
+) -> Result<Exit, Box<dyn Error>> {
+    let listeners = Listeners::bind_beside(&config, inherited)?;
+    let service = Service::of_environment()?;
     runtime()?.block_on(async {
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
@@ -25,13 +33,23 @@ pub(super) fn serve(config: Config, source: (Trigger, Source)) -> Result<Exit, B
         let trigger = source.0.clone();
         let reloading = async {
             while hangups.recv().await.is_some() {
-                // What came of it is logged.
-                trigger.reload().await;
+                service.reloading();
+                // What came of it is logged, in whole.
+                service.ready(match trigger.reload().await {
+                    Outcome::Applied(_) => "configuration reloaded",
+                    Outcome::Refused(_) => "configuration not reloaded; the log says why",
+                });
             }
             future::pending::<Infallible>().await
         };
         let stop = CancellationToken::new();
-        let served = server::run_from(listeners, Arc::new(config), source, stop.cancelled());
+        let served = server::run_from(
+            listeners,
+            Arc::new(config),
+            source,
+            &service,
+            stop.cancelled(),
+        );
         let told_twice = async {
             signals.next().await;
             stop.cancel();

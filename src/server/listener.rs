@@ -12,10 +12,10 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::{ListenAddress, ListenSettings};
+use super::{ListenAddress, ListenSettings, service::Inherited};
 use crate::{client::ClientAddr, config::Config, transport::Transport};
 
 /// How many connections may wait to be accepted.
@@ -55,10 +55,41 @@ impl Listeners {
     ///
     /// The first address that cannot be bound; none is bound then.
     pub fn bind(config: &Config) -> Result<Self, BindError> {
-        let admin = config.admin.as_ref().map(bind_admin).transpose()?;
+        Self::bind_beside(config, Inherited::default())
+    }
+
+    /// The same, where `inherited` sockets take the place of addresses, in order: of those to
+    /// which clients connect, and of the one for admin requests.
+    ///
+    /// # Errors
+    ///
+    /// The first address that cannot be bound, or an inherited socket for which there is no
+    /// address.
+    pub fn bind_beside(config: &Config, inherited: Inherited) -> Result<Self, BindError> {
+        let admin = match (inherited.admin, &config.admin) {
+            (Some(socket), Some(address)) => {
+                Some(Listener::inherit(address.clone().into(), socket))
+            }
+            (Some(_), None) => {
+                return Err(BindError::Superfluous(
+                    "the configuration has no admin listener",
+                ));
+            }
+            (None, address) => address.as_ref().map(bind_admin).transpose()?.flatten(),
+        };
+        if inherited.traffic.len() > config.listen.len() {
+            return Err(BindError::Superfluous(
+                "the configuration has fewer addresses",
+            ));
+        }
+        let mut given = inherited.traffic.into_iter();
+        let traffic = config.listen.iter().map(|settings| match given.next() {
+            Some(socket) => Ok(Listener::inherit(settings.clone(), socket)),
+            None => bind_one(settings),
+        });
         Ok(Self {
-            admin: admin.flatten(),
-            traffic: bind(&config.listen)?,
+            traffic: traffic.collect::<Result<_, _>>()?,
+            admin,
         })
     }
 }
@@ -73,7 +104,7 @@ fn bind_admin(address: &ListenAddress) -> Result<Option<Listener>, BindError> {
             tracing::warn!(%address, "in use: there is no admin listener; name another address");
             Ok(None)
         }
-        Err(source) => Err(BindError {
+        Err(source) => Err(BindError::Address {
             address: address.clone(),
             purpose: " for admin requests",
             source,
@@ -102,14 +133,15 @@ impl From<Vec<Listener>> for Listeners {
 ///
 /// The first address that cannot be bound; none is bound then.
 pub fn bind(listeners: &[ListenSettings]) -> Result<Vec<Listener>, BindError> {
-    let bind_one = |settings: &ListenSettings| {
-        Listener::bind(settings.clone()).map_err(|source| BindError {
-            address: settings.address.clone(),
-            purpose: "",
-            source,
-        })
-    };
     listeners.iter().map(bind_one).collect()
+}
+
+fn bind_one(settings: &ListenSettings) -> Result<Listener, BindError> {
+    Listener::bind(settings.clone()).map_err(|source| BindError::Address {
+        address: settings.address.clone(),
+        purpose: "",
+        source,
+    })
 }
 
 impl Listener {
@@ -123,6 +155,25 @@ impl Listener {
     #[must_use]
     pub const fn settings(&self) -> &ListenSettings {
         &self.settings
+    }
+
+    /// On a socket that listens already, wherever that is.
+    fn inherit(mut settings: ListenSettings, socket: Socket) -> Self {
+        let configured = settings.address.clone();
+        let local = socket.local_addr().ok();
+        let socket = if let Some(address) = local.as_ref().and_then(SockAddr::as_socket) {
+            settings.address = ListenAddress::Tcp(address);
+            BoundSocket::Tcp(socket.into())
+        } else {
+            let path = local.as_ref().and_then(SockAddr::as_pathname);
+            settings.address = ListenAddress::Unix(path.unwrap_or(Path::new("")).to_owned());
+            BoundSocket::Unix(socket.into())
+        };
+        Self {
+            configured,
+            settings,
+            socket,
+        }
     }
 
     fn bind(mut settings: ListenSettings) -> io::Result<Self> {
@@ -176,7 +227,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
 
 fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let address = socket2::SockAddr::unix(path)?;
+    let address = SockAddr::unix(path)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             fs::remove_file(path)?;
@@ -318,15 +369,22 @@ impl UnregisteredSocket {
     }
 }
 
-/// An address that cannot be listened on.
+/// Why the process cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen{purpose} on {address}: {}", advice(source))]
-pub struct BindError {
-    /// The address.
-    pub address: ListenAddress,
-    purpose: &'static str,
-    /// What the system says.
-    pub source: io::Error,
+pub enum BindError {
+    /// An address cannot be listened on.
+    #[error("cannot listen{purpose} on {address}: {}", advice(source))]
+    Address {
+        /// The address.
+        address: ListenAddress,
+        /// What for, behind a blank.
+        purpose: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The process was started with a socket that nothing is configured for.
+    #[error("a socket was inherited that is of no use: {0}")]
+    Superfluous(&'static str),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -361,6 +419,14 @@ mod tests {
         std::env::temp_dir().join(format!("readygate-{}-{name}.sock", std::process::id()))
     }
 
+    /// What the system says of an address.
+    fn kind(error: &BindError) -> io::ErrorKind {
+        match error {
+            BindError::Address { source, .. } => source.kind(),
+            BindError::Superfluous(_) => panic!("an address is wrong: {error}"),
+        }
+    }
+
     #[test]
     fn port_zero_becomes_the_real_port() {
         let listeners = bind(&[loopback()]).unwrap();
@@ -382,7 +448,10 @@ mod tests {
 
         let error = bind(&[loopback(), taken.clone().into()]).unwrap_err();
 
-        assert_eq!(error.address, taken);
+        let BindError::Address { address, .. } = &error else {
+            panic!("an address is wrong: {error}");
+        };
+        assert_eq!(*address, taken);
         assert!(error.to_string().starts_with(&format!(
             "cannot listen on {taken}: it is in use; stop the program"
         )));
@@ -398,7 +467,7 @@ mod tests {
         let listening = bind(std::slice::from_ref(&address)).unwrap();
 
         let error = bind(&[address]).unwrap_err();
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(kind(&error), io::ErrorKind::AddrInUse);
         drop(listening);
         fs::remove_file(path).unwrap();
     }
@@ -410,7 +479,7 @@ mod tests {
 
         let error = bind(&[ListenAddress::Unix(path.clone()).into()]).unwrap_err();
 
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(kind(&error), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(path).unwrap();
     }

@@ -4,6 +4,7 @@
 
 mod drain;
 mod reload;
+mod service;
 mod signals;
-#[expect(dead_code, reason = "the next tests need it")]
+
 mod support;

@@ -67,10 +67,6 @@ impl Program {
         }
     }
 
-    pub(crate) const fn id(&self) -> u32 {
-        self.id
-    }
-
     /// Writes another configuration for it to find.
     pub(crate) fn configure(&self, text: &str) {
         write_config(self.directory.path(), text);

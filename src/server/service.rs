@@ -1,0 +1,189 @@
+//! What a service manager such as systemd is told, and the sockets that it gives.
+//!
+//! Both are told apart by variables of the environment: `NOTIFY_SOCKET` and `WATCHDOG_USEC` as
+//! in `sd_notify(3)`, `LISTEN_FDS` and its like as in `sd_listen_fds(3)`. Nothing happens where
+//! they are not set. The program starts no others that would inherit any of it.
+
+use std::{
+    convert::Infallible,
+    env, future, io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    process,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use listenfd::ListenFd;
+use rustix::time::{ClockId, clock_gettime};
+use socket2::Socket;
+use tokio::time::{self, MissedTickBehavior};
+
+use crate::http::visit::Worker;
+
+/// Who started the process and wants to know how it is getting on; perhaps nobody does.
+#[derive(Clone, Debug, Default)]
+pub struct Service(Option<Arc<Manager>>);
+
+#[derive(Debug)]
+struct Manager {
+    socket: UnixDatagram,
+    address: SocketAddr,
+    /// How often it wants to hear that all is well.
+    watchdog: Option<Duration>,
+}
+
+impl Service {
+    /// Whom the environment names.
+    ///
+    /// # Errors
+    ///
+    /// The address is none, or there is no socket to be had.
+    pub fn of_environment() -> io::Result<Self> {
+        let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+            return Ok(Self::default());
+        };
+        let address = match name.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(&name)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        // Nobody waits for a service manager that does not listen.
+        socket.set_nonblocking(true)?;
+        Ok(Self(Some(Arc::new(Manager {
+            socket,
+            address,
+            watchdog: watchdog(),
+        }))))
+    }
+
+    /// Clients are served; `status` is for people.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The configuration is being read again; [`ready`](Self::ready) ends that.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+        self.tell(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration"
+        ));
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=draining");
+    }
+
+    /// Says again and again that all is well, for as long as no worker is stuck.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn watch(&self, workers: &[Worker]) -> Infallible {
+        let watchdog = self.0.as_ref().and_then(|manager| manager.watchdog);
+        let Some(watchdog) = watchdog else {
+            return future::pending().await;
+        };
+        let mut ticks = time::interval(watchdog / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let _silent = join_all(workers.iter().map(|worker| worker.ask(|_| ()))).await;
+            if workers.iter().any(Worker::is_stuck) {
+                tracing::error!(
+                    "a worker is stuck: the service manager is not told that all is well"
+                );
+            } else {
+                self.tell("WATCHDOG=1");
+            }
+        }
+    }
+
+    fn tell(&self, text: &str) {
+        let Some(manager) = &self.0 else { return };
+        let told = manager
+            .socket
+            .send_to_addr(text.as_bytes(), &manager.address);
+        if let Err(error) = told {
+            tracing::warn!(%error, "the service manager cannot be told anything");
+        }
+    }
+}
+
+/// How often this process has to say that all is well.
+fn watchdog() -> Option<Duration> {
+    let variable = |name| env::var(name).ok();
+    let is_ours = variable("WATCHDOG_PID").is_none_or(|id| id == process::id().to_string());
+    let micros = variable("WATCHDOG_USEC")
+        .filter(|_| is_ours)?
+        .parse()
+        .ok()?;
+    Some(Duration::from_micros(micros)).filter(|watchdog| !watchdog.is_zero())
+}
+
+/// Listening sockets that the process was started with, by the names that they were given.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The one that is called `admin`.
+    pub(super) admin: Option<Socket>,
+    /// All others, in order.
+    pub(super) traffic: Vec<Socket>,
+}
+
+/// A socket that the process was started with cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// It is another kind of socket, or no socket.
+    #[error("descriptor {0} of LISTEN_FDS is not a TCP or Unix stream socket")]
+    Unfit(usize),
+    /// Nobody can connect to it.
+    #[error("descriptor {0} of LISTEN_FDS does not listen: a unit needs Accept=no")]
+    Deaf(usize),
+}
+
+impl Inherited {
+    /// Takes what the environment names, which is for this process alone: once.
+    ///
+    /// They are not inherited further. To be called before there is a second thread: the
+    /// variables are removed.
+    ///
+    /// # Errors
+    ///
+    /// The first one that is of no use.
+    pub fn of_environment() -> Result<Self, InheritError> {
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut given = ListenFd::from_env();
+        let mut inherited = Self::default();
+        for index in 0..given.len() {
+            // As the manual counts them.
+            let descriptor = index + 3;
+            let tcp = given.take_tcp_listener(index).ok().flatten();
+            let socket = match tcp {
+                Some(listener) => Some(Socket::from(listener)),
+                None => given
+                    .take_unix_listener(index)
+                    .ok()
+                    .flatten()
+                    .map(Socket::from),
+            };
+            let socket = socket.ok_or(InheritError::Unfit(descriptor))?;
+            if !socket.is_listener().unwrap_or(false) || socket.set_nonblocking(true).is_err() {
+                return Err(InheritError::Deaf(descriptor));
+            }
+            match names.next() {
+                Some("admin") if inherited.admin.is_none() => inherited.admin = Some(socket),
+                _ => inherited.traffic.push(socket),
+            }
+        }
+        Ok(inherited)
+    }
+}
