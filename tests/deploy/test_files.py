@@ -67,7 +67,7 @@ MISTAKES = (
     Mistake("cloudrun/main.tf", "image = var.backend_image", "", "image is missing"),
     Mistake("cloudrun/main.tf", "scaling {", "scaling = {", "has to be a block"),
     Mistake("cloudrun/main.tf", "session_affinity                 = true", 'session_affinity = "yes"', "true or false"),
-    Mistake("cloudrun/main.tf", "  location = var.region", "  location=var.region", "exited with 3"),
+    Mistake("cloudrun/main.tf", "scaling {", "scaling {{", "not HCL"),
     Mistake("cloudrun/proxy.toml", "[route.gate]", "[route.gates]", "gates"),
     Mistake("cloudrun/proxy.toml", '"45s"', '"45 parsecs"', "timeout"),
     Mistake("cloudrun/service.yaml", "containerConcurrency", "containerConcurency", "containerConcurency"),
