@@ -3,7 +3,7 @@
 #
 # Installs what the suite needs into target/deploy, when missing or changed, and tests the
 # binary $READYGATE, which has to be static, by default the release build of this checkout
-# with musl.
+# with musl. With --prepare alone it installs and builds, and tests nothing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -117,6 +117,7 @@ if [[ ! -f $READYGATE || ! -x $READYGATE ]]; then
     exit 2
 fi
 READYGATE=$(realpath "$READYGATE")
+[[ $* == --prepare ]] && exit
 
 export READYGATE
 export READYGATE_DEPLOY=$installed
