@@ -1,8 +1,13 @@
-//! Notes what the program is built from, for `/build` and the metrics.
+//! Notes what the program is built from, for `/build` and the metrics, and packs the page for
+//! people.
 
-use std::{env, process::Command};
+use std::{env, fs, io, path::Path, process::Command};
+
+/// The scripts of the page, each of which may use the names of those before it.
+const SCRIPTS: [&str; 6] = ["format", "dom", "charts", "overview", "sessions", "live"];
 
 fn main() {
+    pack_page().expect("src/admin/page can be read and OUT_DIR be written");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=READYGATE_COMMIT");
     let rustc = env::var_os("RUSTC").map(|rustc| output(Command::new(rustc).arg("--version")));
@@ -10,6 +15,26 @@ fn main() {
     note("TARGET", env::var("TARGET").ok());
     note("PROFILE", env::var("PROFILE").ok());
     note("COMMIT", env::var("READYGATE_COMMIT").ok().or_else(commit));
+}
+
+/// Puts the files of the page where `src/admin/page.rs` includes them.
+fn pack_page() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=src/admin/page");
+    let read = |name: &str| fs::read_to_string(Path::new("src/admin/page").join(name));
+    let folder = env::var("OUT_DIR").expect("cargo sets it");
+    let write = |name, text: &str| fs::write(Path::new(&folder).join(name), pack(text));
+    write("page.html", &read("page.html")?)?;
+    write("page.css", &read("style.css")?)?;
+    let scripts = SCRIPTS.map(|name| read(&format!("{name}.js")));
+    let scripts: String = scripts.into_iter().collect::<io::Result<_>>()?;
+    write("page.js", &scripts)
+}
+
+/// Without indentation, empty lines and lines of comments.
+fn pack(text: &str) -> String {
+    let lines = text.lines().map(str::trim);
+    let code = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
+    code.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The commit of the sources; only for release builds, for looking after it would build the
