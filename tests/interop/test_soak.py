@@ -175,21 +175,35 @@ class Footprint:
         wait_until(lambda: not _is_busy(scrape(admin)), QUIET_SECONDS)
         self.metrics = scrape(admin)
         assert not _is_busy(self.metrics)
+        # The connection of the scrape itself is closed a moment after its answer.
+        wait_until(lambda: _has_settled(pid), QUIET_SECONDS)
+        self.files = _files(pid)
         process = Path("/proc") / str(pid)
         self.threads = len(list((process / "task").iterdir()))
-        self.files = sorted(_kind(one) for one in (process / "fd").iterdir())
         self.bytes = int((process / "statm").read_text().split()[1]) * 4096
+
+
+def _has_settled(pid: int) -> bool:
+    before = _files(pid)
+    time.sleep(1)
+    return _files(pid) == before
+
+
+def _files(pid: int) -> Counter:
+    """How many descriptors there are of which kind: without the numbers of sockets."""
+    kinds: Counter = Counter()
+    for descriptor in (Path("/proc") / str(pid) / "fd").iterdir():
+        try:
+            kinds[os.readlink(descriptor).split(":[")[0]] += 1
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return kinds
 
 
 def _is_busy(metrics: Metrics) -> bool:
     gauges = ("sessions", "connections", "held_bytes", "session_held_bytes")
     gauges += ("queued_messages", "messages_held", "http_held_requests")
     return any(total(metrics, gauge) for gauge in gauges)
-
-
-def _kind(descriptor: Path) -> str:
-    """Without the number, so that only how many there are of which kind counts."""
-    return os.readlink(descriptor).split(":[")[0]
 
 
 @pytest.fixture

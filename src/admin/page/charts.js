@@ -3,9 +3,10 @@
 const CHART_SECONDS = 180;
 const CHART_HEIGHT = 100;
 
-// The smallest of 1, 2, 5, 10, 20 … that is not below `value`.
-function niceTop(value) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+// The smallest of 1, 2, 5, 10, 20 … that is not below `value`; for bytes in their unit.
+function niceTop(value, format) {
+  const unit = format === bytes ? 1024 ** Math.floor(Math.log(Math.max(value, 1)) / Math.log(1024)) : 1;
+  const power = unit * 10 ** Math.floor(Math.log10(Math.max(value / unit, 1)));
   return [1, 2, 5, 10].map((factor) => factor * power).find((top) => top >= value);
 }
 
@@ -46,7 +47,7 @@ class Chart {
 
   draw(now) {
     const known = this.points.filter((point) => point.values);
-    const top = niceTop(Math.max(0, ...known.flatMap((point) => point.values)));
+    const top = niceTop(Math.max(0, ...known.flatMap((point) => point.values)), this.format);
     setText(this.top, this.format(top));
     this.lines.forEach((line, index) => setAttribute(line, "d", this.path(index, now, top)));
     const latest = known.at(-1)?.values;

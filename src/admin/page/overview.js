@@ -201,8 +201,10 @@ function showQueued({ messages, bytes: size, by_priority }) {
 const accounts = (ledger) => Object.entries(ACCOUNTS).map(([name, note]) => (
   { name, note, value: ledger[name], isLoss: LOSSES.includes(name) }));
 
-const failures = (counts) => Object.entries(counts).map(([name, value]) => (
-  { name, note: FAILURES[name], value }));
+function failures(counts) {
+  const names = new Set([...Object.keys(FAILURES), ...Object.keys(counts)]);
+  return [...names].map((name) => ({ name, note: FAILURES[name], value: counts[name] ?? 0 }));
+}
 
 // A list of what happened, without what did not.
 function showSome(id, counts, isLoss) {
