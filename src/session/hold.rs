@@ -24,7 +24,11 @@ pub(super) use self::{
 
 use std::{pin::Pin, time::Duration};
 
-use tokio::time::{self, Instant};
+use futures_util::FutureExt;
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 
 use super::{
     Agreed, Context,
@@ -213,7 +217,11 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                     self.connected(opened?);
                 }
                 () = self.progress() => {}
-                () = time::sleep_until(wake_at) => self.look_at_clock()?,
+                () = time::sleep_until(wake_at) => {
+                    // The runtime looks at its sockets meanwhile.
+                    task::yield_now().await;
+                    self.look_at_clock()?;
+                }
                 () = context.drain.begun(), if !is_draining => self.start_drain(),
             }
         }
@@ -337,6 +345,15 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn time_out(&mut self, now: Instant) -> Result<(), Cause> {
+        // A process that was stopped for a while, or throttled, finds its clock and what the
+        // upstream has said in time at the same instant.
+        let upstream = self.link.as_mut().map(|link| &mut link.peer);
+        if progress(upstream, true).now_or_never().is_some() {
+            self.exchange()?;
+            if self.opening.is_some() {
+                return Ok(());
+            }
+        }
         if self.settings.gate.on_timeout == OnTimeout::Open && self.link.is_some() {
             let reason = "not ready in time";
             self.opening = Some(Opening {
