@@ -29,6 +29,8 @@ from harness.processes import Process, Processes, wait_until
 CLIENTS = 60
 WARM_UP_SECONDS = 10
 QUIET_SECONDS = 20
+SPARE_PIPES = 8
+"""How many pipes a worker keeps for large messages, two descriptors each."""
 GROWTH_BYTES = 8 * 1024 * 1024
 """What allocators and tables may keep; a leak of 200 bytes a message is more in a minute."""
 CONFIG = """\
@@ -260,6 +262,8 @@ def test_after_churn_everything_is_as_before(
 
     after = Footprint(admin, running.process.pid)
     assert running.process.exit_code() is None
+    kept = 2 * SPARE_PIPES * int(total(after.metrics, "workers"))
+    assert after.files.pop("pipe", 0) <= before.files.pop("pipe", 0) + kept
     assert (after.files, after.threads) == (before.files, before.threads)
     assert after.bytes - before.bytes < GROWTH_BYTES
     check_books(after.metrics, before.metrics)
