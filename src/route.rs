@@ -125,6 +125,32 @@ impl Route {
         format!("{}{}", self.host, self.path)
     }
 
+    /// Whether a page of `origin` may open a WebSocket.
+    ///
+    /// An origin is a scheme, a host and a port, all of which compare without case.
+    #[must_use]
+    pub fn allows_origin(&self, origin: Option<&[u8]>) -> bool {
+        let is_allowed = |origin: &[u8]| {
+            let mut allowed = self.origins.iter();
+            allowed.any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
+        };
+        self.origins.is_empty() || origin.is_some_and(is_allowed)
+    }
+
+    /// The first of the route's subprotocols that is among `offers`; when it names none, the
+    /// first offer, for browsers fail when their offers get no answer.
+    pub fn choose_subprotocol<'a>(
+        &self,
+        mut offers: impl Iterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        if self.subprotocols.is_empty() {
+            return offers.next();
+        }
+        let offers: Vec<_> = offers.collect();
+        let mut known = self.subprotocols.iter();
+        known.find_map(|known| offers.iter().copied().find(|offer| offer == known))
+    }
+
     /// A route with default settings for everything to `upstream`.
     #[must_use]
     pub fn to(upstream: upstream::Address) -> Self {

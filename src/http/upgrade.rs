@@ -126,7 +126,7 @@ pub fn accept(
     shared: &Shared,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
     let handshake = check(request, route, &shared.session)?;
-    let subprotocol = choose_subprotocol(&request.headers, &route.subprotocols)?;
+    let subprotocol = route.choose_subprotocol(offered_subprotocols(&request.headers)?);
 
     let terms = Terms {
         subprotocol: subprotocol.map(str::to_owned),
@@ -154,7 +154,7 @@ pub(super) fn check<'a>(
     context: &session::Context,
 ) -> Result<Handshake<'a>, Refusal> {
     let handshake = check_handshake(request)?;
-    check_origin(&request.headers, &route.origins)?;
+    check_origin(&request.headers, route)?;
     if context.drain.has_begun() {
         return Err(Refusal::Unavailable(Shortage::Draining));
     }
@@ -320,43 +320,19 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 
 /// Checks where the page that opens the WebSocket comes from (RFC 6455 §10.2): browsers do
 /// not apply the same-origin policy to them.
-///
-/// An origin is a scheme, a host and a port, all of which compare without case.
-fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Refusal> {
+fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
     if origins.next().is_some() {
         return Err(Refusal::BadRequest("more than one Origin"));
     }
-    let is_allowed = |origin: &HeaderValue| {
-        allowed
-            .iter()
-            .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-    };
-    if allowed.is_empty() || origin.is_some_and(is_allowed) {
+    if route.allows_origin(origin.map(HeaderValue::as_bytes)) {
         Ok(())
     } else {
         // In its escaped form: what a client sends does not write lines of the log.
         tracing::debug!(?origin, "origin not allowed");
         Err(Refusal::OriginNotAllowed)
     }
-}
-
-/// The first of the route's subprotocols that the client offered; when the route names
-/// none, the client's first offer, for browsers fail when their offers get no answer.
-fn choose_subprotocol<'a>(
-    headers: &'a HeaderMap,
-    configured: &[String],
-) -> Result<Option<&'a str>, Refusal> {
-    let mut offers = offered_subprotocols(headers)?;
-    if configured.is_empty() {
-        return Ok(offers.next());
-    }
-    let offers: Vec<_> = offers.collect();
-    let known = configured
-        .iter()
-        .find_map(|known| offers.iter().find(|offer| *offer == known));
-    Ok(known.copied())
 }
 
 /// What the client offers, in its order.
