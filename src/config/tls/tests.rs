@@ -1,3 +1,5 @@
+//! Certificates and keys that are named in a file, with what may be wrong with each.
+
 use std::{fs, path::Path};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};

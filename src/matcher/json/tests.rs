@@ -1,3 +1,5 @@
+//! JSON as clients and upstreams send it, well formed and not, whole and cut off.
+
 use proptest::prelude::*;
 use serde_json::Value;
 
