@@ -8,6 +8,7 @@
 //!
 //! * A [`Config`] was read without a single problem.
 //! * Defaults are those of the settings types; the file only overrides them.
+//! * A key that is looked up stands in `proxy.toml`, with its default, and in [`schema()`].
 
 pub mod address;
 pub mod effective;
@@ -18,6 +19,7 @@ mod raw;
 pub mod reload;
 mod report;
 mod routes;
+mod schema;
 mod server_settings;
 mod tls;
 mod trusted_proxies;
@@ -34,6 +36,7 @@ use toml::de::DeTable;
 
 pub use effective::{Effective, Setting};
 pub use report::{Mistake, Problems};
+pub use schema::schema;
 
 use crate::{
     client::TrustedProxies,
@@ -45,6 +48,9 @@ use crate::{
 };
 use raw::{File, Table};
 use report::Problem;
+
+/// The file that is shipped: every key with its default, and what it is for.
+pub const DEFAULT: &str = include_str!("../proxy.toml");
 
 /// Looks up an environment variable; [`process_environment`] is the real one.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -10,6 +10,8 @@
 //!   duration or an address is. Free text, which may be a token, is shown as it is written:
 //!   `${NAME}`.
 
+mod show;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -19,10 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::Config;
-
-/// The file that is shipped.
-const SHIPPED: &str = include_str!("../../proxy.toml");
+use super::{Config, DEFAULT};
 
 /// The defaults in tables that the shipped file has only as examples.
 fn defaults_of_optional_tables() -> [(&'static str, &'static str, Value); 6] {
@@ -144,8 +143,8 @@ impl Effective {
 }
 
 /// What the shipped file says.
-fn defaults() -> BTreeMap<String, Value> {
-    let shipped = Config::parse("proxy.toml", SHIPPED, &|_| None);
+pub(super) fn defaults() -> BTreeMap<String, Value> {
+    let shipped = Config::parse("proxy.toml", DEFAULT, &|_| None);
     let shipped = shipped.expect("a test reads the shipped file");
     let settings = shipped.effective.0.into_iter();
     settings.map(|(key, (value, _))| (key, value)).collect()

@@ -1,3 +1,5 @@
+//! Whole files: what they mean, and every problem that they may have.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -8,9 +10,6 @@ use crate::{
     session::{self, rules::Priority},
     upstream,
 };
-
-/// The file that is shipped.
-const SHIPPED: &str = include_str!("../../proxy.toml");
 
 fn environment(name: &str) -> Option<String> {
     match name {
@@ -46,8 +45,8 @@ fn debug(value: impl std::fmt::Debug) -> String {
 }
 
 /// The shipped file with its examples: lines with a `#` that no space follows.
-fn shipped_with_examples() -> String {
-    let lines = SHIPPED.lines().map(|line| match line.strip_prefix('#') {
+pub(super) fn shipped_with_examples() -> String {
+    let lines = DEFAULT.lines().map(|line| match line.strip_prefix('#') {
         Some(example) if !example.starts_with(' ') => example,
         _ => line,
     });
@@ -76,7 +75,7 @@ fn with_tls_files() -> (tempfile::TempDir, impl Fn(&str) -> Option<String>) {
 
 #[test]
 fn the_shipped_file_says_what_the_defaults_are() {
-    let shipped = parse(SHIPPED).unwrap_or_else(|problems| panic!("{problems}"));
+    let shipped = parse(DEFAULT).unwrap_or_else(|problems| panic!("{problems}"));
     let upstream = address::upstream("http://127.0.0.1:8081").unwrap();
     let defaults = Config::for_upstream(upstream, &environment).unwrap();
 
@@ -807,12 +806,12 @@ proptest::proptest! {
 
     #[test]
     fn a_damaged_file_never_makes_the_reader_panic(
-        position in 0..SHIPPED.len(),
+        position in 0..DEFAULT.len(),
         length in 0..40_usize,
     ) {
-        let start = SHIPPED.floor_char_boundary(position);
-        let end = SHIPPED.floor_char_boundary((start + length).min(SHIPPED.len()));
-        let text = format!("{}{}", &SHIPPED[..start], &SHIPPED[end..]);
+        let start = DEFAULT.floor_char_boundary(position);
+        let end = DEFAULT.floor_char_boundary((start + length).min(DEFAULT.len()));
+        let text = format!("{}{}", &DEFAULT[..start], &DEFAULT[end..]);
         let _ = parse(&text).map_err(|problems| problems.render(false));
     }
 }
