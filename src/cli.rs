@@ -3,7 +3,11 @@
 //! Everything that is wrong goes to standard error, in colour on a terminal unless
 //! `NO_COLOR` is set. The exit status says whose turn it is.
 
+mod config;
+mod explain;
+mod operate;
 mod serve;
+mod version;
 
 use std::{
     error::Error,
@@ -17,7 +21,7 @@ use std::{
 
 use annotate_snippets::{Group, Level, Renderer};
 use clap::{
-    Args, Parser, Subcommand,
+    Args, ColorChoice, CommandFactory, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
     value_parser,
 };
@@ -45,14 +49,20 @@ Examples:
   readygate --config proxy.toml
       Hold messages until the backend says that it is ready, as the file describes.
 
+  readygate config default > proxy.toml
+      Begin with a file that has every key, its default and what it is for.
+
   readygate check --config proxy.toml
       Show everything that is wrong with a file, without starting.
+
+  readygate explain wss://chat.example/room/7
+      See which route a request takes, and what happens to it there.
 
   readygate demo
       See what backends that are not ready lose, with readygate and without.
 
 Exit status:
-  0   stopped as it was told to
+  0   stopped as it was told to; or the command did what it says
   1   failed while running, for example because the port is in use
   2   the command line is wrong
   78  the configuration is wrong
@@ -66,12 +76,21 @@ Exit status:
 ///
 /// With neither --config nor --upstream, ./proxy.toml is used.
 #[derive(Debug, Parser)]
-#[command(name = "readygate", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "readygate",
+    version,
+    long_version = version::SHORT,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     run: Run,
+    /// Colour what people read; "auto": on a terminal, unless `NO_COLOR` is set
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +100,20 @@ enum Command {
     Run(Run),
     /// Check a configuration file and show every problem in it
     Check(Check),
+    /// Show what is in effect, what the defaults are, and what there may be
+    Config(config::Config),
+    /// Show which route a request takes, and what happens to it there
+    Explain(explain::Explain),
+    /// Ask a readygate that runs whether it is well
+    ///
+    /// For images in which there is nothing else to ask with. Exits with 0 if it is, and with 1
+    /// otherwise.
+    Healthcheck(operate::Healthcheck),
+    /// Tell a readygate that runs to take no new clients and to end
+    ///
+    /// For preStop in Kubernetes: readygate drain --wait 10s. Exits with 1 if nobody listens, or
+    /// if the process is still there after that time.
+    Drain(operate::Drain),
     /// Show what backends that are not ready lose, with readygate and without
     ///
     /// Starts three backends that cannot work yet when their clients come, and readygate
@@ -88,6 +121,16 @@ enum Command {
     /// straight to the backends and through readygate. Takes a few seconds, and fails if
     /// readygate loses, doubles or reorders a message.
     Demo(Demo),
+    /// Write completions for a shell to standard output
+    ///
+    /// For bash: source <(readygate completions bash)
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Show what this program was built from
+    Version(version::Version),
 }
 
 #[derive(Args, Debug)]
@@ -165,9 +208,9 @@ struct Demo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
-    /// All went as it was told to.
+    /// All went as it was told to, or is as it was asked for.
     Success = 0,
-    /// Something failed while running.
+    /// Something failed while running, or is not as it was asked for.
     Failure = 1,
     /// The configuration is wrong: `EX_CONFIG` of BSD's sysexits.
     Configuration = 78,
@@ -187,17 +230,63 @@ impl From<Exit> for ExitCode {
 #[must_use]
 pub fn main() -> ExitCode {
     match Arguments::try_parse() {
-        Ok(Arguments { command, run }) => match command.unwrap_or(Command::Run(run)) {
-            Command::Run(run) => run.execute().into(),
-            Command::Check(check) => check.execute().into(),
-            Command::Demo(demo) => demo.execute().into(),
-        },
+        Ok(Arguments {
+            command,
+            run,
+            color,
+        }) => {
+            match color {
+                ColorChoice::Auto => {}
+                ColorChoice::Always => telemetry::set_colored(true),
+                ColorChoice::Never => telemetry::set_colored(false),
+            }
+            command.unwrap_or(Command::Run(run)).execute().into()
+        }
         // Also `--help` and `--version`, which go to standard output and succeed.
         Err(error) => {
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     }
+}
+
+impl Command {
+    fn execute(self) -> Exit {
+        match self {
+            Self::Run(run) => run.execute(),
+            Self::Check(check) => check.execute(),
+            Self::Config(config) => config.execute(),
+            Self::Explain(explain) => explain.execute(),
+            Self::Healthcheck(healthcheck) => healthcheck.execute(),
+            Self::Drain(drain) => drain.execute(),
+            Self::Demo(demo) => demo.execute(),
+            Self::Completions { shell } => complete(shell),
+            Self::Version(version) => version.execute(),
+        }
+    }
+}
+
+fn complete(shell: clap_complete::Shell) -> Exit {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "readygate", &mut script);
+    print(&String::from_utf8_lossy(&script));
+    Exit::Success
+}
+
+/// The configuration in `file`, or with one route to `upstream`; without either the one in
+/// `./proxy.toml`.
+fn configuration(
+    file: Option<&Path>,
+    upstream: Option<address::Upstream>,
+) -> Result<Config, ConfigurationError> {
+    Ok(match (file, upstream) {
+        (Some(file), _) => Config::load(file)?,
+        (None, Some(upstream)) => {
+            Config::for_upstream(upstream, &process_environment).map_err(LoadError::Invalid)?
+        }
+        (None, None) if Path::new(DEFAULT_FILE).exists() => Config::load(Path::new(DEFAULT_FILE))?,
+        (None, None) => return Err(ConfigurationError::Absent),
+    })
 }
 
 impl Run {
@@ -245,15 +334,7 @@ impl Run {
     }
 
     fn configuration(&self) -> Result<Config, ConfigurationError> {
-        let mut config = match (&self.config, &self.upstream) {
-            (Some(path), _) => Config::load(path)?,
-            (None, Some(upstream)) => Config::for_upstream(upstream.clone(), &process_environment)
-                .map_err(LoadError::Invalid)?,
-            (None, None) if Path::new(DEFAULT_FILE).exists() => {
-                Config::load(Path::new(DEFAULT_FILE))?
-            }
-            (None, None) => return Err(ConfigurationError::Absent),
-        };
+        let mut config = configuration(self.config.as_deref(), self.upstream.clone())?;
         if let Some(listen) = &self.listen {
             config.effective.override_with("listen", written(listen));
             config.listen = vec![listen.clone().into()];
@@ -287,12 +368,7 @@ impl Check {
                     show(Level::WARNING, &warning);
                 }
                 let summary = Summary(&config);
-                // Nobody may be reading, which changes nothing about the file.
-                let _ = writeln!(
-                    io::stdout(),
-                    "{} is valid: {summary}",
-                    self.config.display()
-                );
+                print(&format!("{} is valid: {summary}\n", self.config.display()));
                 Exit::Success
             }
             Err(error) => ConfigurationError::from(error).report(),
@@ -390,6 +466,11 @@ impl ConfigurationError {
         }
         Exit::Configuration
     }
+}
+
+/// Writes `text` to standard output; nobody may be reading, which changes nothing.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// An error with its causes, in one line.

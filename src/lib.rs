@@ -38,7 +38,7 @@
 //!
 //! | module | imports | what it is |
 //! |---|---|---|
-//! | `cli` | `config`, `demo`, `server`, `telemetry`, `upstream` | arguments, exit status |
+//! | `cli` | `config`, `demo`, `http`, `route`, `server`, `telemetry`, `upstream`, `websocket` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
 //! | `server` | `admin`, `client`, `config`, `http`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |

@@ -185,10 +185,21 @@ fn filter(level: tracing::Level) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
 }
 
-/// Whether text for `stream` has colours: on a terminal, unless `NO_COLOR` is set
-/// (<https://no-color.org>).
+/// Whether text has colours, if somebody has said so; there is one answer in a process.
+static COLORS: OnceLock<bool> = OnceLock::new();
+
+/// Has all text for people from now on with colours, or without, wherever it goes.
+pub fn set_colored(is_colored: bool) {
+    let _first = COLORS.set(is_colored);
+}
+
+/// Whether text for `stream` has colours, if [nobody](set_colored) has said so: on a terminal,
+/// unless `NO_COLOR` is set (<https://no-color.org>).
 #[must_use]
 pub fn is_colored(stream: &impl IsTerminal) -> bool {
+    if let Some(is_colored) = COLORS.get() {
+        return *is_colored;
+    }
     let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !is_unwanted
 }

@@ -4,7 +4,11 @@
 
 mod arguments;
 mod check;
+mod config;
 mod demo;
 mod descriptors;
+mod explain;
+mod operate;
 mod run;
 mod support;
+mod version;

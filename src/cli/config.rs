@@ -1,0 +1,52 @@
+//! `readygate config`: what is in effect, what the defaults are, and what there may be.
+
+use clap::{Args, Subcommand};
+
+use super::{Exit, Run, print};
+use crate::config::{DEFAULT, schema};
+
+const EXAMPLES: &str = "\
+Examples:
+  readygate config default > proxy.toml
+      Begin with a file that has every key, its default and what it is for.
+
+  readygate config show --config proxy.toml
+      See every value that is in effect, and whether it is a default or who said it.
+
+  readygate config schema > proxy.schema.json
+      Have an editor complete and check the file, with this as its first line:
+      #:schema ./proxy.schema.json";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show every value that is in effect, as TOML, and where it comes from
+    ///
+    /// What is shown can be used as a file. Values that may be secret stay the variables that
+    /// they are written with.
+    Show(Run),
+    /// Show the complete file with every default, and what each key is for
+    Default,
+    /// Show the JSON Schema of the file, for editors
+    Schema,
+}
+
+impl Config {
+    pub(super) fn execute(self) -> Exit {
+        match self.command {
+            Command::Show(run) => match run.configuration() {
+                Ok(config) => print(&config.effective.to_toml()),
+                Err(error) => return error.report(),
+            },
+            Command::Default => print(DEFAULT),
+            Command::Schema => print(&format!("{:#}\n", schema())),
+        }
+        Exit::Success
+    }
+}

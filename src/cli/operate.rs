@@ -1,0 +1,208 @@
+//! Commands that ask the admin listener of a readygate that runs: `healthcheck`, `drain`.
+//!
+//! Images without a shell and curl have no other way to do so.
+
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::{task, time};
+
+use super::{ConfigurationError, Exit, chain, configuration, print, report, runtime};
+use crate::{
+    config::{address, units},
+    server::{DEFAULT_ADMIN, ListenAddress},
+    upstream::{
+        self, Address,
+        dial::{DialError, Protocol, dial},
+    },
+};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a process that drains is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Which readygate is meant.
+#[derive(Args, Debug)]
+struct Which {
+    /// Ask the admin listener at ADDR: IP:PORT or unix:PATH
+    ///
+    /// Otherwise it is the one of the configuration file, and 127.0.0.1:9901 without a file.
+    #[arg(long, value_name = "ADDR", value_parser = address::listen)]
+    admin: Option<ListenAddress>,
+    /// Take the address from FILE [default: ./proxy.toml if there is one]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Healthcheck {
+    /// Ask whether it takes new clients, too: it does not while it drains
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Drain {
+    /// Wait until the process is gone, for as long as DURATION: "10s", "1m"
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    which: Which,
+}
+
+impl Healthcheck {
+    pub(super) fn execute(&self) -> Exit {
+        let path = if self.ready { "/readyz" } else { "/livez" };
+        self.which.ask_with(async |listener| {
+            let text = listener.ask(Method::GET, path).await?;
+            print(&(text + "\n"));
+            Ok(())
+        })
+    }
+}
+
+impl Drain {
+    pub(super) fn execute(&self) -> Exit {
+        self.which.ask_with(async |listener| {
+            let text = listener.ask(Method::POST, "/drain").await?;
+            let Some(wait) = self.wait else {
+                print(&(text + "\n"));
+                return Ok(());
+            };
+            let gone = time::timeout(wait, listener.gone());
+            gone.await.map_err(|_elapsed| Unanswered::StillThere(wait))
+        })
+    }
+}
+
+impl Which {
+    /// Does what is to be done with the listener.
+    fn ask_with(&self, ask: impl AsyncFnOnce(Listener) -> Result<(), Unanswered>) -> Exit {
+        let listener = match self.listener() {
+            Ok(Some(listener)) => listener,
+            Ok(None) => {
+                report("this configuration has no admin listener: admin.listen is \"\"");
+                return Exit::Failure;
+            }
+            Err(error) => return error.report(),
+        };
+        let asked = match runtime() {
+            Ok(runtime) => runtime.block_on(ask(listener)),
+            Err(error) => Err(error.into()),
+        };
+        match asked {
+            Ok(()) => Exit::Success,
+            Err(error) => {
+                report(&chain(&error));
+                Exit::Failure
+            }
+        }
+    }
+
+    fn listener(&self) -> Result<Option<Listener>, ConfigurationError> {
+        let address = match &self.admin {
+            Some(address) => Some(address.clone()),
+            None => match configuration(self.config.as_deref(), None) {
+                Ok(config) => config.admin,
+                Err(ConfigurationError::Absent) => Some(ListenAddress::Tcp(DEFAULT_ADMIN)),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(address.map(Listener))
+    }
+}
+
+/// Why an admin listener has not done what it was asked for.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error("nobody listens there for admin requests")]
+    Unreachable(#[from] DialError),
+    #[error("no answer within {TIMEOUT:?}")]
+    Silent,
+    #[error("no answer")]
+    Lost(#[from] hyper::Error),
+    #[error("{0}: {1}")]
+    Refused(StatusCode, String),
+    #[error("still there after {0:?}")]
+    StillThere(Duration),
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// Where an admin listener is.
+struct Listener(ListenAddress);
+
+impl Listener {
+    /// The text of an answer with a status that means success.
+    async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
+        let (status, text) = time::timeout(TIMEOUT, self.exchange(method, path))
+            .await
+            .map_err(|_elapsed| Unanswered::Silent)??;
+        let text = text.trim_end().to_owned();
+        if status.is_success() {
+            Ok(text)
+        } else {
+            Err(Unanswered::Refused(status, text))
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, String), Unanswered> {
+        let settings = upstream::Settings::new(self.address());
+        let stream = dial(&settings, Protocol::Http1, &[]).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        task::spawn_local(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            // A name could be one that somebody else has pointed here, so addresses are asked for.
+            .header(header::HOST, "localhost")
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .expect("all of it is valid");
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// Resolves when the process that drains has ended, or another one is in its place.
+    async fn gone(&self) {
+        loop {
+            match self.ask(Method::GET, "/readyz").await {
+                Ok(_) => return,
+                Err(Unanswered::Unreachable(DialError::Unreachable(error)))
+                    if error.kind() != io::ErrorKind::TimedOut =>
+                {
+                    return;
+                }
+                Err(_) => time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// Where to connect: what listens everywhere does so on this machine.
+    fn address(&self) -> Address {
+        match &self.0 {
+            ListenAddress::Tcp(address) => Address::Tcp {
+                host: match address.ip() {
+                    IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+                    IpAddr::V6(ip) if ip.is_unspecified() => "localhost".to_owned(),
+                    ip => ip.to_string(),
+                },
+                port: address.port(),
+            },
+            ListenAddress::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `readygate version`: what the program was built from.
+
+use serde_json::json;
+
+use super::{Exit, print};
+
+/// What `--version` says behind the name.
+pub(super) const SHORT: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("READYGATE_COMMIT"),
+    ", ",
+    env!("READYGATE_TARGET"),
+    ")"
+);
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Version {
+    /// Write one JSON object, as GET /build answers
+    #[arg(long)]
+    json: bool,
+}
+
+impl Version {
+    pub(super) fn execute(&self) -> Exit {
+        let built = json!({
+            "name": env!("CARGO_PKG_NAME"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": env!("READYGATE_COMMIT"),
+            "rustc": env!("READYGATE_RUSTC"),
+            "target": env!("READYGATE_TARGET"),
+            "profile": env!("READYGATE_PROFILE"),
+        });
+        if self.json {
+            print(&format!("{built}\n"));
+        } else {
+            let value = |name: &str| built[name].as_str().map(str::to_owned);
+            let line = |name: &&str| format!("{name:8} {}\n", value(name).unwrap_or_default());
+            let names = ["version", "commit", "rustc", "target", "profile"];
+            print(&names.iter().map(line).collect::<String>());
+        }
+        Exit::Success
+    }
+}

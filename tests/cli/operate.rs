@@ -1,0 +1,142 @@
+//! `readygate healthcheck` and `drain`: asking one that runs.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Stdio,
+    thread,
+};
+
+use crate::support::{Killed, directory_with, readygate, run, stderr, stdout};
+
+/// A process that runs, with the addresses of its listeners.
+struct Running {
+    process: Killed,
+    traffic: String,
+    admin: String,
+}
+
+impl Running {
+    /// Starts one before `upstream`.
+    fn start(directory: &Path, upstream: &str, admin: &str) -> Self {
+        let arguments = [
+            "--upstream",
+            upstream,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            admin,
+        ];
+        let mut process = readygate(directory, &arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map(Killed)
+            .unwrap();
+        let mut log = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let [traffic, admin] = ["\"listening\"", "listening for admin requests"].map(|message| {
+            let mut lines = log.by_ref().map_while(Result::ok);
+            let line = lines.find(|line| line.contains(message)).unwrap();
+            let (_, address) = line.split_once("\"address\":\"").unwrap();
+            let address = address.split('"').next().unwrap();
+            address.trim_start_matches("http://").to_owned()
+        });
+        // Whatever else it logs must not block it.
+        thread::spawn(move || log.for_each(drop));
+        Self {
+            process,
+            traffic,
+            admin,
+        }
+    }
+}
+
+#[test]
+fn a_process_that_runs_is_healthy_and_ready_and_then_drains() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = Running::start(directory.path(), "http://127.0.0.1:1", "127.0.0.1:0");
+    let admin = ["--admin", &running.admin];
+    let ask = |arguments: &[&str]| run(directory.path(), &[arguments, &admin].concat());
+
+    for arguments in [&["healthcheck"][..], &["healthcheck", "--ready"]] {
+        let healthy = ask(arguments);
+        assert_eq!(healthy.status.code(), Some(0), "{}", stderr(&healthy));
+        assert_eq!(stdout(&healthy), "ok\n");
+    }
+    let drained = ask(&["drain", "--wait", "30s"]);
+
+    assert_eq!(drained.status.code(), Some(0), "{}", stderr(&drained));
+    assert_eq!(running.process.0.wait().unwrap().code(), Some(0));
+    let gone = ask(&["healthcheck"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(
+        stderr(&gone).starts_with("error: nobody listens there"),
+        "{}",
+        stderr(&gone)
+    );
+    assert_eq!(ask(&["drain"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_process_that_does_not_end_in_time_is_still_there_and_not_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", upstream.local_addr().unwrap());
+    let running = Running::start(directory.path(), &url, "127.0.0.1:0");
+    let admin = ["--admin", &running.admin];
+    let ask = |arguments: &[&str]| run(directory.path(), &[arguments, &admin].concat());
+    // A request that the backend does not answer.
+    let mut client = TcpStream::connect(&running.traffic).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let (mut exchange, _) = upstream.accept().unwrap();
+    exchange.read_exact(&mut [0; 16]).unwrap();
+
+    let asked = ask(&["drain"]);
+    let waited = ask(&["drain", "--wait", "100ms"]);
+    let healthy = ask(&["healthcheck"]);
+    let ready = ask(&["healthcheck", "--ready"]);
+
+    assert_eq!(asked.status.code(), Some(0));
+    assert_eq!(stdout(&asked), "draining\n");
+    assert_eq!(waited.status.code(), Some(1));
+    assert_eq!(stderr(&waited), "error: still there after 100ms\n");
+    assert_eq!(healthy.status.code(), Some(0));
+    assert_eq!(ready.status.code(), Some(1));
+    assert!(
+        stderr(&ready).contains("503 Service Unavailable: "),
+        "{}",
+        stderr(&ready)
+    );
+    assert!(stderr(&ready).contains("draining"), "{}", stderr(&ready));
+}
+
+#[test]
+fn the_address_comes_from_the_file_and_may_be_a_unix_socket_or_everywhere() {
+    let directory = directory_with("proxy.toml", "");
+    let socket = format!("unix:{}/admin.sock", directory.path().display());
+    let everywhere = Running::start(directory.path(), "http://127.0.0.1:1", "0.0.0.0:0");
+    let _at_socket = Running::start(directory.path(), "http://127.0.0.1:1", &socket);
+    let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"\n";
+    for admin in [&everywhere.admin, &socket] {
+        let file = format!("admin.listen = \"{admin}\"\n{route}");
+        std::fs::write(directory.path().join("proxy.toml"), file).unwrap();
+
+        let output = run(directory.path(), &["healthcheck"]);
+
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{admin}: {}",
+            stderr(&output)
+        );
+    }
+    let file = format!("admin.listen = \"\"\n{route}");
+    std::fs::write(directory.path().join("nowhere.toml"), file).unwrap();
+    let nowhere = run(directory.path(), &["healthcheck", "-c", "nowhere.toml"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(stderr(&nowhere).contains("has no admin listener"));
+    let absent = run(directory.path(), &["healthcheck", "-c", "absent.toml"]);
+    assert_eq!(absent.status.code(), Some(78));
+}

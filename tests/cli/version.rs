@@ -1,0 +1,69 @@
+//! `readygate version`, `--version` and `completions`.
+
+use crate::support::{run, stderr, stdout};
+
+#[test]
+fn the_version_is_one_line_and_its_parts_are_told_as_text_and_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let short = run(directory.path(), &["--version"]);
+    let long = run(directory.path(), &["version"]);
+    let json = run(directory.path(), &["version", "--json"]);
+
+    let parts: serde_json::Value = serde_json::from_str(stdout(&json)).unwrap();
+    let part = |name: &str| parts[name].as_str().unwrap().to_owned();
+    assert_eq!(part("name"), "readygate");
+    assert_eq!(part("version"), env!("CARGO_PKG_VERSION"));
+    assert!(part("rustc").starts_with("rustc "));
+    assert_eq!(
+        stdout(&short),
+        format!(
+            "readygate {} (commit {}, {})\n",
+            part("version"),
+            part("commit"),
+            part("target")
+        )
+    );
+    for name in ["version", "commit", "rustc", "target", "profile"] {
+        let line = format!("{name:8} {}\n", part(name));
+        assert!(stdout(&long).contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn completions_are_for_the_shells_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = run(directory.path(), &["completions", shell]);
+
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        for word in ["healthcheck", "explain", "upstream"] {
+            assert!(stdout(&output).contains(word), "{word} for {shell}");
+        }
+    }
+    let unknown = run(directory.path(), &["completions", "tcsh"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("bash"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn what_is_completed_for_bash_is_bash() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("readygate.bash");
+    let output = run(directory.path(), &["completions", "bash"]);
+    std::fs::write(&script, &output.stdout).unwrap();
+    let ask = "source readygate.bash; COMP_WORDS=(readygate he); COMP_CWORD=1; \
+               _readygate readygate he readygate; echo \"${COMPREPLY[*]}\"";
+
+    let completed = std::process::Command::new("bash")
+        .args(["--norc", "-c", ask])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+
+    let words = stdout(&completed);
+    assert!(
+        words.contains("healthcheck"),
+        "{words}{}",
+        stderr(&completed)
+    );
+}
