@@ -28,6 +28,8 @@ pub mod headers;
 pub mod hold;
 mod http1;
 mod http2;
+mod identity;
+mod meter;
 pub mod multiplexed;
 pub mod pool;
 mod replay;
@@ -49,7 +51,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{Request, Response, Version};
 use tokio::time::Instant;
 
 pub use self::tallies::UNROUTED;
@@ -57,11 +59,13 @@ use self::{
     addresses::{AddressPlace, Addresses, Rate},
     body::Body,
     hold::HeldRequests,
+    identity::Identity,
+    meter::Meter,
     pool::Pools,
     response::{Refusal, Shortage},
     sessions::Sessions,
     sniff::Spoken,
-    tallies::{Meter, Tallies},
+    tallies::Tallies,
 };
 pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
@@ -105,6 +109,7 @@ pub struct Local {
     pools: Pools,
     sessions: Sessions,
     tallies: Tallies,
+    request_ids: identity::Ids,
 }
 
 impl Local {
@@ -116,6 +121,7 @@ impl Local {
             pools: Pools::default(),
             sessions: Sessions::default(),
             tallies: Tallies::default(),
+            request_ids: identity::Ids::default(),
         })
     }
 
@@ -362,26 +368,25 @@ impl Connection {
         }
     }
 
-    /// The client that sent a request with these headers.
-    fn client(&self, headers: &HeaderMap) -> Client {
+    /// Counts a request that has come, and knows from then on who has sent it.
+    fn meter<B>(&self, request: &Request<B>) -> Meter {
         let config = self.local.config();
-        forwarded::client(self.client, headers, &config.trusted_proxies)
-    }
-
-    /// Counts a request that has come.
-    fn meter(&self) -> Meter {
-        Meter::start(&self.local)
+        let headers = request.headers();
+        let client = forwarded::client(self.client, headers, &config.trusted_proxies);
+        let identity = Identity::of(headers, client.is_trusted, &self.local.request_ids);
+        let requests = config.log.requests;
+        Meter::start(request, client, identity, requests, &self.local)
     }
 
     /// The answer to a request that is not served.
-    fn refuse(&self, refusal: Refusal) -> Response<Body> {
-        tracing::debug!(client = %self.client, %refusal, "request refused");
+    fn refuse(&self, refusal: Refusal, meter: &Meter) -> Response<Body> {
         self.local.shared.rejections.count(refusal.into());
-        refusal.into_response()
+        meter.set_refused(refusal);
+        refusal.into_response(meter.identity())
     }
 
-    /// The route of a request that may be served at all.
-    fn route<B>(&self, request: &Request<B>, meter: &Meter) -> Result<Arc<Route>, Refusal> {
+    /// The route of a request that may be served at all, and has its id from then on.
+    fn route<B>(&self, request: &mut Request<B>, meter: &Meter) -> Result<Arc<Route>, Refusal> {
         match self.admission {
             Admission::Admitted => {}
             Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),
@@ -401,6 +406,7 @@ impl Connection {
         let host = target::host(request)?;
         let route = routes.find(host, request.uri().path())?;
         meter.set_route(route, &self.local);
+        meter.identity().tag(request.headers_mut());
         Ok(Arc::clone(route))
     }
 }

@@ -11,6 +11,7 @@ pub mod rejections;
 pub mod reloads;
 mod sink;
 pub mod totals;
+pub mod trace;
 
 use std::{
     io::{self, IsTerminal},
@@ -57,6 +58,18 @@ pub const FORMATS: [(&str, Format); 4] = [
     ("gcp", Format::Gcp),
 ];
 
+/// Which requests that do not become sessions have a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Requests {
+    /// None.
+    None,
+    /// Those that the proxy answers itself, for their ids are in the answers.
+    #[default]
+    Errors,
+    /// All.
+    All,
+}
+
 /// The log.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -64,6 +77,8 @@ pub struct Settings {
     pub level: tracing::Level,
     /// Its form.
     pub format: Format,
+    /// Which requests have a line.
+    pub requests: Requests,
     /// What [`Format::Gcp`] says about the process.
     pub platform: Platform,
 }
@@ -73,6 +88,7 @@ impl Default for Settings {
         Self {
             level: tracing::Level::INFO,
             format: Format::default(),
+            requests: Requests::default(),
             platform: Platform::default(),
         }
     }

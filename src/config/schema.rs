@@ -64,6 +64,7 @@ const KEYS: &[(&str, Notation)] = &[
         Word(&["error", "warn", "info", "debug", "trace"]),
     ),
     ("log.format", Word(&["auto", "text", "json", "gcp"])),
+    ("log.requests", Word(&["none", "errors", "all"])),
     ("limits.max_connections", Count(1, MAX)),
     ("limits.max_connections_per_address", OptionalCount),
     ("limits.session_rate", OptionalCount),

@@ -22,7 +22,7 @@ use crate::{
     client::TrustedProxies,
     server::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
     session::drain,
-    telemetry::{FORMATS, LEVELS, Platform, Settings},
+    telemetry::{FORMATS, LEVELS, Platform, Requests, Settings},
 };
 
 /// The port where neither the file nor the environment names one.
@@ -144,6 +144,11 @@ pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
 
 pub(super) fn log(table: &mut Table<'_>) -> Settings {
     let default = Settings::default();
+    let logged = [
+        ("none", Requests::None),
+        ("errors", Requests::Errors),
+        ("all", Requests::All),
+    ];
     Settings {
         level: table
             .take("level", |level| level.choice(&LEVELS))
@@ -151,6 +156,9 @@ pub(super) fn log(table: &mut Table<'_>) -> Settings {
         format: table
             .take("format", |format| format.choice(&FORMATS))
             .unwrap_or(default.format),
+        requests: table
+            .take("requests", |requests| requests.choice(&logged))
+            .unwrap_or(default.requests),
         platform: Platform::of(&|name| table.file().environment(name)),
     }
 }

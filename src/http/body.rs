@@ -18,11 +18,15 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::task::{self, AbortHandle};
 
-use super::{exchange::Connection, headers, multiplexed::Stream, pool::Pool};
+use super::{exchange::Connection, headers, meter::Line, multiplexed::Stream, pool::Pool};
 
 /// The body of an answer.
 #[derive(Debug)]
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// The request's line in the log, if it gets one when this ends.
+    line: Option<Box<Line>>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -63,7 +67,7 @@ impl Body {
             return Self::from(incoming);
         }
         let connection = Some(connection);
-        Self(Kind::Driven(Box::new(Driven {
+        Self::of(Kind::Driven(Box::new(Driven {
             incoming,
             connection,
             pool,
@@ -73,7 +77,7 @@ impl Body {
     /// What the upstream answers on `stream`.
     #[must_use]
     pub fn shared(stream: Stream, incoming: Incoming) -> Self {
-        Self(Kind::Shared(incoming, stream))
+        Self::of(Kind::Shared(incoming, stream))
     }
 
     /// What the upstream answers on `connection`, which still gets the request.
@@ -94,7 +98,21 @@ impl Body {
             .await;
             pool.put(connection);
         });
-        Self(Kind::Duplex(incoming, Abort(driving.abort_handle())))
+        Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
+    }
+}
+
+impl Body {
+    const fn of(kind: Kind) -> Self {
+        Self { kind, line: None }
+    }
+
+    /// The same body, whose end writes `line`.
+    pub(super) fn logged(self, line: Box<Line>) -> Self {
+        Self {
+            line: Some(line),
+            ..self
+        }
     }
 }
 
@@ -106,13 +124,13 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(Kind::Own(bytes))
+        Self::of(Kind::Own(bytes))
     }
 }
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self(Kind::Upstream(incoming))
+        Self::of(Kind::Upstream(incoming))
     }
 }
 
@@ -146,21 +164,23 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let frame = match &mut self.get_mut().0 {
-            Kind::Own(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Kind::Own(bytes) => {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
-            }
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
                 Pin::new(incoming).poll_frame(context)
             }
             Kind::Driven(driven) => driven.poll_frame(context),
         };
+        if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.line, &frame) {
+            line.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+        }
         frame.map_ok(headers::without_forbidden_trailers)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
             Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
                 incoming.is_end_stream()
@@ -170,7 +190,7 @@ impl hyper::body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
                 incoming.size_hint()

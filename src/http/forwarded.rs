@@ -5,6 +5,7 @@
 //! | `X-Forwarded-For` | the peer's address | what came, and the peer's address behind it |
 //! | `Forwarded` | the peer, the host, the scheme | what came, and these behind it |
 //! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | what came, or these |
+//! | `X-Request-Id` | the request's [id](super::identity) | what came, if it can be one |
 //! | the others that are about the client ([`headers`](super::headers)) | removed | what came |
 //!
 //! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing
@@ -17,7 +18,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{Client, headers::is_about_the_client};
+use super::{Client, headers::is_about_the_client, identity::X_REQUEST_ID};
 use crate::{client::TrustedProxies, websocket::handshake::list};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,12 +43,16 @@ pub fn client(connection: Client, headers: &HeaderMap, trusted: &TrustedProxies)
     }
 }
 
-/// Adds to the headers for the upstream where the request came from that had `received`.
+/// Adds to the headers for the upstream where the request came from that had `received`, in
+/// which the id is the one that it has got.
 ///
 /// `host` is what [`host`](super::target::host) returned.
 pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: &str) {
     if client.is_trusted {
         pass_on(headers, received);
+    }
+    if let Some(id) = received.get(X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, id.clone());
     }
     let address = client.peer.ip();
     let address_text = address.map(|address| address.to_string());
@@ -86,8 +91,8 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
 /// Passes on what was `received` from a trusted proxy, but for the lists, which grow.
 fn pass_on(headers: &mut HeaderMap, received: &HeaderMap) {
     let is_passed = |name: &HeaderName| {
-        let is_list = name == X_FORWARDED_FOR || name == header::FORWARDED;
-        is_about_the_client(name) && !is_list && !name.as_str().contains('_')
+        let is_set_anyway = [X_FORWARDED_FOR, header::FORWARDED, X_REQUEST_ID].contains(name);
+        is_about_the_client(name) && !is_set_anyway && !name.as_str().contains('_')
     };
     for (name, value) in received {
         if is_passed(name) {

@@ -37,9 +37,9 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// Headers that say where a request came from or what it asked for before another proxy
-/// changed it, which a client says only to deceive; beside all with [`ABOUT_PREFIX`].
-const ABOUT_THE_CLIENT: [&str; 10] = [
+/// Headers that say where a request came from, what it is called, or what it asked for before
+/// another proxy changed it, which a client says only to deceive; beside all with [`ABOUT_PREFIX`].
+const ABOUT_THE_CLIENT: [&str; 11] = [
     "forwarded",
     "forwarded-for",
     "true-client-ip",
@@ -49,6 +49,7 @@ const ABOUT_THE_CLIENT: [&str; 10] = [
     "x-original-host",
     "x-original-url",
     "x-real-ip",
+    "x-request-id",
     "x-rewrite-url",
 ];
 

@@ -25,9 +25,9 @@ use super::{
     causes::Causes,
     forward::{self, Downstream},
     framing::Framing,
+    meter::Meter,
     response::{self, Refusal},
     sniff::Sniffed,
-    tallies::Meter,
     upgrade::{self, Accepted},
     watched::Watched,
 };
@@ -149,30 +149,30 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
-        let meter = requests.connection.meter();
+        let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
-        let mut response = answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal));
+        let mut response =
+            answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal, &meter));
         let is_draining = requests.connection.local.drain().has_begun();
         if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // hyper closes the connection then, but does not say so.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        meter.answered(response.status());
-        Ok(response)
+        Ok(meter.answered(response))
     })
 }
 
 impl Requests {
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         meter: &Meter,
     ) -> Result<Response<Body>, Refusal> {
         self.stream.next_verdict()?;
         let local = &self.connection.local;
-        let client = self.connection.client(request.headers());
-        let route = self.connection.route(&request, meter)?;
+        let client = meter.client();
+        let route = self.connection.route(&mut request, meter)?;
         if upgrade::is_websocket(request.headers()) {
             meter.set_handshake();
             let (parts, _body) = request.into_parts();

@@ -54,9 +54,9 @@ use super::{
     causes::{self, Causes},
     forward::{self, Downstream},
     headers, http1,
+    meter::Meter,
     response::{Refusal, Shortage},
     sniff::Sniffed,
-    tallies::Meter,
     upgrade::{self, Accepted},
 };
 use crate::{
@@ -224,11 +224,11 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<Counted<Body>>, Infallible> {
     let stream = Stream::request(&requests.activity);
-    let meter = requests.connection.meter();
+    let meter = requests.connection.meter(&request);
     let answer = requests.answer(request, &meter).await;
-    let response = answer.unwrap_or_else(|refusal| of_http2(requests.connection.refuse(refusal)));
-    meter.answered(response.status());
-    Ok(stream.answer(response))
+    let response =
+        answer.unwrap_or_else(|refusal| of_http2(requests.connection.refuse(refusal, &meter)));
+    Ok(stream.answer(meter.answered(response)))
 }
 
 /// An answer of the proxy's own without what HTTP/2 does not have: fields of the connection,
@@ -248,13 +248,13 @@ impl Requests {
         request: Request<Incoming>,
         meter: &Meter,
     ) -> Result<Response<Body>, Refusal> {
-        let request = request::check(request)?;
+        let mut request = request::check(request)?;
         if request.method() == Method::CONNECT {
             return self.connect(request, meter).await;
         }
-        let route = self.connection.route(&request, meter)?;
+        let route = self.connection.route(&mut request, meter)?;
         let downstream = Downstream {
-            client: self.connection.client(request.headers()),
+            client: meter.client(),
             // Bodies cannot be framed in two ways here.
             is_body_broken: None,
             // A request that the client cancels is dropped.
@@ -280,8 +280,8 @@ impl Requests {
             return Err(Refusal::UnknownProtocol);
         }
         let local = &self.connection.local;
-        let client = self.connection.client(request.headers());
-        let route = self.connection.route(&request, meter)?;
+        let client = meter.client();
+        let route = self.connection.route(&mut request, meter)?;
         meter.set_handshake();
         let places = self.admit_session()?;
         let upgraded = on_upgrade(&mut request);

@@ -6,7 +6,7 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 
-use super::{body::Body, framing::Flaw};
+use super::{body::Body, framing::Flaw, identity::Identity};
 use crate::{route::Unrouted, telemetry::rejections::Rejection, websocket::handshake::VERSION};
 
 /// What a client gets that does not send the whole of its header section in time; hyper
@@ -197,12 +197,11 @@ impl Refusal {
         }
     }
 
-    /// The answer: the status, what it demands, and one line of text.
+    /// The answer: the status, what it demands, and one line of text with the request's id.
     ///
     /// After a request that cannot be trusted to end where it seems to, and after one that
     /// met a limit, the connection is closed.
-    #[must_use]
-    pub fn into_response(self) -> Response<Body> {
+    pub(super) fn into_response(self, identity: &Identity) -> Response<Body> {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
         let extra: &[(HeaderName, HeaderValue)] = match self {
             Self::BadRequest(_)
@@ -230,11 +229,13 @@ impl Refusal {
             | Self::BadGateway
             | Self::NoAnswer => &[],
         };
-        let mut response = Response::new(Body::from(Bytes::from(format!("{self}\n"))));
+        let text = format!("{self} (request {})\n", identity.id());
+        let mut response = Response::new(Body::from(Bytes::from(text)));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         headers.extend(extra.iter().cloned());
+        identity.tag(headers);
         response
     }
 }

@@ -17,10 +17,11 @@ use std::{
     },
 };
 
-use super::{ClientAddr, Local, tallies::Tally};
+use super::{ClientAddr, Local, identity::Identity, tallies::Tally};
 use crate::{
     route::Route,
     session::{Record, Report},
+    telemetry::trace::Trace,
 };
 
 /// How few sessions it takes until memory is given back.
@@ -43,8 +44,12 @@ pub struct Running {
     /// Where it is in the list.
     index: Cell<u32>,
     client: ClientAddr,
-    path: Box<str>,
     is_http2: bool,
+    /// The id of the request, the digits of its trace if it has one, and the path: one piece of
+    /// memory for all.
+    names: Box<str>,
+    request_id_bytes: u8,
+    has_trace: bool,
     route: Arc<Route>,
     tally: Rc<Tally>,
     local: Rc<Local>,
@@ -67,13 +72,28 @@ impl Running {
     /// The path that its client asked for, without the query.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.path
+        let trace_bytes = if self.has_trace { Trace::DIGITS } else { 0 };
+        &self.names[usize::from(self.request_id_bytes) + trace_bytes..]
     }
 
     /// Whether it is a stream of HTTP/2.
     #[must_use]
     pub const fn is_http2(&self) -> bool {
         self.is_http2
+    }
+
+    /// The id of the request that it began with.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.names[..usize::from(self.request_id_bytes)]
+    }
+
+    /// The trace that it is part of.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        let digits = &self.names[usize::from(self.request_id_bytes)..];
+        let digits = digits.get(..Trace::DIGITS).filter(|_| self.has_trace);
+        digits.and_then(Trace::from_digits)
     }
 
     /// Its route.
@@ -102,8 +122,9 @@ impl Running {
 /// Where a session comes from.
 pub(super) struct Origin {
     pub(super) client: ClientAddr,
-    pub(super) path: Box<str>,
+    pub(super) path: String,
     pub(super) is_http2: bool,
+    pub(super) identity: Identity,
     pub(super) route: Arc<Route>,
 }
 
@@ -171,12 +192,17 @@ pub(super) struct Entry {
 impl Entry {
     /// A session whose client has just got its `101`.
     pub(super) fn begin(origin: Origin, local: &Rc<Local>) -> (Self, Rc<Running>) {
+        let request_id = origin.identity.id();
+        let trace = origin.identity.trace();
+        let digits = trace.map(|trace| trace.digits()).unwrap_or_default();
         let running = Rc::new(Running {
             id: local.shared.session_ids.next(),
             index: Cell::default(),
             client: origin.client,
-            path: origin.path,
             is_http2: origin.is_http2,
+            names: format!("{request_id}{digits}{}", origin.path).into(),
+            request_id_bytes: u8::try_from(request_id.len()).expect("an id is short"),
+            has_trace: !digits.is_empty(),
             tally: local.tallies.of(&origin.route),
             route: origin.route,
             local: Rc::clone(local),
@@ -220,6 +246,8 @@ impl Running {
 mod tests {
     use std::collections::BTreeSet;
 
+    use hyper::HeaderMap;
+
     use super::*;
     use crate::{config::Config, http::Shared};
 
@@ -235,6 +263,7 @@ mod tests {
             client: ClientAddr::Unix,
             path: "/".into(),
             is_http2: false,
+            identity: Identity::of(&HeaderMap::new(), false, &local.request_ids),
             route: Arc::clone(local.config().routes.iter().next().unwrap()),
         };
         Entry::begin(origin, local).0

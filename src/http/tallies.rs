@@ -1,14 +1,6 @@
 //! What one worker has counted for each route.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    rc::Rc,
-    sync::Arc,
-};
-
-use hyper::StatusCode;
-use tokio::time::Instant;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::Local;
 use crate::{
@@ -70,6 +62,11 @@ impl Tally {
 }
 
 impl Tallies {
+    /// The tally of requests that have no route, or whose route is not known yet.
+    pub(super) fn unrouted(&self) -> Rc<Tally> {
+        Rc::clone(&self.unrouted)
+    }
+
     /// The tally of `route`.
     pub(super) fn of(&self, route: &Arc<Route>) -> Rc<Tally> {
         let mut routes = self.routes.borrow_mut();
@@ -115,55 +112,5 @@ impl Local {
             snapshot.add_session(running.record(), idle_after);
         });
         routes
-    }
-}
-
-/// Counts one request of a client.
-pub(super) struct Meter {
-    tally: RefCell<Rc<Tally>>,
-    kind: Cell<Kind>,
-    started: Instant,
-}
-
-/// What a request turns out to be.
-#[derive(Clone, Copy)]
-enum Kind {
-    Plain,
-    Handshake,
-    Session,
-}
-
-impl Meter {
-    /// A request has come, whose route is not known yet.
-    pub(super) fn start(local: &Local) -> Self {
-        Self {
-            tally: RefCell::new(Rc::clone(&local.tallies.unrouted)),
-            kind: Cell::new(Kind::Plain),
-            started: Instant::now(),
-        }
-    }
-
-    /// It is for `route`.
-    pub(super) fn set_route(&self, route: &Arc<Route>, local: &Local) {
-        self.tally.replace(local.tallies.of(route));
-    }
-
-    /// It is an opening handshake.
-    pub(super) fn set_handshake(&self) {
-        self.kind.set(Kind::Handshake);
-    }
-
-    /// It has become a session.
-    pub(super) fn set_session(&self) {
-        self.kind.set(Kind::Session);
-    }
-
-    /// Its answer begins.
-    pub(super) fn answered(&self, status: StatusCode) {
-        self.tally.borrow().change(|totals| match self.kind.get() {
-            Kind::Plain => totals.add_answer(status, self.started.elapsed()),
-            Kind::Handshake => totals.handshakes_refused += 1,
-            Kind::Session => totals.handshakes_accepted += 1,
-        });
     }
 }

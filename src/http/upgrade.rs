@@ -21,6 +21,7 @@ use super::{
     ask::{self, Connected},
     body::Body,
     forwarded, headers,
+    identity::Identity,
     response::{Refusal, Shortage},
     sessions::{self, Entry, Running},
 };
@@ -47,8 +48,9 @@ pub struct Accepted {
     path: String,
     /// The session's own place, behind a trusted proxy or over HTTP/2.
     place: Option<AddressPlace>,
-    /// The version of HTTP that it speaks: for the log, too.
+    /// The version of HTTP that it speaks, and what the request was called: for the log, too.
     version: Version,
+    identity: Identity,
     /// The connection to an upstream that was asked first.
     connected: Option<Box<Connected>>,
 }
@@ -71,6 +73,7 @@ impl Accepted {
             path: handshake.uri.path().to_owned(),
             place,
             version: handshake.version,
+            identity: Identity::tagged(&handshake.headers),
             connected: Some(Box::new(connected)),
         }
     }
@@ -142,6 +145,7 @@ pub fn accept(
         path: request.uri.path().to_owned(),
         place: shared.admit_session(client, request.version)?,
         version: request.version,
+        identity: Identity::tagged(&request.headers),
         connected: None,
     };
     Ok((response, accepted))
@@ -215,6 +219,7 @@ pub fn session(
         client,
         path,
         version,
+        identity,
         connected,
         place,
     } = accepted;
@@ -234,8 +239,9 @@ pub fn session(
     };
     let origin = sessions::Origin {
         client,
-        path: path.into(),
+        path,
         is_http2: version == Version::HTTP_2,
+        identity,
         route,
     };
     let (entry, running) = Entry::begin(origin, local);
@@ -248,6 +254,9 @@ pub fn session(
         drop(place);
         let running = entry.end(&report);
         let origin = Origin {
+            session: running.id(),
+            request_id: running.request_id(),
+            trace: running.trace(),
             client: &running.client().to_string(),
             is_http2: running.is_http2(),
             path: running.path(),

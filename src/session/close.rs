@@ -169,6 +169,14 @@ impl<S: Stream> Party<S> {
         matches!(self.outgoing, Outgoing::Told(_))
     }
 
+    /// The code that it was told, if there was one.
+    const fn told(&self) -> Option<CloseCode> {
+        match self.outgoing {
+            Outgoing::Told(code) => code,
+            _ => None,
+        }
+    }
+
     /// Whether what the other side sends goes on to it.
     const fn takes_data(&self) -> bool {
         !self.is_told() && !self.peer.is_broken()
@@ -251,7 +259,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         if !is_over {
             // What is then left is dropped, and with it the connections.
             self.answer_now().await;
-            self.note_client_code(session);
+            self.note_codes(session);
         }
         if let Some(upstream) = &self.upstream {
             written = Written::of(&upstream.peer.outbox);
@@ -309,13 +317,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    fn note_client_code(&self, session: &Record) {
-        if let Some(Party {
-            outgoing: Outgoing::Told(Some(code)),
-            ..
-        }) = &self.client
-        {
-            session.note_client_code(Some(*code));
+    /// Notes what was told to both.
+    fn note_codes(&self, session: &Record) {
+        if let Some(code) = self.client.as_ref().and_then(Party::told) {
+            session.note_client_code(Some(code));
+        }
+        if let Some(code) = self.upstream.as_ref().and_then(Party::told) {
+            session.note_upstream_code(Some(code));
         }
     }
 
@@ -324,7 +332,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             let Self { client, upstream } = self;
             session.accept(take(client.as_mut(), upstream.as_mut()));
             session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
-            self.note_client_code(session);
+            self.note_codes(session);
             let Self { client, upstream } = self;
             if let Some(upstream) = upstream {
                 *written = Written::of(&upstream.peer.outbox);

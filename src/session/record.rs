@@ -48,6 +48,7 @@ pub struct Record {
     /// Messages in the upstream's outbox that were written and are settled in the ledger.
     settled: Cell<u64>,
     client_code: Cell<Option<CloseCode>>,
+    upstream_code: Cell<Option<CloseCode>>,
     /// Whether the upstream went away during the flush.
     is_flush_in_doubt: Cell<bool>,
 }
@@ -75,6 +76,7 @@ impl Record {
             flush_time: Cell::default(),
             settled: Cell::default(),
             client_code: Cell::default(),
+            upstream_code: Cell::default(),
             is_flush_in_doubt: Cell::default(),
         }
     }
@@ -227,6 +229,11 @@ impl Record {
         self.client_code.set(code);
     }
 
+    /// The code of the close frame that the upstream gets.
+    pub(super) fn note_upstream_code(&self, code: Option<CloseCode>) {
+        self.upstream_code.set(code);
+    }
+
     pub(super) fn doubt_flush(&self) {
         self.is_flush_in_doubt.set(true);
     }
@@ -274,6 +281,7 @@ impl Record {
             ready_after: self.ready_after.get(),
             flush_time: self.flush_time.get(),
             client_code: self.client_code.get(),
+            upstream_code: self.upstream_code.get(),
             duration: trail.started().elapsed(),
             trail,
         }

@@ -308,6 +308,8 @@ pub struct Report {
     pub flush_time: Option<Duration>,
     /// The code of the close frame that the client got, if it got one with a code.
     pub client_code: Option<CloseCode>,
+    /// The code of the close frame that the upstream got, if it got one with a code.
+    pub upstream_code: Option<CloseCode>,
     /// How long the session lasted, from the client's `101`.
     pub duration: Duration,
 }

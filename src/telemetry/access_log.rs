@@ -1,17 +1,27 @@
-//! The one log line that a session ends with.
+//! The one log line that a session ends with, and that of a plain request.
 //!
 //! # Invariants
 //!
-//! * Nothing that a client or an upstream wrote is in it but the path: no query string, no
-//!   header, no payload.
+//! * Nothing that a client or an upstream wrote is in it but the method, the path, and the ids
+//!   of the request and its trace: no query string, no other header, no payload.
 
 use std::time::Duration;
 
-use crate::session::{Report, ledger::Account, state::SessionState};
+use super::trace::Trace;
+use crate::{
+    session::{Cause, Report, ledger::Account, state::SessionState, termination::Initiator},
+    websocket::CloseCode,
+};
 
 /// Where a session came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
+    /// Its number.
+    pub session: u64,
+    /// The id of the request that it began with.
+    pub request_id: &'a str,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
     /// The client's address.
     pub client: &'a str,
     /// Whether its session is a stream of an HTTP/2 connection.
@@ -22,54 +32,135 @@ pub struct Origin<'a> {
     pub route: &'a str,
 }
 
+/// A request that did not become a session.
+#[derive(Clone, Debug)]
+pub struct Answered<'a> {
+    /// Its id.
+    pub request_id: &'a str,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
+    /// The client's address.
+    pub client: &'a str,
+    /// Whether it came over HTTP/2.
+    pub is_http2: bool,
+    /// Its method.
+    pub method: &'a str,
+    /// Its path, without the query.
+    pub path: &'a str,
+    /// The name of its route, if it has one.
+    pub route: Option<&'a str>,
+    /// The status of its answer, if it got one.
+    pub status: Option<u16>,
+    /// Why the proxy has answered it itself: a name, and in words.
+    pub refusal: Option<(&'static str, String)>,
+    /// From its head to the end of the answer.
+    pub duration: Duration,
+    /// How long the body of the answer was, as far as it was sent.
+    pub response_bytes: u64,
+}
+
+/// Logs an event at one of two levels, which `tracing` wants to know when it is compiled.
+macro_rules! log {
+    ($is_warning:expr, $($fields:tt)*) => {
+        if $is_warning {
+            tracing::warn!($($fields)*);
+        } else {
+            tracing::info!($($fields)*);
+        }
+    };
+}
+
 /// Logs the end of a session: a warning when messages were not delivered or the proxy or
 /// the upstream failed, otherwise information.
 pub fn session_ended(report: &Report, origin: Origin<'_>) {
-    macro_rules! log {
-        ($level:expr) => {{
-            let ledger = &report.ledger;
-            tracing::event!(
-                $level,
-                client = origin.client,
-                http = if origin.is_http2 { "2" } else { "1.1" },
-                path = origin.path,
-                route = origin.route,
-                ended_by = report.cause.initiator().name(),
-                reason = report.cause.name(),
-                detail = %report.cause,
-                state = report.state.name(),
-                client_code = report.client_code.map(crate::websocket::CloseCode::get),
-                duration_ms = millis(report.duration),
-                connected_ms = report.connected_after.map(millis),
-                ready_ms = report.ready_after.map(millis),
-                flush_us = report.flush_time.map(micros),
-                accepted = ledger.accepted(),
-                delivered = ledger.of(Account::Delivered),
-                shed = ledger.of(Account::Shed),
-                expired = ledger.of(Account::Expired),
-                discarded = ledger.of(Account::Discarded),
-                unknown = ledger.of(Account::Unknown),
-                client_bytes = report.traffic.client_bytes,
-                upstream_bytes = report.traffic.upstream_bytes,
-                upstream_messages = report.traffic.upstream_messages,
-                upstream_attempts = report.attempts,
-                upstream_error = report.last_connect_error.as_deref(),
-                trail = %report.trail,
-                "session ended"
-            );
-        }};
-    }
-    if is_warning(report) {
-        log!(tracing::Level::WARN);
+    let ledger = &report.ledger;
+    let (method, status) = if origin.is_http2 {
+        ("CONNECT", 200_u16)
     } else {
-        log!(tracing::Level::INFO);
-    }
+        ("GET", 101)
+    };
+    log!(
+        is_warning(report),
+        session = origin.session,
+        client = origin.client,
+        http = http(origin.is_http2),
+        method,
+        path = origin.path,
+        route = origin.route,
+        status,
+        ended_by = report.cause.initiator().name(),
+        reason = report.cause.name(),
+        detail = %report.cause,
+        state = report.state.name(),
+        close_code = closed_with(&report.cause).map(CloseCode::get),
+        client_code = report.client_code.map(CloseCode::get),
+        upstream_code = report.upstream_code.map(CloseCode::get),
+        duration_ms = millis(report.duration),
+        connected_ms = report.connected_after.map(millis),
+        ready_ms = report.ready_after.map(millis),
+        flush_us = report.flush_time.map(micros),
+        accepted = ledger.accepted(),
+        delivered = ledger.of(Account::Delivered),
+        shed = ledger.of(Account::Shed),
+        expired = ledger.of(Account::Expired),
+        discarded = ledger.of(Account::Discarded),
+        unknown = ledger.of(Account::Unknown),
+        client_bytes = report.traffic.client_bytes,
+        upstream_bytes = report.traffic.upstream_bytes,
+        upstream_messages = report.traffic.upstream_messages,
+        upstream_attempts = report.attempts,
+        upstream_error = report.last_connect_error.as_deref(),
+        trail = %report.trail,
+        request_id = origin.request_id,
+        trace_id = origin.trace.map(|trace| trace.id()),
+        span_id = origin.trace.and_then(|trace| trace.span_id()),
+        trace_sampled = origin.trace.map(|trace| trace.is_sampled),
+        "session ended"
+    );
+}
+
+/// Logs the end of a request that did not become a session: a warning when it is not the
+/// client's fault that the proxy has answered it, otherwise information.
+pub fn request_ended(answered: &Answered<'_>) {
+    let is_failure = answered.status.is_some_and(|status| status >= 500);
+    let by = |is_refused| if is_refused { "proxy" } else { "upstream" };
+    let refusal = answered.refusal.as_ref();
+    log!(
+        is_failure && refusal.is_some(),
+        client = answered.client,
+        http = http(answered.is_http2),
+        method = answered.method,
+        path = answered.path,
+        route = answered.route,
+        status = answered.status,
+        answered_by = answered.status.map(|_| by(refusal.is_some())),
+        reason = refusal.map(|(name, _)| *name),
+        detail = refusal.map(|(_, words)| words.as_str()),
+        duration_ms = millis(answered.duration),
+        response_bytes = answered.response_bytes,
+        request_id = answered.request_id,
+        trace_id = answered.trace.map(|trace| trace.id()),
+        span_id = answered.trace.and_then(|trace| trace.span_id()),
+        trace_sampled = answered.trace.map(|trace| trace.is_sampled),
+        "request ended"
+    );
+}
+
+const fn http(is_http2: bool) -> &'static str {
+    if is_http2 { "2" } else { "1.1" }
 }
 
 fn is_warning(report: &Report) -> bool {
-    use crate::session::termination::Initiator;
     let failed = report.trail.state() == SessionState::Failed;
     report.ledger.undelivered() > 0 || failed && report.cause.initiator() != Initiator::Client
+}
+
+/// The code that whoever has closed first has sent.
+fn closed_with(cause: &Cause) -> Option<CloseCode> {
+    match cause {
+        Cause::ClientClosed(frame) | Cause::UpstreamClosed(frame) => frame.code,
+        _ => None,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -10,6 +10,7 @@ mod ask;
 mod forward;
 mod handshake;
 mod http2;
+mod identity;
 mod limits;
 mod multiplexed;
 mod pki;

@@ -3,5 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
+mod lines;
 mod output;
 mod support;

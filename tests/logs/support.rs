@@ -35,11 +35,24 @@ impl Program {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        let route = format!("[[route]]\nupstream = \"http://{upstream}\"\n");
+        Self::configured(
+            &(configuration.to_owned() + "\n" + &route),
+            arguments,
+            environment,
+        )
+    }
+
+    /// Starts one with this configuration.
+    pub(crate) fn configured(
+        configuration: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = format!(
             "listen = \"127.0.0.1:0\"\nworkers = 1\nadmin.listen = \"127.0.0.1:0\"\n\
-             {configuration}\n[[route]]\nupstream = \"http://{upstream}\"\n\
-             http.hold_timeout = \"10ms\"\n"
+             {configuration}\n"
         );
         std::fs::write(directory.path().join("proxy.toml"), text).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_readygate"))
@@ -129,10 +142,11 @@ pub(crate) fn handshake(target: &str, lines: &[&str]) -> String {
     )
 }
 
-/// A whole session: a handshake, and a close frame behind it.
+/// A whole session: a handshake, a message, and a close frame behind it.
 pub(crate) fn session(target: &str, lines: &[&str]) -> Vec<u8> {
-    let close = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
-    [handshake(target, lines).as_bytes(), &close].concat()
+    let message = *b"\x81\x82\0\0\0\0hi";
+    let close = *b"\x88\x82\0\0\0\0\x03\xe8";
+    [handshake(target, lines).as_bytes(), &message, &close].concat()
 }
 
 /// A backend that accepts every WebSocket, sends `frames`, and closes when the client does;
@@ -170,9 +184,17 @@ fn serve(mut stream: TcpStream, frames: &[u8]) {
          Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     let _ = stream.write_all(&[head.as_bytes(), frames].concat());
-    // Up to the client's close frame, which is answered.
+    // Up to the client's close frame, which is answered; all frames are of this length.
     let mut frame = [0; 8];
-    if reader.read_exact(&mut frame).is_ok() {
-        let _ = stream.write_all(&[0x88, 2, 0x03, 0xe8]);
+    while reader.read_exact(&mut frame).is_ok() {
+        if frame[0] == 0x88 {
+            let _ = stream.write_all(&[0x88, 2, 0x03, 0xe8]);
+        }
     }
+}
+
+/// An address at which nobody listens.
+pub(crate) fn nowhere() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }

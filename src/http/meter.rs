@@ -1,0 +1,174 @@
+//! One request from its arrival to its answer: what is counted of it, and its line in the log.
+//!
+//! # Invariants
+//!
+//! * A request has at most one line, when all of its answer has been sent or nobody waits for
+//!   it any more. One that becomes a session has none: the session has its own.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::Instant;
+
+use super::{Client, Local, body::Body, identity::Identity, response::Refusal, tallies::Tally};
+use crate::{
+    route::Route,
+    telemetry::{
+        Requests,
+        access_log::{self, Answered},
+        rejections::Rejection,
+    },
+};
+
+/// Counts one request of a client.
+pub(super) struct Meter {
+    tally: RefCell<Rc<Tally>>,
+    kind: Cell<Kind>,
+    refusal: Cell<Option<Refusal>>,
+    line: Line,
+}
+
+/// What a request turns out to be.
+#[derive(Clone, Copy)]
+enum Kind {
+    Plain,
+    Handshake,
+    Session,
+}
+
+impl Meter {
+    /// A request of `client` has come, whose route is not known yet.
+    pub(super) fn start<B>(
+        request: &Request<B>,
+        client: Client,
+        identity: Identity,
+        requests: Requests,
+        local: &Local,
+    ) -> Self {
+        Self {
+            tally: RefCell::new(local.tallies.unrouted()),
+            kind: Cell::new(Kind::Plain),
+            refusal: Cell::default(),
+            line: Line {
+                client,
+                identity,
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                version: request.version(),
+                started: Instant::now(),
+                requests,
+                is_due: requests == Requests::All,
+                tally: None,
+                answer: None,
+                response_bytes: 0,
+            },
+        }
+    }
+
+    /// Who has sent it.
+    pub(super) const fn client(&self) -> Client {
+        self.line.client
+    }
+
+    /// What it is called.
+    pub(super) const fn identity(&self) -> &Identity {
+        &self.line.identity
+    }
+
+    /// It is for `route`.
+    pub(super) fn set_route(&self, route: &Arc<Route>, local: &Local) {
+        self.tally.replace(local.tallies.of(route));
+    }
+
+    /// It is an opening handshake.
+    pub(super) fn set_handshake(&self) {
+        self.kind.set(Kind::Handshake);
+    }
+
+    /// It has become a session.
+    pub(super) fn set_session(&self) {
+        self.kind.set(Kind::Session);
+    }
+
+    /// It is not served.
+    pub(super) fn set_refused(&self, refusal: Refusal) {
+        self.refusal.set(Some(refusal));
+    }
+
+    /// Its answer begins, whose body is watched to its end if the log wants to know.
+    pub(super) fn answered(self, response: Response<Body>) -> Response<Body> {
+        let Self {
+            tally,
+            kind,
+            refusal,
+            mut line,
+        } = self;
+        let (tally, refusal, status) = (tally.into_inner(), refusal.get(), response.status());
+        tally.change(|totals| match kind.get() {
+            Kind::Plain => totals.add_answer(status, line.started.elapsed()),
+            Kind::Handshake => totals.handshakes_refused += 1,
+            Kind::Session => totals.handshakes_accepted += 1,
+        });
+        line.is_due = match (line.requests, kind.get()) {
+            (Requests::None, _) | (_, Kind::Session) => false,
+            (Requests::Errors, _) => refusal.is_some(),
+            (Requests::All, _) => true,
+        };
+        if !line.is_due {
+            return response;
+        }
+        line.answer = Some((status, refusal));
+        line.tally = Some(tally);
+        response.map(|body| body.logged(Box::new(line)))
+    }
+}
+
+/// What the log says of a request, when it is dropped.
+#[derive(Debug)]
+pub(super) struct Line {
+    client: Client,
+    identity: Identity,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    started: Instant,
+    requests: Requests,
+    is_due: bool,
+    tally: Option<Rc<Tally>>,
+    /// `None` when nobody has waited for it.
+    answer: Option<(StatusCode, Option<Refusal>)>,
+    response_bytes: u64,
+}
+
+impl Line {
+    /// Counts what was sent of the body of the answer.
+    pub(super) fn add_bytes(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.is_due {
+            return;
+        }
+        let refusal = self.answer.and_then(|(_, refusal)| refusal);
+        access_log::request_ended(&Answered {
+            request_id: self.identity.id(),
+            trace: self.identity.trace(),
+            client: &self.client.address.to_string(),
+            is_http2: self.version == Version::HTTP_2,
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            route: self.tally.as_ref().map(|tally| tally.label()),
+            status: self.answer.map(|(status, _)| status.as_u16()),
+            refusal: refusal.map(|it| (Rejection::from(it).name(), it.to_string())),
+            duration: self.started.elapsed(),
+            response_bytes: self.response_bytes,
+        });
+    }
+}

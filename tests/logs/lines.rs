@@ -1,0 +1,252 @@
+//! What the lines say, in each of the forms.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::support::{Program, backend, handshake, nowhere, session};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+fn traceparent() -> String {
+    format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01")
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// A plain request for `target`.
+fn get(target: &str, lines: &[&str]) -> String {
+    let more: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
+    format!("GET {target} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{more}\r\n")
+}
+
+#[test]
+fn a_session_s_line_says_how_it_ended_and_what_it_is_called() {
+    let mut program = Program::start(backend(&[]), "", &[], &[]);
+
+    program.exchange(session("/chat?token=1", &[&traceparent()]));
+
+    let line = json(&program.line_with("session ended"));
+    for (field, value) in [
+        ("level", Value::from("INFO")),
+        ("session", 1.into()),
+        ("path", "/chat".into()),
+        ("route", "/".into()),
+        ("method", "GET".into()),
+        ("status", 101.into()),
+        ("ended_by", "client".into()),
+        ("reason", "client_closed".into()),
+        ("close_code", 1000.into()),
+        ("client_code", 1000.into()),
+        ("upstream_code", 1000.into()),
+        ("upstream_attempts", 1.into()),
+        ("accepted", 1.into()),
+        ("delivered", 1.into()),
+        ("trace_id", TRACE.into()),
+        ("span_id", "00f067aa0ba902b7".into()),
+        ("trace_sampled", true.into()),
+    ] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+    assert!(line["request_id"].as_str().unwrap().len() > 12, "{line}");
+}
+
+#[test]
+fn the_id_in_an_answer_of_the_proxy_is_in_the_log() {
+    let mut program = Program::start(backend(&[]), "", &[], &[]);
+
+    let answer = program.exchange(get("/a/../b?token=1", &[&traceparent()]));
+
+    let (_, rest) = answer.split_once("x-request-id: ").unwrap();
+    let id = rest.lines().next().unwrap();
+    let line = json(&program.line_with("request ended"));
+    for (field, value) in [
+        ("level", "INFO"),
+        ("request_id", id),
+        ("method", "GET"),
+        ("path", "/a/../b"),
+        ("answered_by", "proxy"),
+        ("reason", "bad_request"),
+        ("trace_id", TRACE),
+    ] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+    assert_eq!(line["status"], 400);
+}
+
+#[test]
+fn whose_requests_have_a_line_is_a_setting() {
+    for (requests, expected) in [
+        ("none", [false, false, false]),
+        ("errors", [false, true, true]),
+        ("all", [true, true, true]),
+    ] {
+        let configuration = format!("log.requests = \"{requests}\"");
+        let mut program = Program::start(backend(&[]), &configuration, &[], &[]);
+
+        let good = program.exchange(get("/good", &[]));
+        program.exchange(get("/bad/../", &[]));
+        program.exchange(handshake("/handshake", &["Origin: a", "Origin: b"]));
+        program.terminate();
+
+        assert!(good.ends_with("hello"), "{good}");
+        let lines: Vec<_> = program
+            .log
+            .by_ref()
+            .map(|line| json(&line.unwrap()))
+            .collect();
+        let has = |path: &str| lines.iter().any(|line| line["path"] == path);
+        let found = ["/good", "/bad/../", "/handshake"].map(has);
+        assert_eq!(found, expected, "{lines:?}");
+        if requests == "all" {
+            let line = lines.iter().find(|line| line["path"] == "/good").unwrap();
+            assert_eq!(line["answered_by"], "upstream");
+            assert_eq!(line["response_bytes"], 5);
+            assert_eq!(line["status"], 200);
+        }
+    }
+}
+
+#[test]
+fn cloud_logging_gets_its_own_names() {
+    let environment = [
+        ("GOOGLE_CLOUD_PROJECT", "project-1"),
+        ("K_SERVICE", "chat"),
+        ("K_REVISION", "chat-00042-abc"),
+    ];
+    let mut program = Program::start(backend(&[]), "log.format = \"gcp\"", &[], &environment);
+
+    program.exchange(session("/chat?token=1", &[&traceparent()]));
+    let ended = json(&program.line_with("session ended"));
+    program.exchange(get(
+        "/a/../b",
+        &["X-Cloud-Trace-Context: 1/1", "Content-Length: x"],
+    ));
+    program.exchange(get(
+        "/a/../b",
+        &[&format!("X-Cloud-Trace-Context: {TRACE}/25;o=0")],
+    ));
+    let refused = json(&program.line_with(TRACE));
+
+    assert_eq!(ended["severity"], "INFO");
+    assert_eq!(ended["message"], "session ended");
+    assert!(ended["time"].as_str().unwrap().ends_with('Z'), "{ended}");
+    let request = &ended["httpRequest"];
+    assert_eq!(request["requestMethod"], "GET");
+    assert_eq!(request["requestUrl"], "/chat");
+    assert_eq!(request["status"], 101);
+    assert_eq!(request["remoteIp"], "127.0.0.1");
+    assert_eq!(request["protocol"], "HTTP/1.1");
+    let latency = request["latency"].as_str().unwrap();
+    assert!(
+        latency.strip_suffix('s').unwrap().parse::<f64>().is_ok(),
+        "{latency}"
+    );
+    let google = |name: &str| &ended[format!("logging.googleapis.com/{name}")];
+    assert_eq!(
+        *google("trace"),
+        format!("projects/project-1/traces/{TRACE}")
+    );
+    assert_eq!(*google("spanId"), "00f067aa0ba902b7");
+    assert_eq!(*google("trace_sampled"), true);
+    assert_eq!(google("labels")["service"], "chat");
+    assert_eq!(google("labels")["revision"], "chat-00042-abc");
+    assert_eq!(google("labels").get("configuration"), None);
+    for moved in [
+        "trace_id",
+        "span_id",
+        "path",
+        "client",
+        "level",
+        "timestamp",
+    ] {
+        assert_eq!(ended.get(moved), None, "{moved} in {ended}");
+    }
+    assert_eq!(refused["logging.googleapis.com/spanId"], "0000000000000019");
+    assert_eq!(refused["httpRequest"]["status"], 400);
+}
+
+#[test]
+fn without_a_project_cloud_logging_gets_the_bare_trace() {
+    let mut program = Program::start(backend(&[]), "", &["--log-format", "gcp"], &[]);
+
+    program.exchange(session("/", &[&traceparent()]));
+
+    let line = json(&program.line_with("session ended"));
+    assert_eq!(line["trace_id"], TRACE);
+    assert_eq!(line.get("logging.googleapis.com/trace"), None);
+    assert_eq!(line.get("logging.googleapis.com/labels"), None);
+}
+
+#[test]
+fn text_has_the_same_fields_in_one_line() {
+    let mut program = Program::start(backend(&[]), "", &["--log-format", "text"], &[]);
+
+    program.exchange(session("/a%20b", &[]));
+
+    let line = program.line_with("session ended");
+    assert!(
+        line.contains("  INFO session ended session=1 client=127.0.0.1:"),
+        "{line}"
+    );
+    assert!(line.contains(" path=/a%20b route=/ "), "{line}");
+    assert!(!line.contains('\x1b'), "{line}");
+}
+
+/// The fields of each line that the README documents.
+fn documented() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("\n## Logs\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut lines: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let fields = cells[0].trim_end_matches('`').split("`, `");
+        for field in fields {
+            for line in ["session ended", "request ended"] {
+                let is_of_all = cells[1].contains("every line");
+                if is_of_all || cells[1].contains(line.split(' ').next().unwrap()) {
+                    lines.entry(line).or_default().insert(field);
+                }
+            }
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_fields_are_those_that_the_readme_documents() {
+    let configuration = "log.requests = \"all\"";
+    // Ready at once, and a message of the upstream.
+    let mut program = Program::start(backend(b"\x81\x02hi"), configuration, &[], &[]);
+    let nowhere = nowhere();
+    let unreachable =
+        format!("[[route]]\nupstream = \"http://{nowhere}\"\ngate.timeout = \"50ms\"");
+    let mut unreachable = Program::configured(&unreachable, &[], &[]);
+    let trace = traceparent();
+
+    let mut written: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+    program.exchange(session("/", &[&trace]));
+    program.exchange(get("/", &[&trace]));
+    program.exchange(get("/a/../", &[&trace]));
+    unreachable.exchange(session("/", &[&trace]));
+    program.terminate();
+    unreachable.terminate();
+    for program in [&mut program, &mut unreachable] {
+        for line in program.log.by_ref().map(|line| json(&line.unwrap())) {
+            let fields = line.as_object().unwrap().keys().cloned();
+            let message = line["message"].as_str().unwrap().to_owned();
+            written.entry(message).or_default().extend(fields);
+        }
+    }
+
+    let documented = documented();
+    assert_eq!(documented.len(), 2, "{documented:?}");
+    for (line, fields) in documented {
+        let written: BTreeSet<_> = written[line].iter().map(String::as_str).collect();
+        assert_eq!(written, fields, "{line}");
+    }
+}
