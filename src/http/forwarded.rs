@@ -5,7 +5,7 @@
 //! | `X-Forwarded-For` | the peer's address | what came, and the peer's address behind it |
 //! | `Forwarded` | the peer, the host, the scheme | what came, and these behind it |
 //! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | what came, or these |
-//! | `X-Request-Id` | the request's [id](super::identity) | what came, if it can be one |
+//! | `X-Request-Id` | the request's id | what came, if it can be one |
 //! | the others that are about the client ([`headers`](super::headers)) | removed | what came |
 //!
 //! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing

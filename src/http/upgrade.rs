@@ -260,7 +260,7 @@ pub fn session(
             client: &running.client().to_string(),
             is_http2: running.is_http2(),
             path: running.path(),
-            route: &running.route().path,
+            route: running.route_label(),
         };
         access_log::session_ended(&report, origin);
     }))

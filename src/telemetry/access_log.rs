@@ -28,7 +28,7 @@ pub struct Origin<'a> {
     pub is_http2: bool,
     /// The path it asked for, without the query.
     pub path: &'a str,
-    /// The route's path prefix.
+    /// The name of its route.
     pub route: &'a str,
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::support::{Program, backend, handshake, nowhere, session};
+use crate::support::{BASE, Program, backend, handshake, nowhere, session};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -224,7 +224,7 @@ fn the_fields_are_those_that_the_readme_documents() {
     let mut program = Program::start(backend(b"\x81\x02hi"), configuration, &[], &[]);
     let nowhere = nowhere();
     let unreachable =
-        format!("[[route]]\nupstream = \"http://{nowhere}\"\ngate.timeout = \"50ms\"");
+        format!("{BASE}[[route]]\nupstream = \"http://{nowhere}\"\ngate.timeout = \"50ms\"");
     let mut unreachable = Program::configured(&unreachable, &[], &[]);
     let trace = traceparent();
 

@@ -4,5 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 mod lines;
+mod metadata;
 mod output;
+mod secrets;
 mod support;

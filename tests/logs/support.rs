@@ -10,11 +10,15 @@ use std::{
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+/// The top of a configuration.
+pub(crate) const BASE: &str =
+    "listen = \"127.0.0.1:0\"\nworkers = 1\nadmin.listen = \"127.0.0.1:0\"\n";
+
 /// A program that ends with the test, also with one that fails.
 pub(crate) struct Program {
     child: Child,
     _directory: TempDir,
-    pub(crate) log: Lines<Box<dyn BufRead>>,
+    pub(crate) log: Lines<Box<dyn BufRead + Send>>,
     pub(crate) traffic: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -35,12 +39,8 @@ impl Program {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let route = format!("[[route]]\nupstream = \"http://{upstream}\"\n");
-        Self::configured(
-            &(configuration.to_owned() + "\n" + &route),
-            arguments,
-            environment,
-        )
+        let text = format!("{BASE}{configuration}\n[[route]]\nupstream = \"http://{upstream}\"\n");
+        Self::configured(&text, arguments, environment)
     }
 
     /// Starts one with this configuration.
@@ -50,11 +50,7 @@ impl Program {
         environment: &[(&str, &str)],
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nworkers = 1\nadmin.listen = \"127.0.0.1:0\"\n\
-             {configuration}\n"
-        );
-        std::fs::write(directory.path().join("proxy.toml"), text).unwrap();
+        std::fs::write(directory.path().join("proxy.toml"), configuration).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_readygate"))
             .args(arguments)
             .current_dir(directory.path())
@@ -63,7 +59,7 @@ impl Program {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let log: Box<dyn BufRead> = Box::new(BufReader::new(child.stdout.take().unwrap()));
+        let log: Box<dyn BufRead + Send> = Box::new(BufReader::new(child.stdout.take().unwrap()));
         let mut log = log.lines();
         let mut listening = log.by_ref().map(Result::unwrap);
         let mut listening = listening.by_ref().filter(|line| line.contains("http://"));
@@ -86,9 +82,19 @@ impl Program {
         lines.find(|line| line.contains(part)).unwrap()
     }
 
+    /// Reads all that it says from now on.
+    pub(crate) fn collect_log(&mut self) -> thread::JoinHandle<String> {
+        let nothing: Box<dyn BufRead + Send> = Box::new(io::empty());
+        let log = std::mem::replace(&mut self.log, nothing.lines());
+        thread::spawn(move || {
+            log.flat_map(|line| [line.unwrap(), "\n".to_owned()])
+                .collect()
+        })
+    }
+
     /// Closes the reading end of its standard output.
     pub(crate) fn close_log(&mut self) {
-        let nothing: Box<dyn BufRead> = Box::new(io::empty());
+        let nothing: Box<dyn BufRead + Send> = Box::new(io::empty());
         self.log = nothing.lines();
     }
 
