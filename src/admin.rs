@@ -286,6 +286,7 @@ impl Admin {
         let value = json!({
             "workers": config.workers,
             "max_held_bytes": config.limits.max_held_bytes,
+            "log_level": telemetry::level(),
             "settings": config.effective.settings(),
         });
         answer::json(StatusCode::OK, &value)

@@ -128,6 +128,12 @@ pub fn set_level(level: tracing::Level) -> Result<(), NotLogging> {
     Ok(())
 }
 
+/// The least severe level that is logged at the moment: in lower case, or `off`.
+#[must_use]
+pub fn level() -> String {
+    LevelFilter::current().to_string()
+}
+
 /// Starts logging to standard output.
 ///
 /// # Errors

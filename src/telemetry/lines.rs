@@ -82,3 +82,70 @@ impl<S: Subscriber> Layer<S> for Lines {
         LINE.set(line);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, pipe};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    const EVIL: &str = "a\r\n\u{1b}[31m\u{9b}1m\u{202e}\"b\\";
+
+    /// The one line of an event that is full of what others wrote.
+    fn written(form: Form) -> String {
+        let (reader, writer) = pipe().unwrap();
+        let sink = Sink::to(writer, |_lines| ()).unwrap();
+        let lines = Lines::new(form, sink.clone());
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(text = EVIL, shown = %EVIL, debugged = ?EVIL, number = -1, "{EVIL}");
+        });
+        sink.push(b"end\n");
+        let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+        let line = lines.next().unwrap();
+        assert_eq!(lines.next().as_deref(), Some("end"), "{line}");
+        line
+    }
+
+    #[test]
+    fn json_says_what_others_wrote_and_has_nothing_in_it_that_does_something() {
+        for form in [Form::Json, Form::Gcp(Platform::default())] {
+            let line = written(form);
+
+            assert!(
+                !line.contains(|it: char| it.is_control() || it == '\u{202e}'),
+                "{line:?}"
+            );
+            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+            for field in ["message", "text", "shown"] {
+                assert_eq!(read[field], EVIL, "{line}");
+            }
+            assert_eq!(read["debugged"], format!("{EVIL:?}"));
+            assert_eq!(read["number"], -1);
+        }
+    }
+
+    #[test]
+    fn of_all_that_controls_a_terminal_only_our_own_colours_are_in_text() {
+        let colored = written(Form::Text { is_colored: true });
+        let plain = written(Form::Text { is_colored: false });
+
+        let mut uncolored = colored.clone();
+        for code in ["\x1b[2m", "\x1b[33m", "\x1b[0m"] {
+            assert!(colored.contains(code), "{colored:?}");
+            uncolored = uncolored.replace(code, "");
+        }
+        for line in [&uncolored, &plain] {
+            assert!(
+                !line.contains(|it: char| it.is_control() || it == '\u{202e}'),
+                "{line:?}"
+            );
+            assert!(
+                line.contains(r#" text="a\r\n\u{1b}[31m\u{9b}1m\u{202e}\"b\\" "#),
+                "{line}"
+            );
+        }
+    }
+}

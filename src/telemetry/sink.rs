@@ -71,7 +71,12 @@ impl Sink {
         Self::to(stdout, say_dropped)
     }
 
-    fn to(
+    /// As [`to_stdout`](Self::to_stdout), to another output.
+    ///
+    /// # Errors
+    ///
+    /// There is no thread to be had.
+    pub(super) fn to(
         output: impl Write + Send + 'static,
         say_dropped: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {

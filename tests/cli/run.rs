@@ -181,6 +181,7 @@ fn the_log_s_level_can_be_changed_while_it_runs() {
 
     assert!(ask("POST /log?level=debug").ends_with("logging from debug on\n"));
     assert!(line_with("level was set").contains("DEBUG"));
+    assert!(ask("GET /config").contains("\"log_level\": \"debug\""));
     assert!(ask("POST /log?level=error").starts_with("HTTP/1.1 200 "));
     ask("POST /drain");
 
