@@ -4,9 +4,12 @@
     ./verify.py wss://my-service-abc-ew.a.run.app/ws
 
 Opens WebSockets, sends numbered messages at once, from before the application is ready, and
-looks for an answer to each. Then it waits, with the connections open, until you deploy a new
-revision or stop the service, and looks at the close codes. For a cold start, run it when the
-service has no instance, or directly after the deployment of a new revision.
+looks for an answer to each. Then it waits, with the connections open, until their instance
+ends, and looks at the close codes. For a cold start, run it when the service has no instance,
+or directly after the deployment of a new revision.
+
+Exit status: 0 passed, 1 failed, 3 nothing failed, but something that was to be seen did not
+happen: it was not a cold start, or the instance did not end.
 
 It needs Python 3.11 and nothing else. The defaults are those of readygate's examples; say
 with --ready, --message and --answer what your application's messages look like.
@@ -31,7 +34,14 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONTINUATION, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 PONG = 10
 NO_CLOSE_FRAME = 1006
-GOING_AWAY, SERVICE_RESTART = 1001, 1012
+GOING_AWAY = 1001
+PASSED, FAILED, PROVES_NOTHING = 0, 1, 3
+CONNECT_SECONDS = 30
+AT_ONCE_SECONDS = 0.3
+"""An application that is ready this soon after the 101 was there already."""
+DEFAULT_REQUEST_TIMEOUT = 300
+REQUEST_TIMEOUT_SLACK = 5
+"""How far from the request timeout, in seconds, a cut still is one by it."""
 
 
 class WebSocket:
@@ -125,20 +135,28 @@ class Visit:
     ready_seconds: float | None = None
     answered: Counter[int] = field(default_factory=Counter)
     close_code: int | None = None
+    closed_seconds: float | None = None
     error: str | None = None
 
 
 def value_at(message: Any, pointer: str) -> Any:
     """The value at a JSON pointer without escapes; None if there is none."""
     for part in pointer.split("/")[1:]:
-        if not isinstance(message, dict) or part not in message:
+        if isinstance(message, dict) and part in message:
+            message = message[part]
+        elif isinstance(message, list) and part.isdigit() and int(part) < len(message):
+            message = message[int(part)]
+        else:
             return None
-        message = message[part]
     return message
 
 
 def is_ready(message: Any, wanted: dict[str, Any]) -> bool:
-    return all(value_at(message, pointer) == value for pointer, value in wanted.items())
+    """As in proxy.toml: each pointer leads to its value, or to one of a list of values."""
+    return all(
+        value_at(message, pointer) in (value if isinstance(value, list) else [value])
+        for pointer, value in wanted.items()
+    )
 
 
 async def visit(
@@ -146,7 +164,7 @@ async def visit(
 ) -> None:
     started = time.monotonic()
     try:
-        async with asyncio.timeout(arguments.handshake):
+        async with asyncio.timeout(CONNECT_SECONDS):
             client = await WebSocket.connect(arguments.url, arguments.header)
         seen.handshake_seconds = time.monotonic() - started
         for number in range(arguments.messages):
@@ -159,7 +177,13 @@ async def visit(
             ):
                 answered.set()
         seen.close_code = received
-    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        seen.closed_seconds = time.monotonic() - started
+    except (
+        OSError,
+        TimeoutError,
+        asyncio.IncompleteReadError,
+        asyncio.LimitOverrunError,
+    ) as error:
         seen.error = f"{type(error).__name__}: {error}"
     answered.set()
 
@@ -178,7 +202,8 @@ def take(
         seen.answered[number] += 1
 
 
-async def run(arguments: argparse.Namespace) -> bool:
+async def run(arguments: argparse.Namespace) -> int:
+    """The exit status."""
     visits = [Visit() for _ in range(arguments.clients)]
     answered = [asyncio.Event() for _ in visits]
     clients = [
@@ -190,16 +215,17 @@ async def run(arguments: argparse.Namespace) -> bool:
             await asyncio.gather(*(one.wait() for one in answered))
     except TimeoutError:
         pass
-    passed = report_delivery(arguments, visits)
-    if passed and not arguments.no_close:
-        passed = await until_closed(arguments, visits, clients)
+    status = say(delivery(arguments, visits))
+    if status != FAILED and not arguments.no_close:
+        # What the start did not prove, the end does not either.
+        status = say(await end(arguments, visits, clients)) or status
     for client in clients:
         client.cancel()
-    return passed
+    return status
 
 
-def report_delivery(arguments: argparse.Namespace, visits: list[Visit]) -> bool:
-    failed = [one.error for one in visits if one.error]
+def delivery(arguments: argparse.Namespace, visits: list[Visit]) -> tuple[int, str]:
+    """Prints what came back; the status of it, and why."""
     handshakes = [
         one.handshake_seconds for one in visits if one.handshake_seconds is not None
     ]
@@ -212,33 +238,87 @@ def report_delivery(arguments: argparse.Namespace, visits: list[Visit]) -> bool:
     print(
         f"messages:  {sent} sent, {lost} without an answer, {doubled} with more than one"
     )
-    for error, count in Counter(failed).items():
+    errors = Counter(one.error for one in visits if one.error)
+    for error, count in errors.items():
         print(f"error:     {error} ({count} clients)")
-    return verdict(
-        not failed and not lost and not doubled and len(ready) == len(visits)
-    )
+    if errors or lost or doubled or len(ready) < len(visits):
+        return FAILED, "not every message of every client has one answer"
+    return cold_start(arguments.handshake, handshakes, ready)
 
 
 def span(seconds: list[float]) -> str:
     return f"{min(seconds):.2f} to {max(seconds):.2f} s" if seconds else "never"
 
 
-async def until_closed(
+def cold_start(
+    limit: float, handshakes: list[float], ready: list[float]
+) -> tuple[int, str]:
+    """Whether all clients had their 101 soon, and before the application was ready."""
+    margin = min(ready) - max(handshakes)
+    print(f"margin:    {margin:.2f} s from the last 101 to the first ready")
+    waited = max(end - start for start, end in zip(handshakes, ready, strict=True))
+    if max(handshakes) > limit:
+        return FAILED, f"each 101 has to come within {limit:g} s"
+    if waited < AT_ONCE_SECONDS:
+        return PROVES_NOTHING, "not a cold start: proves nothing about one"
+    if margin < 0:
+        return FAILED, "a 101 came only after the application was ready"
+    return PASSED, ""
+
+
+async def end(
     arguments: argparse.Namespace, visits: list[Visit], clients: list[asyncio.Task]
-) -> bool:
+) -> tuple[int, str]:
+    """Waits for it and prints how the connections ended; the status of it, and why."""
     print(
-        f"\nDeploy a new revision now; waiting up to {arguments.wait:.0f} s for the end."
+        "\nEnd the instance now; a new revision alone leaves open requests to the old one,"
+        "\nuntil that one is deleted:  gcloud run revisions delete OLD_REVISION"
+        f"\nWaiting up to {arguments.wait:.0f} s."
     )
     await asyncio.wait(clients, timeout=arguments.wait)
-    codes = Counter(one.close_code for one in visits)
-    for code, count in codes.items():
+    for code, count in Counter(one.close_code for one in visits).items():
         print(f"closed:    {'not yet' if code is None else code}, {count} clients")
-    return verdict(codes.keys() <= {GOING_AWAY, SERVICE_RESTART})
+    for error, count in Counter(one.error for one in visits if one.error).items():
+        print(f"error:     {error} ({count} clients)")
+    return judged(arguments.request_timeout, visits)
 
 
-def verdict(is_good: bool) -> bool:
-    print("passed" if is_good else "FAILED", flush=True)
-    return is_good
+def judged(request_timeout: float, visits: list[Visit]) -> tuple[int, str]:
+    timeouts = (DEFAULT_REQUEST_TIMEOUT, request_timeout)
+    is_cut = [cut_by(timeouts, one) for one in visits]
+    others = {
+        one.close_code
+        for one, cut in zip(visits, is_cut, strict=True)
+        if one.error or not cut and one.close_code not in (GOING_AWAY, None)
+    }
+    if others:
+        return FAILED, f"an instance that ends closes with {GOING_AWAY}"
+    if cuts := {one for one in is_cut if one}:
+        return (
+            PROVES_NOTHING,
+            f"cut after {max(cuts):g} s, by the request timeout and not by readygate:"
+            f" proves nothing about {GOING_AWAY}",
+        )
+    if any(one.close_code is None for one in visits):
+        return PROVES_NOTHING, "not all instances ended: proves nothing about those"
+    return PASSED, ""
+
+
+def cut_by(timeouts: tuple[float, ...], seen: Visit) -> float | None:
+    """The request timeout, in seconds, that ended a connection without a close frame."""
+    if seen.close_code != NO_CLOSE_FRAME or seen.closed_seconds is None:
+        return None
+    age = seen.closed_seconds
+    return next(
+        (one for one in timeouts if abs(age - one) <= REQUEST_TIMEOUT_SLACK), None
+    )
+
+
+def say(judgement: tuple[int, str]) -> int:
+    status, why = judgement
+    word = {PASSED: "passed", FAILED: "FAILED", PROVES_NOTHING: "NOT PROVEN"}[status]
+    print(f"{word}: {why}" if why else word, flush=True)
+    return status
 
 
 def arguments() -> argparse.Namespace:
@@ -251,7 +331,8 @@ def arguments() -> argparse.Namespace:
         type=json.loads,
         metavar="JSON",
         default={"/type": "connection_established"},
-        help="JSON pointers and values of the ready message, as in proxy.toml",
+        help="JSON pointers and values of the ready message, as in proxy.toml; of a list of"
+        " values, one",
     )
     parser.add_argument(
         *("--message", "-m"),
@@ -270,17 +351,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--messages", type=int, default=20, help="of each client")
     parser.add_argument(
-        "--handshake", type=float, default=10, help="seconds until the 101"
+        "--handshake", type=float, default=2, help="seconds until the last 101"
     )
     parser.add_argument(
         "--patience", type=float, default=60, help="seconds until all answers"
     )
     parser.add_argument(
-        "--wait", type=float, default=3900, help="seconds until the close"
+        "--wait", type=float, default=1800, help="seconds until the close"
+    )
+    parser.add_argument(
+        "--request-timeout",
+        type=float,
+        default=3600,
+        help="that of the service, in seconds: it ends connections, too",
     )
     parser.add_argument("--no-close", action="store_true", help="end after the answers")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(0 if asyncio.run(run(arguments())) else 1)
+    sys.exit(asyncio.run(run(arguments())))

@@ -1,5 +1,7 @@
 """`deploy/cloudrun/verify.py`, on a deployment that is right and on those that are not."""
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,12 @@ import pytest
 from conftest import ROOT
 from harness import proxy
 from harness.backends import FASTAPI_AGENT
-from harness.processes import Processes, wait_until
+from harness.processes import Process, Processes, wait_until
 from instance import is_open
 
 PROGRAM = ROOT / "deploy/cloudrun/verify.py"
+SCRIPTED = ROOT / "tests/deploy/scripted.py"
+PASSED, FAILED, PROVES_NOTHING = 0, 1, 3
 SECONDS = 30
 CLIENTS = ["--clients", "10", "--messages", "5"]
 
@@ -30,10 +34,21 @@ def verify(port: int, *arguments: str) -> subprocess.Popen:
     )
 
 
+def scripted(processes: Processes, *arguments: str) -> Process:
+    return processes.start("scripted", [sys.executable, SCRIPTED, *arguments])
+
+
+def verified(process: Process, *arguments: str) -> tuple[int, str]:
+    """The exit status with a backend, and what it says, until the answers are there."""
+    running = verify(process.announcement(SECONDS)["port"], "--no-close", *arguments)
+    said = running.communicate(timeout=SECONDS)[0]
+    return running.returncode, said
+
+
 def until_deployment(running: subprocess.Popen) -> str:
     """What it says until it waits for the end of its connections."""
     said = ""
-    while "Deploy a new revision" not in said:
+    while "Waiting up to" not in said:
         assert running.stdout
         line = running.stdout.readline()
         assert line, said
@@ -51,7 +66,7 @@ def test_it_passes_when_nothing_is_lost_and_1001_comes_at_the_end(
     processes.stop()
     said += running.communicate(timeout=SECONDS)[0]
 
-    assert running.returncode == 0, said
+    assert running.returncode == PASSED, said
     assert "50 sent, 0 without an answer" in said
     assert "closed:    1001, 10 clients" in said
 
@@ -60,9 +75,9 @@ def test_it_fails_when_messages_are_lost(upstream: int) -> None:
     running = verify(upstream, "--patience", "3", "--no-close")
     said = running.communicate(timeout=SECONDS)[0]
 
-    assert running.returncode == 1
+    assert running.returncode == FAILED
     assert "50 sent, 50 without an answer" in said
-    assert said.endswith("FAILED\n")
+    assert "FAILED: not every message" in said
 
 
 def test_it_fails_when_connections_break_off_without_a_close_code(
@@ -80,7 +95,7 @@ def test_it_fails_when_connections_break_off_without_a_close_code(
     readygate.wait()
     said = running.communicate(timeout=SECONDS)[0]
 
-    assert running.returncode == 1
+    assert running.returncode == FAILED
     assert "closed:    1006, 10 clients" in said
 
 
@@ -88,5 +103,85 @@ def test_it_fails_when_nobody_listens() -> None:
     running = verify(proxy.free_port(), "--no-close")
     said = running.communicate(timeout=SECONDS)[0]
 
-    assert running.returncode == 1
+    assert running.returncode == FAILED
     assert "error:" in said
+
+
+def test_it_fails_when_the_backend_closes_before_readygate_does(
+    processes: Processes,
+) -> None:
+    backend = scripted(processes, "--ready", "0.5", "--close", "1012")
+    running = verify(backend.announcement(SECONDS)["port"])
+    until_deployment(running)
+
+    backend.stop()
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == FAILED
+    assert "closed:    1012, 10 clients\nFAILED: " in said
+
+
+def test_it_fails_when_the_101_takes_long(processes: Processes) -> None:
+    backend = scripted(processes, "--accept", "0.6", "--ready", "0.4")
+
+    status, said = verified(backend, "--handshake", "0.5")
+
+    assert status == FAILED
+    assert "FAILED: each 101 has to come within 0.5 s" in said
+
+
+def test_it_fails_when_a_101_comes_after_the_application_is_ready(
+    processes: Processes,
+) -> None:
+    backend = scripted(processes, "--late", "1.5", "--ready", "0.5")
+
+    status, said = verified(backend)
+
+    assert status == FAILED
+    assert "FAILED: a 101 came only after the application was ready" in said
+
+
+def test_an_application_that_is_ready_at_once_proves_nothing(
+    processes: Processes,
+) -> None:
+    status, said = verified(scripted(processes))
+
+    assert status == PROVES_NOTHING
+    assert "NOT PROVEN: not a cold start" in said
+
+
+def test_the_request_timeout_is_no_fault_of_readygate(processes: Processes) -> None:
+    backend = scripted(processes, "--ready", "0.5", "--cut", "1")
+    running = verify(backend.announcement(SECONDS)["port"], "--request-timeout", "2")
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == PROVES_NOTHING
+    assert "closed:    1006, 10 clients\nNOT PROVEN: cut after 2 s" in said
+
+
+def test_an_instance_that_does_not_end_proves_nothing(processes: Processes) -> None:
+    backend = scripted(processes, "--ready", "0.5")
+    running = verify(backend.announcement(SECONDS)["port"], "--wait", "0.5")
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == PROVES_NOTHING
+    assert "closed:    not yet, 10 clients\nNOT PROVEN: " in said
+
+
+def test_a_ready_message_may_be_one_of_a_list(processes: Processes) -> None:
+    wanted = {"/type": ["ready", "connection_established"]}
+    backend = scripted(processes, "--ready", "0.5")
+
+    assert verified(backend, "--ready", json.dumps(wanted))[0] == PASSED
+
+
+def test_a_header_that_has_no_end_is_an_error(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = verify(listener.getsockname()[1], "--no-close", "--clients", "1")
+        client, _ = listener.accept()
+        with client:
+            client.sendall(b"HTTP/1.1 101 Switching\r\n" + b"X: y\r\n" * 40_000)
+            said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == FAILED
+    assert "error:     LimitOverrunError" in said

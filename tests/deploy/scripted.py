@@ -1,0 +1,58 @@
+"""A backend that does what its arguments say, for what verify.py has to notice.
+
+It says `connection_established`, and answers each message with the same.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accept", type=float, default=0, help="seconds until the 101")
+    parser.add_argument("--ready", type=float, default=0, help="seconds from the 101")
+    parser.add_argument(
+        "--late", type=float, default=0, help="the 101 of the second client"
+    )
+    parser.add_argument("--cut", type=float, help="seconds until it drops connections")
+    parser.add_argument("--close", type=int, default=1001, help="the code at SIGTERM")
+    arguments = parser.parse_args()
+    clients = 0
+
+    async def accept(*_: object) -> None:
+        nonlocal clients
+        clients += 1
+        await asyncio.sleep(arguments.late if clients == 2 else arguments.accept)
+
+    async def talk(client: ServerConnection) -> None:
+        await asyncio.sleep(arguments.ready)
+        await client.send(json.dumps({"type": "connection_established"}))
+        if arguments.cut:
+            asyncio.get_running_loop().call_later(arguments.cut, client.transport.abort)
+        async for message in client:
+            await client.send(message)
+
+    async with serve(talk, "127.0.0.1", 0, process_request=accept) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        print(json.dumps({"port": port, "listening_at": time.time()}), flush=True)
+        await terminated()
+        await close(server, arguments.close)
+
+
+async def terminated() -> None:
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    await asked.wait()
+
+
+async def close(server: Server, code: int) -> None:
+    await asyncio.gather(*(one.close(code) for one in server.connections))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
