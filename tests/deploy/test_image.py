@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import image
+from checks import kubernetes
 from clients import CLIENTS
 from harness import proxy
 from harness.backends import FASTAPI_AGENT
@@ -129,6 +130,14 @@ upstream = "http://127.0.0.1:9"
     running.wait()
 
 
+def run(program: Path, command: list[str]) -> int:
+    """The exit status of another command in the same container."""
+    assert command[0] == "/readygate"
+    return subprocess.run(
+        [program, *command[1:]], timeout=RUN_SECONDS, check=False
+    ).returncode
+
+
 def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
     running: subprocess.Popen,
 ) -> None:
@@ -144,6 +153,32 @@ def test_the_program_runs_as_its_user_in_a_root_that_is_read_only(
         line.split()[5] for line in mounts.splitlines() if line.split()[4] == "/"
     ]
     assert options and all(one.split(",")[0] == "ro" for one in options)
+
+
+def test_the_health_check_of_the_image_tells_whether_it_runs(
+    running: subprocess.Popen, as_readygate: Path, buildah: Buildah, built: str
+) -> None:
+    check = buildah.inspect(built)["Healthcheck"]["Test"][1:]
+
+    while_it_runs = run(as_readygate, check)
+    running.terminate()
+    running.wait(RUN_SECONDS)
+
+    assert while_it_runs == 0
+    assert run(as_readygate, check) == 1
+
+
+def test_the_pre_stop_hook_of_kubernetes_returns_when_it_has_ended(
+    running: subprocess.Popen, as_readygate: Path
+) -> None:
+    manifests = {
+        one["kind"]: one for one in kubernetes.built(image.ROOT / "deploy/kubernetes")
+    }
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    hook = pod["initContainers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+
+    assert run(as_readygate, hook) == 0
+    assert running.wait(RUN_SECONDS) == 0
 
 
 def test_clients_of_the_image_lose_nothing(
