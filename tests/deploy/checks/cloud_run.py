@@ -17,6 +17,13 @@ from checks import programs, yaml_files
 MAX_CONTAINERS = 10
 MAX_TIMEOUT_SECONDS = 3600
 MAX_CONCURRENCY = 1000
+MAX_PORT = 65535
+PORT_NAMES = {"http1", "h2c"}
+DEPENDENCIES = "run.googleapis.com/container-dependencies"
+QUANTITIES = {
+    "cpu": re.compile(r"\d+(\.\d+)?|\d+m"),
+    "memory": re.compile(r"\d+(k|M|G|Ki|Mi|Gi)"),
+}
 ANNOTATION = re.compile(
     r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+"
 )
@@ -30,10 +37,17 @@ def problems(file: Path) -> list[str]:
         found += [
             f"{one.json_path}: {one.message}" for one in validator.iter_errors(service)
         ]
-        found += annotations(service)
+        found += kind(service) + annotations(service)
         if not found:
-            found += containers(service["spec"]["template"]["spec"])
+            template = service["spec"]["template"]
+            found += containers(template["spec"]) + dependencies(template)
     return found
+
+
+def kind(service: dict[str, Any]) -> list[str]:
+    given = service.get("apiVersion"), service.get("kind")
+    wanted = "serving.knative.dev/v1", "Service"
+    return [] if given == wanted else [f"is a {given}, and no {wanted}"]
 
 
 @cache
@@ -111,8 +125,56 @@ def containers(spec: dict[str, Any]) -> list[str]:
     if not 0 < spec.get("containerConcurrency", 80) <= MAX_CONCURRENCY:
         found.append(f"containerConcurrency is up to {MAX_CONCURRENCY}")
     found += [
-        f"{one['name']}: PORT is set by Cloud Run for the ingress"
-        for one in ingress
-        if any(variable["name"] == "PORT" for variable in one.get("env", []))
+        f"{one['name']}: image is missing"
+        for one in all_of_them
+        if not one.get("image")
     ]
+    found += [
+        f"volume {one['name']}: secretName is missing"
+        for one in spec.get("volumes", [])
+        if "secret" in one and not one["secret"].get("secretName")
+    ]
+    return found + ports(all_of_them) + quantities(all_of_them)
+
+
+def ports(all_of_them: list[dict[str, Any]]) -> list[str]:
+    found = []
+    given = [port for one in all_of_them for port in one.get("ports", [])]
+    for port in given:
+        if not 0 < port.get("containerPort", 8080) <= MAX_PORT:
+            found.append(f"containerPort is up to {MAX_PORT}")
+        if port.get("name", "http1") not in PORT_NAMES:
+            found.append(f"the name of a port is one of {sorted(PORT_NAMES)}")
+    taken = {str(port.get("containerPort", 8080)) for port in given}
+    for one in all_of_them:
+        set_here = [
+            each["value"] for each in one.get("env", []) if each["name"] == "PORT"
+        ]
+        if set_here and "ports" in one:
+            found.append(f"{one['name']}: PORT is set by Cloud Run for the ingress")
+        elif taken & set(set_here):
+            found.append(
+                f"{one['name']}: PORT is that of the ingress; they share one network"
+            )
     return found
+
+
+def quantities(all_of_them: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{one['name']}: {value} is no quantity of {name}"
+        for one in all_of_them
+        for name, value in one.get("resources", {}).get("limits", {}).items()
+        if name in QUANTITIES and not QUANTITIES[name].fullmatch(value)
+    ]
+
+
+def dependencies(template: dict[str, Any]) -> list[str]:
+    """Containers that others wait for have to exist."""
+    given = template.get("metadata", {}).get("annotations", {}).get(DEPENDENCIES, "{}")
+    names = {one["name"] for one in template["spec"]["containers"]}
+    try:
+        waits = json.loads(given)
+        named = set(waits).union(*waits.values())
+    except (ValueError, TypeError, AttributeError):
+        return [f"{DEPENDENCIES}: not JSON of lists: {given}"]
+    return [f"{DEPENDENCIES}: there is no container {one}" for one in named - names]

@@ -5,6 +5,8 @@ names every block and attribute with its type, in dataclasses which are read as 
 """
 
 import ast
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,14 @@ import hcl2
 from checks import programs
 
 META_ARGUMENTS = {"depends_on", "for_each", "lifecycle", "count", "provider"}
+BLOCKS = {"terraform", "variable", "provider", "resource", "output", "locals", "import"}
+VARIABLE_ARGUMENTS = {
+    *("type", "default", "description", "validation"),
+    *("sensitive", "nullable", "ephemeral"),
+}
+REFERENCE = re.compile(r"\b(var|google_\w+)\.(\w+)")
+SERVICE = "google_cloud_run_v2_service"
+MAX_TIMEOUT_SECONDS = 3600
 MARKS = {"__is_block__", "__comments__", "__inline_comments__"}
 """What the parser adds by itself."""
 
@@ -28,11 +38,74 @@ def problems(file: Path) -> list[str]:
             configuration = hcl2.load(opened)
     except Exception as error:  # the parser raises many kinds
         return [f"not HCL: {error}"]
-    for block in configuration.get("resource", []):
-        for kind, resources in block.items():
-            for name, body in resources.items():
-                kind, name = kind.strip('"'), name.strip('"')
-                found += resource(kind, f"{kind}.{name}", body)
+    found += [f"unknown block {one}" for one in configuration.keys() - MARKS - BLOCKS]
+    for name, body in blocks(configuration, "variable"):
+        unknown = body.keys() - MARKS - VARIABLE_ARGUMENTS
+        found += [f"variable {name}: unknown {one}" for one in unknown]
+    for (kind, name), body in resources(configuration):
+        found += resource(kind, f"{kind}.{name}", body)
+        if kind == SERVICE and not found:
+            found += service(body)
+    return found + references(configuration)
+
+
+def blocks(configuration: dict[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+    """The blocks of a kind with their labels, without quotes."""
+    for block in configuration.get(kind, []):
+        for label, body in block.items():
+            yield label.strip('"'), body
+
+
+def resources(
+    configuration: dict[str, Any],
+) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for kind, named in blocks(configuration, "resource"):
+        for name, body in named.items():
+            yield (kind, name.strip('"')), body
+
+
+def references(configuration: dict[str, Any]) -> list[str]:
+    """Variables and resources that are named have to be declared, and variables used."""
+    variables = {("var", name) for name, _ in blocks(configuration, "variable")}
+    declared = variables | {place for place, _ in resources(configuration)}
+    named = {
+        (kind, name)
+        for text in texts(configuration)
+        for kind, name in REFERENCE.findall(text)
+    }
+    return [f"{kind}.{name} is not declared" for kind, name in named - declared] + [
+        f"{kind}.{name} is not used" for kind, name in variables - named
+    ]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every value that is written, but no comments."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from texts(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if key not in MARKS:
+                yield from texts(one)
+
+
+def service(body: dict[str, Any]) -> list[str]:
+    """What the provider's attributes do not say."""
+    (template,) = body["template"]
+    found = []
+    volumes = {one["name"] for one in template.get("volumes", [])}
+    mounts = {
+        one["name"]
+        for each in template["containers"]
+        for one in each.get("volume_mounts", [])
+    }
+    if mounts != volumes:
+        found.append(f"volumes {volumes} but mounts of {mounts}")
+    timeout = re.fullmatch(r'"(\d+)s"', template.get("timeout", '"300s"'))
+    if not timeout or not 0 < int(timeout[1]) <= MAX_TIMEOUT_SECONDS:
+        found.append(f"timeout is up to {MAX_TIMEOUT_SECONDS}s")
     return found
 
 
@@ -64,10 +137,10 @@ def attributes(
 
 def value(known: dict[str, Fields], kind: str, place: str, given: Any) -> list[str]:
     nested = next((one for one in known if f"'{one}'" in kind), None)
-    blocks = given if isinstance(given, list) else [given]
+    several = given if isinstance(given, list) else [given]
     if nested is None:
         is_block = any(
-            isinstance(one, dict) and "__is_block__" in one for one in blocks
+            isinstance(one, dict) and "__is_block__" in one for one in several
         )
         is_map = "Mapping" in kind
         return (
@@ -76,7 +149,7 @@ def value(known: dict[str, Fields], kind: str, place: str, given: Any) -> list[s
             else scalar(kind, place, given)
         )
     found = []
-    for index, one in enumerate(blocks):
+    for index, one in enumerate(several):
         if not isinstance(one, dict) or "__is_block__" not in one:
             found.append(f"{place}: has to be a block")
         else:
