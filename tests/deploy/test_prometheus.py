@@ -44,7 +44,7 @@ def test_each_metric_and_label_of_the_dashboard_exists(known: Known) -> None:
 
 def test_the_metric_of_the_autoscaler_exists(known: Known) -> None:
     text = (
-        (ROOT / "deploy/kubernetes/autoscaler.yaml")
+        (ROOT / "deploy/kubernetes/autoscaler/autoscaler.yaml")
         .read_text()
         .replace("<<.LabelMatchers>>,", "")
     )

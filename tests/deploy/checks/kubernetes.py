@@ -1,5 +1,7 @@
 """Kubernetes manifests, by the schemas of its own API in four versions."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,46 @@ def kustomization(file: Path) -> list[str]:
         "kubectl", "kustomize", file.parent
     )
     return found or invalid(built(file.parent))
+
+
+def component(file: Path) -> list[str]:
+    """What is wrong with a component when an overlay adds it to the base above it."""
+    found = yaml_files.problems(file)
+    with tempfile.TemporaryDirectory() as name:
+        overlay = Path(name) / "kustomization.yaml"
+        overlay.write_text(
+            f"resources: [{os.path.relpath(file.parents[1], Path(name).resolve())}]\n"
+            f"components: [{os.path.relpath(file.parent, Path(name).resolve())}]\n"
+        )
+        found += programs.problems("kubectl", "kustomize", name)
+        if found:
+            return found
+        manifests = built(Path(name))
+    return invalid(manifests) + scaled(manifests)
+
+
+def autoscaler(file: Path) -> list[str]:
+    """What is wrong with an autoscaler, by itself and in the component beside it."""
+    return problems(file) or component(file.with_name("kustomization.yaml"))
+
+
+def scaled(manifests: list[Any]) -> list[str]:
+    """What an autoscaler scales has to exist and to leave the number to it."""
+    present = {
+        (one["apiVersion"], one["kind"], one["metadata"]["name"]): one
+        for one in manifests
+    }
+    found = []
+    for one in manifests:
+        if one["kind"] != "HorizontalPodAutoscaler":
+            continue
+        target = one["spec"]["scaleTargetRef"]
+        named = target["apiVersion"], target["kind"], target["name"]
+        if named not in present:
+            found.append(f"there is no {named} to scale")
+        elif "replicas" in present[named]["spec"]:
+            found.append(f"{named}: its replicas are the autoscaler's to say")
+    return found
 
 
 def built(folder: Path) -> list[Any]:
