@@ -327,6 +327,18 @@ fn queue_bytes(text: &str) -> Result<usize, Mistake> {
 fn tunnel(table: &mut Table<'_>) -> tunnel::Settings {
     let mut tunnel = tunnel::Settings::default();
     override_with(&mut tunnel.idle_after, table.some_time("idle_after"));
+    override_with(
+        &mut tunnel.idle_timeout,
+        table.parse("idle_timeout", units::optional_time),
+    );
+    override_with(
+        &mut tunnel.ping_interval,
+        table.parse("ping_interval", units::optional_time),
+    );
+    override_with(
+        &mut tunnel.max_session_age,
+        table.parse("max_session_age", units::optional_time),
+    );
     override_with(&mut tunnel.close_timeout, table.some_time("close_timeout"));
     tunnel
 }

@@ -1,5 +1,7 @@
 //! Whole files: what they mean, and every problem that they may have.
 
+mod bounds;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;

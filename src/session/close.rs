@@ -22,6 +22,7 @@ use super::{
     record::Record,
     state::SessionState,
     termination::Cause,
+    watch,
 };
 use crate::{
     transport::Stream,
@@ -157,6 +158,12 @@ impl<S: Stream> Party<S> {
         self.outgoing = Outgoing::Told(None);
     }
 
+    /// Gives it up without another word: nobody would read it.
+    fn cut_off(&mut self) {
+        self.peer.break_off();
+        self.lose();
+    }
+
     /// Answers its own close frame, or gives it up.
     fn answer(&mut self, frame: Option<CloseFrame>) {
         match frame {
@@ -280,6 +287,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                     client.incoming = Incoming::Closed(None);
                 }
                 Cause::ClientLost => client.lose(),
+                Cause::ClientVanished => client.cut_off(),
                 Cause::ClientError(_) => client.incoming = Incoming::Garbled,
                 Cause::UpstreamClosed(frame) => client.tell(frame.clone()),
                 _ => {}
@@ -294,6 +302,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                     upstream.incoming = Incoming::Closed(Some(frame.clone()));
                 }
                 Cause::UpstreamLost => upstream.lose(),
+                Cause::UpstreamVanished => upstream.cut_off(),
                 Cause::UpstreamError(_) => upstream.incoming = Incoming::Garbled,
                 Cause::ClientClosed(frame) => upstream.tell(frame.clone()),
                 _ => {}
@@ -428,6 +437,14 @@ fn take_frames<S: Stream, T: Stream>(
         .push_passing(&input[..skipped.bytes], from.scanner.is_at_boundary());
     to.peer.outbox.count_passed(skipped.messages);
     *input = &input[skipped.bytes..];
+    if skipped.stop == Stop::Pong
+        && let Some(pong) = Control::take_next(&from.scanner, input)
+    {
+        if !watch::is_own_pong(&pong) {
+            to.peer.outbox.push_passing(&pong.wire, true);
+        }
+        return Some(skipped.messages);
+    }
     if take_stop(from, skipped.stop, input).is_none() && skipped.bytes == 0 {
         return None;
     }
@@ -439,9 +456,10 @@ fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> O
     match stop {
         Stop::End | Stop::PartialHeader => return None,
         Stop::Violation(_) => from.incoming = Incoming::Garbled,
+        // Nobody is there whom it could be for.
+        Stop::Pong => drop(Control::take_next(&from.scanner, input)?),
         Stop::Close => {
-            let (header, header_bytes) = from.scanner.peek(input).ok()??;
-            let control = Control::take(&header, header_bytes, input)?;
+            let control = Control::take_next(&from.scanner, input)?;
             from.incoming = match CloseFrame::parse(&control.payload) {
                 Ok(frame) => Incoming::Closed(Some(frame)),
                 Err(_) => Incoming::Garbled,

@@ -83,15 +83,15 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let mut written_before = self.bytes_written();
         loop {
             self.exchange()?;
+            self.look_at_watch()?;
             let is_over = |link: &Link<U>| link.peer.outbox.is_empty() && link.withheld.is_none();
             if self.link.as_ref().is_none_or(is_over) {
                 return Ok(());
             }
             let context = self.context;
             let is_draining = self.drain_deadline.is_some();
-            let wake_at = self
-                .drain_deadline
-                .map_or(stalls_at, |at| at.min(stalls_at));
+            let wake_at = [Some(stalls_at), self.drain_deadline, self.watch_at()];
+            let wake_at = wake_at.into_iter().flatten().min().unwrap_or(stalls_at);
             tokio::select! {
                 () = self.progress() => {}
                 () = context.drain.begun(), if !is_draining => self.start_drain(),
@@ -99,11 +99,13 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                     if self.drain_deadline.is_some_and(|at| at <= Instant::now()) {
                         return Err(Cause::Drained);
                     }
-                    if self.bytes_written() == written_before {
-                        return Err(Cause::FlushStalled);
+                    if stalls_at <= Instant::now() {
+                        if self.bytes_written() == written_before {
+                            return Err(Cause::FlushStalled);
+                        }
+                        written_before = self.bytes_written();
+                        stalls_at = Instant::now() + self.settings.gate.timeout;
                     }
-                    written_before = self.bytes_written();
-                    stalls_at = Instant::now() + self.settings.gate.timeout;
                 }
             }
         }

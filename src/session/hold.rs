@@ -41,6 +41,7 @@ use super::{
     rules::Release,
     state::SessionState,
     termination::Cause,
+    watch::{Side, Watch},
 };
 use crate::{
     transport::Stream,
@@ -147,6 +148,10 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) drain_deadline: Option<Instant>,
     /// Set during the flush: what was held when the gate opened.
     pub(super) snapshot: Option<Snapshot>,
+    /// Where the route bounds what it watches.
+    pub(super) watch: Option<Box<Watch>>,
+    /// When that is to look again.
+    watch_at: Option<Instant>,
 }
 
 /// The gate's opening, now or after it has settled.
@@ -185,6 +190,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             opening: None,
             drain_deadline: None,
             snapshot: None,
+            watch: Watch::new(&settings.tunnel, session.started()),
+            watch_at: None,
         }
     }
 
@@ -201,6 +208,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let mut attempt = None;
         loop {
             self.exchange()?;
+            self.look_at_watch()?;
             if let Some(opening) = self.due_opening() {
                 self.session.enter(opening.state, opening.reason);
                 self.session.note_ready();
@@ -314,11 +322,17 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let ping = self.link.as_ref().and_then(Link::ping_at);
         let is_unread = self.client.is_here() && !self.may_read_client();
         let hang_up = is_unread.then(|| Instant::now() + HANG_UP_CHECK);
-        [Some(deadline), self.drain_deadline, ping, hang_up]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(deadline)
+        [
+            Some(deadline),
+            self.drain_deadline,
+            self.watch_at,
+            ping,
+            hang_up,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(deadline)
     }
 
     fn deadline(&self) -> Instant {
@@ -328,6 +342,34 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             .timeout
             .saturating_sub(self.agreed.waited);
         self.session.started() + left
+    }
+
+    /// Lets the watch, if there is one, look after the session and ping the client.
+    pub(super) fn look_at_watch(&mut self) -> Result<(), Cause> {
+        if self.watch.is_none() {
+            return Ok(());
+        }
+        let is_read = self.may_read_client();
+        let Some(watch) = &mut self.watch else {
+            return Ok(());
+        };
+        let Client::Here(client) = &mut self.client else {
+            self.watch_at = watch.look_held(None)?;
+            return Ok(());
+        };
+        let side = Side {
+            is_read,
+            has_backlog: !client.outbox.is_empty(),
+            taken_bytes: client.outbox.bytes_written(),
+        };
+        self.watch_at = watch.look_held(Some(side))?;
+        watch.ping_client(&mut client.outbox);
+        Ok(())
+    }
+
+    /// When the watch is to look again.
+    pub(super) const fn watch_at(&self) -> Option<Instant> {
+        self.watch_at
     }
 
     fn look_at_clock(&mut self) -> Result<(), Cause> {

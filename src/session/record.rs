@@ -43,7 +43,7 @@ pub struct Record {
     connected_after: Cell<Option<Duration>>,
     ready_after: Cell<Option<Duration>>,
     flush_time: Cell<Option<Duration>>,
-    /// When the tunnel last passed something on.
+    /// When the tunnel last passed something on, or began.
     last_traffic: Cell<Instant>,
     /// Messages in the upstream's outbox that were written and are settled in the ledger.
     settled: Cell<u64>,
@@ -201,7 +201,12 @@ impl Record {
         });
     }
 
-    /// Notes that the tunnel has just passed something on.
+    /// When the tunnel last passed something on, or began.
+    pub(super) fn last_traffic(&self) -> Instant {
+        self.last_traffic.get()
+    }
+
+    /// Notes that the tunnel has just passed something on, or begins.
     pub(super) fn touch(&self) {
         self.last_traffic.set(Instant::now());
     }

@@ -93,6 +93,11 @@ impl Pipe {
         });
     }
 
+    /// How much is in it.
+    pub(super) const fn filled_bytes(&self) -> u64 {
+        self.filled_bytes as u64
+    }
+
     /// Whether a message ends with what went through it last.
     pub(super) const fn ends_message(&self) -> bool {
         self.ends_message

@@ -85,6 +85,18 @@ pub enum Cause {
     /// The upstream took nothing of the flush for as long as the gate may take.
     #[error("upstream does not read")]
     FlushStalled,
+    /// Nothing has gone either way for the tunnel's idle timeout.
+    #[error("no traffic")]
+    Idle,
+    /// The session is as old as one may be.
+    #[error("session is too old")]
+    TooOld,
+    /// The client has not answered the proxy's ping.
+    #[error("client does not answer pings")]
+    ClientVanished,
+    /// The upstream has not answered the proxy's ping.
+    #[error("upstream does not answer pings")]
+    UpstreamVanished,
     /// The proxy shuts down.
     #[error("proxy is shutting down")]
     Drained,
@@ -110,6 +122,10 @@ pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Proxy, "ready_timeout"),
     (Initiator::Proxy, "flush_stalled"),
     (Initiator::Proxy, "out_of_descriptors"),
+    (Initiator::Proxy, "idle_timeout"),
+    (Initiator::Proxy, "max_session_age"),
+    (Initiator::Client, "client_vanished"),
+    (Initiator::Upstream, "upstream_vanished"),
     (Initiator::Proxy, "shutting_down"),
 ];
 
@@ -121,17 +137,21 @@ impl Cause {
             Self::ClientClosed(_)
             | Self::ClientLost
             | Self::ClientError(_)
-            | Self::MessageTooBig { .. } => Initiator::Client,
+            | Self::MessageTooBig { .. }
+            | Self::ClientVanished => Initiator::Client,
             Self::UpstreamClosed(_)
             | Self::UpstreamLost
             | Self::UpstreamError(_)
             | Self::ConnectFailed(
                 ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_),
-            ) => Initiator::Upstream,
+            )
+            | Self::UpstreamVanished => Initiator::Upstream,
             Self::ConnectFailed(ConnectError::Shortage)
             | Self::QueueFull
             | Self::ReadyTimeout { .. }
             | Self::FlushStalled
+            | Self::Idle
+            | Self::TooOld
             | Self::Drained => Initiator::Proxy,
         }
     }
@@ -161,6 +181,10 @@ impl Cause {
                 connected: true, ..
             } => "ready_timeout",
             Self::FlushStalled => "flush_stalled",
+            Self::Idle => "idle_timeout",
+            Self::TooOld => "max_session_age",
+            Self::ClientVanished => "client_vanished",
+            Self::UpstreamVanished => "upstream_vanished",
             Self::Drained => "shutting_down",
         }
     }
@@ -170,7 +194,10 @@ impl Cause {
     #[must_use]
     pub fn client_code(&self, close_codes: &CloseCodes) -> Option<CloseCode> {
         Some(match self {
-            Self::ClientClosed(_) | Self::UpstreamClosed(_) | Self::ClientLost => return None,
+            Self::ClientClosed(_)
+            | Self::UpstreamClosed(_)
+            | Self::ClientLost
+            | Self::ClientVanished => return None,
             Self::ClientError(error) => error.close_code(),
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             Self::QueueFull
@@ -180,10 +207,14 @@ impl Cause {
             Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
             Self::UpstreamLost
             | Self::UpstreamError(_)
+            | Self::UpstreamVanished
             | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => {
                 CloseCode::BAD_GATEWAY
             }
-            Self::Drained => CloseCode::GOING_AWAY,
+            // Of the registered codes only this one is about the connection, and not about
+            // what went over it: 1000 would say that all is done, 1013 that there is too much.
+            Self::Idle | Self::Drained => CloseCode::GOING_AWAY,
+            Self::TooOld => CloseCode::SERVICE_RESTART,
         })
     }
 
@@ -195,6 +226,7 @@ impl Cause {
             Self::ClientClosed(_)
             | Self::UpstreamClosed(_)
             | Self::UpstreamLost
+            | Self::UpstreamVanished
             | Self::ConnectFailed(_) => None,
             Self::UpstreamError(error) => Some(error.close_code()),
             Self::ClientLost
@@ -203,6 +235,9 @@ impl Cause {
             | Self::QueueFull
             | Self::ReadyTimeout { .. }
             | Self::FlushStalled
+            | Self::Idle
+            | Self::TooOld
+            | Self::ClientVanished
             | Self::Drained => Some(CloseCode::GOING_AWAY),
         }
     }
@@ -211,7 +246,10 @@ impl Cause {
     #[must_use]
     pub const fn leaves_flush_in_doubt(&self) -> bool {
         match self {
-            Self::UpstreamLost | Self::UpstreamError(_) | Self::FlushStalled => true,
+            Self::UpstreamLost
+            | Self::UpstreamError(_)
+            | Self::UpstreamVanished
+            | Self::FlushStalled => true,
             Self::ClientClosed(_)
             | Self::ClientLost
             | Self::ClientError(_)
@@ -220,6 +258,9 @@ impl Cause {
             | Self::UpstreamClosed(_)
             | Self::ConnectFailed(_)
             | Self::ReadyTimeout { .. }
+            | Self::Idle
+            | Self::TooOld
+            | Self::ClientVanished
             | Self::Drained => false,
         }
     }
@@ -228,7 +269,11 @@ impl Cause {
     #[must_use]
     pub const fn final_state(&self) -> SessionState {
         match self {
-            Self::ClientClosed(_) | Self::UpstreamClosed(_) | Self::Drained => SessionState::Closed,
+            Self::ClientClosed(_)
+            | Self::UpstreamClosed(_)
+            | Self::Idle
+            | Self::TooOld
+            | Self::Drained => SessionState::Closed,
             Self::ClientLost
             | Self::ClientError(_)
             | Self::MessageTooBig { .. }
@@ -237,7 +282,9 @@ impl Cause {
             | Self::UpstreamError(_)
             | Self::ConnectFailed(_)
             | Self::ReadyTimeout { .. }
-            | Self::FlushStalled => SessionState::Failed,
+            | Self::FlushStalled
+            | Self::ClientVanished
+            | Self::UpstreamVanished => SessionState::Failed,
         }
     }
 
@@ -352,6 +399,10 @@ mod tests {
             timeout(false),
             timeout(true),
             Cause::FlushStalled,
+            Cause::Idle,
+            Cause::TooOld,
+            Cause::ClientVanished,
+            Cause::UpstreamVanished,
             Cause::Drained,
         ];
         let endings = causes.map(|cause| (cause.initiator(), cause.name()));

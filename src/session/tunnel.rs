@@ -32,6 +32,7 @@ use super::{
     splice::{Filled, MIN_SPLICE_BYTES, Pipe},
     state::SessionState,
     termination::{Cause, Traffic},
+    watch::{self, Watch},
 };
 use crate::{
     transport::Stream,
@@ -43,6 +44,15 @@ use crate::{
 pub struct Settings {
     /// A session without traffic for this long is called idle; default 10 s.
     pub idle_after: Duration,
+    /// Without traffic for this long a session is closed with 1001; default never.
+    pub idle_timeout: Option<Duration>,
+    /// How long a side may say nothing before the proxy asks with a ping whether it is there,
+    /// and then how long it may take to answer; default it is never asked. Clients are
+    /// asked while they are held, too.
+    pub ping_interval: Option<Duration>,
+    /// The greatest age of a session, counted from the client's `101`: by then, and at most a
+    /// tenth earlier, it is closed with 1012, held or not; default none.
+    pub max_session_age: Option<Duration>,
     /// How long a closing handshake may take; default 5 s.
     pub close_timeout: Duration,
 }
@@ -51,6 +61,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             idle_after: Duration::from_secs(10),
+            idle_timeout: None,
+            ping_interval: None,
+            max_session_age: None,
             close_timeout: Duration::from_secs(5),
         }
     }
@@ -92,6 +105,20 @@ pub(super) struct Ends<C, U> {
     pub(super) upstream: End<U>,
     /// For what the hold queue left in the upstream's outbox, until that is written.
     pub(super) charge: Option<Charge>,
+    /// Where the route bounds what it watches.
+    pub(super) watch: Option<Box<Watch>>,
+}
+
+impl<C, U> Ends<C, U> {
+    /// The tunnel begins.
+    fn begin_watch(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        watch.enter_tunnel();
+        if watch.has_pings() {
+            self.client.scanner.stop_at_pongs();
+            self.upstream.scanner.stop_at_pongs();
+        }
+    }
 }
 
 /// How one direction ended.
@@ -107,7 +134,8 @@ enum Ending {
     Undeliverable,
 }
 
-/// Relays until one side ends, or has its turn in a drain.
+/// Relays until one side ends, a bound of the [`Watch`] is reached, or it has its turn in a
+/// drain.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn has room for its arguments twice for as long as the tunnel lasts"
@@ -120,12 +148,15 @@ pub(super) fn run<C: Stream, U: Stream>(
 ) -> impl Future<Output = Cause> {
     async move {
         session.enter(SessionState::Processing, "flushed");
+        session.touch();
+        ends.begin_watch();
         let mut turn = pin!(drain.turn());
         let cause = poll_fn(|context| {
             let Ends {
                 client,
                 upstream,
                 charge,
+                watch,
             } = &mut *ends;
             let mut to_upstream = Passed::default();
             let mut to_client = Passed::default();
@@ -139,6 +170,9 @@ pub(super) fn run<C: Stream, U: Stream>(
                 *charge = None;
             }
             note(session, to_upstream, to_client, upstream);
+            if let Some(watch) = watch {
+                watch.hear(&to_upstream, &to_client);
+            }
             match (up, down) {
                 // A side that takes nothing more may have said why before it went.
                 (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
@@ -149,9 +183,11 @@ pub(super) fn run<C: Stream, U: Stream>(
                 }
                 (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
                 (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
-                _ => drain
-                    .poll_turn(turn.as_mut(), context)
-                    .map(|()| Cause::Drained),
+                _ => match (drain.poll_turn(turn.as_mut(), context), watch) {
+                    (Poll::Ready(()), _) => Poll::Ready(Cause::Drained),
+                    (Poll::Pending, None) => Poll::Pending,
+                    (Poll::Pending, Some(watch)) => watch.poll(context, session, client, upstream),
+                },
             }
         })
         .await;
@@ -187,7 +223,9 @@ pub(super) fn run<C: Stream, U: Stream>(
 /// Notes what both directions have passed on.
 fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &End<U>) {
     if to_upstream.bytes + to_client.bytes > 0 {
-        session.touch();
+        if !(to_upstream.is_own() && to_client.is_own()) {
+            session.touch();
+        }
         session.add_traffic(Traffic {
             client_bytes: to_upstream.bytes,
             upstream_bytes: to_client.bytes,
@@ -236,9 +274,19 @@ fn upstream_cause(ending: Ending) -> Cause {
 
 /// What went through one direction since that was last noted.
 #[derive(Clone, Copy, Debug, Default)]
-struct Passed {
-    bytes: u64,
+pub(super) struct Passed {
+    /// What was read.
+    pub(super) bytes: u64,
     messages: u64,
+    /// How much of it was for the proxy, or may turn out to be.
+    own_bytes: u64,
+}
+
+impl Passed {
+    /// Whether nothing of it is for the other side.
+    const fn is_own(&self) -> bool {
+        self.bytes <= self.own_bytes
+    }
 }
 
 /// Relays from `source` to `target` as long as both are ready and its turn lasts; resolves
@@ -370,43 +418,80 @@ fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>) -> Passed {
         target.peer.outbox.push_passing(&bytes, ends_frame);
         target.peer.outbox.count_passed(messages);
     }
-    Passed { bytes: 0, messages }
+    Passed {
+        messages,
+        ..Passed::default()
+    }
 }
 
 /// Passes `bytes` on as far as they may go and keeps the rest; says when the direction
 /// ends there.
 fn relay<S: Stream, T: Stream>(
     context: &mut Context<'_>,
-    bytes: &[u8],
+    mut bytes: &[u8],
     source: &mut End<S>,
     target: &mut End<T>,
     passed: &mut Passed,
 ) -> Option<Ending> {
-    let skipped = source.scanner.skip(bytes);
-    passed.messages += skipped.messages;
-    let (front, rest) = bytes.split_at(skipped.bytes);
-    let ends_frame = source.scanner.is_at_boundary();
-    let sent = send(context, front, ends_frame, target);
-    target.peer.outbox.count_passed(skipped.messages);
-    if sent.is_err() {
-        target.peer.stop_writing();
-        return Some(Ending::Undeliverable);
+    loop {
+        let skipped = source.scanner.skip(bytes);
+        passed.messages += skipped.messages;
+        let (front, mut rest) = bytes.split_at(skipped.bytes);
+        let ends_frame = source.scanner.is_at_boundary();
+        let sent = send(context, front, ends_frame, target);
+        target.peer.outbox.count_passed(skipped.messages);
+        if sent.is_err() {
+            target.peer.stop_writing();
+            return Some(Ending::Undeliverable);
+        }
+        let ending = match skipped.stop {
+            Stop::End | Stop::PartialHeader => None,
+            Stop::Violation(error) => Some(Ending::Violated(error)),
+            Stop::Close => closed(&source.scanner, rest),
+            Stop::Pong => match pass_pong(context, &mut rest, &source.scanner, target, passed) {
+                Ok(true) => {
+                    bytes = rest;
+                    continue;
+                }
+                Ok(false) => None,
+                Err(_) => {
+                    target.peer.stop_writing();
+                    Some(Ending::Undeliverable)
+                }
+            },
+        };
+        if ending.is_none() && !rest.is_empty() {
+            source.peer.inbox = rest.to_vec();
+        }
+        return ending;
     }
-    let ending = match skipped.stop {
-        Stop::End | Stop::PartialHeader => None,
-        Stop::Violation(error) => Some(Ending::Violated(error)),
-        Stop::Close => closed(&source.scanner, rest),
+}
+
+/// Takes the pong at the front of `rest`, once it is there as a whole, and passes it on unless
+/// it answers a ping of the proxy's own; whether it was there.
+#[cold]
+fn pass_pong<T: Stream>(
+    context: &mut Context<'_>,
+    rest: &mut &[u8],
+    scanner: &FrameScanner,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> io::Result<bool> {
+    let Some(pong) = Control::take_next(scanner, rest) else {
+        passed.own_bytes += rest.len() as u64;
+        return Ok(false);
     };
-    if ending.is_none() && !rest.is_empty() {
-        source.peer.inbox = rest.to_vec();
+    if watch::is_own_pong(&pong) {
+        passed.own_bytes += pong.wire.len() as u64;
+    } else {
+        send(context, &pong.wire, true, target)?;
     }
-    ending
+    Ok(true)
 }
 
 /// What the close frame at the front of `rest` says, once it is there as a whole.
 fn closed(scanner: &FrameScanner, mut rest: &[u8]) -> Option<Ending> {
-    let (header, header_bytes) = scanner.peek(rest).ok()??;
-    let control = Control::take(&header, header_bytes, &mut rest)?;
+    let control = Control::take_next(scanner, &mut rest)?;
     Some(CloseFrame::parse(&control.payload).map_or_else(Ending::Violated, Ending::Closed))
 }
 

@@ -339,6 +339,7 @@ pub struct FrameScanner {
     in_message: bool,
     /// Whether the frame whose payload is being stepped over ends a data message.
     ends_message: bool,
+    stops_at_pongs: bool,
 }
 
 /// What [`FrameScanner::skip`] stepped over.
@@ -361,6 +362,9 @@ pub enum Stop {
     PartialHeader,
     /// The rest of the input starts with a close frame's header.
     Close,
+    /// The rest of the input starts with a pong's header; only of a scanner that
+    /// [stops](FrameScanner::stop_at_pongs) there.
+    Pong,
     /// The rest of the input starts with what RFC 6455 forbids.
     Violation(ProtocolError),
 }
@@ -375,6 +379,7 @@ impl FrameScanner {
             compression: Compression::Declined,
             in_message: false,
             ends_message: false,
+            stops_at_pongs: false,
         }
     }
 
@@ -383,6 +388,11 @@ impl FrameScanner {
     pub const fn with(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self
+    }
+
+    /// Has [`skip`](Self::skip) stop at pongs from here on, for somebody who looks at them.
+    pub const fn stop_at_pongs(&mut self) {
+        self.stops_at_pongs = true;
     }
 
     /// Whether the next byte belongs to a header.
@@ -474,8 +484,17 @@ impl FrameScanner {
         (taken, ended)
     }
 
+    /// Why [`skip`](Self::skip) stops at such a control frame, if it does.
+    const fn stop_at(&self, opcode: Opcode) -> Option<Stop> {
+        match opcode {
+            Opcode::Close => Some(Stop::Close),
+            Opcode::Pong if self.stops_at_pongs => Some(Stop::Pong),
+            _ => None,
+        }
+    }
+
     /// Steps over everything in `input` that may be forwarded: payloads and whole headers,
-    /// up to a close frame or a violation.
+    /// up to a close frame, a violation or, if it is to stop there, a pong.
     pub fn skip(&mut self, input: &[u8]) -> Skipped {
         let mut bytes = 0;
         let mut messages = 0;
@@ -492,8 +511,12 @@ impl FrameScanner {
             match self.peek(rest) {
                 Err(error) => break Stop::Violation(error),
                 Ok(None) => break Stop::PartialHeader,
-                Ok(Some((header, _))) if header.opcode == Opcode::Close => break Stop::Close,
                 Ok(Some((header, header_bytes))) => {
+                    if header.opcode.is_control()
+                        && let Some(stop) = self.stop_at(header.opcode)
+                    {
+                        break stop;
+                    }
                     messages += u64::from(self.enter(&header));
                     bytes += header_bytes;
                 }
@@ -604,10 +627,24 @@ mod tests {
             match stop {
                 Stop::End => assert!(inbox.is_empty()),
                 Stop::PartialHeader => assert!((1..MAX_HEADER_BYTES).contains(&inbox.len())),
-                Stop::Close | Stop::Violation(_) => break,
+                Stop::Close | Stop::Pong | Stop::Violation(_) => break,
             }
         }
         (forwarded, messages, stop)
+    }
+
+    #[test]
+    fn a_scanner_stops_at_pongs_only_where_it_is_told_to() {
+        let stream = b"\x81\x01a\x89\x01p\x8a\x01p\x81\x01b";
+        let mut scanner = FrameScanner::new(Role::Server);
+        assert_eq!(scanner.clone().skip(stream).bytes, stream.len());
+
+        scanner.stop_at_pongs();
+
+        let skipped = scanner.skip(stream);
+        assert_eq!((skipped.bytes, skipped.messages), (6, 1));
+        assert_eq!(skipped.stop, Stop::Pong);
+        assert!(scanner.is_at_boundary());
     }
 
     proptest! {

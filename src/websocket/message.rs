@@ -98,6 +98,13 @@ pub struct Control {
 }
 
 impl Control {
+    /// Takes the control frame at the front of `input`, where `scanner` has stopped at its
+    /// header, or returns `None` when it is not yet there as a whole.
+    pub fn take_next(scanner: &FrameScanner, input: &mut &[u8]) -> Option<Self> {
+        let (header, header_bytes) = scanner.peek(input).ok()??;
+        Self::take(&header, header_bytes, input)
+    }
+
     /// Takes the control frame that `header` starts from the front of `input`, or returns
     /// `None` when it is not yet there as a whole.
     pub fn take(header: &FrameHeader, header_bytes: usize, input: &mut &[u8]) -> Option<Self> {

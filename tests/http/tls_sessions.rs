@@ -431,3 +431,29 @@ async fn a_response_that_is_cut_is_not_taken_for_a_whole_one() {
     assert!(body.contains("half"), "{body}");
     assert!(!body.contains("\r\n0\r\n"), "{body}");
 }
+
+#[tokio::test]
+async fn quiet_sides_are_pinged_over_tls_and_their_answers_stay_with_the_proxy() {
+    for sides in ALL {
+        let interval = Some(Duration::from_millis(400));
+        let world = World::with_route(sides, |route| {
+            route.session.tunnel.ping_interval = interval;
+        })
+        .await;
+        let (mut client, mut upstream) = world.tunnel().await;
+
+        let ping = client.read(10).await;
+        assert_eq!(ping[..2], [0x89, 8], "{sides:?}");
+        client
+            .send([&[0x8a, 0x88, 0, 0, 0, 0], &ping[2..]].concat())
+            .await;
+        let ping = upstream.read(14).await;
+        assert_eq!(ping[..2], [0x89, 0x88], "{sides:?}");
+        let message = client_frame(b"up");
+        client.send(&message).await;
+
+        assert_eq!(upstream.read(message.len()).await, message, "{sides:?}");
+        upstream.send(frame(2, b"down")).await;
+        assert_eq!(client.read(6).await, frame(2, b"down"), "{sides:?}");
+    }
+}

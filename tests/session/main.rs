@@ -13,3 +13,4 @@ mod scene;
 mod sockets;
 mod streams;
 mod support;
+mod watch;

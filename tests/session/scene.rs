@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use readygate::session::{Report, Settings};
 use tokio::{
-    io::{AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream},
     task::JoinHandle,
     time::sleep,
 };
@@ -67,24 +67,62 @@ impl Scene {
         }
     }
 
+    /// Waits until the session is over, and answers the close frames of the proxy as soon as
+    /// they have come.
+    pub(crate) async fn end_answering(self) -> Told {
+        let (mut client, client_answers) = tokio::io::split(self.client);
+        let (mut upstream, upstream_answers) = tokio::io::split(self.upstream);
+        let answer = [client_close(1001, ""), server_close(1001, "")];
+        let (client, upstream) = tokio::join!(
+            read_answering(&mut client, client_answers, &answer[0]),
+            read_answering(&mut upstream, upstream_answers, &answer[1])
+        );
+        Told::of(&client, &upstream, self.report).await
+    }
+
     /// Waits until the session is over.
     pub(crate) async fn end(mut self) -> Told {
         let (client, upstream) = tokio::join!(
             read_to_end(&mut self.client),
             read_to_end(&mut self.upstream)
         );
-        let told = Told {
-            client: Frame::all(&client),
-            upstream: Frame::all(&upstream),
-            report: self.report.await.unwrap(),
+        Told::of(&client, &upstream, self.report).await
+    }
+}
+
+/// Everything that comes until the stream ends; a close frame is answered.
+async fn read_answering(
+    from: &mut (impl AsyncRead + Unpin),
+    mut answers: impl AsyncWrite + Unpin,
+    answer: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut is_answered = false;
+    while from.read_buf(&mut bytes).await.unwrap() > 0 {
+        let mut frames = &bytes[..];
+        while let Some(frame) = Frame::take(&mut frames) {
+            if frame.first == 0x88 && !is_answered {
+                is_answered = true;
+                // Whoever has closed first needs no answer any more.
+                let _ = answers.write_all(answer).await;
+            }
+        }
+    }
+    bytes
+}
+
+impl Told {
+    async fn of(client: &[u8], upstream: &[u8], report: JoinHandle<Report>) -> Self {
+        let told = Self {
+            client: Frame::all(client),
+            upstream: Frame::all(upstream),
+            report: report.await.unwrap(),
         };
         assert!(told.client.iter().all(|frame| frame.key.is_none()));
         assert!(told.upstream.iter().all(|frame| frame.key.is_some()));
         told
     }
-}
 
-impl Told {
     /// The code and the reason of the only close frame among `frames`, which is the last.
     pub(crate) fn close(frames: &[Frame]) -> (u16, String) {
         let (last, before) = frames.split_last().expect("a close frame");

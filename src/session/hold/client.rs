@@ -6,6 +6,7 @@ use crate::{
         ledger::Account,
         peer::{HIGH_WATER_BYTES, Peer},
         termination::Cause,
+        watch,
     },
     transport::Stream,
     websocket::{AssembleError, Assembled, CloseFrame, Control, Opcode, frame::control_frame},
@@ -126,6 +127,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let blocked = self.take_all(&mut input);
         let left = input.len();
         self.session.note_client_bytes((inbox.len() - left) as u64);
+        if let Some(watch) = &mut self.watch
+            && left < inbox.len()
+        {
+            watch.hear_client();
+        }
         if let Client::Here(peer) = &mut self.client {
             peer.put_back(inbox, left);
             if (!blocked? || left == 0) && peer.has_ended() {
@@ -179,6 +185,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 let frame = CloseFrame::parse(&control.payload).map_err(Cause::ClientError)?;
                 self.client_left(Farewell::Closed(frame))
             }
+            _ if watch::is_own_pong(&control) => Ok(()),
             _ => {
                 if let Some(link) = &mut self.link {
                     link.peer.outbox.push_pong(control.wire);

@@ -1,0 +1,48 @@
+//! What bounds sessions in operation.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn a_tunnel_is_bounded_where_the_file_says_so() {
+    let tunnel = |settings: &str| {
+        let route = route_with(&format!("[route.tunnel]\n{settings}"));
+        let tunnel = route.session.tunnel;
+        (
+            tunnel.idle_timeout,
+            tunnel.ping_interval,
+            tunnel.max_session_age,
+        )
+    };
+    let minutes = |minutes| Some(Duration::from_mins(minutes));
+
+    assert_eq!(tunnel(""), (None, None, None));
+    assert_eq!(
+        tunnel("idle_timeout = \"\"\nping_interval = \"\"\nmax_session_age = \"\""),
+        (None, None, None)
+    );
+    assert_eq!(
+        tunnel("idle_timeout = \"5m\"\nping_interval = \"1m\"\nmax_session_age = \"59m\""),
+        (minutes(5), minutes(1), minutes(59))
+    );
+}
+
+#[test]
+fn a_bound_of_a_tunnel_that_cannot_work_is_refused() {
+    assert_refused(&[
+        ("[route.tunnel]\nidle_timeout = \"0s\"", "must not be zero"),
+        (
+            "[route.tunnel]\nping_interval = \"30\"",
+            "for seconds write \"30s\"",
+        ),
+        (
+            "[route.tunnel]\nmax_session_age = 59",
+            "`59` is not a duration",
+        ),
+        (
+            "[route.tunnel]\nping_intervall = \"30s\"",
+            "did you mean `ping_interval`?",
+        ),
+    ]);
+}
