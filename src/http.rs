@@ -18,6 +18,7 @@
 pub mod addresses;
 mod ask;
 pub mod body;
+pub mod breakers;
 mod causes;
 mod connecting;
 pub mod exchange;
@@ -58,6 +59,7 @@ pub use self::tallies::UNROUTED;
 use self::{
     addresses::{AddressPlace, Addresses, Rate},
     body::Body,
+    breakers::Breakers,
     hold::HeldRequests,
     identity::Identity,
     meter::Meter,
@@ -93,6 +95,7 @@ pub struct Shared {
     config: ArcSwap<Config>,
     session: session::Context,
     held: HeldRequests,
+    breakers: Breakers,
     addresses: Arc<Addresses>,
     /// When all sessions that began are paid for, where their rate is limited.
     next_session: Mutex<Option<Instant>>,
@@ -181,6 +184,7 @@ impl Shared {
                 drain: Drain::new(config.drain),
             },
             held: HeldRequests::new(&config.routes),
+            breakers: Breakers::new(&config.routes),
             reloads: Reloads::default(),
             config: ArcSwap::new(config),
         }
@@ -204,6 +208,7 @@ impl Shared {
         self.session.budget.set_max_bytes(limits.max_held_bytes);
         self.session.drain.set(config.drain);
         self.held.set_routes(&config.routes);
+        self.breakers.set_routes(&config.routes);
         self.config.store(config);
     }
 
@@ -235,6 +240,12 @@ impl Shared {
     #[must_use]
     pub const fn held(&self) -> &HeldRequests {
         &self.held
+    }
+
+    /// Whether sessions of each route are let through.
+    #[must_use]
+    pub const fn breakers(&self) -> &Breakers {
+        &self.breakers
     }
 
     /// The drain of the process, for whoever starts it.

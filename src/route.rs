@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 use self::path::Path;
 use crate::{
     session,
-    upstream::{self, dial::Protocol},
+    upstream::{self, breaker, dial::Protocol},
 };
 
 /// What becomes of headers of a client whose names have an underscore.
@@ -116,6 +116,8 @@ pub struct Route {
     pub session: session::Settings,
     /// How plain HTTP requests behave.
     pub http: HttpSettings,
+    /// When new sessions are refused because those before failed.
+    pub breaker: breaker::Settings,
 }
 
 impl Route {
@@ -163,6 +165,7 @@ impl Route {
             upstream: upstream::Settings::new(upstream),
             session: session::Settings::default(),
             http: HttpSettings::default(),
+            breaker: breaker::Settings::default(),
         }
     }
 }

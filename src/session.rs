@@ -20,7 +20,7 @@ pub mod termination;
 pub mod tunnel;
 mod watch;
 
-use std::{ops::Deref, rc::Rc, sync::Arc, time::Duration};
+use std::{mem, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
 pub use self::{
     budget::Budget,
@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     transport::Stream,
-    upstream::{Attempts, ConnectError},
+    upstream::{Attempts, ConnectError, breaker::Trial},
     websocket::{Opened, Role, extension::Agreement},
 };
 
@@ -66,14 +66,17 @@ impl Settings {
     }
 }
 
-/// What was agreed before a session began, with an upstream that was asked first.
-#[derive(Clone, Copy, Debug, Default)]
+/// What was settled before a session began, perhaps with an upstream that was asked first.
+#[derive(Debug, Default)]
 pub struct Agreed {
     /// What the client and the upstream may compress, and how; the same for every connection
     /// to the upstream.
     pub compression: Option<Agreement>,
     /// How much of the gate's timeout is over.
     pub waited: Duration,
+    /// Where it is said whether the upstream is in order, as soon as the gate opens or the
+    /// session ends.
+    pub trial: Trial,
 }
 
 /// What a session shares with the process it runs in.
@@ -173,6 +176,7 @@ where
 {
     let mut holding = Holding::new(client, agreed, &record, &settings, &context);
     let open = holding.until_open(&connect).await;
+    holding.judge(&open);
     let flushed = match open {
         Ok(()) => holding.flush().await,
         Err(cause) => Err(cause),
@@ -212,6 +216,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             charge,
             watch: self.watch,
         })
+    }
+
+    /// Says what the session's beginning tells of the upstream. That the gate opens without
+    /// readiness, for the route says so, is as good: the client is served.
+    fn judge(&mut self, open: &Result<(), Cause>) {
+        let trial = mem::take(&mut self.agreed.trial);
+        match open {
+            Ok(()) => trial.succeed(),
+            Err(cause) if cause.blames_upstream() => trial.fail(),
+            Err(_) => drop(trial),
+        }
     }
 
     /// Settles what is held when the session ends before its tunnel.

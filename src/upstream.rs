@@ -16,6 +16,7 @@
 
 mod attempts;
 pub mod backoff;
+pub mod breaker;
 pub mod dial;
 pub mod handshake;
 pub mod proxy_protocol;

@@ -41,7 +41,10 @@ use crate::{
         rejections::{Rejection, Rejections},
         totals::{RouteSnapshot, RouteTotals},
     },
-    upstream::Failure,
+    upstream::{
+        Failure,
+        breaker::{self, State},
+    },
 };
 
 /// The format that is older than `OpenMetrics`, and that everything reads.
@@ -93,6 +96,8 @@ struct Scrape {
     max_held_bytes: u64,
     /// By route: how many requests are held, and how many may be.
     held_requests: Vec<(String, u64, u64)>,
+    /// By route.
+    breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
     log: telemetry::Queue,
     process: Option<ProcessStatus>,
@@ -118,6 +123,7 @@ impl Scrape {
                 .into_iter()
                 .map(|(label, held, max)| (label, held as u64, max as u64))
                 .collect(),
+            breakers: shared.breakers().statuses(),
             rejections: rejections(shared.rejections()),
             log: telemetry::queue(),
             process: ProcessStatus::read(),
@@ -431,7 +437,28 @@ impl Scrape {
             self.by_route_and("reason", |it| {
                 named(Failure::ALL.map(Failure::name), it.totals.failures)
             }),
+        )?;
+        page.gauges(
+            "readygate_breaker_state",
+            "Whether the breaker of the route is in this state.",
+            self.by_breaker(|it| State::ALL.map(|state| u64::from(it.state == state))),
+        )?;
+        page.counters(
+            "readygate_breaker_transitions",
+            "How often the breaker of the route has come into this state.",
+            self.by_breaker(|it| it.transitions),
         )
+    }
+
+    /// One series for each route and each state of its breaker.
+    fn by_breaker<'a>(
+        &'a self,
+        values: impl Fn(&breaker::Status) -> [u64; State::ALL.len()] + 'a,
+    ) -> impl Iterator<Item = (Labels, u64)> + 'a {
+        self.breakers.iter().flat_map(move |(route, status)| {
+            let values = named(State::ALL.map(State::name), values(status)).into_iter();
+            values.map(move |(name, value)| (labels(&[("route", route), ("state", name)]), value))
+        })
     }
 
     fn encode_http(&self, page: &mut Page<'_>) -> fmt::Result {

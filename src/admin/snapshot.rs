@@ -15,7 +15,8 @@
 //!   "time_to_ready": { "count": 1, "sum_s": 0.5, "le_s": [0.005, "…", null], "counts": [0, 1] },
 //!   "routes": [ { "route": "/", "sessions": 2, "waiting": 1, "held_messages": 4,
 //!     "held_bytes": 600, "attempts": 3, "attempt_failures": 2, "ready": 1, "ready_sum_s": 0.5,
-//!     "shed": 0, "lost": 0 } ],
+//!     "shed": 0, "lost": 0,
+//!     "breaker": { "state": "open", "failures": 0, "probe_in_ms": 3500 } } ],
 //!   "attempt_failures": { "unreachable": 2, "…": 0 },
 //!   "ended": { "client_closed": 1, "…": 0 },
 //!   "rejections": { "connections": 0, "…": 0 },
@@ -28,7 +29,9 @@
 //! discarded or unknown), `http_requests`, `rejections` and `connections`; `rates` is how much each
 //! has grown in a second, `null` in the first event. The `counts` of `time_to_ready` are those of
 //! each bucket alone. `files` and `resident_bytes` are `null` where the
-//! system does not tell; a `limit` is `null` where there is none.
+//! system does not tell; a `limit` is `null` where there is none. A route's `breaker` is `closed`,
+//! `open` or `half_open`; `failures` is how many sessions in a row have failed while it is closed,
+//! and `probe_in_ms` how long it still is open at least, else `null`.
 //!
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -51,7 +54,7 @@ use crate::{
         state::SessionState,
     },
     telemetry::{histogram::Histogram, rejections::Rejection, totals::RouteSnapshot},
-    upstream::Failure,
+    upstream::{Failure, breaker::Status},
 };
 
 /// How many of the sessions that wait are shown.
@@ -75,7 +78,7 @@ pub(super) async fn take(admin: &Admin, before: Option<&Totals>) -> (Value, Tota
         running(&sum, &waiting),
         happened(admin, &sum),
         json!({
-            "routes": routes(&view),
+            "routes": routes(admin, &view),
             "totals": totals.counts,
             "rates": before.map(|before| totals.rates(before)),
         }),
@@ -160,14 +163,21 @@ fn happened(admin: &Admin, sum: &RouteSnapshot) -> Value {
 }
 
 /// Those that sessions have.
-fn routes(view: &View) -> Vec<Value> {
+fn routes(admin: &Admin, view: &View) -> Vec<Value> {
+    let breakers: BTreeMap<_, _> = admin
+        .process
+        .shared
+        .breakers()
+        .statuses()
+        .into_iter()
+        .collect();
     let all = view.routes.iter();
     all.filter(|(label, _)| ***label != *UNROUTED)
-        .map(|(label, snapshot)| route(label, snapshot))
+        .map(|(label, snapshot)| route(label, snapshot, breakers.get(&**label)))
         .collect()
 }
 
-fn route(label: &str, it: &RouteSnapshot) -> Value {
+fn route(label: &str, it: &RouteSnapshot, breaker: Option<&Status>) -> Value {
     let states = SessionState::ALL.into_iter().zip(it.sessions);
     let waiting = states.filter(|(state, _)| *state < SessionState::ProcessingReady);
     json!({
@@ -182,6 +192,11 @@ fn route(label: &str, it: &RouteSnapshot) -> Value {
         "ready_sum_s": it.totals.ready_time.sum_seconds(),
         "shed": it.totals.ledger.of(Account::Shed),
         "lost": lost(&it.totals.ledger),
+        "breaker": breaker.map(|it| json!({
+            "state": it.state.name(),
+            "failures": it.failures,
+            "probe_in_ms": it.probe_in.map(|it| u64::try_from(it.as_millis()).ok()),
+        })),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Routes as they are written, and what their settings have to do with each other.
 
-use std::{cell::OnceCell, net::Ipv6Addr, ops::Range};
+use std::{cell::OnceCell, net::Ipv6Addr, ops::Range, time::Duration};
 
 use http::Uri;
 
@@ -22,7 +22,7 @@ use crate::{
         rules::{Priority, Release, Rule, Rules},
         tunnel,
     },
-    upstream::{Address, Retry, Settings, dial::Protocol, proxy_protocol},
+    upstream::{Address, Retry, Settings, breaker, dial::Protocol, proxy_protocol},
     websocket::CloseCode,
 };
 
@@ -64,6 +64,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let upstream = upstream(table, system_roots);
     let session = session(table);
     let http = table.table("http", http);
+    let breaker = table.table("breaker", breaker);
     shared_connection(table, upstream.as_ref(), &http);
     if !table.is_sound() {
         return None;
@@ -77,6 +78,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
         upstream: upstream?,
         session,
         http,
+        breaker,
     })
 }
 
@@ -378,6 +380,27 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         table.parse("body_timeout", units::optional_time),
     );
     http
+}
+
+fn breaker(table: &mut Table<'_>) -> breaker::Settings {
+    let mut breaker = breaker::Settings::default();
+    override_with(
+        &mut breaker.failures,
+        table.parse("failures", units::small_count),
+    );
+    override_with(&mut breaker.cooldown, table.parse("cooldown", cooldown));
+    breaker
+}
+
+fn cooldown(text: &str) -> Result<Duration, Mistake> {
+    /// Far beyond what makes sense.
+    const MAX: Duration = Duration::from_hours(24);
+    let cooldown = units::some_time(text)?;
+    if cooldown > MAX {
+        let what = "nobody would be let through for too long";
+        return Err(Mistake::new(what, "expected at most \"24h\""));
+    }
+    Ok(cooldown)
 }
 
 /// Checks that no connection which all clients share begins with the address of one.

@@ -131,6 +131,8 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].http.idle_timeout", Duration),
     ("route[].http.response_timeout", OptionalDuration),
     ("route[].http.body_timeout", OptionalDuration),
+    ("route[].breaker.failures", Count(0, MAX)),
+    ("route[].breaker.cooldown", Duration),
     ("route[].close_codes", CloseCodes),
     ("route[].tls.ca", Text),
     ("route[].tls.server_name", Text),

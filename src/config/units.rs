@@ -117,6 +117,14 @@ pub(super) fn count(text: &str) -> Result<usize, Mistake> {
     })
 }
 
+/// A whole number with 32 bits, zero included.
+pub(super) fn small_count(text: &str) -> Result<u32, Mistake> {
+    u32::try_from(count(text)?).map_err(|_| {
+        let what = format!("`{text}` is too large");
+        Mistake::new(what, "expected less than 4294967296")
+    })
+}
+
 /// A whole number other than zero.
 pub(super) fn some(text: &str) -> Result<usize, Mistake> {
     match count(text)? {

@@ -40,6 +40,7 @@ use crate::{
     transport::Transport,
     upstream::{
         self, Answer, Attempts, ConnectError, Offered, OpeningRequest, Refused, Switched, Terms,
+        breaker::Trial,
     },
     websocket::{
         Opened,
@@ -62,15 +63,14 @@ const KEEP_TIME: Duration = Duration::from_secs(1);
 pub(super) struct Connected {
     pub(super) upstream: Opened<Transport>,
     pub(super) attempts: Attempts,
-    pub(super) agreed: Agreed,
 }
 
 /// Asks the route's upstream and returns its answer, and what a `101` of it has accepted.
 ///
 /// # Errors
 ///
-/// The request is not a valid handshake, the process drains, the client has left, or the
-/// upstream has given no valid answer before the gate's deadline.
+/// The request is not a valid handshake, the process drains, the client has left, the route's
+/// breaker is open, or the upstream has given no valid answer before the gate's deadline.
 pub(super) async fn ask(
     request: &Parts,
     client: Client,
@@ -88,6 +88,7 @@ pub(super) async fn ask(
             .collect(),
         compression: offers(request, &route.session)?,
     };
+    let trial = shared.breakers.admit(route)?;
     let place = shared.admit_session(client, request.version)?;
     let opening = upgrade::upstream_request(request, client, route, |target, headers| {
         OpeningRequest::asking(target, headers, offered)
@@ -96,16 +97,22 @@ pub(super) async fn ask(
     let mut series = Series::new(local.tallies.of(route));
     let attempts = &series.attempts;
     let answer = tokio::select! {
-        answer = until_deadline(route, &opening, attempts, client) => answer.inspect_err(|_| {
-            let error = attempts.last_error().unwrap_or_default();
-            tracing::debug!(%client, error, "upstream failed");
-        })?,
+        answer = until_deadline(route, &opening, attempts, client) => answer,
         () = context.drain.begun() => return Err(Refusal::Unavailable(Shortage::Draining)),
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
     let switched = match answer {
-        Said::Switched(switched) => *switched,
-        Said::Refused(refused) => return Ok((refused?, None)),
+        Ok(Said::Switched(switched)) => *switched,
+        Ok(Said::Refused(refused)) => {
+            judge(trial, &refused);
+            return Ok((refused?, None));
+        }
+        Err(refusal) => {
+            judge(trial, &Err(refusal));
+            let error = attempts.last_error().unwrap_or_default();
+            tracing::debug!(%client, error, "upstream failed");
+            return Err(refusal);
+        }
     };
 
     let Switched {
@@ -118,20 +125,34 @@ pub(super) async fn ask(
     let connected = Connected {
         upstream: opened,
         attempts: series.take(),
-        agreed: Agreed {
-            compression: told.compression,
-            waited: started.elapsed(),
-        },
+    };
+    let agreed = Agreed {
+        compression: told.compression,
+        waited: started.elapsed(),
+        trial,
     };
     let accepted = Accepted::connected(
         route,
         opening.told(terms),
         client,
         request,
-        connected,
+        (agreed, connected),
         place,
     );
     Ok((response, Some(accepted)))
+}
+
+/// Says what the upstream's refusal tells of it: a status below 500 is about this client.
+fn judge(trial: Trial, refused: &Result<Response<Body>, Refusal>) {
+    let is_at_fault = match refused {
+        Ok(response) => response.status().is_server_error(),
+        // What the proxy is short of is not the upstream's fault.
+        Err(Refusal::Unavailable(_)) => false,
+        Err(_) => true,
+    };
+    if is_at_fault {
+        trial.fail();
+    }
 }
 
 /// The attempts for one client, which count as those of no session where none takes them.

@@ -60,6 +60,12 @@ pub enum Refusal {
     /// A limit is reached, or the process drains.
     #[error("{0}")]
     Unavailable(Shortage),
+    /// The upstream is known to be out of order.
+    #[error("upstream is out of order")]
+    BreakerOpen {
+        /// When it makes sense to come again.
+        retry_after_seconds: u32,
+    },
     /// There are more header lines than the limit.
     #[error("too many headers")]
     HeadersTooLarge,
@@ -125,6 +131,7 @@ impl From<Refusal> for Rejection {
             Refusal::WrongVersion => Self::WebSocketVersion,
             Refusal::BadGateway => Self::UpstreamFailed,
             Refusal::Unavailable(shortage) => shortage.into(),
+            Refusal::BreakerOpen { .. } => Self::BreakerOpen,
             Refusal::TargetTooLong => Self::UriTooLong,
             Refusal::HeadersTooLarge => Self::HeadersTooLarge,
             Refusal::BodyTooLarge => Self::BodyTooLarge,
@@ -189,7 +196,7 @@ impl Refusal {
             Self::Unavailable(Shortage::AddressConnections | Shortage::AddressSessionRate) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::BreakerOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::GatewayTimeout | Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
@@ -213,6 +220,9 @@ impl Refusal {
             | Self::RequestTimeout => &[close],
             Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
             Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
+            Self::BreakerOpen {
+                retry_after_seconds,
+            } => &[close, (header::RETRY_AFTER, retry_after_seconds.into())],
             Self::WrongVersion => &[
                 (
                     header::SEC_WEBSOCKET_VERSION,

@@ -51,6 +51,8 @@ pub struct Accepted {
     /// The version of HTTP that it speaks, and what the request was called: for the log, too.
     version: Version,
     identity: Identity,
+    /// What is settled about the session.
+    agreed: Agreed,
     /// The connection to an upstream that was asked first.
     connected: Option<Box<Connected>>,
 }
@@ -63,7 +65,7 @@ impl Accepted {
         request: OpeningRequest,
         client: Client,
         handshake: &Parts,
-        connected: Connected,
+        (agreed, connected): (Agreed, Connected),
         place: Option<AddressPlace>,
     ) -> Self {
         Self {
@@ -74,6 +76,7 @@ impl Accepted {
             place,
             version: handshake.version,
             identity: Identity::tagged(&handshake.headers),
+            agreed,
             connected: Some(Box::new(connected)),
         }
     }
@@ -120,8 +123,8 @@ pub async fn answer(
 ///
 /// # Errors
 ///
-/// The request is not a valid handshake, its origin is not allowed, or the process drains
-/// or has no room for the session or for what it would hold.
+/// The request is not a valid handshake, its origin is not allowed, the process drains or has
+/// no room for the session or for what it would hold, or the route's breaker is open.
 pub fn accept(
     request: &Parts,
     client: Client,
@@ -130,6 +133,10 @@ pub fn accept(
 ) -> Result<(Response<Body>, Accepted), Refusal> {
     let handshake = check(request, route, &shared.session)?;
     let subprotocol = route.choose_subprotocol(offered_subprotocols(&request.headers)?);
+    let agreed = Agreed {
+        trial: shared.breakers.admit(route)?,
+        ..Agreed::default()
+    };
 
     let terms = Terms {
         subprotocol: subprotocol.map(str::to_owned),
@@ -146,6 +153,7 @@ pub fn accept(
         place: shared.admit_session(client, request.version)?,
         version: request.version,
         identity: Identity::tagged(&request.headers),
+        agreed,
         connected: None,
     };
     Ok((response, accepted))
@@ -220,12 +228,10 @@ pub fn session(
         path,
         version,
         identity,
+        agreed,
         connected,
         place,
     } = accepted;
-    let agreed = connected
-        .as_ref()
-        .map_or_else(Agreed::default, |connected| connected.agreed);
     let connect = {
         let route = Arc::clone(&route);
         let connected = Cell::new(connected);

@@ -130,7 +130,7 @@ const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 /// A session whose client is held.
 #[derive(Debug)]
 pub(super) struct Holding<'s, C, U> {
-    agreed: Agreed,
+    pub(super) agreed: Agreed,
     pub(super) session: &'s Record,
     pub(super) context: &'s Context,
     pub(super) settings: &'s super::Settings,

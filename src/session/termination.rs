@@ -265,6 +265,36 @@ impl Cause {
         }
     }
 
+    /// Whether a session that ends so before it is ready says that the upstream is out of
+    /// order.
+    ///
+    /// It does not where another client might fare otherwise: after a refusal with a status
+    /// below 500 (credentials, a path that does not exist), or a close frame whose code is
+    /// about what the client did.
+    #[must_use]
+    pub fn blames_upstream(&self) -> bool {
+        match self {
+            Self::UpstreamLost
+            | Self::UpstreamError(_)
+            | Self::UpstreamVanished
+            | Self::ReadyTimeout { .. }
+            | Self::FlushStalled
+            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => true,
+            Self::ConnectFailed(ConnectError::Refused(status)) => status.is_server_error(),
+            Self::UpstreamClosed(frame) => frame.code.is_some_and(CloseCode::blames_server),
+            Self::ClientClosed(_)
+            | Self::ClientLost
+            | Self::ClientError(_)
+            | Self::ClientVanished
+            | Self::MessageTooBig { .. }
+            | Self::QueueFull
+            | Self::ConnectFailed(ConnectError::Shortage)
+            | Self::Idle
+            | Self::TooOld
+            | Self::Drained => false,
+        }
+    }
+
     /// The last state of a session that ended so.
     #[must_use]
     pub const fn final_state(&self) -> SessionState {
@@ -367,6 +397,28 @@ mod tests {
 
     use super::*;
     use crate::upstream::tls::TlsError;
+
+    #[test]
+    fn what_another_client_might_fare_better_with_is_not_the_upstreams_fault() {
+        let refused = |status| Cause::ConnectFailed(ConnectError::Refused(status));
+        let closed = |code| {
+            let code = CloseCode::try_from(code).ok();
+            let reason = String::new();
+            Cause::UpstreamClosed(CloseFrame { code, reason })
+        };
+
+        for status in [200, 301, 400, 401, 403, 404, 429] {
+            let status = http::StatusCode::from_u16(status).unwrap();
+            assert!(!refused(status).blames_upstream(), "{status}");
+        }
+        assert!(refused(http::StatusCode::NOT_IMPLEMENTED).blames_upstream());
+        for code in [1000, 1002, 1003, 1005, 1007, 1008, 1009, 3000, 4401] {
+            assert!(!closed(code).blames_upstream(), "{code}");
+        }
+        for code in [1001, 1011, 1012, 1013, 1014] {
+            assert!(closed(code).blames_upstream(), "{code}");
+        }
+    }
 
     #[test]
     fn every_cause_is_among_the_endings_and_every_ending_has_one() {

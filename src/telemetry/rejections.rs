@@ -77,6 +77,8 @@ rejections! {
     HeldRequests = "held_requests",
     /// There were too few file descriptors to connect to the upstream.
     Descriptors = "descriptors",
+    /// The upstream was known to be out of order.
+    BreakerOpen = "breaker_open",
     /// The process drained.
     Draining = "draining",
     /// The upstream gave no valid answer.

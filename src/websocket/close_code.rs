@@ -37,6 +37,20 @@ impl CloseCode {
     /// 1014: a gateway got no valid answer from its upstream.
     pub const BAD_GATEWAY: Self = Self::literal(1014);
 
+    /// Whether a server that sends it says something about itself, and not about what the
+    /// client did.
+    #[must_use]
+    pub fn blames_server(self) -> bool {
+        [
+            Self::GOING_AWAY,
+            Self::INTERNAL_ERROR,
+            Self::SERVICE_RESTART,
+            Self::TRY_AGAIN_LATER,
+            Self::BAD_GATEWAY,
+        ]
+        .contains(&self)
+    }
+
     const fn literal(code: u16) -> Self {
         match NonZeroU16::new(code) {
             Some(code) => Self(code),

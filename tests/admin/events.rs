@@ -9,7 +9,7 @@ use tokio::{
 use crate::support::{Peer, Proxy, Upstream, config, gated};
 
 /// A connection on which events come.
-async fn listen(proxy: &Proxy) -> (String, Peer) {
+pub(crate) async fn listen(proxy: &Proxy) -> (String, Peer) {
     let mut listener = Peer(TcpStream::connect(proxy.admin).await.unwrap());
     let request = format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.admin);
     listener.send(&request).await;
@@ -18,7 +18,7 @@ async fn listen(proxy: &Proxy) -> (String, Peer) {
 }
 
 /// The next event, which is in one chunk.
-async fn next(listener: &mut Peer) -> Value {
+pub(crate) async fn next(listener: &mut Peer) -> Value {
     loop {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {

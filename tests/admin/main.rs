@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod breaker;
 mod events;
 mod metrics;
 mod page;

@@ -7,6 +7,7 @@
 )]
 
 mod ask;
+mod breaker;
 mod forward;
 mod handshake;
 mod http2;

@@ -29,6 +29,38 @@ fn a_tunnel_is_bounded_where_the_file_says_so() {
 }
 
 #[test]
+fn a_breaker_is_as_the_file_says() {
+    let breaker = |settings: &str| {
+        let breaker = route_with(&format!("[route.breaker]\n{settings}")).breaker;
+        (breaker.failures, breaker.cooldown)
+    };
+    let seconds = Duration::from_secs;
+
+    assert_eq!(breaker(""), (5, seconds(5)));
+    assert_eq!(breaker("failures = 0"), (0, seconds(5)));
+    assert_eq!(
+        breaker("failures = 20\ncooldown = \"1m\""),
+        (20, seconds(60))
+    );
+}
+
+#[test]
+fn a_breaker_that_cannot_work_is_refused() {
+    assert_refused(&[
+        ("[route.breaker]\nfailures = -1", "expected a whole number"),
+        (
+            "[route.breaker]\nfailures = 4294967296",
+            "expected less than 4294967296",
+        ),
+        ("[route.breaker]\ncooldown = \"0s\"", "must not be zero"),
+        (
+            "[route.breaker]\ncooldown = \"25h\"",
+            "expected at most \"24h\"",
+        ),
+    ]);
+}
+
+#[test]
 fn a_bound_of_a_tunnel_that_cannot_work_is_refused() {
     assert_refused(&[
         ("[route.tunnel]\nidle_timeout = \"0s\"", "must not be zero"),

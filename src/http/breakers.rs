@@ -1,0 +1,139 @@
+//! The breakers of all routes.
+//!
+//! They are for WebSocket sessions. Plain requests neither open a breaker nor are refused by
+//! one: an upstream that fails one of them says so itself, and those that are held are bounded
+//! and take turns ([`hold`](super::hold)).
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::response::Refusal;
+use crate::{
+    route::{Route, Routes},
+    upstream::breaker::{Breaker, Refused, Status, Trial},
+};
+
+/// The breaker of each route, for all workers.
+#[derive(Debug)]
+pub struct Breakers(ArcSwap<Vec<(Arc<Route>, Arc<Breaker>)>>);
+
+impl Breakers {
+    /// Closed ones for `routes`.
+    #[must_use]
+    pub fn new(routes: &Routes) -> Self {
+        let breaker = |route: &Arc<Route>| {
+            let breaker = Breaker::new(route.breaker, &route.label());
+            (Arc::clone(route), breaker)
+        };
+        Self(ArcSwap::from_pointee(routes.iter().map(breaker).collect()))
+    }
+
+    /// They are for `routes` from now on. What is known of an upstream stays known, if the
+    /// route has the same name, the same upstream and the same settings of its breaker.
+    pub fn set_routes(&self, routes: &Routes) {
+        let known = self.0.load();
+        let breaker = |route: &Arc<Route>| {
+            let label = route.label();
+            let breaker = match known.iter().find(|(known, _)| known.label() == label) {
+                Some((known, breaker)) if is_same(known, route) => Arc::clone(breaker),
+                Some((_, breaker)) => breaker.follow(route.breaker),
+                None => Breaker::new(route.breaker, &label),
+            };
+            (Arc::clone(route), breaker)
+        };
+        let breakers = routes.iter().map(breaker).collect();
+        self.0.store(Arc::new(breakers));
+    }
+
+    /// The name of each route, and how its breaker is.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(String, Status)> {
+        let all = self.0.load();
+        let all = all.iter();
+        all.map(|(route, breaker)| (route.label(), breaker.status()))
+            .collect()
+    }
+
+    /// Lets one more session of `route` through.
+    ///
+    /// # Errors
+    ///
+    /// Its breaker is open.
+    pub(super) fn admit(&self, route: &Arc<Route>) -> Result<Trial, Refusal> {
+        let known = self.0.load();
+        let known = known.iter().find(|(known, _)| Arc::ptr_eq(known, route));
+        // Or the configuration has just changed.
+        let Some((_, breaker)) = known else {
+            return Ok(Trial::default());
+        };
+        breaker.admit().map_err(Refusal::from)
+    }
+}
+
+fn is_same(one: &Route, other: &Route) -> bool {
+    one.upstream.address == other.upstream.address && one.breaker == other.breaker
+}
+
+impl From<Refused> for Refusal {
+    fn from(Refused { retry_after }: Refused) -> Self {
+        // Whoever comes a moment too early comes in vain.
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+        Self::BreakerOpen {
+            retry_after_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::upstream::{Address, breaker::State};
+
+    fn routes(upstream: &str) -> Routes {
+        let mut route = Route::to(Address::Unix(upstream.into()));
+        route.breaker.failures = 1;
+        Routes::new(vec![route])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_an_upstream_outlives_a_reload_unless_it_is_another_one() {
+        let before = routes("/one");
+        let breakers = Breakers::new(&before);
+        let status = || breakers.statuses()[0].1;
+        let old = before.iter().next().unwrap();
+        let waiting = breakers.admit(old).unwrap();
+        breakers.admit(old).unwrap().fail();
+        assert_eq!(status().state, State::Open);
+
+        let same = routes("/one");
+        breakers.set_routes(&same);
+        assert_eq!(status().state, State::Open);
+        assert!(breakers.admit(same.iter().next().unwrap()).is_err());
+
+        let other = routes("/other");
+        breakers.set_routes(&other);
+        assert_eq!(status().state, State::Closed);
+        assert_eq!(status().transitions, [0, 1, 0], "no count goes back");
+        breakers.admit(other.iter().next().unwrap()).unwrap().fail();
+        waiting.succeed();
+        assert_eq!(
+            status().state,
+            State::Open,
+            "the old one does not speak for it"
+        );
+    }
+
+    #[test]
+    fn clients_are_told_whole_seconds_that_are_enough() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (5499, 6)] {
+            let retry_after = Duration::from_millis(millis);
+            let expected = Refusal::BreakerOpen {
+                retry_after_seconds: seconds,
+            };
+            assert_eq!(Refusal::from(Refused { retry_after }), expected, "{millis}");
+        }
+    }
+}
