@@ -14,7 +14,6 @@ pub mod address;
 pub mod effective;
 mod expand;
 mod matchers;
-mod memory;
 mod raw;
 pub mod reload;
 mod report;

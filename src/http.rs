@@ -72,6 +72,7 @@ use self::{
 pub use crate::client::{Client, ClientAddr, Endpoints};
 use crate::{
     config::Config,
+    memory::Pressure,
     route::Route,
     session::{self, Budget, Drain},
     telemetry::{connections::Connections, rejections::Rejections, reloads::Reloads},
@@ -95,6 +96,7 @@ pub struct Shared {
     config: ArcSwap<Config>,
     session: session::Context,
     held: HeldRequests,
+    memory: Pressure,
     breakers: Breakers,
     addresses: Arc<Addresses>,
     /// When all sessions that began are paid for, where their rate is limited.
@@ -184,6 +186,7 @@ impl Shared {
                 drain: Drain::new(config.drain),
             },
             held: HeldRequests::new(&config.routes),
+            memory: Pressure::new(config.limits.max_memory.clone()),
             breakers: Breakers::new(&config.routes),
             reloads: Reloads::default(),
             config: ArcSwap::new(config),
@@ -209,6 +212,7 @@ impl Shared {
         self.session.drain.set(config.drain);
         self.held.set_routes(&config.routes);
         self.breakers.set_routes(&config.routes);
+        self.memory.set_bound(limits.max_memory.clone());
         self.config.store(config);
     }
 
@@ -240,6 +244,12 @@ impl Shared {
     #[must_use]
     pub const fn held(&self) -> &HeldRequests {
         &self.held
+    }
+
+    /// How much memory is in use.
+    #[must_use]
+    pub const fn memory(&self) -> &Pressure {
+        &self.memory
     }
 
     /// Whether sessions of each route are let through.

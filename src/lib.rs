@@ -40,16 +40,17 @@
 //! |---|---|---|
 //! | `cli` | `config`, `demo`, `http`, `route`, `server`, `telemetry`, `upstream`, `websocket` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
-//! | `config` | `client`, `matcher`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `admin`, `client`, `config`, `http`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
+//! | `config` | `client`, `matcher`, `memory`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
+//! | `server` | `admin`, `client`, `config`, `http`, `memory`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
 //! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `transport`, `upstream` | health, sessions and metrics, on a listener of its own |
-//! | `http` | `client`, `config`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
+//! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
 //! | `telemetry` | `session`, `upstream`, `websocket` | logs, counts |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `upstream` | `tls`, `transport`, `websocket` | resolve, dial, opening handshake, back-off |
 //! | `matcher` |  | what a message is compared with |
+//! | `memory` |  | how much memory there may be, and is |
 //! | `transport` |  | the byte streams that there are |
 //! | `tls` |  | certificates and keys from files, and their reload |
 //! | `websocket` |  | RFC 6455: frames, messages, close codes; no I/O, no clock |
@@ -74,6 +75,7 @@ pub mod config;
 pub mod demo;
 pub mod http;
 pub mod matcher;
+pub mod memory;
 pub mod route;
 pub mod server;
 pub mod session;

@@ -17,6 +17,7 @@ mod acceptor;
 mod admin;
 mod descriptors;
 pub mod listener;
+mod memory;
 mod pacer;
 mod places;
 mod proxy_protocol;
@@ -45,6 +46,7 @@ use crate::{
         reload::{self, Source, Trigger},
     },
     http::{self, visit},
+    memory::Bound,
 };
 
 /// Serves until `shutdown` resolves and everything under way has ended, or
@@ -119,6 +121,7 @@ pub async fn run_from(
     let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
     drop(alive);
     let _renewal = renewal::watch(&shared, trigger, source)?;
+    let _memory = memory::watch(&shared)?;
 
     service.ready(&format!("listening on {}", addresses.join(", ")));
     tokio::select! {
@@ -207,6 +210,9 @@ pub struct Limits {
     pub session_rate_per_address: Option<u32>,
     /// Accounted bytes that all sessions may hold; default a quarter of the cgroup's memory.
     pub max_held_bytes: usize,
+    /// What may be in use before nothing new is taken in; by default 85 % of the cgroup's limit,
+    /// if that has one.
+    pub max_memory: Option<Bound>,
     /// The longest header section of a request in bytes; default 32 KiB.
     pub max_header_bytes: usize,
     /// The most header lines of a request; default 100, and never more.
@@ -232,6 +238,7 @@ impl Limits {
             session_rate: None,
             session_rate_per_address: Some(100),
             max_held_bytes,
+            max_memory: None,
             max_header_bytes: 32 * 1024,
             max_headers: 100,
             max_uri_bytes: 8 * 1024,

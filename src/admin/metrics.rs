@@ -94,6 +94,8 @@ struct Scrape {
     max_connections: u64,
     held_bytes: u64,
     max_held_bytes: u64,
+    /// What is in use, and the most that may be, if there is such a bound.
+    memory: Option<(u64, u64)>,
     /// By route: how many requests are held, and how many may be.
     held_requests: Vec<(String, u64, u64)>,
     /// By route.
@@ -119,6 +121,7 @@ impl Scrape {
             max_connections: shared.config().limits.max_connections as u64,
             held_bytes: shared.budget().used_bytes() as u64,
             max_held_bytes: shared.budget().max_bytes() as u64,
+            memory: shared.memory().used_and_max_bytes(),
             held_requests: held_requests
                 .into_iter()
                 .map(|(label, held, max)| (label, held as u64, max as u64))
@@ -284,6 +287,18 @@ impl Scrape {
             "The most that all sessions may hold (limits.max_held_bytes).",
             self.max_held_bytes,
         )?;
+        if let Some((used, max)) = self.memory {
+            page.gauge(
+                "readygate_memory_bytes",
+                "Memory in use, as it counts against the bound.",
+                used,
+            )?;
+            page.gauge(
+                "readygate_memory_limit_bytes",
+                "The most memory in use with which new sessions are taken (limits.max_memory_bytes).",
+                max,
+            )?;
+        }
         let held = self.held_requests.iter();
         page.gauges(
             "readygate_http_held_requests",

@@ -33,6 +33,7 @@ enum Notation {
     OptionalSize,
     /// A size, or a share in percent.
     Memory,
+    OptionalMemory,
     /// One or more conditions on messages; with `true` also on what happens to the upstream.
     Matchers(bool),
     CloseCodes,
@@ -40,7 +41,7 @@ enum Notation {
 
 use Notation::{
     CloseCodes, Count, Duration, Fraction, Matchers, Memory, OptionalCount, OptionalDuration,
-    OptionalSize, Size, Text, Texts, Truth, Word, Workers,
+    OptionalMemory, OptionalSize, Size, Text, Texts, Truth, Word, Workers,
 };
 
 const MAX: u64 = u32::MAX as u64;
@@ -70,6 +71,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("limits.session_rate", OptionalCount),
     ("limits.session_rate_per_address", OptionalCount),
     ("limits.max_held_bytes", Memory),
+    ("limits.max_memory_bytes", OptionalMemory),
     ("limits.max_header_bytes", Size),
     ("limits.max_headers", Count(1, 100)),
     ("limits.max_uri_bytes", Size),
@@ -241,6 +243,7 @@ impl Notation {
                 definition("size"),
                 { "type": "string", "pattern": r"^(100|[1-9][0-9]?) *%$" },
             ] }),
+            OptionalMemory => json!({ "anyOf": [{ "const": "" }, Memory.schema()] }),
             Matchers(has_events) => {
                 let one = definition(if has_events { "trigger" } else { "matcher" });
                 json!({ "anyOf": [one, { "type": "array", "items": one }] })

@@ -12,7 +12,6 @@ use toml::de::DeValue;
 use super::{
     address,
     effective::Origin,
-    memory,
     raw::{Table, override_with},
     report::{Mistake, Problem},
     tls,
@@ -20,6 +19,7 @@ use super::{
 };
 use crate::{
     client::TrustedProxies,
+    memory::{self, Bound, Usage},
     server::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
     session::drain,
     telemetry::{FORMATS, LEVELS, Platform, Requests, Settings},
@@ -167,8 +167,14 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     /// A quarter: the rest is for the sessions themselves and for the application, if it
     /// shares the cgroup.
     const DEFAULT_SHARE: Memory = Memory::Percent(25);
+    /// The rest is for what comes before the next look, and for what is under way.
+    const DEFAULT_MAX_SHARE: Memory = Memory::Percent(85);
     let max_held = table.parse("max_held_bytes", units::memory);
     let mut limits = Limits::new(bytes(max_held.unwrap_or(DEFAULT_SHARE)));
+    let max_memory = table.parse("max_memory_bytes", units::optional_memory);
+    limits.max_memory = max_memory
+        .unwrap_or(Some(DEFAULT_MAX_SHARE))
+        .and_then(bound);
     override_with(
         &mut limits.max_connections,
         table.parse("max_connections", units::some),
@@ -215,6 +221,24 @@ pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {
     override_with(&mut settings.grace, table.duration("grace"));
     override_with(&mut settings.spread, table.duration("spread"));
     settings
+}
+
+/// How much memory may be in use. A share is one of the cgroup's limit: without that there is
+/// nothing that would be used up.
+fn bound(max: Memory) -> Option<Bound> {
+    let root = Path::new("/");
+    let cgroup = memory::cgroup(root);
+    Some(match max {
+        Memory::Bytes(max_bytes) => Bound {
+            max_bytes: max_bytes as u64,
+            usage: cgroup.map_or_else(|| Usage::of_process(root), |(_, usage)| usage),
+        },
+        Memory::Percent(percent) => {
+            let (limit, usage) = cgroup?;
+            let max_bytes = limit / 100 * u64::from(percent);
+            Bound { max_bytes, usage }
+        }
+    })
 }
 
 fn bytes(memory: Memory) -> usize {

@@ -107,6 +107,14 @@ pub(super) fn memory(text: &str) -> Result<Memory, Mistake> {
     }
 }
 
+/// A size, a share, or `""` for no limit.
+pub(super) fn optional_memory(text: &str) -> Result<Option<Memory>, Mistake> {
+    match text {
+        "" => Ok(None),
+        text => memory(text).map(Some),
+    }
+}
+
 /// A whole number, zero included.
 pub(super) fn count(text: &str) -> Result<usize, Mistake> {
     text.parse().map_err(|_| {

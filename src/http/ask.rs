@@ -81,7 +81,7 @@ pub(super) async fn ask(
     let started = time::Instant::now();
     let shared = &local.shared;
     let context = &shared.session;
-    let handshake = upgrade::check(request, route, context)?;
+    let handshake = upgrade::check(request, route, shared)?;
     let offered = Offered {
         subprotocols: upgrade::offered_subprotocols(&request.headers)?
             .map(str::to_owned)

@@ -185,6 +185,9 @@ impl<'a> Connecting<'a> {
 
     fn hold(&mut self) -> Result<(), Refusal> {
         if self.place.is_none() {
+            if self.shared.memory.is_high() {
+                return Err(Refusal::Unavailable(Shortage::Memory));
+            }
             self.place = Some(self.shared.held.enter(self.route)?);
         }
         Ok(())

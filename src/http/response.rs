@@ -104,6 +104,9 @@ pub enum Shortage {
     /// Of new sessions, for one address.
     #[error("too many new sessions from this address")]
     AddressSessionRate,
+    /// Of memory, for anything new.
+    #[error("memory is short")]
+    Memory,
     /// Of bytes that sessions hold.
     #[error("too much is held")]
     HeldBytes,
@@ -150,6 +153,7 @@ impl From<Shortage> for Rejection {
             Shortage::ConnectionSessions => Self::ConnectionSessions,
             Shortage::SessionRate => Self::SessionRate,
             Shortage::AddressSessionRate => Self::AddressSessionRate,
+            Shortage::Memory => Self::Memory,
             Shortage::HeldBytes => Self::HeldBytes,
             Shortage::HeldRequests => Self::HeldRequests,
             Shortage::Descriptors => Self::Descriptors,
@@ -247,5 +251,61 @@ impl Refusal {
         headers.extend(extra.iter().cloned());
         identity.tag(headers);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+
+    use super::*;
+    use crate::http::identity::Ids;
+
+    /// The status for each shortage; a new one does not get past this unnoticed.
+    const fn status_of(shortage: Shortage) -> u16 {
+        match shortage {
+            Shortage::AddressConnections | Shortage::AddressSessionRate => 429,
+            Shortage::Connections
+            | Shortage::ConnectionSessions
+            | Shortage::SessionRate
+            | Shortage::Memory
+            | Shortage::HeldBytes
+            | Shortage::HeldRequests
+            | Shortage::Descriptors
+            | Shortage::Draining => 503,
+        }
+    }
+
+    #[test]
+    fn whoever_meets_a_limit_is_told_when_to_come_again_and_that_the_connection_ends() {
+        let shortages = [
+            Shortage::Connections,
+            Shortage::AddressConnections,
+            Shortage::ConnectionSessions,
+            Shortage::SessionRate,
+            Shortage::AddressSessionRate,
+            Shortage::Memory,
+            Shortage::HeldBytes,
+            Shortage::HeldRequests,
+            Shortage::Descriptors,
+            Shortage::Draining,
+        ];
+        let limits = shortages.map(|it| (Refusal::Unavailable(it), status_of(it), "1"));
+        let identity = Identity::of(&HeaderMap::new(), false, &Ids::default());
+        let retry_after_seconds = 17;
+        let breaker = Refusal::BreakerOpen {
+            retry_after_seconds,
+        };
+        for (refusal, status, seconds) in limits.into_iter().chain([(breaker, 503, "17")]) {
+            let response = refusal.into_response(&identity);
+
+            assert_eq!(response.status(), status, "{refusal}");
+            assert_eq!(
+                response.headers()[header::RETRY_AFTER],
+                seconds,
+                "{refusal}"
+            );
+            assert_eq!(response.headers()[header::CONNECTION], "close", "{refusal}");
+        }
     }
 }

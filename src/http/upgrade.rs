@@ -131,7 +131,7 @@ pub fn accept(
     route: &Arc<Route>,
     shared: &Shared,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
-    let handshake = check(request, route, &shared.session)?;
+    let handshake = check(request, route, shared)?;
     let subprotocol = route.choose_subprotocol(offered_subprotocols(&request.headers)?);
     let agreed = Agreed {
         trial: shared.breakers.admit(route)?,
@@ -163,8 +163,9 @@ pub fn accept(
 pub(super) fn check<'a>(
     request: &'a Parts,
     route: &Route,
-    context: &session::Context,
+    shared: &Shared,
 ) -> Result<Handshake<'a>, Refusal> {
+    let context = &shared.session;
     let handshake = check_handshake(request)?;
     check_origin(&request.headers, route)?;
     if context.drain.has_begun() {
@@ -172,6 +173,9 @@ pub(super) fn check<'a>(
     }
     if context.budget.is_exhausted() {
         return Err(Refusal::Unavailable(Shortage::HeldBytes));
+    }
+    if shared.memory.is_high() {
+        return Err(Refusal::Unavailable(Shortage::Memory));
     }
     Ok(handshake)
 }

@@ -71,6 +71,8 @@ rejections! {
     /// A flood on an HTTP/2 connection, be it of resets, of empty frames or of a header
     /// section without end.
     Http2Abuse = "http2_abuse",
+    /// Too much memory was in use.
+    Memory = "memory",
     /// Sessions held too much.
     HeldBytes = "held_bytes",
     /// Too many requests were held.

@@ -13,6 +13,7 @@ mod handshake;
 mod http2;
 mod identity;
 mod limits;
+mod memory;
 mod multiplexed;
 mod pki;
 mod pool;

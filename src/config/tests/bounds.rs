@@ -29,6 +29,27 @@ fn a_tunnel_is_bounded_where_the_file_says_so() {
 }
 
 #[test]
+fn memory_is_bounded_by_a_size_a_share_or_not_at_all() {
+    let bound = |value: &str| {
+        let text = format!(
+            "limits.max_memory_bytes = {value}\n[[route]]\nupstream = \"http://127.0.0.1:1\""
+        );
+        parse(&text).map(|config| config.limits.max_memory)
+    };
+
+    let size = bound("\"64MiB\"").unwrap().unwrap();
+    assert_eq!(size.max_bytes, 64 << 20);
+    assert_eq!(bound("\"\"").unwrap(), None);
+    // What this machine's cgroup allows is not for a test to say.
+    let max = |value: &str| bound(value).unwrap().map(|bound| bound.max_bytes);
+    assert!(max("\"50%\"") <= max("\"85%\""));
+    let default = parse("[[route]]\nupstream = \"http://127.0.0.1:1\"").unwrap();
+    assert_eq!(default.limits.max_memory, bound("\"85%\"").unwrap());
+    assert!(bound("\"101%\"").is_err());
+    assert!(bound("\"lots\"").is_err());
+}
+
+#[test]
 fn a_breaker_is_as_the_file_says() {
     let breaker = |settings: &str| {
         let breaker = route_with(&format!("[route.breaker]\n{settings}")).breaker;

@@ -1,9 +1,14 @@
-//! How much memory the process may have: its cgroup's limit, else the machine's memory.
+//! How much memory the process may have: its cgroup's limit, else the machine's memory; and
+//! how much is in use.
+
+mod pressure;
 
 use std::{
     fs,
     path::{Component, Path, PathBuf},
 };
+
+pub use self::pressure::{Bound, Pressure, Usage};
 
 /// The memory that the process may have, in bytes, as the files below `root` tell; `None`
 /// when they do not.
@@ -11,16 +16,38 @@ use std::{
 /// A cgroup is also bound by the cgroups that it is in, so that the smallest limit counts.
 /// In a container its own path is often that of the host, which does not exist inside; what
 /// is mounted at the top is then the container's own.
-pub(super) fn limit(root: &Path) -> Option<u64> {
-    let memberships = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let limits = memberships.lines().filter_map(hierarchy);
-    let limits = limits.filter_map(|(mount, file, path)| smallest(&root.join(mount), file, &path));
-    limits.chain(machine(root)).min()
+#[must_use]
+pub fn limit(root: &Path) -> Option<u64> {
+    let cgroup = smallest_cgroup(root).map(|(limit, _)| limit);
+    cgroup.into_iter().chain(machine(root)).min()
 }
 
-/// Where one line of `/proc/self/cgroup` leads: the mount, the file with the limit, and the
-/// path of the cgroup within the mount.
-fn hierarchy(line: &str) -> Option<(&'static str, &'static str, PathBuf)> {
+/// The limit of the process's cgroup in bytes, and what is in use of that; `None` when it has
+/// none that is below the machine's memory.
+#[must_use]
+pub fn cgroup(root: &Path) -> Option<(u64, Usage)> {
+    let machine = machine(root).unwrap_or(u64::MAX);
+    smallest_cgroup(root).filter(|(limit, _)| *limit < machine)
+}
+
+fn smallest_cgroup(root: &Path) -> Option<(u64, Usage)> {
+    let memberships = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = memberships.lines().filter_map(hierarchy);
+    let limits = limits.filter_map(|hierarchy| hierarchy.smallest(root));
+    limits.min_by_key(|(limit, _)| *limit)
+}
+
+/// Where one line of `/proc/self/cgroup` leads.
+struct Hierarchy {
+    mount: &'static str,
+    /// The file with the limit.
+    file: &'static str,
+    usage: fn(&Path) -> Usage,
+    /// Of the cgroup, within the mount.
+    path: PathBuf,
+}
+
+fn hierarchy(line: &str) -> Option<Hierarchy> {
     let mut fields = line.splitn(3, ':');
     let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
     // From inside a cgroup namespace, a path outside of it begins with `..`.
@@ -29,24 +56,41 @@ fn hierarchy(line: &str) -> Option<(&'static str, &'static str, PathBuf)> {
         .filter(|component| matches!(component, Component::Normal(_)))
         .collect();
     if controllers.is_empty() {
-        Some(("sys/fs/cgroup", "memory.max", path))
+        Some(Hierarchy {
+            mount: "sys/fs/cgroup",
+            file: "memory.max",
+            usage: Usage::version_2,
+            path,
+        })
     } else if controllers
         .split(',')
         .any(|controller| controller == "memory")
     {
-        Some(("sys/fs/cgroup/memory", "memory.limit_in_bytes", path))
+        Some(Hierarchy {
+            mount: "sys/fs/cgroup/memory",
+            file: "memory.limit_in_bytes",
+            usage: Usage::version_1,
+            path,
+        })
     } else {
         None
     }
 }
 
-fn smallest(mount: &Path, file: &str, path: &Path) -> Option<u64> {
-    let limit = |cgroup: &Path| {
-        let limit = fs::read_to_string(mount.join(cgroup).join(file)).ok()?;
-        // `max`, the word for no limit, is not a number.
-        limit.trim().parse().ok()
-    };
-    path.ancestors().filter_map(limit).min()
+impl Hierarchy {
+    /// The smallest limit of the cgroup and of those that it is in, and what is in use of it.
+    fn smallest(&self, root: &Path) -> Option<(u64, Usage)> {
+        let mount = root.join(self.mount);
+        let limit = |cgroup: &Path| {
+            let cgroup = mount.join(cgroup);
+            let limit = fs::read_to_string(cgroup.join(self.file)).ok()?;
+            // `max`, the word for no limit, is not a number.
+            let limit = limit.trim().parse().ok()?;
+            Some((limit, (self.usage)(&cgroup)))
+        };
+        let limits = self.path.ancestors().filter_map(limit);
+        limits.min_by_key(|(limit, _)| *limit)
+    }
 }
 
 fn machine(root: &Path) -> Option<u64> {
@@ -85,6 +129,8 @@ mod tests {
         ]);
 
         assert_eq!(limit(root.path()), Some(500_000));
+        let usage = Usage::version_2(&root.path().join("sys/fs/cgroup/kube/pod"));
+        assert_eq!(cgroup(root.path()), Some((500_000, usage)));
     }
 
     #[test]
@@ -117,6 +163,22 @@ mod tests {
         ]);
 
         assert_eq!(limit(root.path()), Some(300_000));
+        let usage = Usage::version_1(&root.path().join("sys/fs/cgroup/memory/docker/abc"));
+        assert_eq!(cgroup(root.path()), Some((300_000, usage)));
+    }
+
+    #[test]
+    fn a_limit_that_the_machine_cannot_reach_is_none() {
+        let root = root(&[
+            MACHINE,
+            ("proc/self/cgroup", "4:memory:/\n"),
+            (
+                "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+        ]);
+
+        assert_eq!(cgroup(root.path()), None);
     }
 
     #[test]
