@@ -144,6 +144,43 @@ def test_an_upgrade_keeps_a_configuration_that_was_changed(
     assert (root / CONFIGURATION).read_text() == "# mine\n"
 
 
+# Records what the package's scripts ask of a systemd that seems to run.
+UPGRADE = """
+mount -t tmpfs none /run
+mkdir -p /run/systemd/system
+exec dpkg "$@"
+"""
+RECORD = '#!/bin/sh\necho "$@" >>"$ASKED"\n'
+
+
+def test_an_upgrade_restarts_the_service_and_leaves_the_port_open(
+    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
+) -> None:
+    dpkg("--install", package)
+    folder = tmp_path_factory.mktemp("programs")
+    for name in ("systemctl", "deb-systemd-invoke", "deb-systemd-helper"):
+        (folder / name).write_text(RECORD)
+        (folder / name).chmod(0o755)
+    asked = folder / "asked"
+
+    arguments = [f"--root={root}", "--force-script-chrootless", "--log=/dev/null"]
+    subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-euc", UPGRADE, "dpkg"),
+            *(*arguments, "--install", package),
+        ],
+        env=os.environ
+        | {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked)},
+        timeout=SECONDS,
+        check=True,
+    )
+
+    lines = asked.read_text().splitlines()
+    actions = [line for line in lines if "restart" in line or "stop" in line]
+    assert actions == ["try-restart readygate.service"]
+    assert "--system daemon-reload" in lines
+
+
 def test_a_package_that_names_a_file_that_is_not_there_is_not_built(
     binary: Path, tmp_path: Path
 ) -> None:

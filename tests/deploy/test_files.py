@@ -16,6 +16,7 @@ from checks import (
     prometheus,
     python,
     readygate,
+    shell,
     systemd,
     terraform,
 )
@@ -45,6 +46,7 @@ FILES: dict[str, Check] = {
     "kubernetes/service.yaml": kubernetes.problems,
     "prometheus/alerts.yaml": prometheus.rules,
     "prometheus/prometheus.yaml": prometheus.config,
+    "systemd/debian/postinst": shell.problems,
     "systemd/readygate.service": systemd.problems,
     "systemd/readygate.socket": systemd.problems,
 }
@@ -128,6 +130,8 @@ MISTAKES = (
     Mistake("prometheus/alerts.yaml", "sum by (instance, route) (rate", "sum by (instance, route) rate", "parse error"),
     Mistake("prometheus/prometheus.yaml", "job_name: readygate", "jobname: readygate", "jobname"),
     Mistake("prometheus/prometheus.yaml", "- alerts.yaml", "- alarms.yaml", "alarms.yaml"),
+    Mistake("systemd/debian/postinst", '"$2"', "$2", "SC2070"),
+    Mistake("systemd/debian/postinst", "\nfi\n", "\n", "SC1046"),
     Mistake("systemd/readygate.service", "WatchdogSec=", "WatchdogSecs=", "WatchdogSecs"),
     Mistake("systemd/readygate.service", "LimitNOFILE=65536", "LimitNOFILE=many", "many"),
     Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
