@@ -1,7 +1,13 @@
 # The same service as in service.yaml, which explains each setting.
 #
 #   terraform init
-#   terraform apply -var project=PROJECT -var region=REGION -var backend_image=… -var readygate_image=…
+#   terraform apply -var project=PROJECT -var region=REGION -var service_account=SERVICE_ACCOUNT \
+#     -var backend_image=… -var readygate_image=…
+#
+# A service that exists has to be known to Terraform first, with the same -var as above:
+#
+#   terraform import google_cloud_run_v2_service.my_service \
+#     projects/PROJECT/locations/REGION/services/my-service
 
 terraform {
   required_version = ">= 1.5"
