@@ -57,7 +57,7 @@ def running(folder: Path) -> Iterator[Observed]:
         upstream = proxy.free_port()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(proxy, "ADMIN", f"127.0.0.1:{admin}")
-            port = proxy.start_for(started, folder, FASTAPI_AGENT, upstream)
+            port = proxy.start_with(started, folder, lambda port: config(port, upstream))
         late = ["--port", str(upstream), "--delay", "0.3"]
         started.start("agent", [*FASTAPI_AGENT.command, *late])
         url = f"ws://127.0.0.1:{port}/"
@@ -71,6 +71,12 @@ def running(folder: Path) -> Iterator[Observed]:
         yield Observed(admin, *ended())
     finally:
         started.stop()
+
+
+def config(port: int, upstream: int) -> str:
+    """With a bound for which there is a metric only where it is set."""
+    usual = proxy.config(port, upstream, FASTAPI_AGENT.gate, FASTAPI_AGENT.rules)
+    return usual + '\n[limits]\nmax_memory_bytes = "1GiB"\n'
 
 
 def commands() -> set[str]:
