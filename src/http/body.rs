@@ -26,6 +26,19 @@ pub struct Body {
     kind: Kind,
     /// The request's line in the log, if it gets one when this ends.
     line: Option<Box<Line>>,
+    under_way: Option<UnderWay>,
+}
+
+/// What is there for as long as an answer is under way; clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Rc<()>);
+
+impl UnderWay {
+    /// Whether nobody has a clone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
 }
 
 #[derive(Debug)]
@@ -100,11 +113,18 @@ impl Body {
         });
         Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
     }
-}
 
-impl Body {
+    /// Keeps `under_way` until it has been sent, or dropped.
+    pub fn keep(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
+    }
+
     const fn of(kind: Kind) -> Self {
-        Self { kind, line: None }
+        Self {
+            kind,
+            line: None,
+            under_way: None,
+        }
     }
 
     /// The same body, whose end writes `line`.

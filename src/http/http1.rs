@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     time::Duration,
@@ -21,7 +22,7 @@ use tokio::{io::AsyncWriteExt, time};
 
 use super::{
     Connection,
-    body::Body,
+    body::{Body, UnderWay},
     causes::Causes,
     forward::{self, Downstream},
     framing::Framing,
@@ -35,7 +36,8 @@ use crate::{
     session::Drain, telemetry::rejections::Rejection, transport::Transport, websocket::Opened,
 };
 
-/// How long a client that has got its last answer may go on sending.
+/// How long a client that has got its last answer may go on sending, and one that has begun a
+/// request when the process drains.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves requests until the connection ends, or a client has its `101`: then returns its
@@ -55,6 +57,7 @@ pub(super) async fn serve(
         stream: stream.clone(),
         is_body_broken: stream.is_body_broken(),
         accepted: RefCell::new(None),
+        under_way: UnderWay::default(),
     });
 
     let mut http = http1::Builder::new()
@@ -68,7 +71,7 @@ pub(super) async fn serve(
                 move |request| respond(Rc::clone(&requests), request)
             }),
         );
-    let ended = run_until_drained(&mut http, &shared.session.drain).await;
+    let ended = run_until_drained(&mut http, &requests, &shared.session.drain).await;
 
     let parts = http.into_parts();
     let stream = parts.io.into_inner();
@@ -119,9 +122,11 @@ pub(super) async fn linger(stream: Transport) {
     let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
 }
 
-/// Runs hyper's side of a connection; on drain it ends after the response under way.
+/// Runs hyper's side of a connection; on drain it ends after the response under way, and a
+/// request that has not come whole soon after does not delay that.
 async fn run_until_drained<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
+    requests: &Requests,
     drain: &Drain,
 ) -> hyper::Result<()>
 where
@@ -130,10 +135,14 @@ where
     S::Future: Unpin,
 {
     tokio::select! {
-        ended = std::future::poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
+        biased;
+        ended = poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
         () = drain.begun() => Pin::new(&mut *http).graceful_shutdown(),
     }
-    std::future::poll_fn(|context| http.poll_without_shutdown(context)).await
+    tokio::select! {
+        ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
+        () = requests.no_longer_answered() => Ok(()),
+    }
 }
 
 /// What the requests of one connection share.
@@ -143,16 +152,20 @@ struct Requests {
     is_body_broken: Rc<Cell<bool>>,
     /// Set with the `101`.
     accepted: RefCell<Option<Accepted>>,
+    /// Every answer has a clone.
+    under_way: UnderWay,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
+        let under_way = requests.under_way.clone();
         let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
         let mut response =
             answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal, &meter));
+        response.body_mut().keep(under_way);
         let is_draining = requests.connection.local.drain().has_begun();
         if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // hyper closes the connection then, but does not say so.
@@ -164,6 +177,17 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
 }
 
 impl Requests {
+    /// Resolves when there is nothing to be answered, or to be sent, though there was time to
+    /// ask.
+    async fn no_longer_answered(&self) {
+        loop {
+            time::sleep(LINGER).await;
+            if self.under_way.is_over() && self.stream.is_flushed() {
+                return;
+            }
+        }
+    }
+
     async fn answer(
         &self,
         mut request: Request<Incoming>,

@@ -76,6 +76,11 @@ impl Watched {
         self.0.borrow().stream.stream.is_hung_up()
     }
 
+    /// Whether all that hyper has written has gone out.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.0.borrow().is_flushed
+    }
+
     /// Writes a `1xx` answer before the final one, which hyper's server cannot.
     ///
     /// To be called while hyper waits for that: it has encoded nothing since the answer

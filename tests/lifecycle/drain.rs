@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{net::TcpStream, sync::watch, task::JoinHandle, time};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch, task::JoinHandle, time};
 
 use crate::support::{Client, Program, Upstream, closed_port, frame, outcome, text};
 
@@ -233,4 +233,53 @@ async fn a_signal_after_a_drain_that_was_asked_for_cuts_nothing_off() {
 
     assert!(request.read_to_end().await.ends_with("\r\n\r\nok"));
     assert_eq!(outcome(program.end().await), Ok(0));
+}
+
+#[tokio::test]
+async fn a_request_that_never_comes_whole_does_not_delay_the_end() {
+    let program = Program::start(&format!(
+        "drain.grace = \"1h\"\nlimits.header_timeout = \"1h\"\n[[route]]\nupstream = \"http://{}\"\n",
+        closed_port().await
+    ))
+    .await;
+    let mut client = program.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
+    let (sent, mut sending) = watch::channel(0);
+    let slow = tokio::spawn(async move {
+        while client.0.write_all(b"a").await.is_ok() {
+            sent.send_modify(|count| *count += 1);
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    sending.wait_for(|count| *count > 20).await.unwrap();
+
+    program.signal("TERM");
+
+    assert_eq!(outcome(program.end().await), Ok(0));
+    slow.await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_that_connect_at_the_last_moment_do_not_delay_the_end() {
+    let program = Program::start(&format!(
+        "drain.grace = \"1h\"\n[[route]]\nupstream = \"http://{}\"\n",
+        closed_port().await
+    ))
+    .await;
+    let address = program.address().await;
+    let (connected, mut connecting) = watch::channel(0);
+    let connect = tokio::spawn(async move {
+        let mut clients = Vec::new();
+        while let Ok(client) = TcpStream::connect(address).await {
+            clients.push(client);
+            connected.send_replace(clients.len());
+        }
+        clients
+    });
+    connecting.wait_for(|count| *count > 50).await.unwrap();
+
+    program.signal("TERM");
+
+    assert_eq!(outcome(program.end().await), Ok(0));
+    connect.await.unwrap();
 }
