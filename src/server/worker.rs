@@ -121,20 +121,28 @@ impl Worker {
         loop {
             tokio::select! {
                 () = self.shared.drain().begun() => break,
-                Some(handed) = self.inbox.recv() => match handed.register() {
-                    Ok(connection) => connection.spawn(&local, &pacer),
-                    Err(error) => tracing::warn!(%error, "cannot take over a connection"),
-                },
+                Some(handed) = self.inbox.recv() => take_over(handed, &local, &pacer),
                 Some(visit) = self.visits.recv() => visit.pay(&local),
             }
         }
         self.inbox.close();
+        // What was on its way has a place, and a client that may have asked already.
+        while let Some(handed) = self.inbox.recv().await {
+            take_over(handed, &local, &pacer);
+        }
         let emptied = time::timeout_at(self.shared.drain().over_at(), self.count.emptied());
         if answering(&mut self.visits, &local, emptied).await.is_err() {
             let connections = self.count.get();
             tracing::warn!(connections, "dropped at the end of the grace period");
         }
         Ok(())
+    }
+}
+
+fn take_over(handed: Handed, local: &Rc<Local>, pacer: &Pacer) {
+    match handed.register() {
+        Ok(connection) => connection.spawn(local, pacer),
+        Err(error) => tracing::warn!(%error, "cannot take over a connection"),
     }
 }
 
