@@ -70,8 +70,8 @@ class Instance:
 
     commands: dict[str, list[str | Path]]
     cgroups: Path | None
-    """The folder with a memory cgroup for each container. Where cgroups cannot be made, the
-    data segment is limited instead (RLIMIT_DATA), which only the process itself notices."""
+    """The folder with a memory cgroup for each container. Without one, the data segment is
+    limited instead (RLIMIT_DATA), which only the process itself notices."""
     logs: Path
     running: dict[str, subprocess.Popen] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ HELD_SHARE = 0.25
 
 @pytest.fixture(scope="module")
 def cgroup() -> Iterator[Path | None]:
-    """A folder with a memory cgroup for each container, where the machine allows that."""
+    """A folder with a memory cgroup for each container."""
     containers = instance.containers().values()
     with cgroups.limited({one.name: one.memory_bytes for one in containers}) as folder:
         yield folder

@@ -52,7 +52,7 @@ class Running:
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    """A readygate with defaults whose backend never listens, in a cgroup if possible."""
+    """A readygate with defaults whose backend never listens, in a cgroup."""
     port, admin, upstream = (proxy.free_port() for _ in range(3))
     command = [proxy.binary(), "--upstream", f"http://127.0.0.1:{upstream}"]
     addresses = [f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin}"]
