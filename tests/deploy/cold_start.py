@@ -20,7 +20,7 @@ from clients.conversation import Conversation, Result, hold
 from harness.backends import FASTAPI_AGENT
 from harness.delivery import Delivery, errors
 from harness.proxy import binary
-from instance import Instance, containers
+from instance import Instance
 
 CLIENTS = 250
 BACKEND_LISTENS_AFTER_SECONDS = 3
@@ -113,11 +113,12 @@ def main() -> None:
     logs, cgroups = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None
     for command in ("link set lo up", f"address add {FRONT_END}/32 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
-    backend = containers()["backend"].environment["PORT"]
-    delay = ["--port", backend, "--delay", str(BACKEND_LISTENS_AFTER_SECONDS)]
+    delay = ["--delay", str(BACKEND_LISTENS_AFTER_SECONDS)]
+    # A container listens where its environment says.
+    on_port = ["sh", "-euc", 'exec "$@" --port "$PORT"', "backend"]
     commands = {
         "readygate": [binary()],
-        "backend": [*FASTAPI_AGENT.command, *delay],
+        "backend": [*on_port, *FASTAPI_AGENT.command, *delay],
     }
     print(json.dumps(asyncio.run(run(Instance(commands, cgroups, logs)))))
 

@@ -45,10 +45,18 @@ def root(buildah: Buildah, built: str) -> Path:
 
 
 @pytest.fixture
-def as_readygate(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
-    """A program that runs the image's and takes the same arguments."""
+def as_readygate(
+    monkeypatch: pytest.MonkeyPatch, root: Path, buildah: Buildah, built: str
+) -> Path:
+    """A program that runs the image's, as the image says, and takes the same arguments."""
+    config = buildah.inspect(built)
+    (entrypoint,) = config["Entrypoint"]
+    user, group = config["User"].split(":")
+    assert user == group
     monkeypatch.setenv("IMAGE_ROOT", str(root))
-    monkeypatch.setenv("IMAGE_UID", UID)
+    monkeypatch.setenv("IMAGE_UID", user)
+    monkeypatch.setenv("IMAGE_ENTRYPOINT", entrypoint)
+    monkeypatch.setenv("IMAGE_FOLDER", config["WorkingDir"])
     program = Path(__file__).parent / "run_image.sh"
     monkeypatch.setenv("READYGATE", str(program))
     return program
