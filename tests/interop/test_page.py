@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
@@ -287,6 +288,25 @@ def test_losses_are_named_and_red(start, admin: str, page: Page) -> None:
         assert page.run(colour) == "rgb(179, 32, 44)"
         sign = "getComputedStyle(document.querySelector('#figure-lost'), '::before').content"
         assert "▲" in page.run(sign)
+
+
+def test_a_breaker_that_is_open_is_named(start, admin: str, page: Page) -> None:
+    def answer_nonsense(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(b"nonsense\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        threading.Thread(target=answer_nonsense, args=[upstream], daemon=True).start()
+        breaker = 'breaker = { failures = 1, cooldown = "1h" }'
+        entry = start(upstream.getsockname()[1], route=breaker)
+        with connect(f"ws://127.0.0.1:{entry}/chat") as client, pytest.raises(ConnectionClosed):
+            client.recv(timeout=5)
+
+        open_live(page, admin)
+
+        page.until(
+            "document.querySelector('#routes-rows .loss')?.innerText.startsWith('open, probe in ')"
+        )
 
 
 def test_a_drain_and_a_worker_that_does_not_answer_are_named(

@@ -247,7 +247,8 @@ function showRoutes(routes) {
   keep(byId("routes-rows"), routes, ({ route }) => route, ({ route }) => {
     const [node, [name, ...cells]] = row([
       ["Route", "path"], ["Sessions", "number"], ["Waiting", "number"], ["Messages held", "number"],
-      ["Attempts failed", "number"], ["Ready after, mean", "number"], ["Not delivered", "number"],
+      ["Attempts failed", "number"], ["Ready after, mean", "number"], ["Breaker", "number"],
+      ["Not delivered", "number"],
     ]);
     name.append(route);
     const values = cells.map((cell) => cell.appendChild(element("span")));
@@ -256,10 +257,18 @@ function showRoutes(routes) {
       const lost = it.shed + it.lost;
       const held = it.held_messages > 0 ? `${count(it.held_messages)} (${bytes(it.held_bytes)})` : "0";
       const texts = [count(it.sessions), count(it.waiting), held,
-        `${count(it.attempt_failures)} of ${count(it.attempts)}`, mean, count(lost)];
+        `${count(it.attempt_failures)} of ${count(it.attempts)}`, mean, breaker(it.breaker), count(lost)];
       texts.forEach((text, index) => setText(values[index], text));
+      setAttribute(values.at(-2), "class", it.breaker && it.breaker.state !== "closed" ? "loss" : "");
       setAttribute(values.at(-1), "class", lost > 0 ? "loss" : "");
     };
     return node;
   });
+}
+
+// What becomes of new clients of a route; a route without sessions may have no breaker.
+function breaker(it) {
+  if (!it) return "–";
+  if (it.state === "open") return it.probe_in_ms > 0 ? `open, probe in ${wait(it.probe_in_ms)}` : "open, probe is due";
+  return it.state === "half_open" ? "half open, probing" : "closed";
 }
