@@ -136,7 +136,13 @@ impl Drain {
         let mut turn = turn;
         if matches!(*turn, Either::Left(_)) {
             ready!(turn.as_mut().poll(context));
-            turn.set(Either::Right(Box::pin(time::sleep_until(self.draw_turn()))));
+            let at = self.draw_turn();
+            // Without a spread the upstream, which is often told to stop at the same time, is
+            // not given the millisecond that a timer takes.
+            if at <= Instant::now() {
+                return Poll::Ready(());
+            }
+            turn.set(Either::Right(Box::pin(time::sleep_until(at))));
         }
         turn.poll(context)
     }
