@@ -63,9 +63,11 @@
 //! # Invariants
 //!
 //! * No header, query string, subprotocol or payload of a client is in any answer.
-//! * Every answer comes within a few seconds, whatever the workers do.
+//! * Every answer comes within a few seconds, whatever the workers do, and whoever does not
+//!   read it within a few seconds loses its connection.
 
 mod answer;
+mod connection;
 mod events;
 mod guard;
 mod health;
@@ -93,7 +95,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{answer::Body, events::Events, guard::Access, query::Query, view::Heard};
+pub use self::connection::Activity;
+use self::{answer::Body, connection::Connection, events::Events, guard::Access, query::Query, view::Heard};
 use crate::{
     client::ClientAddr,
     config::reload::{Outcome, Trigger},
@@ -144,20 +147,33 @@ impl Admin {
 }
 
 /// Serves one connection of `peer` to its end; when the listener stops, that is after the answer
-/// under way.
-pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>) {
+/// under way; when `activity` is told to close, at once.
+pub async fn serve(
+    stream: Transport,
+    peer: ClientAddr,
+    admin: Rc<Admin>,
+    activity: Rc<Activity>,
+) {
     let respond = |request| {
-        let admin = Rc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.respond(&request, peer).await) }
+        let (admin, activity) = (Rc::clone(&admin), Rc::clone(&activity));
+        async move {
+            let response = admin.respond(&request, peer).await;
+            if events::is_stream(&response) {
+                activity.expect_no_end();
+            }
+            Ok::<_, Infallible>(response)
+        }
     };
+    let connection = Connection::new(stream, Rc::clone(&activity));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_header_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service_fn(respond));
+        .serve_connection(TokioIo::new(connection), service_fn(respond));
     let mut http = pin!(http);
     let ended = tokio::select! {
         ended = &mut http => ended,
+        () = activity.closed() => return tracing::debug!(%peer, "admin connection closed"),
         () = admin.stop.cancelled() => {
             http.as_mut().graceful_shutdown();
             http.await

@@ -12,7 +12,7 @@ use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::StreamBody;
-use hyper::{Response, StatusCode, body::Frame};
+use hyper::{Response, StatusCode, body::Frame, header};
 use tokio::{
     sync::watch,
     task,
@@ -30,6 +30,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many may listen at once: they must not take all connections.
 const MAX_LISTENERS: usize = 16;
+
+/// What a stream of them is called (HTML, "Server-sent events").
+const MEDIA_TYPE: &str = "text/event-stream";
 
 /// What a browser does when the connection is lost.
 const RETRY: &[u8] = b"retry: 2000\n\n";
@@ -74,7 +77,13 @@ pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
         Some((frame, (listener, stop)))
     });
     let body = Box::pin(StreamBody::new(events));
-    answer::with(StatusCode::OK, "text/event-stream", body)
+    answer::with(StatusCode::OK, MEDIA_TYPE, body)
+}
+
+/// Whether `response` is a stream of events, which ends when whoever listens goes.
+pub(super) fn is_stream(response: &Response<Body>) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE);
+    media_type.is_some_and(|media_type| media_type == MEDIA_TYPE)
 }
 
 /// Makes an event every second until nobody listens.

@@ -2,23 +2,35 @@
 //!
 //! It answers while all workers are busy, from before the first client connection is
 //! accepted until the last one has ended.
+//!
+//! # Invariants
+//!
+//! * However many connections do not read or do not ask, the next one is served: it gets the
+//!   place of the one that has moved nothing for the longest time.
 
-use std::{io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    pin::pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::{Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task, time,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::listener::{Listener, OpenListener};
 use crate::{
-    admin::{self, Admin, Process},
+    admin::{self, Activity, Admin, Process},
     transport::Transport,
 };
 
-/// How many connections there may be at once; further ones are closed.
+/// How many connections there may be at once; a further one takes the place of another.
 const MAX_CONNECTIONS: u32 = 64;
 
 /// How long answers under way may take at the end of the process.
@@ -95,6 +107,7 @@ fn run(
 }
 
 async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc<Admin>) {
+    let mut connections = Vec::new();
     loop {
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -104,14 +117,33 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-            tracing::debug!("closed: too many admin connections");
-            continue;
-        };
-        let served = admin::serve(Transport::from(socket), peer, Rc::clone(admin));
+        let place = take_place(places, &mut connections).await;
+        let activity = Rc::new(Activity::default());
+        connections.push(Rc::downgrade(&activity));
+        let socket = Transport::from(socket);
+        let served = admin::serve(socket, peer, Rc::clone(admin), activity);
         task::spawn_local(async move {
             served.await;
             drop(place);
         });
     }
+}
+
+/// A place for one more connection; if there is none, that of the one of `connections` that has
+/// moved nothing for the longest time.
+async fn take_place(
+    places: &Arc<Semaphore>,
+    connections: &mut Vec<Weak<Activity>>,
+) -> OwnedSemaphorePermit {
+    connections.retain(|activity| activity.strong_count() > 0);
+    if places.available_permits() == 0 {
+        let all = connections.iter().filter_map(Weak::upgrade);
+        if let Some(idlest) = all.min_by_key(|activity| activity.latest()) {
+            tracing::debug!("too many admin connections: the one idle the longest is closed");
+            idlest.close();
+        }
+    }
+    // One is left as soon as the task of that connection runs.
+    let place = Arc::clone(places).acquire_owned().await;
+    place.expect("nobody closes it")
 }

@@ -7,6 +7,7 @@
 
 mod access;
 mod breaker;
+mod crowd;
 mod events;
 mod metrics;
 mod page;

@@ -1,0 +1,222 @@
+//! A connection that does not wait for ever for whoever does not read.
+//!
+//! # Invariants
+//!
+//! * An answer is taken within [`WRITE_TIMEOUT`], or its connection is an error. A stream of
+//!   events may take as long as it likes, as long as something of it is taken in that time.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long an answer may wait for whoever has asked.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known about a connection while it is served.
+#[derive(Debug)]
+pub struct Activity {
+    /// When something was last read or written.
+    latest: Cell<Instant>,
+    /// Whether its answer has no end.
+    is_endless: Cell<bool>,
+    closed: CancellationToken,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            latest: Cell::new(Instant::now()),
+            is_endless: Cell::new(false),
+            closed: CancellationToken::new(),
+        }
+    }
+}
+
+impl Activity {
+    /// When the connection last moved a byte, or began.
+    #[must_use]
+    pub fn latest(&self) -> Instant {
+        self.latest.get()
+    }
+
+    /// Has the connection closed at once, whatever is under way.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Resolves when it has to be closed.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Says that the answer of which writing begins has no end.
+    pub(super) fn expect_no_end(&self) {
+        self.is_endless.set(true);
+    }
+
+    fn note(&self) {
+        self.latest.set(Instant::now());
+    }
+}
+
+/// A stream whose writes do not wait for ever.
+#[derive(Debug)]
+pub(super) struct Connection<S> {
+    stream: S,
+    activity: Rc<Activity>,
+    /// Runs while an answer waits.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Connection<S> {
+    pub(super) const fn new(stream: S, activity: Rc<Activity>) -> Self {
+        Self {
+            stream,
+            activity,
+            timer: None,
+        }
+    }
+
+    /// Notes that bytes were written.
+    fn advance(&mut self) {
+        self.activity.note();
+        if self.activity.is_endless.get() {
+            self.timer = None;
+        }
+    }
+
+    /// Pending, or an error when an answer has waited for too long.
+    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(timer.as_mut().poll(context));
+        let stalled = "the answer is not read";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.note();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        match written {
+            Poll::Pending => self.wait(context),
+            Poll::Ready(_) => {
+                self.advance();
+                written
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        match written {
+            Poll::Pending => self.wait(context),
+            Poll::Ready(_) => {
+                self.advance();
+                written
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// Comes when everything is written.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Pending => self.wait(context),
+            Poll::Ready(flushed) => {
+                self.timer = None;
+                Poll::Ready(flushed)
+            }
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const ALMOST: Duration = Duration::from_secs(9);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_in_time_is_an_error() {
+        let (ours, mut peer) = duplex(4);
+        let mut connection = Connection::new(ours, Rc::default());
+        let begun = Instant::now();
+
+        let reads = async {
+            sleep(ALMOST).await;
+            peer.read_u8().await.unwrap();
+            peer
+        };
+        let (written, _peer) = tokio::join!(connection.write_all(b"an answer"), reads);
+
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), WRITE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_end_lasts_while_something_of_it_is_read() {
+        let (ours, mut peer) = duplex(4);
+        let activity = Rc::new(Activity::default());
+        activity.expect_no_end();
+        let mut connection = Connection::new(ours, Rc::clone(&activity));
+        let begun = Instant::now();
+
+        let reads = async {
+            for _ in 0..3 {
+                sleep(ALMOST).await;
+                peer.read_u8().await.unwrap();
+            }
+            peer
+        };
+        let (written, _peer) = tokio::join!(connection.write_all(b"events, many"), reads);
+
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), 3 * ALMOST + WRITE_TIMEOUT);
+        assert_eq!(activity.latest() - begun, 3 * ALMOST);
+    }
+}
