@@ -11,7 +11,7 @@
 use std::{
     fmt,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -56,8 +56,17 @@ impl fmt::Debug for Visit {
 pub struct Worker {
     index: usize,
     visits: mpsc::Sender<Visit>,
-    /// Since when it owes an answer.
-    silent_since: Arc<Mutex<Option<Instant>>>,
+    silent_since: SilentSince,
+}
+
+/// Since when a worker has been asked and has answered nothing, not even too late.
+#[derive(Clone, Debug, Default)]
+struct SilentSince(Arc<Mutex<Option<Instant>>>);
+
+impl SilentSince {
+    fn get(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The worker did not answer in time.
@@ -73,7 +82,7 @@ impl Worker {
         let worker = Self {
             index,
             visits,
-            silent_since: Arc::default(),
+            silent_since: SilentSince::default(),
         };
         (worker, received)
     }
@@ -97,43 +106,34 @@ impl Worker {
         &self,
         question: impl FnOnce(&Rc<Local>) -> T + Send + 'static,
     ) -> Result<T, Silent> {
-        let asked = Instant::now();
         let (answer, answered) = oneshot::channel();
+        let silent_since = self.silent_since.clone();
         let visit = Visit(Box::new(move |local| {
+            *silent_since.get() = None;
             // Whoever has asked may be gone.
             let _ = answer.send(question(local));
         }));
+        // Before the question is sent: only the worker says that it is not silent.
+        self.silent_since.get().get_or_insert_with(Instant::now);
         let answered = match self.visits.try_send(visit) {
             Ok(()) => time::timeout(ANSWER_TIMEOUT, answered).await.ok(),
             Err(_full_or_ended) => None,
         };
-        let answer = answered.and_then(Result::ok);
-        let mut silent_since = self.silent_since();
-        if answer.is_some() {
-            *silent_since = None;
-        } else {
-            silent_since.get_or_insert(asked);
-        }
-        drop(silent_since);
-        answer.ok_or(Silent(self.index))
+        answered.and_then(Result::ok).ok_or(Silent(self.index))
     }
 
     /// Whether it has owed answers for longer than [`STUCK_AFTER`].
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        let since = *self.silent_since();
+        let since = *self.silent_since.get();
         since.is_some_and(|since| since.elapsed() >= STUCK_AFTER)
-    }
-
-    fn silent_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        let since = self.silent_since.lock();
-        since.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Config, http::Shared};
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_does_not_answer_is_silent_and_after_a_while_stuck() {
@@ -143,6 +143,24 @@ mod tests {
         assert!(!worker.is_stuck());
         time::advance(STUCK_AFTER).await;
         assert!(worker.is_stuck());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_answers_too_late_is_not_stuck() {
+        let (worker, mut visits) = Worker::new(0);
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", route, &|_| None).unwrap();
+        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        time::advance(STUCK_AFTER).await;
+        assert!(worker.is_stuck());
+
+        visits.try_recv().unwrap().pay(&local);
+
+        assert!(!worker.is_stuck());
+        // It has to be silent for as long once more.
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        assert!(!worker.is_stuck());
     }
 
     #[tokio::test(start_paused = true)]
