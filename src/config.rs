@@ -217,9 +217,10 @@ fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
     };
     let span = error.span().unwrap_or(text.len()..text.len());
     let mistake = if what == "string values must be quoted" {
-        Mistake::new(what, "expected quotes").help(format!("write \"{}\"", &text[span.clone()]))
+        Mistake::new(what.to_owned(), "expected quotes")
+            .help(format!("write \"{}\"", &text[span.clone()]))
     } else {
-        Mistake::new(what, expected)
+        Mistake::new(what.to_owned(), expected)
     };
     Problem::at(span, mistake)
 }

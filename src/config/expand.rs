@@ -1,4 +1,8 @@
 //! Environment variables in the strings of the file.
+//!
+//! # Invariants
+//!
+//! * What a variable contains may be a secret: a problem shows the variable.
 
 use std::ops::Range;
 
@@ -12,6 +16,50 @@ pub(super) struct BadVariable {
     pub(super) mistake: Mistake,
 }
 
+/// A text whose variables are replaced.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Expanded {
+    pub(super) text: String,
+    /// What the variables are.
+    pub(super) values: Vec<String>,
+}
+
+/// A value of the file in which there are variables.
+#[derive(Debug)]
+pub(super) struct Variables {
+    /// Where it is, in bytes.
+    pub(super) place: Range<usize>,
+    /// The text with the names of the variables, and with what they are.
+    pub(super) written: String,
+    pub(super) expanded: Expanded,
+}
+
+impl Variables {
+    /// `shown` with the variables as they are written; `None` when it says something of what
+    /// they are in another way.
+    pub(super) fn hide(&self, shown: &str) -> Option<String> {
+        let Expanded { text, values } = &self.expanded;
+        let parts: Vec<_> = if text.is_empty() {
+            vec![shown]
+        } else {
+            shown.split(text.as_str()).collect()
+        };
+        let mut says = parts.iter().map(|part| part.to_lowercase());
+        let is_said = says.any(|part| values.iter().any(|value| has_piece(&part, value)));
+        (!is_said).then(|| parts.join(&self.written))
+    }
+}
+
+/// Whether a piece of `value` is in `text`, which is in lower case.
+fn has_piece(text: &str, value: &str) -> bool {
+    /// How long a piece is at least, in characters, if it is not the whole.
+    const LENGTH: usize = 3;
+    let value: Vec<_> = value.to_lowercase().chars().collect();
+    let length = value.len().min(LENGTH);
+    let mut pieces = value.windows(length.max(1));
+    pieces.any(|piece| text.contains(&piece.iter().collect::<String>()))
+}
+
 /// Replaces `${NAME}` and `${NAME:-default}`; `$$` becomes `$`, and any other `$` stays.
 ///
 /// As in a shell, the default also stands in for a variable that is empty. It cannot
@@ -19,8 +67,9 @@ pub(super) struct BadVariable {
 pub(super) fn expand(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, BadVariable> {
+) -> Result<Expanded, BadVariable> {
     let mut expanded = String::with_capacity(text.len());
+    let mut values = Vec::new();
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
         expanded += &rest[..dollar];
@@ -33,15 +82,20 @@ pub(super) fn expand(
             let end = after.find('}');
             let end = end.ok_or_else(|| unclosed(start..text.len()))?;
             let written = start..start + "${}".len() + end;
-            expanded += &variable(&after[..end], environment)
+            let value = variable(&after[..end], environment)
                 .map_err(|mistake| BadVariable { written, mistake })?;
+            expanded += &value;
+            values.push(value);
             rest = &after[end + 1..];
         } else {
             expanded.push('$');
         }
     }
     expanded += rest;
-    Ok(expanded)
+    Ok(Expanded {
+        text: expanded,
+        values,
+    })
 }
 
 fn unclosed(written: Range<usize>) -> BadVariable {
@@ -81,12 +135,38 @@ mod tests {
     use super::*;
 
     fn expanded(text: &str) -> Result<String, BadVariable> {
-        expand(text, &|name| match name {
+        let expanded = expand(text, &|name| match name {
             "HOST" => Some("backend".to_owned()),
             "EMPTY" => Some(String::new()),
             "NESTED" => Some("${HOST}".to_owned()),
             _ => None,
-        })
+        });
+        expanded.map(|expanded| expanded.text)
+    }
+
+    #[test]
+    fn what_variables_are_is_hidden_also_in_pieces() {
+        let variables = |written: &str, text: &str, value: &str| Variables {
+            place: 0..1,
+            written: written.to_owned(),
+            expanded: Expanded {
+                text: text.to_owned(),
+                values: vec![value.to_owned()],
+            },
+        };
+        let token = variables("(${T}", "(Canary", "Canary");
+
+        assert_eq!(
+            token.hide("`(Canary` is wrong").unwrap(),
+            "`(${T}` is wrong"
+        );
+        assert_eq!(token.hide("something else").unwrap(), "something else");
+        assert_eq!(token.hide("`Canary` is wrong"), None);
+        assert_eq!(token.hide("write \"cana\""), None);
+        let short = variables("${T}", "x", "x");
+        assert_eq!(short.hide("`x`").unwrap(), "`${T}`");
+        let empty = variables("${T}", "", "");
+        assert_eq!(empty.hide("`` is wrong").unwrap(), "`` is wrong");
     }
 
     #[test]

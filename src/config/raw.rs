@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     Environment,
     effective::{self, Effective, Origin, Revealed},
-    expand,
+    expand::{self, Variables},
     report::{Mistake, Problem, any_of, similar},
     units,
 };
@@ -31,6 +31,8 @@ pub(super) struct File<'a> {
     noted: RefCell<Vec<(String, Value<'a>)>>,
     /// What values from the environment are, by where they are written.
     revealed: RefCell<Revealed>,
+    /// The values that have variables in them.
+    variables: RefCell<Vec<Variables>>,
 }
 
 impl<'a> File<'a> {
@@ -44,6 +46,7 @@ impl<'a> File<'a> {
             effective: RefCell::default(),
             noted: RefCell::default(),
             revealed: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -98,7 +101,7 @@ impl<'a> File<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Everything that was reported.
+    /// Everything that was reported, without what variables are.
     ///
     /// The unknown keys come last, because the place where one belongs may be read after
     /// the place where it stands.
@@ -108,7 +111,9 @@ impl<'a> File<'a> {
         let unknown_keys = unknown_keys.map(|unknown| unknown.problem(&lookups));
         let mut problems = self.problems.take();
         problems.extend(unknown_keys);
-        problems
+        let variables = self.variables.take();
+        let hide = |problem: Problem| variables.iter().fold(problem, Problem::hide);
+        problems.into_iter().map(hide).collect()
     }
 
     #[cfg(test)]
@@ -499,8 +504,19 @@ impl<'a> Value<'a> {
     }
 
     fn expand(&self, text: &str) -> Option<String> {
-        expand::expand(text, self.file.environment).map_or_else(
-            |error| {
+        match expand::expand(text, self.file.environment) {
+            Ok(expanded) => {
+                let replaced = expanded.text.clone();
+                if !expanded.values.is_empty() {
+                    self.file.variables.borrow_mut().push(Variables {
+                        place: self.span(),
+                        written: text.to_owned(),
+                        expanded,
+                    });
+                }
+                Some(replaced)
+            }
+            Err(error) => {
                 let written = &text[error.written];
                 // In a string with escapes the variable may be written differently.
                 let source = &self.file.text[self.span()];
@@ -513,9 +529,8 @@ impl<'a> Value<'a> {
                 );
                 self.file.report(Problem::at(span, error.mistake));
                 None
-            },
-            Some,
-        )
+            }
+        }
     }
 }
 

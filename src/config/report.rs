@@ -1,23 +1,25 @@
 //! Problems of a configuration, each shown under its line.
 
-use std::{error::Error, fmt, ops::Range};
+use std::{borrow::Cow, error::Error, fmt, ops::Range};
 
 use annotate_snippets::{
     AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as plain,
 };
 
+use super::expand::Variables;
+
 /// What is wrong with one value, wherever it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    what: String,
-    expected: String,
+    what: Cow<'static, str>,
+    expected: Cow<'static, str>,
     help: Option<String>,
 }
 
 impl Mistake {
     /// A value that is not what was `expected`.
     #[must_use]
-    pub fn new(what: impl Into<String>, expected: impl Into<String>) -> Self {
+    pub fn new(what: impl Into<Cow<'static, str>>, expected: impl Into<Cow<'static, str>>) -> Self {
         Self {
             what: what.into(),
             expected: expected.into(),
@@ -32,6 +34,27 @@ impl Mistake {
             help: Some(help.into()),
             ..self
         }
+    }
+
+    /// Shows `variables` as they are written. What was put together from their values in a way
+    /// that cannot be undone is replaced by less.
+    fn hide(&mut self, variables: &Variables) {
+        let Self {
+            what,
+            expected,
+            help,
+        } = self;
+        // A borrowed text is one of the program's own.
+        if let Cow::Owned(text) = what {
+            let hidden = variables.hide(text);
+            let less = || format!("this cannot be `{}`", variables.written);
+            *what = hidden.unwrap_or_else(less).into();
+        }
+        if let Cow::Owned(text) = expected {
+            let hidden = variables.hide(text).map(Cow::Owned);
+            *expected = hidden.unwrap_or("expected another value".into());
+        }
+        *help = help.take().and_then(|text| variables.hide(&text));
     }
 }
 
@@ -92,8 +115,18 @@ impl Problem {
         }
     }
 
+    /// Shows `variables` as they are written, if this is about the value that has them.
+    pub(super) fn hide(mut self, variables: &Variables) -> Self {
+        let place = &variables.place;
+        let is_there = |span: &Range<usize>| span.start < place.end && place.start < span.end;
+        if self.span.as_ref().is_some_and(is_there) {
+            self.mistake.hide(variables);
+        }
+        self
+    }
+
     fn group<'a>(&'a self, name: &'a str, text: &'a str) -> Group<'a> {
-        let title = Level::ERROR.primary_title(self.mistake.what.as_str());
+        let title = Level::ERROR.primary_title(&*self.mistake.what);
         let help = self.mistake.help.as_deref();
         let help = help.map(|help| Level::HELP.message(plain(help)));
         let Some(span) = self.span.clone() else {

@@ -120,7 +120,7 @@ fn default_port(top: &Table<'_>) -> (u16, Origin) {
         return (DEFAULT_PORT, Origin::Default);
     };
     let port = port.parse().unwrap_or_else(|_| {
-        let what = format!("the environment variable PORT is `{port}`, which is not a port");
+        let what = "the environment variable PORT is not a port";
         let expected = "expected a number from 0 to 65535";
         top.file()
             .report(Problem::nowhere(Mistake::new(what, expected)));

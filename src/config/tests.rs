@@ -181,12 +181,68 @@ fn the_default_port_comes_from_the_environment() {
     assert_eq!(
         listen(Some("http")).unwrap_err().to_string(),
         "\
-error: the environment variable PORT is `http`, which is not a port
+error: the environment variable PORT is not a port
  |
  = note: expected a number from 0 to 65535
 
 error: proxy.toml has a problem"
     );
+}
+
+#[test]
+fn a_problem_shows_a_variable_and_nothing_of_what_it_is() {
+    let environment = |name: &str| (name == "TOKEN").then(|| "CANARY1Token".to_owned());
+    let upstream = "upstream = \"http://b\"";
+    for (settings, shown) in [
+        ("upstream = \"${TOKEN}\"", "`${TOKEN}` is not the address"),
+        (
+            "upstream = \"ws://${TOKEN}\"",
+            "`ws://${TOKEN}` is not the address",
+        ),
+        ("upstream = \"http://x:${TOKEN}\"", "http://x:${TOKEN}"),
+        (
+            "gate.timeout = \"${TOKEN}\"",
+            "`${TOKEN}` is not a duration",
+        ),
+        (
+            "gate.timeout = \"1${TOKEN}\"",
+            "`1${TOKEN}` is not a duration",
+        ),
+        (
+            "gate.ready = { regex = \"(${TOKEN}\" }",
+            "`(${TOKEN}` is not a regular expression",
+        ),
+        ("gate.ready = { regex = \"[${TOKEN}-A]\" }", "${TOKEN}"),
+        ("gate.ready = { binary_prefix = \"${TOKEN}\" }", "${TOKEN}"),
+        (
+            "gate.ready = { json = { \"/a\" = \"${TOKEN}\" }, text = \"${TOKEN}\" }",
+            "${TOKEN}",
+        ),
+        ("gate.on_timeout = \"${TOKEN}\"", "cannot be `${TOKEN}`"),
+        ("host = \"${TOKEN}/\"", "`${TOKEN}/` is not the name"),
+        ("path = \"${TOKEN}\"", "${TOKEN}"),
+        ("origins = [\"${TOKEN}\"]", "${TOKEN}"),
+        ("tls.ca = \"/${TOKEN}\"", "${TOKEN}"),
+    ] {
+        let upstream = if settings.starts_with("upstream") {
+            ""
+        } else {
+            upstream
+        };
+        let text = format!("[[route]]\n{upstream}\n{settings}\n");
+
+        let problems = Config::parse("proxy.toml", &text, &environment).unwrap_err();
+
+        for report in [problems.to_string(), problems.render(true)] {
+            let lower = report.to_lowercase();
+            assert!(
+                !lower.contains("canary") && !lower.contains("1token"),
+                "{report}"
+            );
+        }
+        let report = problems.to_string();
+        assert!(report.contains(shown), "{report}");
+    }
 }
 
 #[test]

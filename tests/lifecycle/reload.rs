@@ -142,6 +142,29 @@ async fn a_file_with_mistakes_is_reported_as_a_whole_and_changes_nothing() {
     );
 }
 
+#[tokio::test]
+async fn what_variables_are_is_in_no_report_of_mistakes() {
+    let upstream = Upstream::listen().await;
+    let good = route(&upstream);
+    let program = Program::start_with(&good, |command| {
+        command.env("TOKEN", "CANARYTOKEN");
+    })
+    .await;
+
+    program.configure(&format!(
+        "drain.grace = \"${{TOKEN}}\"\n{good}gate.ready = {{ regex = \"(${{TOKEN}}\" }}\n"
+    ));
+    let (status, answer) = program.ask("POST", "/reload").await;
+    program.logged(REFUSED).await;
+
+    assert_eq!(status, 422);
+    assert!(answer.contains("`${TOKEN}` is not a duration"), "{answer}");
+    assert!(answer.contains("`(${TOKEN}` is not a regular"), "{answer}");
+    assert!(!answer.contains("CANARY"), "{answer}");
+    let log = program.log().join("\n");
+    assert!(!log.contains("CANARY"), "{log}");
+}
+
 // L09
 #[tokio::test]
 async fn what_cannot_change_while_it_runs_is_refused_with_all_the_rest() {
