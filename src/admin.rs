@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `GET /` | for browsers the page for people, otherwise this list |
 //! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
-//! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected |
+//! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected, asked once a second |
 //! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
 //! | `GET /sessions` | the sessions that run, as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
@@ -96,7 +96,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connection::Activity;
-use self::{answer::Body, connection::Connection, events::Events, guard::Access, query::Query, view::Heard};
+use self::{
+    answer::Body, connection::Connection, events::Events, guard::Access, query::Query, view::Heard,
+};
 use crate::{
     client::ClientAddr,
     config::reload::{Outcome, Trigger},
@@ -128,6 +130,7 @@ pub struct Admin {
     process: Process,
     heard: Heard,
     events: Events,
+    backends: health::Backends,
     started: Instant,
     stop: CancellationToken,
 }
@@ -140,6 +143,7 @@ impl Admin {
             heard: Heard::new(&process),
             process,
             events: Events::default(),
+            backends: health::Backends::default(),
             started: Instant::now(),
             stop,
         })
@@ -148,12 +152,7 @@ impl Admin {
 
 /// Serves one connection of `peer` to its end; when the listener stops, that is after the answer
 /// under way; when `activity` is told to close, at once.
-pub async fn serve(
-    stream: Transport,
-    peer: ClientAddr,
-    admin: Rc<Admin>,
-    activity: Rc<Activity>,
-) {
+pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, activity: Rc<Activity>) {
     let respond = |request| {
         let (admin, activity) = (Rc::clone(&admin), Rc::clone(&activity));
         async move {

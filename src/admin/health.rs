@@ -4,7 +4,10 @@ use std::{fmt::Write, time::Duration};
 
 use futures_util::future::join_all;
 use hyper::{Response, StatusCode};
-use tokio::time;
+use tokio::{
+    sync::Mutex,
+    time::{self, Instant},
+};
 
 use super::{
     Admin,
@@ -20,7 +23,31 @@ use crate::{
 /// How long all upstreams together may take to answer.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long what was found out about the upstreams is the answer.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What was last found out about the upstreams, and when; locked while that is under way, so
+/// that the upstreams get one connection a second however many ask.
+#[derive(Debug, Default)]
+pub(super) struct Backends(Mutex<Option<(Instant, Vec<Check>)>>);
+
+impl Backends {
+    /// The checks that are fresh, or new ones.
+    async fn checks(&self, check: impl AsyncFnOnce() -> Vec<Check>) -> Vec<Check> {
+        let mut latest = self.0.lock().await;
+        if let Some((when, checks)) = &*latest
+            && when.elapsed() < FRESH
+        {
+            return checks.clone();
+        }
+        let checks = check().await;
+        *latest = Some((Instant::now(), checks.clone()));
+        checks
+    }
+}
+
 /// One thing that was looked at.
+#[derive(Clone, Debug)]
 struct Check {
     name: String,
     problem: Option<String>,
@@ -48,7 +75,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
         problem: is_draining.then(|| "draining".to_owned()),
     });
     if asks_backend {
-        checks.extend(backends(admin).await);
+        checks.extend(admin.backends.checks(async || backends(admin).await).await);
     }
     Ok(report(&checks, is_verbose))
 }
@@ -98,5 +125,32 @@ fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
         answer::text(StatusCode::OK, lines + "ok")
     } else {
         answer::text(StatusCode::SERVICE_UNAVAILABLE, lines + "not ok")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn upstreams_are_asked_once_a_second_however_many_ask() {
+        let backends = Backends::default();
+        let asked = Cell::new(0);
+        let ask = async || {
+            let check = async || {
+                asked.set(asked.get() + 1);
+                time::sleep(BACKEND_TIMEOUT).await;
+                Vec::new()
+            };
+            backends.checks(check).await
+        };
+
+        join_all((0..9).map(|_| ask())).await;
+        assert_eq!(asked.get(), 1);
+        time::advance(FRESH).await;
+        ask().await;
+        assert_eq!(asked.get(), 2);
     }
 }
