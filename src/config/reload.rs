@@ -11,6 +11,7 @@
 //! * What is taken over was read without a single problem, and is taken over as a whole.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
     sync::mpsc::{self, Receiver, Sender},
@@ -19,7 +20,7 @@ use std::{
 
 use tokio::{sync::oneshot, time};
 
-use super::{Config, Effective};
+use super::{Config, Effective, Setting};
 
 /// How long the file and what it names may take to be read before whoever asks is told so.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -147,27 +148,101 @@ pub fn fixed_differences(old: &Config, new: &Config) -> Vec<&'static str> {
     differences.map(|(key, _)| key).collect()
 }
 
-/// What is different in `new`, a key in a line.
+/// What is different in `new`: routes that were added or removed, and keys that have changed,
+/// each in a line.
+///
+/// A route is the same one as long as its host and path are, wherever in the file it stands.
 #[must_use]
 pub fn differences(old: &Effective, new: &Effective) -> Vec<String> {
-    let (old, new) = (old.settings(), new.settings());
-    let find = |settings: &[super::Setting], key: &str| {
-        let found = settings.iter().find(|setting| setting.key == key);
-        found.map(|setting| setting.value.to_string())
-    };
-    let added = new.iter().filter_map(|setting| {
-        let (key, now) = (&setting.key, setting.value.to_string());
-        match find(&old, key) {
-            Some(before) if before == now => None,
-            Some(before) => Some(format!("{key}: {before} -> {now}")),
-            None => Some(format!("{key}: {now} (new)")),
+    let (old, new) = (Named::new(old), Named::new(new));
+    let mut all: Vec<_> = new.changes(&old).collect();
+    let added = new.routes.difference(&old.routes);
+    all.extend(added.map(|route| format!("route {route}: added")));
+    let removed = old.routes.difference(&new.routes);
+    all.extend(removed.map(|route| format!("route {route}: removed")));
+    all
+}
+
+/// Settings by names that do not depend on the order of the routes.
+struct Named {
+    routes: BTreeSet<String>,
+    /// In the order of the keys: the route that it is of, its key there, and its value.
+    settings: Vec<(Option<String>, String, String)>,
+}
+
+impl Named {
+    fn new(effective: &Effective) -> Self {
+        let settings = effective.settings();
+        let mut labels = BTreeMap::<String, String>::new();
+        for part in ["host", "path"] {
+            for setting in &settings {
+                if let Some((route, key)) = of_route(&setting.key)
+                    && key == part
+                {
+                    let label = labels.entry(route.to_owned()).or_default();
+                    *label += setting.value.as_str().unwrap_or_default();
+                }
+            }
         }
-    });
-    let gone = old
-        .iter()
-        .filter(|setting| find(&new, &setting.key).is_none());
-    let gone = gone.map(|setting| format!("{}: {} (gone)", setting.key, setting.value));
-    added.chain(gone).collect()
+        let named = |setting: Setting| {
+            let value = setting.value.to_string();
+            match of_route(&setting.key) {
+                Some((route, key)) => (labels.get(route).cloned(), key.to_owned(), value),
+                None => (None, setting.key, value),
+            }
+        };
+        Self {
+            settings: settings.into_iter().map(named).collect(),
+            routes: labels.into_values().collect(),
+        }
+    }
+
+    /// What is different from `old` where both have it or that is of no route or of the same.
+    fn changes<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = String> + 'a {
+        let of_both = |route: &Option<String>| {
+            let is_there = |route| self.routes.contains(route) && old.routes.contains(route);
+            route.as_ref().is_none_or(is_there)
+        };
+        let now = self.by_name();
+        let before = old.by_name();
+        let names = self.settings.iter().map(name);
+        let gone = old.settings.iter().map(name);
+        let gone: Vec<_> = gone.filter(|name| !now.contains_key(name)).collect();
+        names.chain(gone).filter_map(move |name| {
+            let (route, key) = name;
+            if !of_both(route) {
+                return None;
+            }
+            let key = match route {
+                Some(route) => format!("route {route} {key}"),
+                None => key.to_owned(),
+            };
+            match (before.get(&name), now.get(&name)) {
+                (Some(before), Some(now)) if before == now => None,
+                (Some(before), Some(now)) => Some(format!("{key}: {before} -> {now}")),
+                (None, Some(now)) => Some(format!("{key}: {now} (new)")),
+                (Some(before), None) => Some(format!("{key}: {before} (gone)")),
+                (None, None) => None,
+            }
+        })
+    }
+
+    fn by_name(&self) -> BTreeMap<Name<'_>, &str> {
+        let settings = self.settings.iter();
+        settings.map(|it| (name(it), it.2.as_str())).collect()
+    }
+}
+
+type Name<'a> = (&'a Option<String>, &'a str);
+
+fn name((route, key, _): &(Option<String>, String, String)) -> Name<'_> {
+    (route, key)
+}
+
+/// The table of a route and the key in it.
+fn of_route(key: &str) -> Option<(&str, &str)> {
+    key.split_once("].")
+        .filter(|(table, _)| table.starts_with("route["))
 }
 
 #[cfg(test)]
@@ -193,6 +268,26 @@ mod tests {
             ]
         );
         assert!(differences(&old.effective, &old.effective).is_empty());
+    }
+
+    #[test]
+    fn a_route_is_the_same_one_wherever_it_stands() {
+        let more = |routes: &str| config(&routes.replace("; ", "\n"));
+        let old = more("[[route]]; host = \"a\"; upstream = \"http://a\"; gate.timeout = \"1s\"");
+        let new = more(
+            "[[route]]; path = \"/new\"; upstream = \"http://n\"; \
+             [[route]]; host = \"a\"; upstream = \"http://a\"; gate.timeout = \"2s\"",
+        );
+
+        let changed = |before, now| format!("route a/ gate.timeout: \"{before}\" -> \"{now}\"");
+        assert_eq!(
+            differences(&old.effective, &new.effective),
+            [changed("1s", "2s"), "route /new: added".to_owned()]
+        );
+        assert_eq!(
+            differences(&new.effective, &old.effective),
+            [changed("2s", "1s"), "route /new: removed".to_owned()]
+        );
     }
 
     #[test]

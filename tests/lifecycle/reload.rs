@@ -94,7 +94,7 @@ async fn a_connection_has_the_new_configuration_from_its_next_request_on() {
 
     assert_eq!(
         (status, &*answer),
-        (200, "reloaded\nroute[0].path: \"/old\" -> \"/new\"\n")
+        (200, "reloaded\nroute /new: added\nroute /old: removed\n")
     );
     assert_eq!(get(&mut client, "/new").await, 204);
     assert_eq!(get(&mut client, "/old").await, 404);
