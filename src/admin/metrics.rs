@@ -116,7 +116,7 @@ impl Scrape {
             reloads: shared.reloads().by_result(),
             last_reload: shared.reloads().last_success(),
             sha256: shared.config().sha256.clone().unwrap_or_default(),
-            connections: shared.connections().open() as u64,
+            connections: shared.connections().taken() as u64,
             connections_accepted: shared.connections().accepted(),
             max_connections: shared.config().limits.max_connections as u64,
             held_bytes: shared.budget().used_bytes() as u64,
@@ -264,7 +264,7 @@ impl Scrape {
     fn encode_limits(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge(
             "readygate_connections",
-            "Connections of clients.",
+            "Connections of clients, and sessions that share one: what the limit is for.",
             self.connections,
         )?;
         page.gauge(

@@ -120,7 +120,7 @@ fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
         });
     json!({
         "connections": {
-            "open": shared.connections().open(),
+            "open": shared.connections().taken(),
             "limit": shared.config().limits.max_connections,
         },
         "files": status.map(|it| json!({

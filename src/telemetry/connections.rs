@@ -15,6 +15,13 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// How many count: those that are open, and sessions that share one. It is what the limit is
+    /// compared with.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// How many are open.
     #[must_use]
     pub fn open(&self) -> usize {
