@@ -68,7 +68,11 @@ async fn a_request_under_way_is_finished_during_the_drain() {
     client.send(GET).await;
     let mut exchange = upstream.accept().await;
 
+    let mut silent = proxy.connect().await;
+
     let ended = proxy.stop();
+    // When its connection ends, the drain has begun.
+    assert_eq!(silent.read_to_end().await, "");
     exchange
         .answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         .await;
