@@ -84,8 +84,10 @@ install_programs() {
         echo "missing programs; install the Debian packages: ${missing[*]}" >&2
         exit 2
     fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    # One at a time: the other suite may be installing, too.
+    local apt="flock /tmp/readygate-apt.lock apt-get"
+    $apt update -qq
+    DEBIAN_FRONTEND=noninteractive $apt install -y -qq --no-install-recommends \
         "${missing[@]}" >/dev/null
 }
 

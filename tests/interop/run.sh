@@ -46,8 +46,10 @@ install_programs() {
         echo "missing programs; install the Debian packages: ${missing[*]}" >&2
         exit 2
     fi
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # One at a time: the other suite may be installing, too.
+    local apt="flock /tmp/readygate-apt.lock apt-get"
+    $apt update -qq
+    $apt install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 install_programs
