@@ -67,7 +67,6 @@ async fn a_request_under_way_is_finished_during_the_drain() {
     let mut client = proxy.connect().await;
     client.send(GET).await;
     let mut exchange = upstream.accept().await;
-
     let mut silent = proxy.connect().await;
 
     let ended = proxy.stop();
