@@ -1,3 +1,5 @@
+//! A breaker on a paused clock, and what holds whatever happens to it.
+
 use proptest::prelude::*;
 use tokio::time;
 
