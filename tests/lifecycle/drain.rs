@@ -134,6 +134,7 @@ async fn all_settled(program: &Program, messages: usize) {
         {
             return;
         }
+        // What is asked tells states and not their changes, so it is asked again.
         time::sleep(Duration::from_millis(20)).await;
     }
 }
