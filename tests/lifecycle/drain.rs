@@ -1,6 +1,6 @@
 //! A process that is told to stop.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch, task::JoinHandle, time};
 
@@ -269,18 +269,20 @@ async fn clients_that_connect_at_the_last_moment_do_not_delay_the_end() {
     .await;
     let address = program.address().await;
     let (connected, mut connecting) = watch::channel(0);
-    let connect = tokio::spawn(async move {
-        let mut clients = Vec::new();
-        while let Ok(client) = TcpStream::connect(address).await {
-            clients.push(client);
-            connected.send_replace(clients.len());
-        }
-        clients
-    });
-    connecting.wait_for(|count| *count > 50).await.unwrap();
+    let connect = |connected: watch::Sender<usize>| {
+        thread::spawn(move || {
+            while std::net::TcpStream::connect(address).is_ok() {
+                connected.send_modify(|count| *count += 1);
+            }
+        })
+    };
+    let connects: Vec<_> = (0..8).map(|_| connect(connected.clone())).collect();
+    connecting.wait_for(|count| *count > 500).await.unwrap();
 
     program.signal("TERM");
 
     assert_eq!(outcome(program.end().await), Ok(0));
-    connect.await.unwrap();
+    for connect in connects {
+        connect.join().unwrap();
+    }
 }
