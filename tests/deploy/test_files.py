@@ -100,7 +100,7 @@ MISTAKES = (
     Mistake("cloudrun/verify.py", "GUID =", "GUIDE =", "GUID"),
     Mistake("compose/Dockerfile", "COPY requirements.txt ./", "ADD requirements.txt ./", "DL3020"),
     Mistake("compose/compose.yaml", "read_only: true", "readonly: true", "readonly"),
-    Mistake("compose/compose.yaml", "./proxy.toml:", "./readygate.toml:", "is not there"),
+    Mistake("compose/compose.yaml", "./race.py:", "./races.py:", "is not there"),
     Mistake("compose/compose.yaml", "depends_on: [agent,", "depends_on: [backend,", "no service backend"),
     Mistake("compose/proxy.toml", "http://agent", "ws://agent", "write"),
     Mistake("compose/race.py", "import sys\n", "", "sys"),

@@ -24,7 +24,7 @@ def missing(file: Path) -> list[str]:
         context = file.parent / service["build"]["context"]
         named = [context / service["build"]["dockerfile"]]
         named += [file.parent / one.split(":")[0] for one in service.get("volumes", [])]
-        found += [f"{name}: {one} is not there" for one in named if not one.is_file()]
+        found += [f"{name}: {one} is not there" for one in named if not one.exists()]
         found += [
             f"{name}: there is no service {one}"
             for one in service.get("depends_on", [])
