@@ -4,10 +4,15 @@
 #   terraform apply -var project=PROJECT -var region=REGION -var service_account=SERVICE_ACCOUNT \
 #     -var backend_image=… -var readygate_image=…
 #
-# A service that exists has to be known to Terraform first, with the same -var as above:
+# What exists has to be known to Terraform first, with the same -var as above: the service, and
+# the secret, if you have made it:
 #
 #   terraform import google_cloud_run_v2_service.my_service \
 #     projects/PROJECT/locations/REGION/services/my-service
+#   terraform import google_secret_manager_secret.readygate projects/PROJECT/secrets/readygate
+#
+# Terraform makes the service what this file says: merge your own env, secrets and VPC settings
+# into it first, and read the plan before you apply it.
 
 terraform {
   required_version = ">= 1.5"
