@@ -84,10 +84,13 @@ resource "google_cloud_run_v2_service" "my_service" {
       max_instance_count = 20
     }
 
-    # The ingress. Strict mode: depends_on = ["backend"], and a startup_probe for that one.
+    # The ingress.
     containers {
       name  = "readygate"
       image = var.readygate_image
+
+      # For strict mode, with the startup_probe of the backend below.
+      # depends_on = ["backend"]
 
       ports {
         name           = "http1"
@@ -117,6 +120,15 @@ resource "google_cloud_run_v2_service" "my_service" {
         name  = "PORT"
         value = "8081"
       }
+
+      # For strict mode only.
+      # startup_probe {
+      #   period_seconds    = 1
+      #   failure_threshold = 120
+      #   tcp_socket {
+      #     port = 8081
+      #   }
+      # }
 
       resources {
         cpu_idle          = true
