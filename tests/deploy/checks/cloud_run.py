@@ -12,7 +12,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from checks import programs, yaml_files
+from checks import mounts, programs, yaml_files
 
 MAX_CONTAINERS = 10
 MAX_TIMEOUT_SECONDS = 3600
@@ -115,11 +115,11 @@ def containers(spec: dict[str, Any]) -> list[str]:
     if None in names or len(set(names)) != len(names):
         found.append("each container needs a name of its own")
     volumes = {one["name"] for one in spec.get("volumes", [])}
-    mounts = {
+    mounted = {
         one["name"] for each in all_of_them for one in each.get("volumeMounts", [])
     }
-    if mounts != volumes:
-        found.append(f"volumes {volumes} but mounts of {mounts}")
+    if mounted != volumes:
+        found.append(f"volumes {volumes} but mounts of {mounted}")
     if not 0 < spec.get("timeoutSeconds", 300) <= MAX_TIMEOUT_SECONDS:
         found.append(f"timeoutSeconds is up to {MAX_TIMEOUT_SECONDS}")
     if not 0 < spec.get("containerConcurrency", 80) <= MAX_CONCURRENCY:
@@ -134,6 +134,12 @@ def containers(spec: dict[str, Any]) -> list[str]:
         for one in spec.get("volumes", [])
         if "secret" in one and not one["secret"].get("secretName")
     ]
+    for one in ingress:
+        folders = [mount["mountPath"] for mount in one.get("volumeMounts", [])]
+        found += mounts.misplaced(folders)
+    for one in spec.get("volumes", []):
+        items = one.get("secret", {}).get("items", [])
+        found += mounts.misnamed({item["path"] for item in items})
     return found + ports(all_of_them) + quantities(all_of_them)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from checks import programs, yaml_files
+from checks import mounts, programs, yaml_files
 
 SCHEMA = "vendor.compose-spec"
 
@@ -13,7 +13,7 @@ def problems(file: Path) -> list[str]:
     found = yaml_files.problems(file) + programs.problems(
         "check-jsonschema", "--builtin-schema", SCHEMA, file
     )
-    return found or missing(file)
+    return found or missing(file) + unmounted(file)
 
 
 def missing(file: Path) -> list[str]:
@@ -31,3 +31,13 @@ def missing(file: Path) -> list[str]:
             if one not in services
         ]
     return found
+
+
+def unmounted(file: Path) -> list[str]:
+    """readygate has to find its configuration."""
+    service = yaml.safe_load(file.read_text())["services"]["readygate"]
+    places = [one.split(":")[:2] for one in service.get("volumes", [])]
+    present = {
+        one.name for source, _ in places for one in (file.parent / source).glob("*")
+    }
+    return mounts.misplaced([target for _, target in places]) + mounts.misnamed(present)

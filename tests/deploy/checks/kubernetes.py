@@ -8,14 +8,15 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from checks import programs, yaml_files
+from checks import mounts, programs, yaml_files
 
 VERSIONS = ("1.37", "1.36", "1.35", "1.34")
 
 
 def problems(file: Path) -> list[str]:
     """What is wrong with a manifest by itself."""
-    return yaml_files.problems(file) + invalid(yaml_files.documents(file))
+    manifests = yaml_files.documents(file)
+    return yaml_files.problems(file) + invalid(manifests) + unmounted(manifests)
 
 
 def kustomization(file: Path) -> list[str]:
@@ -23,7 +24,7 @@ def kustomization(file: Path) -> list[str]:
     found = yaml_files.problems(file) + programs.problems(
         "kubectl", "kustomize", file.parent
     )
-    return found or invalid(built(file.parent))
+    return found or invalid(built(file.parent)) + misnamed(built(file.parent))
 
 
 def component(file: Path) -> list[str]:
@@ -64,6 +65,29 @@ def scaled(manifests: list[Any]) -> list[str]:
         elif "replicas" in present[named]["spec"]:
             found.append(f"{named}: its replicas are the autoscaler's to say")
     return found
+
+
+def unmounted(manifests: list[Any]) -> list[str]:
+    """The sidecar of a Deployment has to find its configuration."""
+    return [
+        problem
+        for one in manifests
+        if one["kind"] == "Deployment"
+        for sidecar in one["spec"]["template"]["spec"]["initContainers"]
+        for problem in mounts.misplaced(
+            [mount["mountPath"] for mount in sidecar.get("volumeMounts", [])]
+        )
+    ]
+
+
+def misnamed(manifests: list[Any]) -> list[str]:
+    """A key of a ConfigMap is the name of the file that it becomes."""
+    return [
+        problem
+        for one in manifests
+        if one["kind"] == "ConfigMap"
+        for problem in mounts.misnamed(set(one["data"]))
+    ]
 
 
 def built(folder: Path) -> list[Any]:
