@@ -1,5 +1,6 @@
 """Each file of `deploy/`: its validator accepts it, and refuses a copy with a mistake."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,11 @@ MISTAKES = (
     Mistake("cloudrun/service.yaml", "256Mi", "256 MB", "256 MB is no quantity of memory"),
     Mistake("cloudrun/service.yaml", 'cpu: "1"', 'cpu: "one"', "one is no quantity of cpu"),
     Mistake("cloudrun/service.yaml", "containerPort: 8080", "containerPort: 80800", "up to 65535"),
-    Mistake("cloudrun/service.yaml", "name: http1", "name: http", "['h2c', 'http1']"),
+    Mistake("cloudrun/service.yaml", "name: http1", "name: http", "has to be http1"),
+    Mistake("cloudrun/service.yaml", "name: http1", "name: h2c", "has to be http1"),
+    Mistake("cloudrun/service.yaml", 'sessionAffinity: "true"', 'sessionAffinity: "yes please"', "yes please is none of"),
+    Mistake("cloudrun/service.yaml", "execution-environment: gen2", "execution-environment: gen3", "gen3 is none of"),
+    Mistake("cloudrun/service.yaml", "# run.googleapis.com/container-dependencies", "run.googleapis.com/container-dependencies", "backend has no startupProbe"),
     Mistake("cloudrun/service.yaml", 'value: "8081"', 'value: "8080"', "PORT is that of the ingress"),
     Mistake("cloudrun/service.yaml", "# run.googleapis.com/container-dependencies: '{\"readygate\":[\"backend\"]}'", "run.googleapis.com/container-dependencies: '{\"readygate\":[\"application\"]}'", "no container application"),
     Mistake("cloudrun/service.yaml", "mountPath: /etc/readygate", "mountPath: /etc/gate", "not /etc/readygate, where the image looks"),
@@ -146,6 +151,13 @@ MISTAKES = (
 # fmt: on
 
 
+STRICT_MODE = re.compile(
+    r"^( +)# (run\.googleapis.*|startupProbe:|startup_probe \{|depends_on = .*|\}|  .*)$",
+    re.MULTILINE,
+)
+"""Settings that are comments, and what is indented below one."""
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_its_validator_accepts_the_file(file: str) -> None:
     assert FILES[file](DEPLOY / file) == []
@@ -167,6 +179,22 @@ def test_its_validator_refuses_a_copy_with_a_mistake(
     found = FILES[mistake.file](copy)
 
     assert mistake.complaint in "\n".join(found)
+
+
+@pytest.mark.parametrize("file", ("cloudrun/service.yaml", "cloudrun/main.tf"))
+def test_strict_mode_is_accepted_when_its_comments_become_settings(
+    file: str, tmp_path: Path
+) -> None:
+    copy = copytree(DEPLOY, tmp_path / "deploy") / file
+    text, count = STRICT_MODE.subn(r"\1\2", copy.read_text())
+    assert count >= 5
+    copy.write_text(text)
+
+    assert re.search(r"^ *(startupProbe:|startup_probe \{)$", text, re.MULTILINE)
+    assert re.search(
+        r"^ *(run.+dependencies: |depends_on = \[\"backend)", text, re.MULTILINE
+    )
+    assert FILES[file](copy) == []
 
 
 def test_each_file_has_a_validator_and_a_mistake_that_this_one_finds() -> None:

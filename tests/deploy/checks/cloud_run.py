@@ -18,12 +18,20 @@ MAX_CONTAINERS = 10
 MAX_TIMEOUT_SECONDS = 3600
 MAX_CONCURRENCY = 1000
 MAX_PORT = 65535
-PORT_NAMES = {"http1", "h2c"}
+PORT_NAME = "http1"
+"""WebSockets do not work with the other one, h2c."""
 DEPENDENCIES = "run.googleapis.com/container-dependencies"
 QUANTITIES = {
     "cpu": re.compile(r"\d+(\.\d+)?|\d+m"),
     "memory": re.compile(r"\d+(k|M|G|Ki|Mi|Gi)"),
 }
+VALUES = {
+    "run.googleapis.com/sessionAffinity": {"true", "false"},
+    "run.googleapis.com/startup-cpu-boost": {"true", "false"},
+    "run.googleapis.com/cpu-throttling": {"true", "false"},
+    "run.googleapis.com/execution-environment": {"gen1", "gen2"},
+}
+"""What annotations may say, which to the API are any text."""
 ANNOTATION = re.compile(
     r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+"
 )
@@ -92,11 +100,19 @@ def closed(described: Any) -> Any:
 def annotations(service: dict[str, Any]) -> list[str]:
     known = set(ANNOTATION.findall(description()))
     template = service.get("spec", {}).get("template", {})
+    given = [
+        annotation
+        for place in (service, template)
+        for annotation in place.get("metadata", {}).get("annotations", {}).items()
+    ]
     return [
         f"unknown annotation {name}"
-        for place in (service, template)
-        for name in place.get("metadata", {}).get("annotations", {})
+        for name, _ in given
         if ANNOTATION.fullmatch(name) and name not in known
+    ] + [
+        f"{name}: {value} is none of {sorted(VALUES[name])}"
+        for name, value in given
+        if name in VALUES and value not in VALUES[name]
     ]
 
 
@@ -149,8 +165,8 @@ def ports(all_of_them: list[dict[str, Any]]) -> list[str]:
     for port in given:
         if not 0 < port.get("containerPort", 8080) <= MAX_PORT:
             found.append(f"containerPort is up to {MAX_PORT}")
-        if port.get("name", "http1") not in PORT_NAMES:
-            found.append(f"the name of a port is one of {sorted(PORT_NAMES)}")
+        if port.get("name", PORT_NAME) != PORT_NAME:
+            found.append(f"the name of the port has to be {PORT_NAME}")
     taken = {str(port.get("containerPort", 8080)) for port in given}
     for one in all_of_them:
         set_here = [
@@ -175,12 +191,17 @@ def quantities(all_of_them: list[dict[str, Any]]) -> list[str]:
 
 
 def dependencies(template: dict[str, Any]) -> list[str]:
-    """Containers that others wait for have to exist."""
+    """Containers that others wait for have to exist, and to say that they have started."""
     given = template.get("metadata", {}).get("annotations", {}).get(DEPENDENCIES, "{}")
-    names = {one["name"] for one in template["spec"]["containers"]}
+    described = {one["name"]: one for one in template["spec"]["containers"]}
     try:
         waits = json.loads(given)
-        named = set(waits).union(*waits.values())
+        awaited = set().union(*waits.values())
     except (ValueError, TypeError, AttributeError):
         return [f"{DEPENDENCIES}: not JSON of lists: {given}"]
-    return [f"{DEPENDENCIES}: there is no container {one}" for one in named - names]
+    absent = (set(waits) | awaited) - described.keys()
+    return [f"{DEPENDENCIES}: there is no container {one}" for one in absent] + [
+        f"{DEPENDENCIES}: {one} has no startupProbe to wait for"
+        for one in awaited - absent
+        if "startupProbe" not in described[one]
+    ]
