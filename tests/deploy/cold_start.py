@@ -89,6 +89,7 @@ async def run(instance: Instance) -> dict:
         ),
         "sessions": sessions,
         "held_limit_bytes": held_limit,
+        "states_without_cpu": instance.states_without_cpu,
         "close_codes": sorted({one.close_code for one in results}, key=str),
         "exits": exits,
         "seconds_to_stop": stopped - stopping,

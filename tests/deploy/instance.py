@@ -74,6 +74,8 @@ class Instance:
     limited instead (RLIMIT_DATA), which only the process itself notices."""
     logs: Path
     running: dict[str, subprocess.Popen] = field(default_factory=dict)
+    states_without_cpu: dict[str, str] = field(default_factory=dict)
+    """What the kernel said of each process while it stood still."""
 
     def start(self) -> None:
         for name, container in containers().items():
@@ -114,6 +116,9 @@ class Instance:
         """Stands still, as an instance does between requests."""
         self._signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
+        self.states_without_cpu = {
+            name: state(one.pid) for name, one in self.running.items()
+        }
         self._signal(signal.SIGCONT)
 
     async def stop(self) -> dict[str, int]:
@@ -126,12 +131,35 @@ class Instance:
             await asyncio.sleep(0.01)
         return {name: one.returncode for name, one in self.running.items()}
 
+    def kill(self) -> None:
+        """Leaves no process behind, whatever became of the instance."""
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+    def descriptors(self) -> dict[str, int]:
+        """How many each container may open, as the kernel says."""
+        return {name: max_open_files(one.pid) for name, one in self.running.items()}
+
     def log(self, name: str) -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self.running.values():
             process.send_signal(number)
+
+
+def state(pid: int) -> str:
+    """The letter of a process in proc(5): T is stopped."""
+    # After the name, which may have any character in it.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def max_open_files(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        if line.startswith("Max open files"):
+            return int(line.split()[3])
+    raise AssertionError(f"{pid} has no limit of open files")
 
 
 def is_open(port: int) -> bool:

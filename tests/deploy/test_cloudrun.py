@@ -1,7 +1,9 @@
 """A Cloud Run service as `deploy/cloudrun` describes it, in a simulated instance."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 import cgroups
 import instance
 from cold_start import CLIENT_ADDRESS, CLIENTS
+from harness.processes import wait_until
 
 SECONDS = 60
 HELD_SHARE = 0.25
@@ -66,6 +69,42 @@ def test_nothing_is_lost_though_the_instance_has_no_cpu_for_a_while(seen: dict) 
         0,
         0,
     )
+
+
+def test_no_container_runs_while_the_instance_has_no_cpu(seen: dict) -> None:
+    assert seen["states_without_cpu"] == dict.fromkeys(instance.containers(), "T")
+
+
+def test_a_container_may_open_as_many_files_as_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer than this machine allows, which may itself be below Cloud Run's number.
+    monkeypatch.setattr(instance, "DESCRIPTORS", 100)
+    one = instance.Instance(
+        dict.fromkeys(instance.containers(), ["sleep", "60"]), None, tmp_path
+    )
+    one.start()
+    try:
+        assert one.descriptors() == dict.fromkeys(instance.containers(), 100)
+    finally:
+        one.kill()
+
+
+def test_a_container_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance, "KILL_SECONDS", 0.3)
+    deaf = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"]
+    commands = {"readygate": ["sleep", "60"], "backend": deaf}
+    one = instance.Instance(commands, None, tmp_path)
+    one.start()
+    try:
+        wait_until(lambda: one.log("backend") == "deaf\n", SECONDS)
+        exits = asyncio.run(asyncio.wait_for(one.stop(), 10))
+    finally:
+        one.kill()
+
+    assert exits == {"readygate": -signal.SIGTERM, "backend": -signal.SIGKILL}
 
 
 def test_all_clients_are_closed_with_1001_before_the_instance_is_killed(
