@@ -35,6 +35,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 PONG = 10
 NO_CLOSE_FRAME = 1006
 GOING_AWAY = 1001
+SERVICE_RESTART = 1012
 PASSED, FAILED, PROVES_NOTHING = 0, 1, 3
 CONNECT_SECONDS = 30
 AT_ONCE_SECONDS = 0.3
@@ -42,6 +43,8 @@ AT_ONCE_SECONDS = 0.3
 DEFAULT_REQUEST_TIMEOUT = 300
 REQUEST_TIMEOUT_SLACK = 5
 """How far from the request timeout, in seconds, a cut still is one by it."""
+MAX_AGE_SHARE = 0.9
+"""readygate ends a session up to a tenth before its greatest age."""
 
 
 class WebSocket:
@@ -280,16 +283,19 @@ async def end(
         print(f"closed:    {'not yet' if code is None else code}, {count} clients")
     for error, count in Counter(one.error for one in visits if one.error).items():
         print(f"error:     {error} ({count} clients)")
-    return judged(arguments.request_timeout, visits)
+    return judged(arguments.request_timeout, arguments.max_session_age, visits)
 
 
-def judged(request_timeout: float, visits: list[Visit]) -> tuple[int, str]:
+def judged(
+    request_timeout: float, max_session_age: float, visits: list[Visit]
+) -> tuple[int, str]:
     timeouts = (DEFAULT_REQUEST_TIMEOUT, request_timeout)
     is_cut = [cut_by(timeouts, one) for one in visits]
+    is_old = [ended_by_age(max_session_age, one) for one in visits]
     others = {
         one.close_code
-        for one, cut in zip(visits, is_cut, strict=True)
-        if one.error or not cut and one.close_code not in (GOING_AWAY, None)
+        for one, cut, old in zip(visits, is_cut, is_old, strict=True)
+        if one.error or not (cut or old) and one.close_code not in (GOING_AWAY, None)
     }
     if others:
         return FAILED, f"an instance that ends closes with {GOING_AWAY}"
@@ -298,6 +304,12 @@ def judged(request_timeout: float, visits: list[Visit]) -> tuple[int, str]:
             PROVES_NOTHING,
             f"cut after {max(cuts):g} s, by the request timeout and not by readygate:"
             f" proves nothing about {GOING_AWAY}",
+        )
+    if any(is_old):
+        return (
+            PROVES_NOTHING,
+            f"closed with {SERVICE_RESTART} at an age of about {max_session_age:g} s, as"
+            f" max_session_age says: proves nothing about {GOING_AWAY}",
         )
     if any(one.close_code is None for one in visits):
         return PROVES_NOTHING, "not all instances ended: proves nothing about those"
@@ -312,6 +324,15 @@ def cut_by(timeouts: tuple[float, ...], seen: Visit) -> float | None:
     return next(
         (one for one in timeouts if abs(age - one) <= REQUEST_TIMEOUT_SLACK), None
     )
+
+
+def ended_by_age(max_session_age: float, seen: Visit) -> bool:
+    """Whether readygate ended a session because of its age, as it is told to."""
+    if seen.close_code != SERVICE_RESTART or seen.closed_seconds is None:
+        return False
+    earliest = max_session_age * MAX_AGE_SHARE
+    latest = max_session_age + REQUEST_TIMEOUT_SLACK
+    return max_session_age > 0 and earliest <= seen.closed_seconds <= latest
 
 
 def say(judgement: tuple[int, str]) -> int:
@@ -364,6 +385,12 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=3600,
         help="that of the service, in seconds: it ends connections, too",
+    )
+    parser.add_argument(
+        "--max-session-age",
+        type=float,
+        default=3540,
+        help="that of the route, in seconds: readygate closes with 1012 then; 0: it has none",
     )
     parser.add_argument("--no-close", action="store_true", help="end after the answers")
     return parser.parse_args()

@@ -20,9 +20,11 @@ async def main() -> None:
         "--late", type=float, default=0, help="the 101 of the second client"
     )
     parser.add_argument("--cut", type=float, help="seconds until it drops connections")
+    parser.add_argument("--age", type=float, help="seconds until it closes with 1012")
     parser.add_argument("--close", type=int, default=1001, help="the code at SIGTERM")
     arguments = parser.parse_args()
     clients = 0
+    closing: list[asyncio.Future] = []
 
     async def accept(*_: object) -> None:
         nonlocal clients
@@ -34,6 +36,11 @@ async def main() -> None:
         await client.send(json.dumps({"type": "connection_established"}))
         if arguments.cut:
             asyncio.get_running_loop().call_later(arguments.cut, client.transport.abort)
+        if arguments.age:
+            asyncio.get_running_loop().call_later(
+                arguments.age,
+                lambda: closing.append(asyncio.ensure_future(client.close(1012))),
+            )
         async for message in client:
             await client.send(message)
 

@@ -159,6 +159,30 @@ def test_the_request_timeout_is_no_fault_of_readygate(processes: Processes) -> N
     assert "closed:    1006, 10 clients\nNOT PROVEN: cut after 2 s" in said
 
 
+def test_the_greatest_age_of_a_session_is_no_fault(processes: Processes) -> None:
+    # Closed after 2 s: a little early, as readygate does.
+    backend = scripted(processes, "--ready", "0.5", "--age", "1.5")
+    running = verify(backend.announcement(SECONDS)["port"], "--max-session-age", "2.1")
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == PROVES_NOTHING
+    assert "closed:    1012, 10 clients\nNOT PROVEN: closed with 1012 at an age" in said
+
+
+@pytest.mark.parametrize("greatest", ("3540", "0"))
+def test_it_fails_when_1012_comes_at_another_age(
+    processes: Processes, greatest: str
+) -> None:
+    backend = scripted(processes, "--ready", "0.5", "--age", "1.5")
+    running = verify(
+        backend.announcement(SECONDS)["port"], "--max-session-age", greatest
+    )
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == FAILED
+    assert "closed:    1012, 10 clients\nFAILED: " in said
+
+
 def test_an_instance_that_does_not_end_proves_nothing(processes: Processes) -> None:
     backend = scripted(processes, "--ready", "0.5")
     running = verify(backend.announcement(SECONDS)["port"], "--wait", "0.5")
