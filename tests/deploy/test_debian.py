@@ -144,8 +144,8 @@ def test_an_upgrade_keeps_a_configuration_that_was_changed(
     assert (root / CONFIGURATION).read_text() == "# mine\n"
 
 
-# Records what the package's scripts ask of a systemd that seems to run.
-UPGRADE = """
+# Lets the package's scripts ask things of a systemd that seems to run.
+WITH_SYSTEMD = """
 mount -t tmpfs none /run
 mkdir -p /run/systemd/system
 exec dpkg "$@"
@@ -153,32 +153,48 @@ exec dpkg "$@"
 RECORD = '#!/bin/sh\necho "$@" >>"$ASKED"\n'
 
 
-def test_an_upgrade_restarts_the_service_and_leaves_the_port_open(
-    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
-) -> None:
-    dpkg("--install", package)
-    folder = tmp_path_factory.mktemp("programs")
+def asked_of_systemd(root: Path, folder: Path, *arguments: str | Path) -> list[str]:
+    """What dpkg, with such arguments, has systemd's programs do, which only record it."""
     for name in ("systemctl", "deb-systemd-invoke", "deb-systemd-helper"):
         (folder / name).write_text(RECORD)
         (folder / name).chmod(0o755)
     asked = folder / "asked"
-
-    arguments = [f"--root={root}", "--force-script-chrootless", "--log=/dev/null"]
+    options = [f"--root={root}", "--force-script-chrootless", "--log=/dev/null"]
     subprocess.run(
         [
-            *("unshare", "--mount", "sh", "-euc", UPGRADE, "dpkg"),
-            *(*arguments, "--install", package),
+            *("unshare", "--mount", "sh", "-euc", WITH_SYSTEMD, "dpkg"),
+            *(*options, *arguments),
         ],
         env=os.environ
         | {"PATH": f"{folder}:{os.environ['PATH']}", "ASKED": str(asked)},
         timeout=SECONDS,
         check=True,
     )
+    return asked.read_text().splitlines()
 
-    lines = asked.read_text().splitlines()
+
+def test_an_upgrade_restarts_the_service_and_leaves_the_port_open(
+    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
+) -> None:
+    dpkg("--install", package)
+    folder = tmp_path_factory.mktemp("programs")
+    lines = asked_of_systemd(root, folder, "--install", package)
+
     actions = [line for line in lines if "restart" in line or "stop" in line]
     assert actions == ["try-restart readygate.service"]
     assert "--system daemon-reload" in lines
+
+
+def test_removal_stops_the_service_and_closes_the_port(
+    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
+) -> None:
+    dpkg("--install", package)
+
+    folder = tmp_path_factory.mktemp("programs")
+    lines = asked_of_systemd(root, folder, "--remove", "readygate")
+
+    stopped = {unit for line in lines if "stop" in line for unit in line.split()[1:]}
+    assert stopped == {"readygate.service", "readygate.socket"}
 
 
 def test_a_package_that_names_a_file_that_is_not_there_is_not_built(
