@@ -10,15 +10,21 @@
 //!   first, and where that is not possible the connection is cut.
 //! * It is over within `close_timeout`, and in a drain within the grace period.
 
-use std::{collections::BTreeMap, time::Duration};
+mod codes;
+mod party;
+
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::{io::AsyncWriteExt, time};
 
+pub use self::codes::CloseCodes;
+pub(super) use self::party::Party;
+use self::party::{Incoming, Outgoing};
 use super::{
     Context,
     outbox::Outbox,
-    peer::{HIGH_WATER_BYTES, Peer, progress},
+    peer::{HIGH_WATER_BYTES, progress},
     record::Record,
     state::SessionState,
     termination::Cause,
@@ -26,198 +32,11 @@ use super::{
 };
 use crate::{
     transport::Stream,
-    websocket::{
-        CloseCode, CloseFrame, Control, FrameScanner, Opcode, Role,
-        frame::{Stop, control_frame},
-    },
+    websocket::{CloseFrame, Control, Role, frame::Stop},
 };
-
-/// Which close code the client gets for an HTTP status that refused the upgrade.
-#[derive(Clone, Debug)]
-pub struct CloseCodes(BTreeMap<u16, CloseCode>);
-
-impl CloseCodes {
-    /// The defaults (401 and 403: 1008) with `overrides` on top.
-    #[must_use]
-    pub fn new(overrides: impl IntoIterator<Item = (u16, CloseCode)>) -> Self {
-        let defaults = [
-            (401, CloseCode::POLICY_VIOLATION),
-            (403, CloseCode::POLICY_VIOLATION),
-        ];
-        Self(defaults.into_iter().chain(overrides).collect())
-    }
-
-    /// The close code for `status`; 1014 where nothing is said.
-    #[must_use]
-    pub fn of(&self, status: http::StatusCode) -> CloseCode {
-        self.0
-            .get(&status.as_u16())
-            .copied()
-            .unwrap_or(CloseCode::BAD_GATEWAY)
-    }
-}
-
-impl Default for CloseCodes {
-    fn default() -> Self {
-        Self::new([])
-    }
-}
 
 /// How long a peer may take to close its connection once nothing more is to be said.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// One side while the session closes.
-#[derive(Debug)]
-pub(super) struct Party<S> {
-    peer: Peer<S>,
-    scanner: FrameScanner,
-    role: Role,
-    /// Whether data that it still sends goes on to the other side.
-    forwards: bool,
-    incoming: Incoming,
-    outgoing: Outgoing,
-}
-
-/// What one side has said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Incoming {
-    /// No close frame yet.
-    Open,
-    /// A close frame; or its connection has ended without one.
-    Closed(Option<CloseFrame>),
-    /// It broke RFC 6455: what it sends can no longer be understood.
-    Garbled,
-}
-
-/// What one side was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Outgoing {
-    /// No close frame yet.
-    Open,
-    /// It gets this one at the next frame boundary.
-    Due(CloseFrame),
-    /// It got one with this code; or it is beyond being told.
-    Told(Option<CloseCode>),
-}
-
-impl<S: Stream> Party<S> {
-    /// The side of `role`; `forwards` says whether data that it sends goes on.
-    pub(super) const fn new(
-        role: Role,
-        peer: Peer<S>,
-        scanner: FrameScanner,
-        forwards: bool,
-    ) -> Self {
-        let (incoming, outgoing) = (Incoming::Open, Outgoing::Open);
-        Self {
-            peer,
-            scanner,
-            role,
-            forwards,
-            incoming,
-            outgoing,
-        }
-    }
-
-    /// The same, after both close frames.
-    pub(super) fn closed(mut self) -> Self {
-        self.lose();
-        self
-    }
-
-    /// The same, after its own close frame, which is answered at the next frame boundary.
-    pub(super) fn answering(mut self, frame: CloseFrame) -> Self {
-        self.incoming = Incoming::Closed(Some(frame.clone()));
-        self.tell(frame);
-        self
-    }
-
-    /// Sends a close frame at the next frame boundary, unless one was sent.
-    fn tell(&mut self, frame: CloseFrame) {
-        if self.outgoing == Outgoing::Open {
-            self.outgoing = Outgoing::Due(frame);
-            self.tell_at_boundary();
-        }
-    }
-
-    fn tell_at_boundary(&mut self) {
-        if let Outgoing::Due(frame) = &self.outgoing
-            && self.peer.outbox.is_at_boundary()
-        {
-            let mask = (self.role == Role::Server).then(rand::random);
-            self.peer
-                .outbox
-                .push_close(control_frame(Opcode::Close, &frame.payload(), mask));
-            self.outgoing = Outgoing::Told(frame.code);
-        }
-    }
-
-    /// Takes note that it ended without a close frame, so that nothing can be told to it.
-    fn lose(&mut self) {
-        self.incoming = Incoming::Closed(None);
-        self.outgoing = Outgoing::Told(None);
-    }
-
-    /// Gives it up without another word: nobody would read it.
-    fn cut_off(&mut self) {
-        self.peer.break_off();
-        self.lose();
-    }
-
-    /// Answers its own close frame, or gives it up.
-    fn answer(&mut self, frame: Option<CloseFrame>) {
-        match frame {
-            Some(frame) => self.tell(frame),
-            None => self.lose(),
-        }
-    }
-
-    const fn is_told(&self) -> bool {
-        matches!(self.outgoing, Outgoing::Told(_))
-    }
-
-    /// The code that it was told, if there was one.
-    const fn told(&self) -> Option<CloseCode> {
-        match self.outgoing {
-            Outgoing::Told(code) => code,
-            _ => None,
-        }
-    }
-
-    /// Whether what the other side sends goes on to it.
-    const fn takes_data(&self) -> bool {
-        !self.is_told() && !self.peer.is_broken()
-    }
-
-    fn is_open(&self) -> bool {
-        self.incoming == Incoming::Open
-    }
-
-    fn is_garbled(&self) -> bool {
-        self.incoming == Incoming::Garbled
-    }
-
-    /// Whether nothing more is to be exchanged with it.
-    fn is_done(&self) -> bool {
-        self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
-    }
-
-    /// What its close frame said, if one came.
-    fn said(&self) -> Option<CloseFrame> {
-        match &self.incoming {
-            Incoming::Closed(frame) => frame.clone(),
-            Incoming::Open | Incoming::Garbled => None,
-        }
-    }
-
-    /// The frame that tells the other side that this one is lost.
-    fn loss(&self) -> CloseFrame {
-        match self.role {
-            Role::Client => CloseFrame::new(CloseCode::GOING_AWAY, "client_lost"),
-            Role::Server => CloseFrame::new(CloseCode::BAD_GATEWAY, "upstream_lost"),
-        }
-    }
-}
 
 /// Both sides while the session closes.
 #[derive(Debug)]
