@@ -14,8 +14,9 @@
 //! * A ping goes only between two frames. A side has a whole ping interval from the moment it
 //!   was sent.
 //! * No side is given up that could not be heard, because the other one takes nothing and it
-//!   is not read, or that still takes what waits for it. One that does not even do that is
-//!   given up whether its ping could be sent or not.
+//!   is not read, or that still takes what waits for it here. One that does not even do that is
+//!   given up whether its ping could be sent or not. What the system has taken for a side, and
+//!   holds, cannot be seen: a ping that waits behind that has to be answered all the same.
 
 use std::{
     pin::Pin,
@@ -53,6 +54,8 @@ pub(super) struct Watch {
     ends_at: Option<Instant>,
     client: Pulse,
     upstream: Pulse,
+    /// When a side was last seen to have taken something that waited for it.
+    taken_at: Instant,
     /// Only in the tunnel.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -171,6 +174,7 @@ impl Watch {
                 ends_at: max_session_age.map(|max| started + age(max)),
                 client: Pulse::new(started),
                 upstream: Pulse::new(started),
+                taken_at: started,
                 timer: None,
             })
         })
@@ -310,13 +314,10 @@ impl Watch {
         upstream: Side,
     ) -> Option<Instant> {
         let timeout = self.idle_timeout?;
-        let is_taking = self.client.takes(client) | self.upstream.takes(upstream);
-        let since = if is_taking {
-            now
-        } else {
-            session.last_traffic()
-        };
-        Some(since + timeout)
+        if self.client.takes(client) | self.upstream.takes(upstream) {
+            self.taken_at = now;
+        }
+        Some(session.last_traffic().max(self.taken_at) + timeout)
     }
 }
 
@@ -450,6 +451,39 @@ mod tests {
         let (least, greatest) = (ages.iter().min(), ages.iter().max());
         let is_spread = *least.unwrap() + max / 20 < *greatest.unwrap();
         assert!(is_spread, "{least:?} to {greatest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
+        let settings = Settings {
+            idle_timeout: Some(INTERVAL),
+            ..Settings::default()
+        };
+        for is_client in [true, false] {
+            let record = Record::accepted();
+            let mut watch = Watch::new(&settings, record.started()).unwrap();
+            let mut idle_at = |taken_bytes| {
+                let taking = Side {
+                    has_backlog: true,
+                    taken_bytes,
+                    ..QUIET
+                };
+                let (client, upstream) = if is_client {
+                    (taking, QUIET)
+                } else {
+                    (QUIET, taking)
+                };
+                watch.idle_at(Instant::now(), &record, client, upstream)
+            };
+            assert_eq!(idle_at(0), Some(record.started() + INTERVAL));
+
+            time::advance(INTERVAL * 9 / 10).await;
+            let put_off = Some(Instant::now() + INTERVAL);
+            assert_eq!(idle_at(1000), put_off);
+
+            time::advance(INTERVAL / 2).await;
+            assert_eq!(idle_at(1000), put_off);
+        }
     }
 
     #[test]

@@ -54,10 +54,16 @@ pub(crate) struct Told {
 
 impl Scene {
     pub(crate) async fn set(phase: Phase) -> Self {
-        let running = start(match phase {
+        Self::run(match phase {
             Phase::Held => gated(),
             Phase::Tunnel => Settings::default(),
-        });
+        })
+        .await
+    }
+
+    /// A session with `settings` whose upstream is connected.
+    pub(crate) async fn run(settings: Settings) -> Self {
+        let running = start(settings);
         let upstream = running.upstream.connect(b"");
         sleep(TICK).await;
         Self {
@@ -65,6 +71,18 @@ impl Scene {
             upstream,
             report: running.report,
         }
+    }
+
+    /// The client sends a frame.
+    pub(crate) async fn client_says(&mut self, first: u8, payload: &[u8]) {
+        let frame = client_frame(first, payload);
+        self.client.write_all(&frame).await.unwrap();
+    }
+
+    /// The upstream sends a frame.
+    pub(crate) async fn upstream_says(&mut self, first: u8, payload: &[u8]) {
+        let frame = server_frame(first, payload);
+        self.upstream.write_all(&frame).await.unwrap();
     }
 
     /// Waits until the session is over, and answers the close frames of the proxy as soon as

@@ -33,17 +33,6 @@ fn pinging() -> Settings {
     settings
 }
 
-async fn scene(settings: Settings) -> Scene {
-    let running = start(settings);
-    let upstream = running.upstream.connect(b"");
-    sleep(TICK).await;
-    Scene {
-        client: running.client,
-        upstream,
-        report: running.report,
-    }
-}
-
 /// The payload of the proxy's ping, which is the next to come.
 async fn read_ping(from: &mut DuplexStream) -> Vec<u8> {
     let ping = read_frame(from).await;
@@ -54,7 +43,7 @@ async fn read_ping(from: &mut DuplexStream) -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_without_traffic_is_closed_with_1001_on_both_sides() {
     local(async {
-        let scene = scene(idle()).await;
+        let scene = Scene::run(idle()).await;
 
         let told = scene.end_answering().await;
 
@@ -78,7 +67,7 @@ async fn traffic_of_either_side_puts_the_idle_timeout_off_by_its_whole_length() 
             (false, server_frame(0x8a, b"pong")),
         ];
         for (is_client, frame) in frames {
-            let mut scene = scene(idle()).await;
+            let mut scene = Scene::run(idle()).await;
             sleep(QUIET * 7 / 10).await;
             let from = if is_client {
                 &mut scene.client
@@ -106,13 +95,9 @@ async fn the_wait_for_readiness_does_not_count_as_idle() {
     local(async {
         let mut settings = idle();
         settings.gate = gated().gate;
-        let mut scene = scene(settings).await;
+        let mut scene = Scene::run(settings).await;
         sleep(2 * QUIET).await;
-        scene
-            .upstream
-            .write_all(&server_frame(0x81, b"ready"))
-            .await
-            .unwrap();
+        scene.upstream_says(0x81, b"ready").await;
         sleep(QUIET * 9 / 10).await;
         assert!(!scene.report.is_finished());
 
@@ -126,7 +111,7 @@ async fn the_wait_for_readiness_does_not_count_as_idle() {
 #[tokio::test(start_paused = true)]
 async fn a_side_that_slowly_takes_what_waits_for_it_is_not_idle() {
     local(async {
-        let mut scene = scene(idle()).await;
+        let mut scene = Scene::run(idle()).await;
         let messages = client_frame(0x82, &[7; 1000]).repeat(3 * PIPE_BYTES / 1000);
         let sent = scene.client.write_all(&messages);
         let read = async {
@@ -149,7 +134,7 @@ async fn a_side_that_slowly_takes_what_waits_for_it_is_not_idle() {
 #[tokio::test(start_paused = true)]
 async fn quiet_sides_are_pinged_and_their_pongs_do_not_get_to_the_other_side() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let mut scene = Scene::run(pinging()).await;
         for _ in 0..5 {
             let quiet_since = Instant::now();
             let to_client = read_ping(&mut scene.client).await;
@@ -163,16 +148,8 @@ async fn quiet_sides_are_pinged_and_their_pongs_do_not_get_to_the_other_side() {
             let pong = server_frame(0x8a, &to_upstream);
             scene.upstream.write_all(&pong).await.unwrap();
         }
-        scene
-            .client
-            .write_all(&client_frame(0x81, b"up"))
-            .await
-            .unwrap();
-        scene
-            .upstream
-            .write_all(&server_frame(0x81, b"down"))
-            .await
-            .unwrap();
+        scene.client_says(0x81, b"up").await;
+        scene.upstream_says(0x81, b"down").await;
 
         assert_eq!(
             read_frame(&mut scene.upstream).await.content(),
@@ -190,7 +167,7 @@ async fn quiet_sides_are_pinged_and_their_pongs_do_not_get_to_the_other_side() {
 async fn other_pings_and_pongs_pass_at_any_place_of_a_stream_that_is_watched() {
     local(async {
         for segments in SEGMENTS {
-            let mut scene = scene(pinging()).await;
+            let mut scene = Scene::run(pinging()).await;
             let own = read_ping(&mut scene.client).await;
             read_ping(&mut scene.upstream).await;
             let frames = [
@@ -227,21 +204,13 @@ async fn other_pings_and_pongs_pass_at_any_place_of_a_stream_that_is_watched() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_answer_is_gone_at_the_next_interval() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let mut scene = Scene::run(pinging()).await;
         let mut answered = Instant::now();
         for _ in 0..2 {
             let ping = read_ping(&mut scene.upstream).await;
             // Anything will do as an answer.
-            scene
-                .client
-                .write_all(&client_frame(0x81, b"x"))
-                .await
-                .unwrap();
-            scene
-                .upstream
-                .write_all(&server_frame(0x8a, &ping))
-                .await
-                .unwrap();
+            scene.client_says(0x81, b"x").await;
+            scene.upstream_says(0x8a, &ping).await;
             read_frame(&mut scene.upstream).await;
             answered = Instant::now();
         }
@@ -280,13 +249,9 @@ async fn a_client_that_does_not_answer_is_gone_at_the_next_interval() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_does_not_answer_is_gone_and_its_client_gets_1014() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let mut scene = Scene::run(pinging()).await;
         let ping = read_ping(&mut scene.client).await;
-        scene
-            .client
-            .write_all(&client_frame(0x8a, &ping))
-            .await
-            .unwrap();
+        scene.client_says(0x8a, &ping).await;
         let (mut client, report) = (scene.client, scene.report);
         let (payloads, code, reason) = read_to_close(&mut client).await;
         client.write_all(&client_close(1014, "")).await.unwrap();
@@ -304,7 +269,7 @@ async fn an_upstream_that_does_not_answer_is_gone_and_its_client_gets_1014() {
 #[tokio::test(start_paused = true)]
 async fn a_ping_waits_for_the_end_of_the_frame_that_is_under_way() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let mut scene = Scene::run(pinging()).await;
         let frame = server_frame(0x82, b"0123456789");
         let (head, tail) = frame.split_at(7);
         let mut part = vec![0; head.len()];
@@ -319,21 +284,13 @@ async fn a_ping_waits_for_the_end_of_the_frame_that_is_under_way() {
             // That the upstream is quiet, too, is another matter.
             let ping = read_ping(&mut scene.upstream).await;
             scene.upstream.write_all(tail).await.unwrap();
-            scene
-                .upstream
-                .write_all(&server_frame(0x8a, &ping))
-                .await
-                .unwrap();
+            scene.upstream_says(0x8a, &ping).await;
 
             let mut rest = vec![0; tail.len()];
             scene.client.read_exact(&mut rest).await.unwrap();
             assert_eq!(rest, tail);
             let ping = read_ping(&mut scene.client).await;
-            scene
-                .client
-                .write_all(&client_frame(0x8a, &ping))
-                .await
-                .unwrap();
+            scene.client_says(0x8a, &ping).await;
         }
         assert!(!scene.report.is_finished());
     })
@@ -343,10 +300,11 @@ async fn a_ping_waits_for_the_end_of_the_frame_that_is_under_way() {
 #[tokio::test(start_paused = true)]
 async fn a_side_that_cannot_be_heard_is_not_gone() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let scene = Scene::run(pinging()).await;
         // The upstream takes a little now and then, so that the client is hardly read.
         let upload = client_frame(0x82, &[7; 1000]).repeat(4 * PIPE_BYTES / 1000);
-        let (_client_reads, mut client_writes) = tokio::io::split(scene.client);
+        let (client, mut upstream) = (scene.client, scene.upstream);
+        let (_client_reads, mut client_writes) = tokio::io::split(client);
         let uploads = tokio::task::spawn_local(async move {
             client_writes.write_all(&upload).await.unwrap();
             client_writes
@@ -354,12 +312,9 @@ async fn a_side_that_cannot_be_heard_is_not_gone() {
         for _ in 0..20 {
             sleep(QUIET * 8 / 10).await;
             let mut bite = vec![0; 1000];
-            scene.upstream.read_exact(&mut bite).await.unwrap();
-            scene
-                .upstream
-                .write_all(&server_frame(0x81, b"busy"))
-                .await
-                .unwrap();
+            upstream.read_exact(&mut bite).await.unwrap();
+            let busy = server_frame(0x81, b"busy");
+            upstream.write_all(&busy).await.unwrap();
         }
 
         assert!(!scene.report.is_finished());
@@ -371,7 +326,7 @@ async fn a_side_that_cannot_be_heard_is_not_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_of_what_waits_for_it_is_gone() {
     local(async {
-        let mut scene = scene(pinging()).await;
+        let mut scene = Scene::run(pinging()).await;
         let download = server_frame(0x82, &[7; 125]).repeat(4 * PIPE_BYTES / 125);
         let sent = scene.upstream.write_all(&download);
 
@@ -490,12 +445,53 @@ async fn a_held_client_that_is_not_read_is_not_expected_to_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_behind_an_answer_in_pieces_is_traffic_and_the_answer_alone_is_none() {
+    local(async {
+        for has_message in [true, false] {
+            let mut settings = pinging();
+            settings.tunnel.idle_timeout = Some(QUIET * 25 / 10);
+            let mut scene = Scene::run(settings).await;
+            for round in 0..10 {
+                let ping = read_frame(&mut scene.client).await;
+                if ping.first == 0x88 {
+                    assert!(!has_message, "{round}");
+                    break;
+                }
+                let answer = client_frame(0x8a, &ping.payload);
+                let (head, tail) = answer.split_at(answer.len() - 3);
+                scene.client.write_all(head).await.unwrap();
+                sleep(TICK).await;
+                let mut rest = tail.to_vec();
+                if has_message {
+                    rest.extend(client_frame(0x81, b"x"));
+                }
+                scene.client.write_all(&rest).await.unwrap();
+                let frames = if has_message { 2 } else { 1 };
+                for _ in 0..frames {
+                    let frame = read_frame(&mut scene.upstream).await;
+                    if frame.first == 0x89 {
+                        scene.upstream_says(0x8a, &frame.payload).await;
+                    }
+                }
+            }
+            if has_message {
+                assert!(!scene.report.is_finished());
+            } else {
+                let told = scene.end_answering().await;
+                assert!(matches!(told.report.cause, Cause::Idle));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pings_do_not_keep_a_session_from_being_idle() {
     local(async {
         let mut settings = pinging();
         settings.tunnel.idle_timeout = Some(5 * QUIET);
         let started = Instant::now();
-        let mut scene = scene(settings).await;
+        let mut scene = Scene::run(settings).await;
         let client = async {
             loop {
                 let frame = read_frame(&mut scene.client).await;
@@ -566,16 +562,11 @@ async fn a_session_that_is_too_old_gets_1012_and_its_upstream_1001() {
         let mut settings = Settings::default();
         settings.tunnel.max_session_age = Some(100 * SECOND);
         let started = Instant::now();
-        let mut scene = scene(settings).await;
+        let mut scene = Scene::run(settings).await;
         // Traffic does not keep it alive.
-        let report = &scene.report;
         let mut age = started.elapsed();
-        while !report.is_finished() && age < 80 * SECOND {
-            scene
-                .client
-                .write_all(&client_frame(0x81, b"x"))
-                .await
-                .unwrap();
+        while !scene.report.is_finished() && age < 80 * SECOND {
+            scene.client_says(0x81, b"x").await;
             read_frame(&mut scene.upstream).await;
             sleep(SECOND).await;
             age = started.elapsed();
@@ -596,7 +587,7 @@ async fn great_age_waits_for_the_end_of_a_frame() {
     local(async {
         let mut settings = Settings::default();
         settings.tunnel.max_session_age = Some(10 * SECOND);
-        let mut scene = scene(settings).await;
+        let mut scene = Scene::run(settings).await;
         let frame = server_frame(0x82, b"0123456789");
         scene.upstream.write_all(&frame[..5]).await.unwrap();
         sleep(11 * SECOND).await;
@@ -615,7 +606,7 @@ async fn a_held_session_that_is_too_old_gets_1012_and_its_messages_are_discarded
     local(async {
         let mut settings = gated();
         settings.tunnel.max_session_age = Some(10 * SECOND);
-        let mut scene = scene(settings).await;
+        let mut scene = Scene::run(settings).await;
         let held = client_frame(0x81, b"held").repeat(2);
         scene.client.write_all(&held).await.unwrap();
 

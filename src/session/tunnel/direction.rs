@@ -82,8 +82,9 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
             if !source.has_begun {
                 // What was read before the tunnel began may fill more than the carry.
                 source.has_begun = true;
-                passed.bytes += carried.len() as u64;
-                return Poll::Ready(relay(context, &carried, source, target, passed));
+                let fresh = carried.len();
+                passed.bytes += fresh as u64;
+                return Poll::Ready(relay(context, &carried, fresh, source, target, passed));
             }
             scratch[..carried.len()].copy_from_slice(&carried);
             let mut buffer = ReadBuf::new(&mut scratch[carried.len()..]);
@@ -105,7 +106,7 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
             }
             passed.bytes += read as u64;
             let bytes = &scratch[..carried.len() + read];
-            Poll::Ready(relay(context, bytes, source, target, passed))
+            Poll::Ready(relay(context, bytes, read, source, target, passed))
         });
         if let Some(ending) = ready!(ending) {
             return Poll::Ready(ending);
@@ -188,11 +189,12 @@ pub(super) fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>) -> Pass
     }
 }
 
-/// Passes `bytes` on as far as they may go and keeps the rest; says when the direction
-/// ends there.
+/// Passes `bytes`, of which the last `fresh` have just been read, on as far as they may go and
+/// keeps the rest; says when the direction ends there.
 fn relay<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     mut bytes: &[u8],
+    fresh: usize,
     source: &mut End<S>,
     target: &mut End<T>,
     passed: &mut Passed,
@@ -212,17 +214,24 @@ fn relay<S: Stream, T: Stream>(
             Stop::End | Stop::PartialHeader => None,
             Stop::Violation(error) => Some(Ending::Violated(error)),
             Stop::Close => closed(&source.scanner, rest),
-            Stop::Pong => match pass_pong(context, &mut rest, &source.scanner, target, passed) {
-                Ok(true) => {
+            Stop::Pong => {
+                let fresh_before = rest.len().min(fresh);
+                let (is_whole, own) = match pass_pong(context, &mut rest, &source.scanner, target) {
+                    Ok(PassedPong::Own) => (true, fresh_before - rest.len().min(fresh)),
+                    Ok(PassedPong::Other) => (true, 0),
+                    Ok(PassedPong::Partial) => (false, fresh_before),
+                    Err(_) => {
+                        target.peer.stop_writing();
+                        return Some(Ending::Undeliverable);
+                    }
+                };
+                passed.own_bytes += own as u64;
+                if is_whole {
                     bytes = rest;
                     continue;
                 }
-                Ok(false) => None,
-                Err(_) => {
-                    target.peer.stop_writing();
-                    Some(Ending::Undeliverable)
-                }
-            },
+                None
+            }
         };
         if ending.is_none() && !rest.is_empty() {
             source.peer.inbox = rest.to_vec();
@@ -231,26 +240,33 @@ fn relay<S: Stream, T: Stream>(
     }
 }
 
+/// What became of a pong.
+enum PassedPong {
+    /// It answers a ping of the proxy's own: nobody else gets it.
+    Own,
+    /// It went on.
+    Other,
+    /// It is not there as a whole.
+    Partial,
+}
+
 /// Takes the pong at the front of `rest`, once it is there as a whole, and passes it on unless
-/// it answers a ping of the proxy's own; whether it was there.
+/// it answers a ping of the proxy's own.
 #[cold]
 fn pass_pong<T: Stream>(
     context: &mut Context<'_>,
     rest: &mut &[u8],
     scanner: &FrameScanner,
     target: &mut End<T>,
-    passed: &mut Passed,
-) -> io::Result<bool> {
+) -> io::Result<PassedPong> {
     let Some(pong) = Control::take_next(scanner, rest) else {
-        passed.own_bytes += rest.len() as u64;
-        return Ok(false);
+        return Ok(PassedPong::Partial);
     };
     if watch::is_own_pong(&pong) {
-        passed.own_bytes += pong.wire.len() as u64;
-    } else {
-        send(context, &pong.wire, true, target)?;
+        return Ok(PassedPong::Own);
     }
-    Ok(true)
+    send(context, &pong.wire, true, target)?;
+    Ok(PassedPong::Other)
 }
 
 /// What the close frame at the front of `rest` says, once it is there as a whole.
