@@ -264,6 +264,22 @@ impl Shared {
         &self.session.drain
     }
 
+    /// How much of the rate of sessions of the process is used up, from 0 to 1; `None`: there is
+    /// no limit.
+    #[must_use]
+    pub fn session_rate_used(&self) -> Option<f64> {
+        self.config().limits.session_rate?;
+        let next = self.next_session.lock();
+        let next = *next.unwrap_or_else(PoisonError::into_inner);
+        Some(Rate::used(next, Instant::now()))
+    }
+
+    /// What the clients of each address have open.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// Counts one more session of `client`; the place that it has then is its own where its
     /// connection has none, for it is a trusted proxy's, or is not its alone (HTTP/2).
     ///

@@ -10,6 +10,7 @@
 //!   `messages_accepted_total = messages_settled_total over all accounts + messages_held`.
 //! * No counter goes back while the process runs.
 
+mod limits;
 mod page;
 mod process;
 
@@ -25,8 +26,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::page::{Page, prometheus_text};
 pub(super) use self::process::ProcessStatus;
+use self::{
+    limits::Limits,
+    page::{Page, prometheus_text},
+};
 use super::{
     Admin,
     answer::{self, Body},
@@ -89,15 +93,7 @@ struct Scrape {
     reloads: [(&'static str, u64); 2],
     last_reload: u64,
     sha256: String,
-    connections: u64,
-    connections_accepted: u64,
-    max_connections: u64,
-    held_bytes: u64,
-    max_held_bytes: u64,
-    /// What is in use, and the most that may be, if there is such a bound.
-    memory: Option<(u64, u64)>,
-    /// By route: how many requests are held, and how many may be.
-    held_requests: Vec<(String, u64, u64)>,
+    limits: Limits,
     /// By route.
     breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
@@ -109,23 +105,13 @@ impl Scrape {
     async fn of(admin: &Admin) -> Self {
         let view = View::gather(admin).await;
         let shared = &admin.process.shared;
-        let held_requests = shared.held().usage();
         Self {
             view,
             is_draining: shared.drain().has_begun(),
             reloads: shared.reloads().by_result(),
             last_reload: shared.reloads().last_success(),
             sha256: shared.config().sha256.clone().unwrap_or_default(),
-            connections: shared.connections().taken() as u64,
-            connections_accepted: shared.connections().accepted(),
-            max_connections: shared.config().limits.max_connections as u64,
-            held_bytes: shared.budget().used_bytes() as u64,
-            max_held_bytes: shared.budget().max_bytes() as u64,
-            memory: shared.memory().used_and_max_bytes(),
-            held_requests: held_requests
-                .into_iter()
-                .map(|(label, held, max)| (label, held as u64, max as u64))
-                .collect(),
+            limits: Limits::of(shared),
             breakers: shared.breakers().statuses(),
             rejections: rejections(shared.rejections()),
             log: telemetry::queue(),
@@ -143,7 +129,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page::new(encoder);
         self.encode_process(&mut page)?;
-        self.encode_limits(&mut page)?;
+        self.limits.encode(&mut page)?;
         self.encode_sessions(&mut page)?;
         self.encode_messages(&mut page)?;
         self.encode_times(&mut page)?;
@@ -258,57 +244,6 @@ impl Scrape {
             "readygate_log_queue_limit_bytes",
             "The most of the log that may wait.",
             telemetry::MAX_QUEUED_BYTES as u64,
-        )
-    }
-
-    fn encode_limits(&self, page: &mut Page<'_>) -> fmt::Result {
-        page.gauge(
-            "readygate_connections",
-            "Connections of clients, and sessions that share one: what the limit is for.",
-            self.connections,
-        )?;
-        page.gauge(
-            "readygate_connections_limit",
-            "The most connections of clients (limits.max_connections).",
-            self.max_connections,
-        )?;
-        page.counters(
-            "readygate_connections_accepted",
-            "Connections of clients so far, those over the limit included.",
-            [(Labels::new(), self.connections_accepted)],
-        )?;
-        page.gauge(
-            "readygate_held_bytes",
-            "What all sessions hold, in accounted bytes.",
-            self.held_bytes,
-        )?;
-        page.gauge(
-            "readygate_held_limit_bytes",
-            "The most that all sessions may hold (limits.max_held_bytes).",
-            self.max_held_bytes,
-        )?;
-        if let Some((used, max)) = self.memory {
-            page.gauge(
-                "readygate_memory_bytes",
-                "Memory in use, as it counts against the bound.",
-                used,
-            )?;
-            page.gauge(
-                "readygate_memory_limit_bytes",
-                "The most memory in use with which new sessions are taken (limits.max_memory_bytes).",
-                max,
-            )?;
-        }
-        let held = self.held_requests.iter();
-        page.gauges(
-            "readygate_http_held_requests",
-            "Plain HTTP requests that wait for their upstream to listen.",
-            (held.clone()).map(|(route, held, _)| (labels(&[("route", route)]), *held)),
-        )?;
-        page.gauges(
-            "readygate_http_held_requests_limit",
-            "The most that may wait (route.http.max_held_requests).",
-            held.map(|(route, _, max)| (labels(&[("route", route)]), *max)),
         )
     }
 

@@ -30,6 +30,9 @@ use crate::client::PRIVATE_NETWORKS;
 /// just closed.
 const MAX_OVER_LIMIT: usize = 16;
 
+/// What stands for no limit of connections.
+const UNLIMITED: usize = usize::MAX - MAX_OVER_LIMIT;
+
 /// How much of a rate may be used up at once.
 const BURST: Duration = Duration::from_secs(10);
 
@@ -61,6 +64,23 @@ impl Rate {
         }
         is_admitted
     }
+
+    /// How much of what may come at once has been used up by `now`, from 0 to 1, where what came
+    /// is paid for at `next`.
+    #[must_use]
+    pub fn used(next: Option<Instant>, now: Instant) -> f64 {
+        let unpaid = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
+        unpaid.div_duration_f64(BURST).min(1.0)
+    }
+}
+
+/// What the addresses have of their limits that have the most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Busiest {
+    /// Connections, and how many there may be; `None`: there is no limit.
+    pub connections: Option<(usize, usize)>,
+    /// How much of its rate of sessions, from 0 to 1; `None`: there is no limit.
+    pub session_rate: Option<f64>,
 }
 
 /// All addresses that have something open, or had lately.
@@ -111,7 +131,7 @@ impl Addresses {
     /// Sets the limits, connections and sessions in a second. What is open beyond lower ones
     /// stays open.
     pub fn set_limits(&self, max_connections: Option<usize>, session_rate: Option<u32>) {
-        let max_connections = max_connections.unwrap_or(usize::MAX - MAX_OVER_LIMIT);
+        let max_connections = max_connections.unwrap_or(UNLIMITED);
         self.max_connections
             .store(max_connections, Ordering::Relaxed);
         self.session_rate
@@ -146,6 +166,24 @@ impl Addresses {
         let rate = Rate::per_second(rate);
         let now = Instant::now();
         rate.admit(&mut self.known().address(key, now).next_session, now)
+    }
+
+    /// How close to its limits the address is that is the closest; looks at every address.
+    #[must_use]
+    pub fn busiest(&self) -> Busiest {
+        let max_connections = self.max_connections.load(Ordering::Relaxed);
+        let is_rated = self.session_rate.load(Ordering::Relaxed) > 0;
+        let now = Instant::now();
+        let known = self.known();
+        let (mut connections, mut session_rate) = (0, 0.0_f64);
+        for address in known.addresses.values() {
+            connections = connections.max(address.connections);
+            session_rate = session_rate.max(Rate::used(address.next_session, now));
+        }
+        Busiest {
+            connections: (max_connections < UNLIMITED).then_some((connections, max_connections)),
+            session_rate: is_rated.then_some(session_rate),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -289,6 +327,38 @@ mod tests {
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(admitted("192.0.2.7"), 20);
         assert_eq!(admitted("127.0.0.1"), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_busiest_address_is_the_one_that_has_used_the_most() {
+        let addresses = Addresses::new(Some(3), Some(2));
+        let idle = Busiest {
+            connections: Some((0, 3)),
+            session_rate: Some(0.0),
+        };
+        assert_eq!(addresses.busiest(), idle);
+        let places = ["192.0.2.7", "192.0.2.7", "192.0.2.8"]
+            .map(|address| addresses.enter(client(address)).unwrap());
+        for _ in 0..100 {
+            let _ = addresses.admit_session(client("192.0.2.8"));
+        }
+
+        let busiest = addresses.busiest();
+        assert_eq!(busiest.connections, Some((2, 3)));
+        assert_eq!(busiest.session_rate, Some(1.0));
+
+        tokio::time::advance(BURST / 4).await;
+        assert_eq!(addresses.busiest().session_rate, Some(0.75));
+        drop(places);
+        tokio::time::advance(BURST).await;
+        assert_eq!(addresses.busiest(), idle);
+
+        addresses.set_limits(None, None);
+        let unlimited = Busiest {
+            connections: None,
+            session_rate: None,
+        };
+        assert_eq!(addresses.busiest(), unlimited);
     }
 
     #[tokio::test(start_paused = true)]

@@ -219,6 +219,41 @@ async fn limits_show_their_use_and_refusals_their_reasons() {
 }
 
 #[tokio::test]
+async fn limits_of_addresses_and_rates_are_shown_with_their_use() {
+    let limits = "[limits]\nmax_connections_per_address = 9\nsession_rate = 1\n\
+                  session_rate_per_address = 1\n";
+    let trust = "trusted_proxies = [\"127.0.0.1\"]\n";
+    let route = gated(([127, 0, 0, 1], 1).into());
+    let proxy = Proxy::start(config(&format!("{trust}{limits}{route}")));
+    let mut clients = Vec::new();
+    for address in [7, 7, 7, 7, 8] {
+        let line = format!("X-Forwarded-For: 192.0.2.{address}");
+        clients.push(proxy.open(&[&line]).await);
+    }
+
+    let series = scrape(&proxy).await;
+
+    let of = |name: &str| series[&format!("readygate_{name}")];
+    assert!((of("busiest_address_connections") - 4.0).abs() < 0.5);
+    assert!((of("address_connections_limit") - 9.0).abs() < 0.5);
+    let ratio = of("busiest_address_session_rate_used_ratio");
+    assert!(0.0 < ratio && ratio <= 0.4, "{ratio}");
+    let all = of("session_rate_used_ratio");
+    assert!(ratio < all && all <= 0.5, "{all}");
+
+    let limits = "[limits]\nmax_connections_per_address = \"\"\nsession_rate_per_address = \"\"\n";
+    let unlimited = Proxy::start(config(&format!("{limits}{route}")));
+    let series = scrape(&unlimited).await;
+    assert!(!series.keys().any(|name| name.contains("used_ratio")));
+    assert!(
+        !series
+            .keys()
+            .any(|name| name.starts_with("readygate_busiest_address")
+                || name.starts_with("readygate_address"))
+    );
+}
+
+#[tokio::test]
 async fn who_asks_for_open_metrics_gets_them() {
     let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
     let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
