@@ -1,4 +1,4 @@
-//! The sessions that run, as JSON.
+//! The sessions that run, and those that have ended lately, as JSON.
 
 use std::{
     cmp::Reverse,
@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use super::{
     Admin,
@@ -19,12 +20,16 @@ use super::{
 };
 use crate::{
     config::units,
-    http::{Local, sessions::Running},
+    http::{
+        Local,
+        sessions::{Ended, MAX_REMEMBERED, Running},
+    },
     session::{
         ledger::{Account, Ledger},
         rules::Priority,
         state::{SessionState, Transition},
     },
+    websocket::CloseCode,
 };
 
 /// How many sessions are listed where nobody says.
@@ -33,11 +38,13 @@ const DEFAULT_LIMIT: usize = 100;
 /// How many may be asked for.
 const MAX_LIMIT: usize = 1000;
 
-const PARAMETERS: &str = "state, route, min_age, sort, limit";
+const PARAMETERS: &str = "ended, state, route, min_age, sort, limit";
 
 /// Which sessions somebody wants to see.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
+    /// Those that have ended lately, and not those that run.
+    has_ended: bool,
     state: Option<SessionState>,
     route: Option<String>,
     min_age: Duration,
@@ -48,7 +55,7 @@ pub(super) struct Filter {
 /// In which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
-    /// The newest first.
+    /// The newest first; of those that have ended, the one that ended last.
     Newest,
     /// Only those whose gate is shut, the one that has waited the longest first.
     Waiting,
@@ -58,6 +65,7 @@ impl Filter {
     /// Those that have waited the longest for their upstream.
     pub(super) const fn longest_waiting(limit: usize) -> Self {
         Self {
+            has_ended: false,
             state: None,
             route: None,
             min_age: Duration::ZERO,
@@ -67,6 +75,13 @@ impl Filter {
     }
 
     fn read(mut query: Query) -> Result<Self, String> {
+        let has_ended = match query.take("ended").as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(other) => {
+                return Err(format!("ended cannot be {other:?}; expected true or false"));
+            }
+        };
         let state = query.take("state").map(|name| state(&name));
         let route = query.take("route");
         let min_age = query
@@ -89,6 +104,7 @@ impl Filter {
         });
         query.finish(PARAMETERS)?;
         Ok(Self {
+            has_ended,
             state: state.transpose()?,
             route,
             min_age: min_age.transpose()?.unwrap_or_default(),
@@ -97,21 +113,21 @@ impl Filter {
         })
     }
 
-    fn matches(&self, running: &Running) -> bool {
-        let record = running.record();
-        let state = state_of(running);
-        let is_waiting = || record.opened_after().is_none() && state < SessionState::Closing;
+    fn matches(&self, seen: &Seen) -> bool {
+        let state = seen.state();
+        let was_opened = seen.session().record().opened_after().is_some();
+        let is_waiting = || !was_opened && state < SessionState::Closing;
         self.state.is_none_or(|wanted| wanted == state)
-            && (self.route.as_ref()).is_none_or(|wanted| wanted == running.route_label())
-            && record.started().elapsed() >= self.min_age
+            && (self.route.as_ref()).is_none_or(|wanted| wanted == seen.session().route_label())
+            && seen.age() >= self.min_age
             && (self.sort == Sort::Newest || is_waiting())
     }
 
     /// What comes first has the smallest rank; ids are given in the order of time.
-    fn rank(&self, id: u64) -> (u64, Reverse<u64>) {
+    fn rank(&self, id: u64, ended_at: Option<Instant>) -> impl Ord + use<> {
         match self.sort {
-            Sort::Newest => (0, Reverse(id)),
-            Sort::Waiting => (id, Reverse(0)),
+            Sort::Newest => (ended_at.map(Reverse), 0, Reverse(id)),
+            Sort::Waiting => (None, id, Reverse(0)),
         }
     }
 }
@@ -125,9 +141,55 @@ fn state(name: &str) -> Result<SessionState, String> {
     })
 }
 
-fn state_of(running: &Running) -> SessionState {
-    let idle_after = running.route().session.tunnel.idle_after;
-    running.record().state(idle_after)
+/// A session that somebody looks at.
+enum Seen {
+    Running(Rc<Running>),
+    Ended(Rc<Ended>),
+}
+
+impl Seen {
+    fn session(&self) -> &Running {
+        match self {
+            Self::Running(running) => running,
+            Self::Ended(ended) => ended.session(),
+        }
+    }
+
+    fn state(&self) -> SessionState {
+        let idle_after = self.session().route().session.tunnel.idle_after;
+        self.session().record().state(idle_after)
+    }
+
+    /// How old it is, or has become.
+    fn age(&self) -> Duration {
+        match self {
+            Self::Running(running) => running.record().started().elapsed(),
+            Self::Ended(ended) => ended.report().duration,
+        }
+    }
+
+    fn ended_at(&self) -> Option<Instant> {
+        match self {
+            Self::Running(_) => None,
+            Self::Ended(ended) => Some(ended.at()),
+        }
+    }
+
+    /// How it ended.
+    fn end(&self) -> Option<Value> {
+        let Self::Ended(ended) = self else {
+            return None;
+        };
+        let report = ended.report();
+        Some(json!({
+            "unix_ms": unix_millis(SystemTime::now() - ended.at().elapsed()),
+            "by": report.cause.initiator().name(),
+            "reason": report.cause.name(),
+            "detail": report.cause.to_string(),
+            "client_code": report.client_code.map(CloseCode::get),
+            "upstream_code": report.upstream_code.map(CloseCode::get),
+        }))
+    }
 }
 
 /// What one worker, or all of them, say about their sessions.
@@ -144,17 +206,24 @@ impl List {
     /// The sessions of one worker that `filter` lets through.
     fn of(local: &Local, worker: usize, filter: &Filter) -> Self {
         let mut by_state = [0; SessionState::ALL.len()];
-        let mut matching = Vec::new();
-        local.sessions().for_each(|running| {
-            by_state[state_of(running) as usize] += 1;
-            if filter.matches(running) {
-                matching.push(Rc::clone(running));
+        let (mut total, mut matching) = (0, Vec::new());
+        let mut look = |seen: Seen| {
+            total += 1;
+            by_state[seen.state() as usize] += 1;
+            if filter.matches(&seen) {
+                matching.push(seen);
             }
-        });
-        matching.sort_unstable_by_key(|running| filter.rank(running.id()));
+        };
+        let sessions = local.sessions();
+        if filter.has_ended {
+            sessions.for_each_ended(|ended| look(Seen::Ended(Rc::clone(ended))));
+        } else {
+            sessions.for_each(|running| look(Seen::Running(Rc::clone(running))));
+        }
+        matching.sort_unstable_by_key(|seen| filter.rank(seen.session().id(), seen.ended_at()));
         let shown = matching.iter().take(filter.limit);
         Self {
-            total: local.sessions().len(),
+            total,
             matching: matching.len(),
             by_state,
             sessions: shown.map(|it| Summary::of(it, worker)).collect(),
@@ -176,7 +245,7 @@ impl List {
             }
         }
         all.sessions
-            .sort_unstable_by_key(|summary| filter.rank(summary.id));
+            .sort_unstable_by_key(|summary| filter.rank(summary.id, summary.ended_at));
         all.sessions.truncate(filter.limit);
         all
     }
@@ -214,12 +283,15 @@ pub(super) struct Summary {
     ready_ms: Option<u64>,
     accepted: u64,
     delivered: u64,
+    end: Option<Value>,
+    #[serde(skip)]
+    ended_at: Option<Instant>,
 }
 
 impl Summary {
-    fn of(running: &Running, worker: usize) -> Self {
+    fn of(seen: &Seen, worker: usize) -> Self {
+        let running = seen.session();
         let record = running.record();
-        let age = record.started().elapsed();
         let ledger = record.ledger();
         let gate = &running.route().session.gate;
         Self {
@@ -231,9 +303,9 @@ impl Summary {
             http: if running.is_http2() { "2" } else { "1.1" },
             request_id: running.request_id().to_owned(),
             trace_id: running.trace().map(|trace| trace.id()),
-            state: state_of(running).name(),
-            started_unix_ms: unix_millis(SystemTime::now() - age),
-            age_ms: millis(age),
+            state: seen.state().name(),
+            started_unix_ms: unix_millis(SystemTime::now() - record.started().elapsed()),
+            age_ms: millis(seen.age()),
             gate_timeout_ms: millis(gate.timeout),
             on_timeout: gate.on_timeout.name(),
             queue: queue(running),
@@ -243,6 +315,8 @@ impl Summary {
             ready_ms: record.opened_after().map(millis),
             accepted: ledger.accepted(),
             delivered: ledger.of(Account::Delivered),
+            end: seen.end(),
+            ended_at: seen.ended_at(),
         }
     }
 }
@@ -278,14 +352,14 @@ struct Detail {
 }
 
 impl Detail {
-    fn of(running: &Running, worker: usize) -> Self {
-        let record = running.record();
+    fn of(seen: &Seen, worker: usize) -> Self {
+        let record = seen.session().record();
         let traffic = record.traffic();
         let trail = record.trail();
         let failures = crate::upstream::Failure::ALL.into_iter();
         let failures = failures.zip(record.attempts().failures());
         Self {
-            summary: Summary::of(running, worker),
+            summary: Summary::of(seen, worker),
             flush_us: record.flush_time().map(micros),
             failed_attempts: failures
                 .map(|(failure, count)| (failure.name().to_owned(), count.into()))
@@ -353,8 +427,10 @@ pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, Strin
     let asked = admin.process.workers.iter().map(|worker| {
         let index = worker.index();
         worker.ask(move |local| {
-            let found = local.sessions().find(id);
-            found.map(|running| Detail::of(&running, index))
+            let sessions = local.sessions();
+            let running = sessions.find(id).map(Seen::Running);
+            let found = running.or_else(|| sessions.find_ended(id).map(Seen::Ended));
+            found.map(|seen| Detail::of(&seen, index))
         })
     });
     let answers = join_all(asked).await;
@@ -363,7 +439,10 @@ pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, Strin
         (Some(detail), _) => answer::json(StatusCode::OK, detail),
         (None, Some(silent)) => answer::text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
         (None, None) => {
-            let text = format!("session {id} is over, or there never was one");
+            let text = format!(
+                "session {id} ended before the last {MAX_REMEMBERED} of its worker, or there never \
+                 was one"
+            );
             answer::text(StatusCode::NOT_FOUND, text)
         }
     })
@@ -390,7 +469,16 @@ mod tests {
         let filter = read("").unwrap();
 
         assert_eq!(filter.limit, 100);
-        assert!(filter.rank(2) < filter.rank(1));
+        assert!(filter.rank(2, None) < filter.rank(1, None));
+    }
+
+    #[test]
+    fn of_those_that_have_ended_the_last_one_to_end_is_the_first() {
+        let filter = read("ended=true").unwrap();
+        let now = Instant::now();
+        let earlier = now.checked_sub(Duration::from_secs(1));
+
+        assert!(filter.rank(1, Some(now)) < filter.rank(2, earlier));
     }
 
     #[test]
@@ -401,7 +489,11 @@ mod tests {
             ("limit=0", "expected 1 to 1000"),
             ("limit=1001", "expected 1 to 1000"),
             ("sort=oldest", "expected newest or waiting"),
-            ("states=idle", "expected state, route, min_age, sort, limit"),
+            (
+                "states=idle",
+                "expected ended, state, route, min_age, sort, limit",
+            ),
+            ("ended=yes", "expected true or false"),
         ] {
             let error = read(query).unwrap_err();
             assert!(error.contains(reason), "{query}: {error}");

@@ -1,21 +1,26 @@
-//! The sessions that run on a worker, for whoever looks at them from outside.
+//! The sessions that run on a worker, and those that have ended lately, for whoever looks at
+//! them from outside.
 //!
 //! # Invariants
 //!
-//! * A session is in its worker's [`Sessions`] from the client's `101` to its end, however
-//!   it ends, and is then added to the totals of its route in the same instant: whoever
-//!   looks sees it in exactly one of the two.
+//! * A session is among those that run from the client's `101` to its end, however it ends, and
+//!   is then added to the totals of its route in the same instant: whoever looks sees it in
+//!   exactly one of the two.
+//! * At most [`MAX_REMEMBERED`] that have ended are kept, the newest ones.
 //! * An [id](Running::id) is given to one session of the process, ever.
 //! * Adding and removing take the same time however many sessions there are.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use tokio::time::Instant;
 
 use super::{ClientAddr, Local, identity::Identity, tallies::Tally};
 use crate::{
@@ -26,6 +31,9 @@ use crate::{
 
 /// How few sessions it takes until memory is given back.
 const MIN_SHRINK: usize = 64;
+
+/// How many sessions that have ended are remembered.
+pub const MAX_REMEMBERED: usize = 100;
 
 /// Where ids come from.
 #[derive(Debug, Default)]
@@ -119,6 +127,34 @@ impl Running {
     }
 }
 
+/// A session that has ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    running: Rc<Running>,
+    report: Report,
+    at: Instant,
+}
+
+impl Ended {
+    /// What it was, and what it has done.
+    #[must_use]
+    pub const fn session(&self) -> &Rc<Running> {
+        &self.running
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// When it ended.
+    #[must_use]
+    pub const fn at(&self) -> Instant {
+        self.at
+    }
+}
+
 /// Where a session comes from.
 pub(super) struct Origin {
     pub(super) client: ClientAddr,
@@ -130,41 +166,61 @@ pub(super) struct Origin {
 
 /// The sessions of one worker.
 #[derive(Debug, Default)]
-pub struct Sessions(RefCell<Vec<Rc<Running>>>);
+pub struct Sessions {
+    running: RefCell<Vec<Rc<Running>>>,
+    ended: RefCell<VecDeque<Rc<Ended>>>,
+}
 
 impl Sessions {
-    /// How many there are.
+    /// How many run.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.running.borrow().len()
     }
 
-    /// Whether there is none.
+    /// Whether none runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Looks at each of them, in no order.
+    /// Looks at each that runs, in no order.
     pub fn for_each(&self, look: impl FnMut(&Rc<Running>)) {
-        self.0.borrow().iter().for_each(look);
+        self.running.borrow().iter().for_each(look);
     }
 
-    /// The one with this id.
+    /// Looks at those that have ended lately, in the order in which they did.
+    pub fn for_each_ended(&self, look: impl FnMut(&Rc<Ended>)) {
+        self.ended.borrow().iter().for_each(look);
+    }
+
+    /// The one that runs with this id.
     #[must_use]
     pub fn find(&self, id: u64) -> Option<Rc<Running>> {
-        let sessions = self.0.borrow();
+        let sessions = self.running.borrow();
         sessions.iter().find(|it| it.id == id).map(Rc::clone)
     }
 
+    /// The one that has ended with this id, if it is remembered.
+    #[must_use]
+    pub fn find_ended(&self, id: u64) -> Option<Rc<Ended>> {
+        let ended = self.ended.borrow();
+        ended.iter().find(|it| it.running.id == id).map(Rc::clone)
+    }
+
+    /// Forgets those that have ended, which keep the state of their worker alive.
+    pub fn forget_ended(&self) {
+        self.ended.take();
+    }
+
     fn add(&self, running: &Rc<Running>) {
-        let mut sessions = self.0.borrow_mut();
+        let mut sessions = self.running.borrow_mut();
         running.index.set(place(sessions.len()));
         sessions.push(Rc::clone(running));
     }
 
     fn remove(&self, running: &Running) {
-        let mut sessions = self.0.borrow_mut();
+        let mut sessions = self.running.borrow_mut();
         let index = running.index.get() as usize;
         sessions.swap_remove(index);
         if let Some(moved) = sessions.get(index) {
@@ -174,6 +230,14 @@ impl Sessions {
         if capacity > MIN_SHRINK && sessions.len() < capacity / 4 {
             sessions.shrink_to(capacity / 2);
         }
+    }
+
+    fn remember(&self, ended: &Rc<Ended>) {
+        let mut all = self.ended.borrow_mut();
+        if all.len() == MAX_REMEMBERED {
+            all.pop_front();
+        }
+        all.push_back(Rc::clone(ended));
     }
 }
 
@@ -217,10 +281,18 @@ impl Entry {
     }
 
     /// The session has ended.
-    pub(super) fn end(mut self, report: &Report) -> Rc<Running> {
+    pub(super) fn end(mut self, report: Report) -> Rc<Ended> {
         self.has_ended = true;
-        self.running.leave(Some(report));
-        Rc::clone(&self.running)
+        self.running.leave(Some(&report));
+        let running = Rc::clone(&self.running);
+        let at = Instant::now();
+        let ended = Rc::new(Ended {
+            running,
+            report,
+            at,
+        });
+        self.running.local.sessions.remember(&ended);
+        ended
     }
 }
 
@@ -249,7 +321,11 @@ mod tests {
     use hyper::HeaderMap;
 
     use super::*;
-    use crate::{config::Config, http::Shared};
+    use crate::{
+        config::Config,
+        http::Shared,
+        session::{Cause, state::SessionState},
+    };
 
     fn local() -> Rc<Local> {
         let text = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
@@ -302,7 +378,36 @@ mod tests {
         entries.truncate(10);
 
         assert_eq!(local.sessions.len(), 10);
-        assert!(local.sessions.0.borrow().capacity() <= 2 * MIN_SHRINK);
+        assert!(local.sessions.running.borrow().capacity() <= 2 * MIN_SHRINK);
+    }
+
+    fn end(entry: Entry) {
+        let record = entry.running.record();
+        let report = record.report(Cause::Idle, SessionState::Processing);
+        entry.end(report);
+    }
+
+    #[test]
+    fn the_newest_that_have_ended_are_remembered_until_they_are_forgotten() {
+        let local = local();
+        let (bound, more) = (MAX_REMEMBERED as u64, 7);
+        for _ in 0..bound + more {
+            end(begin(&local));
+        }
+
+        assert!(local.sessions.is_empty());
+        let mut remembered = Vec::new();
+        local
+            .sessions
+            .for_each_ended(|it| remembered.push(it.session().id()));
+        assert!(remembered.into_iter().eq(1 + more..=bound + more));
+        assert!(local.sessions.find_ended(more).is_none());
+        let first = local.sessions.find_ended(more + 1).unwrap();
+        assert_eq!(first.report().cause.name(), "idle_timeout");
+
+        drop(first);
+        local.sessions.forget_ended();
+        assert_eq!(Rc::strong_count(&local), 1);
     }
 
     #[test]

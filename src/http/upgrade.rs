@@ -262,7 +262,8 @@ pub fn session(
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
         drop(place);
-        let running = entry.end(&report);
+        let ended = entry.end(report);
+        let running = ended.session();
         let origin = Origin {
             session: running.id(),
             request_id: running.request_id(),
@@ -272,7 +273,7 @@ pub fn session(
             path: running.path(),
             route: running.route_label(),
         };
-        access_log::session_ended(&report, origin);
+        access_log::session_ended(ended.report(), origin);
     }))
 }
 

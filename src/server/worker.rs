@@ -135,6 +135,7 @@ impl Worker {
             let connections = self.count.get();
             tracing::warn!(connections, "dropped at the end of the grace period");
         }
+        local.sessions().forget_ended();
         Ok(())
     }
 }

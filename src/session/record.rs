@@ -273,7 +273,7 @@ impl Record {
         self.note_queued(Queued::default());
     }
 
-    pub(super) fn report(&self, cause: Cause, state: SessionState) -> Report {
+    pub(crate) fn report(&self, cause: Cause, state: SessionState) -> Report {
         let trail = self.trail();
         Report {
             cause,

@@ -61,7 +61,7 @@ async fn a_query_that_means_nothing_is_refused() {
 
     for (target, reason) in [
         ("/sessions?limit=0", "expected 1 to 1000"),
-        ("/sessions?colour=red", "expected state, route"),
+        ("/sessions?colour=red", "expected ended, state, route"),
         ("/sessions/x", "expected a number"),
         ("/readyz?backend=perhaps", "expected 1 or 0"),
         ("/livez?backend=1", "expected verbose"),

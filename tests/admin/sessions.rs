@@ -1,4 +1,4 @@
-//! What is told about sessions that run.
+//! What is told about sessions that run, and about those that have ended.
 
 use crate::support::{Proxy, Upstream, config, gated};
 
@@ -44,7 +44,7 @@ async fn a_held_session_explains_itself() {
 }
 
 #[tokio::test]
-async fn a_session_goes_through_its_states_and_is_gone_at_its_end() {
+async fn a_session_goes_through_its_states_and_is_remembered_after_its_end() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(&gated(upstream.address())));
     let mut client = proxy.open(&[]).await;
@@ -79,7 +79,28 @@ async fn a_session_goes_through_its_states_and_is_gone_at_its_end() {
     drop(client);
 
     proxy.until("/sessions", |it| it["total"] == 0).await;
-    assert_eq!(proxy.get(&target).await.0, 404);
+    let ended = proxy.json("/sessions?ended=true&state=failed").await;
+    assert_eq!(
+        (&ended["total"], &ended["matching"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(ended["by_state"]["failed"], 1);
+    let detail = proxy.json(&target).await;
+    assert_eq!(detail["end"], ended["sessions"][0]["end"]);
+    assert_eq!(detail["end"]["by"], "client");
+    assert_eq!(detail["end"]["reason"], "client_lost");
+    assert_eq!(detail["end"]["detail"], "client lost");
+    assert_eq!(detail["end"]["upstream_code"], 1001);
+    assert_eq!(detail["ledger"]["delivered"], 1);
+    let steps = detail["trail"].as_array().unwrap();
+    assert_eq!(steps.last().unwrap()["state"], "failed");
+    // It does not grow older.
+    assert!(detail["age_ms"].as_u64() >= steps.last().unwrap()["after_ms"].as_u64());
+    assert_eq!(proxy.json(&target).await["age_ms"], detail["age_ms"]);
+
+    let (code, text) = proxy.get("/sessions/2").await;
+    assert_eq!(code, 404, "{text}");
+    assert!(text.contains("or there never was one"), "{text}");
 }
 
 #[tokio::test]

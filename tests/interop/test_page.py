@@ -182,15 +182,41 @@ def test_the_keyboard_opens_the_life_of_a_session_and_closes_it(
             page.until(says("#session-trail", "processing\n"))
             assert page.text("#session-says").startswith("Ready after ")
             client.close()
-            page.until(says("#session-says", "This session has ended."))
+            page.until(says("#session-says", "Ended by the client after "))
+        assert page.text("#session-says").endswith(
+            ": client closed; the client was told 1000, the upstream was told 1000."
+        )
         assert page.text("#announcement") == "Session 1 has ended."
         assert "processing_ready" in page.text("#session-trail")
+        assert "closed\n" in page.text("#session-trail")
 
         page.press("Escape")
 
         page.until("!document.querySelector('#session').open")
         page.until("location.hash === ''")
-    assert page.failed == [f"{admin}/sessions/1"]
+
+
+def test_sessions_that_have_ended_can_be_looked_at_and_those_forgotten_are_named(
+    start, admin: str, page: Page
+) -> None:
+    entry = start(proxy.free_port())
+    connect(f"ws://127.0.0.1:{entry}/chat").close()
+    wait_until(lambda: snapshot(admin)["totals"]["sessions_ended"] == 1, 5)
+
+    open_live(page, admin)
+    page.run("document.querySelector('#states [data-state=closed]').click()")
+
+    page.until("location.hash === '#ended=true&state=closed'")
+    page.until("document.querySelectorAll('#sessions-rows tr').length === 1")
+    assert page.run("document.querySelector('#sessions-ended').value") == "true"
+    assert "closed: client_closed" in page.text("#sessions-rows")
+    page.run("document.querySelector('#sessions-rows a').click()")
+    page.until(says("#session-says", "Ended by the client after "))
+    page.until("document.querySelector('#session').classList.contains('ended')")
+    assert page.run("document.querySelector('#session-ledger [data-name=discarded]') !== null")
+    page.run("location.hash = '#session=99'")
+    page.until(says("#session-says", "Session 99 ended too long ago, or there never was one."))
+    assert page.failed == [f"{admin}/sessions/99"]
 
 
 def test_the_address_keeps_what_is_open(start, admin: str, page: Page) -> None:

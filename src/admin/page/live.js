@@ -64,7 +64,7 @@ function watch() {
 }
 
 function followHash() {
-  for (const name of ["state", "sort"]) {
+  for (const name of FILTERS) {
     const select = byId(`sessions-${name}`);
     select.value = opened.get(name);
     if (select.selectedIndex < 0) select.selectedIndex = 0;
@@ -78,11 +78,11 @@ document.addEventListener("click", (event) => {
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   if (link.dataset.session) return opened.set({ session: link.dataset.session });
-  opened.set({ state: "", sort: "", ...link.dataset });
+  opened.set({ ended: "", state: "", sort: "", ...link.dataset });
   byId("sessions-heading").focus({ preventScroll: true });
   byId("sessions-section").scrollIntoView();
 });
-for (const name of ["state", "sort"]) {
+for (const name of FILTERS) {
   byId(`sessions-${name}`).addEventListener("change", ({ target }) => opened.set({ [name]: target.value }));
 }
 byId("session-close").addEventListener("click", () => byId("session").close());

@@ -21,6 +21,7 @@ const PHASES = [
     failed: "ended by an error",
   }],
 ];
+const HAS_ENDED = ["closed", "failed"];
 const PHASE_OF = Object.fromEntries(
   PHASES.flatMap(([phase, states]) => Object.keys(states).map((state) => [state, phase])));
 
@@ -56,7 +57,8 @@ for (const [phase, states] of PHASES) {
   const rows = Object.entries(states).map(([state, note]) => {
     const number = element("span");
     const fill = element("div");
-    const link = element("a", { href: `#state=${state}`, "data-state": state },
+    const kept = HAS_ENDED.includes(state) ? { "data-ended": "true" } : {};
+    const link = element("a", { href: `#state=${state}`, "data-state": state, ...kept },
       element("span", { class: "name" }, state), number,
       element("span", { class: "note" }, note),
       element("div", { class: "bar" }, fill));

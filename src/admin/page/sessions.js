@@ -3,6 +3,9 @@
 
 const MAX_ROWS = 25;
 
+// What the list can be narrowed by.
+const FILTERS = ["ended", "state", "sort"];
+
 // Time from state to state, for the picture of a session's life.
 const PHASE_CLASS = { Held: "phase-held", "Passed on": "phase-open", Ending: "phase-ending" };
 
@@ -28,7 +31,7 @@ async function refreshList() {
   list.isAsked = true;
   try {
     const query = new URLSearchParams({ limit: MAX_ROWS });
-    for (const name of ["state", "sort"]) if (opened.get(name)) query.set(name, opened.get(name));
+    for (const name of FILTERS) if (opened.get(name)) query.set(name, opened.get(name));
     const answer = await fetch(`sessions?${query}`);
     if (!answer.ok) throw new Error((await answer.text()).trim());
     showList(await answer.json());
@@ -42,11 +45,11 @@ async function refreshList() {
 
 function showList({ total, matching, sessions }) {
   const what = total === matching ? plural(total, "session") : `${count(matching)} of ${plural(total, "session")}`;
-  const order = opened.get("sort") === "waiting" ? "that wait the longest" : "newest";
+  const order = opened.get("sort") === "waiting" ? "that wait the longest" : opened.get("ended") ? "that ended last" : "newest";
   setText(byId("sessions-note"), matching > sessions.length ? `${what}; the ${count(sessions.length)} ${order}` : what);
   byId("sessions").hidden = sessions.length === 0;
   byId("sessions-empty").hidden = sessions.length > 0;
-  setText(byId("sessions-empty"), total === 0 ? "There are no sessions at the moment." : "None like that.");
+  setText(byId("sessions-empty"), total > 0 ? "None like that." : opened.get("ended") ? "No session has ended yet." : "There are no sessions at the moment.");
   keep(byId("sessions-rows"), sessions, ({ id }) => id, listRow);
 }
 
@@ -60,7 +63,7 @@ function listRow(session) {
   path.append(session.path);
   client.append(session.client);
   node.update = (it) => {
-    setText(state, it.state);
+    setText(state, it.end ? `${it.state}: ${it.end.reason}` : it.state);
     setText(lived, age(it.age_ms));
     setText(ready, wait(it.ready_ms));
     setText(queued, count(it.queue.messages));
@@ -96,8 +99,10 @@ async function refreshSession() {
     const answer = await fetch(`sessions/${encodeURIComponent(id)}`);
     const body = answer.ok ? await answer.json() : (await answer.text()).trim();
     if (id !== session.id) return;
-    if (answer.ok) showSession((session.known = body));
-    else if (answer.status === 404) endSession();
+    if (answer.ok) {
+      showSession((session.known = body));
+      if (body.end) finishSession();
+    } else if (answer.status === 404) endSession();
     else setText(byId("session-says"), body);
   } catch {
     // Without a connection the events say so.
@@ -107,20 +112,30 @@ async function refreshSession() {
   if (id !== session.id) refreshSession();
 }
 
-// It is gone: what was last heard of it stays.
-function endSession() {
+// Nothing more will happen to it.
+function finishSession() {
   session.isOver = true;
-  const { known } = session;
   byId("session").classList.add("ended");
+  announce(`Session ${session.id} has ended.`);
+}
+
+// It is gone, and nobody remembers it: what was last heard of it stays.
+function endSession() {
+  const { known } = session;
+  finishSession();
   const says = known
     ? `This session has ended. Below is what was last heard of it; how it ended is in the log, in the line “session ended” with client ${known.client}.`
-    : `Session ${session.id} is over, or there never was one.`;
+    : `Session ${session.id} ended too long ago, or there never was one.`;
   setText(byId("session-says"), says);
-  if (known) announce(`Session ${session.id} has ended.`);
 }
 
 // What is going on, in a few words.
 function explain(it) {
+  if (it.end) {
+    const codes = [["client", it.end.client_code], ["upstream", it.end.upstream_code]].filter(([, code]) => code !== null);
+    const told = codes.map(([who, code]) => `the ${who} was told ${code}`).join(", ");
+    return `Ended by the ${it.end.by} after ${wait(it.age_ms)}: ${it.end.detail}${told && `; ${told}`}.`;
+  }
   if (PHASE_OF[it.state] === "Ending") return "It is ending: a closing handshake is under way.";
   if (it.ready_ms !== null) {
     const how = it.trail.some(({ state }) => state === "degraded") ? "Not ready in time, and opened anyway" : "Ready";
@@ -163,7 +178,8 @@ function showFacts(it) {
     ["Client", it.client],
     ["Route", it.route],
     ["Began", new Date(it.started_unix_ms).toLocaleString()],
-    ["Age", age(it.age_ms)],
+    [it.end ? "Lasted" : "Age", age(it.age_ms)],
+    ...(it.end ? [["Ended", new Date(it.end.unix_ms).toLocaleString()]] : []),
     ["HTTP", it.http],
     ["Worker", String(it.worker)],
     ["Connected after", wait(it.connected_ms)],
@@ -185,14 +201,14 @@ function showFacts(it) {
 function stepsOf({ trail, age_ms }) {
   return trail.map((step, index) => {
     const end = trail[index + 1]?.after_ms ?? age_ms;
-    return { ...step, index, lasted: end - step.after_ms, isLast: index === trail.length - 1 };
+    return { ...step, index, lasted: end - step.after_ms, isLast: index === trail.length - 1, isFinal: HAS_ENDED.includes(step.state) };
   });
 }
 
 function showLife(it) {
   const steps = stepsOf(it);
   // While it waits all the time there is; then so much that the waiting is still to be seen.
-  const isWaiting = it.ready_ms === null;
+  const isWaiting = it.ready_ms === null && !it.end;
   const last = steps.at(-1).after_ms;
   const horizon = isWaiting ? Math.max(it.gate_timeout_ms, it.age_ms) : Math.min(it.age_ms, Math.max(1.4 * last, 1000));
   const seen = steps.map((step) => ({ ...step, share: Math.max(0, Math.min(step.lasted, horizon - step.after_ms)) / horizon }));
@@ -201,8 +217,8 @@ function showLife(it) {
     node.update = ({ share }) => { node.style.width = `${100 * share}%`; };
     return node;
   });
-  setText(byId("session-horizon"), isWaiting ? `${wait(horizon)}, the deadline` : it.age_ms > horizon ? `${wait(Math.round(horizon))}, and so on` : "now");
-  const words = steps.map(({ state, lasted }) => `${state} for ${wait(lasted)}`);
+  setText(byId("session-horizon"), isWaiting ? `${wait(horizon)}, the deadline` : it.age_ms > horizon ? `${wait(Math.round(horizon))}, and so on` : it.end ? "the end" : "now");
+  const words = steps.map(({ state, lasted, isFinal }) => isFinal ? state : `${state} for ${wait(lasted)}`);
   setAttribute(byId("session-life"), "aria-label", words.join(", then "));
   keep(byId("session-trail"), steps, ({ index }) => index, trailLine);
   byId("session-omitted").hidden = it.trail_omitted === 0;
@@ -213,6 +229,6 @@ function trailLine({ state, reason, after_ms }) {
   const lasted = element("span", { class: "note lasted" });
   const what = element("span", { class: "what" }, element("span", { class: "name" }, state), element("span", { class: "note" }, reason));
   const node = element("li", {}, element("span", { class: "at" }, `+${(after_ms / 1000).toFixed(3)} s`), what, lasted);
-  node.update = (step) => setText(lasted, step.isLast ? `for ${wait(step.lasted)} so far` : `for ${wait(step.lasted)}`);
+  node.update = (step) => setText(lasted, step.isFinal ? "" : step.isLast ? `for ${wait(step.lasted)} so far` : `for ${wait(step.lasted)}`);
   return node;
 }
