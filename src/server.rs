@@ -27,7 +27,7 @@ pub mod tls;
 mod worker;
 
 use std::{
-    convert::Infallible, fmt, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc,
+    convert::Infallible, fmt, future, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc,
     time::Duration,
 };
 
@@ -72,10 +72,13 @@ pub async fn run(
 ) -> io::Result<()> {
     let nowhere = || Err("there is no file to read again".to_owned());
     let source = reload::source(None, nowhere);
-    run_from(listeners, config, source, &Service::default(), shutdown).await
+    let service = Service::default();
+    let stop = (shutdown, future::pending());
+    run_from(listeners, config, source, &service, stop).await
 }
 
-/// [`run`] with a configuration that can be read again, for a service manager.
+/// [`run`] with a configuration that can be read again, for a service manager, and a second
+/// way to be told to stop: when `cut_off` resolves, nothing is waited for.
 ///
 /// # Errors
 ///
@@ -89,7 +92,7 @@ pub async fn run_from(
     config: Arc<Config>,
     (trigger, source): (Trigger, Source),
     service: &Service,
-    shutdown: impl Future<Output = ()>,
+    (shutdown, cut_off): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> io::Result<()> {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
@@ -134,6 +137,10 @@ pub async fn run_from(
     tokio::select! {
         never = &mut watching => match never {},
         _none = ended.recv() => {}
+        () = cut_off => {
+            drain.cut_off();
+            ended.recv().await;
+        }
     }
     let ended = workers.join();
     if let Some(admin) = admin {

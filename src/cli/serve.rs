@@ -1,8 +1,11 @@
 //! Running the proxy: what signals do to it.
 
-use std::{convert::Infallible, error::Error, future, io, sync::Arc};
+use std::{convert::Infallible, error::Error, future, io, pin::pin, sync::Arc, time::Duration};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Summary, runtime};
@@ -17,6 +20,9 @@ use crate::{
     },
 };
 
+/// How long it may take to write the last lines once nothing is waited for any more.
+const CUT_OFF_TIME: Duration = Duration::from_secs(1);
+
 /// Runs the proxy until it is told to stop, and everything has ended or it is told again.
 pub(super) fn serve(
     config: Config,
@@ -29,6 +35,7 @@ pub(super) fn serve(
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         server::raise_descriptor_limit(&config.limits);
+        let stop = CancellationToken::new();
         let mut hangups = signal(SignalKind::hangup())?;
         let trigger = source.0.clone();
         let reloading = async {
@@ -42,24 +49,28 @@ pub(super) fn serve(
             }
             future::pending::<Infallible>().await
         };
-        let stop = CancellationToken::new();
+        let cut_off = CancellationToken::new();
         let served = server::run_from(
             listeners,
             Arc::new(config),
             source,
             &service,
-            stop.cancelled(),
+            (stop.cancelled(), cut_off.cancelled()),
         );
+        let mut served = pin!(served);
         let told_twice = async {
             signals.next().await;
             stop.cancel();
             signals.next().await
         };
         tokio::select! {
-            ended = served => Ok(ended.map(|()| Exit::Success)?),
+            ended = &mut served => Ok(ended.map(|()| Exit::Success)?),
             never = reloading => match never {},
             exit = told_twice => {
                 tracing::warn!("cut off by a second signal");
+                cut_off.cancel();
+                // A worker that is stuck is not waited for.
+                let _ = time::timeout(CUT_OFF_TIME, served).await;
                 Ok(exit)
             }
         }

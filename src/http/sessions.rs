@@ -3,6 +3,7 @@
 //!
 //! # Invariants
 //!
+//! * Every session has its line in the log, also one that is cut off with the process.
 //! * A session is among those that run from the client's `101` to its end, however it ends, and
 //!   is then added to the totals of its route in the same instant: whoever looks sees it in
 //!   exactly one of the two.
@@ -26,7 +27,7 @@ use super::{ClientAddr, Local, identity::Identity, tallies::Tally};
 use crate::{
     route::Route,
     session::{Record, Report},
-    telemetry::trace::Trace,
+    telemetry::{access_log, trace::Trace},
 };
 
 /// How few sessions it takes until memory is given back.
@@ -232,12 +233,12 @@ impl Sessions {
         }
     }
 
-    fn remember(&self, ended: &Rc<Ended>) {
+    fn remember(&self, ended: Rc<Ended>) {
         let mut all = self.ended.borrow_mut();
         if all.len() == MAX_REMEMBERED {
             all.pop_front();
         }
-        all.push_back(Rc::clone(ended));
+        all.push_back(ended);
     }
 }
 
@@ -280,37 +281,44 @@ impl Entry {
         (entry, running)
     }
 
-    /// The session has ended.
-    pub(super) fn end(mut self, report: Report) -> Rc<Ended> {
+    /// The session has ended, as its line in the log says.
+    pub(super) fn end(mut self, report: Report) {
         self.has_ended = true;
-        self.running.leave(Some(&report));
-        let running = Rc::clone(&self.running);
-        let at = Instant::now();
-        let ended = Rc::new(Ended {
-            running,
+        self.running.leave(&report);
+        let ended = Ended {
+            running: Rc::clone(&self.running),
             report,
-            at,
-        });
-        self.running.local.sessions.remember(&ended);
-        ended
+            at: Instant::now(),
+        };
+        self.running.local.sessions.remember(Rc::new(ended));
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.running.leave(None);
+            self.running.leave(&self.running.record.abort());
         }
     }
 }
 
 impl Running {
-    fn leave(&self, report: Option<&Report>) {
+    fn leave(&self, report: &Report) {
         self.local.sessions.remove(self);
         self.tally.change(|totals| {
             totals.add_record(&self.record);
-            totals.add_end(&self.record, report.map(|report| &report.cause));
+            totals.add_end(&self.record, &report.cause);
         });
+        let origin = access_log::Origin {
+            session: self.id,
+            request_id: self.request_id(),
+            trace: self.trace(),
+            client: &self.client.to_string(),
+            is_http2: self.is_http2,
+            path: self.path(),
+            route: self.route_label(),
+        };
+        access_log::session_ended(report, origin);
     }
 }
 

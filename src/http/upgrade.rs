@@ -28,7 +28,6 @@ use super::{
 use crate::{
     route::{Accept, Route},
     session::{self, Agreed, Record},
-    telemetry::access_log::{self, Origin},
     transport::Transport,
     upstream::{self, Attempts, OpeningRequest, Terms},
     websocket::{
@@ -262,18 +261,7 @@ pub fn session(
     // Not an `async` block, which would have room for the session twice.
     Box::pin(session.map(move |report| {
         drop(place);
-        let ended = entry.end(report);
-        let running = ended.session();
-        let origin = Origin {
-            session: running.id(),
-            request_id: running.request_id(),
-            trace: running.trace(),
-            client: &running.client().to_string(),
-            is_http2: running.is_http2(),
-            path: running.path(),
-            route: running.route_label(),
-        };
-        access_log::session_ended(ended.report(), origin);
+        entry.end(report);
     }))
 }
 

@@ -5,7 +5,6 @@ use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread};
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc,
-    time,
 };
 
 use super::{
@@ -130,10 +129,15 @@ impl Worker {
         while let Some(handed) = self.inbox.recv().await {
             take_over(handed, &local, &pacer);
         }
-        let emptied = time::timeout_at(self.shared.drain().over_at(), self.count.emptied());
-        if answering(&mut self.visits, &local, emptied).await.is_err() {
+        let is_empty = async {
+            tokio::select! {
+                () = self.count.emptied() => true,
+                () = self.shared.drain().over() => false,
+            }
+        };
+        if !answering(&mut self.visits, &local, is_empty).await {
             let connections = self.count.get();
-            tracing::warn!(connections, "dropped at the end of the grace period");
+            tracing::warn!(connections, "cut off at the end of the drain");
         }
         local.sessions().forget_ended();
         Ok(())

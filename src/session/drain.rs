@@ -54,6 +54,7 @@ struct Shared {
     settings: Mutex<Settings>,
     schedule: OnceLock<Schedule>,
     has_begun: CancellationToken,
+    is_cut_off: CancellationToken,
 }
 
 /// What is to be over when, once a drain has begun.
@@ -71,6 +72,7 @@ impl Drain {
             settings: Mutex::new(settings),
             schedule: OnceLock::new(),
             has_begun: CancellationToken::new(),
+            is_cut_off: CancellationToken::new(),
         }))
     }
 
@@ -94,6 +96,22 @@ impl Drain {
             settings: self.settings(),
         });
         self.0.has_begun.cancel();
+    }
+
+    /// Ends it at once, whatever is left of the grace period.
+    pub fn cut_off(&self) {
+        self.begin();
+        self.0.is_cut_off.cancel();
+    }
+
+    /// Resolves when everything is over: what is left then is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn over(&self) {
+        let in_time = time::sleep_until(self.over_at());
+        self.0.is_cut_off.run_until_cancelled(in_time).await;
     }
 
     /// Begins when what is returned is dropped.

@@ -273,6 +273,22 @@ impl Record {
         self.note_queued(Queued::default());
     }
 
+    /// Ends a session where it stands, for the process ends.
+    pub(crate) fn abort(&self) -> Report {
+        let state = self.entered_state();
+        let account = if self.opened_after().is_some() {
+            Account::Unknown
+        } else {
+            Account::Discarded
+        };
+        self.settle(self.ledger().held(), account);
+        self.note_queued(Queued::default());
+        if !state.is_final() {
+            self.enter(SessionState::Failed, Cause::Aborted.name());
+        }
+        self.report(Cause::Aborted, state)
+    }
+
     pub(crate) fn report(&self, cause: Cause, state: SessionState) -> Report {
         let trail = self.trail();
         Report {

@@ -100,6 +100,9 @@ pub enum Cause {
     /// The proxy shuts down.
     #[error("proxy is shutting down")]
     Drained,
+    /// The proxy was stopped before the session had ended.
+    #[error("cut off when the proxy was stopped")]
+    Aborted,
 }
 
 /// Every way in which a session may end: who is at the origin of it, and the
@@ -127,6 +130,7 @@ pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Client, "client_vanished"),
     (Initiator::Upstream, "upstream_vanished"),
     (Initiator::Proxy, "shutting_down"),
+    (Initiator::Proxy, "aborted"),
 ];
 
 impl Cause {
@@ -152,7 +156,8 @@ impl Cause {
             | Self::FlushStalled
             | Self::Idle
             | Self::TooOld
-            | Self::Drained => Initiator::Proxy,
+            | Self::Drained
+            | Self::Aborted => Initiator::Proxy,
         }
     }
 
@@ -186,6 +191,7 @@ impl Cause {
             Self::ClientVanished => "client_vanished",
             Self::UpstreamVanished => "upstream_vanished",
             Self::Drained => "shutting_down",
+            Self::Aborted => "aborted",
         }
     }
 
@@ -197,7 +203,8 @@ impl Cause {
             Self::ClientClosed(_)
             | Self::UpstreamClosed(_)
             | Self::ClientLost
-            | Self::ClientVanished => return None,
+            | Self::ClientVanished
+            | Self::Aborted => return None,
             Self::ClientError(error) => error.close_code(),
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             Self::QueueFull
@@ -227,7 +234,8 @@ impl Cause {
             | Self::UpstreamClosed(_)
             | Self::UpstreamLost
             | Self::UpstreamVanished
-            | Self::ConnectFailed(_) => None,
+            | Self::ConnectFailed(_)
+            | Self::Aborted => None,
             Self::UpstreamError(error) => Some(error.close_code()),
             Self::ClientLost
             | Self::ClientError(_)
@@ -249,7 +257,8 @@ impl Cause {
             Self::UpstreamLost
             | Self::UpstreamError(_)
             | Self::UpstreamVanished
-            | Self::FlushStalled => true,
+            | Self::FlushStalled
+            | Self::Aborted => true,
             Self::ClientClosed(_)
             | Self::ClientLost
             | Self::ClientError(_)
@@ -291,7 +300,8 @@ impl Cause {
             | Self::ConnectFailed(ConnectError::Shortage)
             | Self::Idle
             | Self::TooOld
-            | Self::Drained => false,
+            | Self::Drained
+            | Self::Aborted => false,
         }
     }
 
@@ -314,7 +324,8 @@ impl Cause {
             | Self::ReadyTimeout { .. }
             | Self::FlushStalled
             | Self::ClientVanished
-            | Self::UpstreamVanished => SessionState::Failed,
+            | Self::UpstreamVanished
+            | Self::Aborted => SessionState::Failed,
         }
     }
 
@@ -456,6 +467,7 @@ mod tests {
             Cause::ClientVanished,
             Cause::UpstreamVanished,
             Cause::Drained,
+            Cause::Aborted,
         ];
         let endings = causes.map(|cause| (cause.initiator(), cause.name()));
 

@@ -24,9 +24,6 @@ use crate::{
     upstream::{Attempts, Failure},
 };
 
-/// How a session that is dropped before it has ended counts: the process ends.
-pub const ABORTED: (Initiator, &str) = (Initiator::Proxy, "aborted");
-
 /// What has happened on one route.
 #[derive(Clone, Debug)]
 pub struct RouteTotals {
@@ -108,9 +105,8 @@ impl RouteTotals {
     }
 
     /// Adds that a session has ended, whose record has been added.
-    pub fn add_end(&mut self, record: &Record, cause: Option<&Cause>) {
-        let ending = cause.map_or(ABORTED, |cause| (cause.initiator(), cause.name()));
-        self.ended.count(ending);
+    pub fn add_end(&mut self, record: &Record, cause: &Cause) {
+        self.ended.count((cause.initiator(), cause.name()));
         let length = record.started().elapsed();
         self.length.observe(length);
         if record.opened_after().is_none() {
@@ -178,7 +174,7 @@ pub struct Endings(Vec<((Initiator, &'static str), u64)>);
 impl Default for Endings {
     /// None of each.
     fn default() -> Self {
-        let endings = ENDINGS.iter().chain([&ABORTED]);
+        let endings = ENDINGS.iter();
         Self(endings.map(|ending| (*ending, 0)).collect())
     }
 }
@@ -265,7 +261,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let mut totals = RouteTotals::default();
 
-        totals.add_end(&record, Some(&Cause::QueueFull));
+        totals.add_end(&record, &Cause::QueueFull);
 
         assert_eq!(totals.hold_time.count(), 1);
         assert!((totals.hold_time.sum_seconds() - 3.0).abs() < 1e-9);
@@ -280,8 +276,8 @@ mod tests {
         let known = totals.ended.iter().count();
         let closed = Cause::UpstreamClosed(CloseFrame::new(CloseCode::NORMAL_CLOSURE, "bye"));
 
-        totals.add_end(&Record::accepted(), Some(&closed));
-        totals.add_end(&Record::accepted(), None);
+        totals.add_end(&Record::accepted(), &closed);
+        totals.add_end(&Record::accepted(), &Cause::Aborted);
 
         let happened: Vec<_> = totals
             .ended
@@ -290,7 +286,10 @@ mod tests {
             .collect();
         assert_eq!(
             happened,
-            [((Initiator::Upstream, "upstream_closed"), 1), (ABORTED, 1)]
+            [
+                ((Initiator::Upstream, "upstream_closed"), 1),
+                ((Initiator::Proxy, "aborted"), 1)
+            ]
         );
         assert_eq!(totals.ended.iter().count(), known);
     }

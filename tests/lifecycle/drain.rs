@@ -56,7 +56,7 @@ async fn a_drain_ends_a_thousand_sessions_in_every_state_within_the_grace_period
     request.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut idle = program.connect().await;
     let messages: usize = KINDS.iter().map(|(_, messages, _)| messages * EACH).sum();
-    all_settled(&program, messages).await;
+    all_settled(&program, KINDS.len() * EACH, EACH, messages).await;
 
     program.signal("TERM");
     program.logged("\"draining\"").await;
@@ -89,7 +89,7 @@ async fn a_drain_ends_a_thousand_sessions_in_every_state_within_the_grace_period
         assert_eq!(code, expected, "{path}");
     }
     assert_eq!(outcome(program.end().await), Ok(0));
-    let cut = "dropped at the end";
+    let cut = "cut off at the end";
     assert!(!program.log().iter().any(|line| line.contains(cut)));
     assert_eq!(serving.await.unwrap(), EACH);
 }
@@ -118,9 +118,10 @@ async fn end(path: &str, mut client: Client) -> Option<u16> {
     client.close_code().await
 }
 
-/// Waits until all sessions are there, have got what they will get, and have accepted as many
-/// messages.
-async fn all_settled(program: &Program, messages: usize) {
+/// Waits until as many sessions are there, as many of them close, and all together have accepted
+/// as many messages.
+async fn all_settled(program: &Program, sessions: usize, closing: usize, messages: usize) {
+    let expected = (sessions, closing as u64, messages as u64);
     loop {
         let (_, answer) = program.ask("GET", "/sessions?limit=1000").await;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
@@ -128,10 +129,7 @@ async fn all_settled(program: &Program, messages: usize) {
         let accepted = |session: &serde_json::Value| session["accepted"].as_u64().unwrap();
         let accepted: u64 = sessions.iter().map(accepted).sum();
         let closing = answer["by_state"]["closing"].as_u64().unwrap();
-        if sessions.len() == KINDS.len() * EACH
-            && accepted == messages as u64
-            && closing == EACH as u64
-        {
+        if (sessions.len(), closing, accepted) == expected {
             return;
         }
         // What is asked tells states and not their changes, so it is asked again.
@@ -208,6 +206,45 @@ async fn a_second_signal_cuts_the_drain_off() {
 
         assert_eq!(outcome(program.end().await), Ok(code));
         assert_eq!(request.read_to_end().await, "");
+    }
+}
+
+// I6: also one that nobody waits for.
+#[tokio::test]
+async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
+    for (grace, code) in [("1h", 143), ("0s", 0)] {
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"\ngate.timeout = \"1h\"\n";
+        let program = Program::start(&format!("drain.grace = \"{grace}\"\n{route}")).await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut client = program.open("/chat").await;
+            client.send(text("a")).await;
+            clients.push(client);
+        }
+        all_settled(&program, 20, 0, 20).await;
+
+        program.signal("TERM");
+        program.logged("\"draining\"").await;
+        if grace != "0s" {
+            program.signal("TERM");
+        }
+
+        assert_eq!(outcome(program.end().await), Ok(code));
+        let log = program.log();
+        let mut ends = log.iter().filter(|line| line.contains("\"session ended\""));
+        let line = ends.next().unwrap();
+        for part in [
+            "\"WARN\"",
+            "\"ended_by\":\"proxy\"",
+            "\"reason\":\"aborted\"",
+            "\"state\":\"accepted\"",
+            "\"accepted\":1",
+            "\"discarded\":1",
+            "\"delivered\":0",
+        ] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert_eq!(ends.count(), 19, "{grace}: {log:#?}");
     }
 }
 
