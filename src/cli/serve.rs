@@ -40,6 +40,11 @@ pub(super) fn serve(
         let trigger = source.0.clone();
         let reloading = async {
             while hangups.recv().await.is_some() {
+                if stop.is_cancelled() {
+                    // A service that stops is not ready again.
+                    trigger.reload().await;
+                    continue;
+                }
                 service.reloading();
                 // What came of it is logged, in whole.
                 service.ready(match trigger.reload().await {
