@@ -57,7 +57,9 @@ def running(folder: Path) -> Iterator[Observed]:
         upstream = proxy.free_port()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(proxy, "ADMIN", f"127.0.0.1:{admin}")
-            port = proxy.start_with(started, folder, lambda port: config(port, upstream))
+            port = proxy.start_with(
+                started, folder, lambda port: config(port, upstream)
+            )
         late = ["--port", str(upstream), "--delay", "0.3"]
         started.start("agent", [*FASTAPI_AGENT.command, *late])
         url = f"ws://127.0.0.1:{port}/"

@@ -13,7 +13,7 @@ import pytest
 from websockets.frames import Close, Frame, Opcode
 
 from harness import proxy
-from harness.backends import FASTAPI_AGENT, FOLDER, Backend
+from harness.backends import FASTAPI_AGENT, Backend
 from harness.certificates import Certificates
 from harness.processes import Process, Processes, wait_until
 

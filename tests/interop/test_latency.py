@@ -11,7 +11,7 @@ import pytest
 
 from clients import CLIENTS, Plan, Result
 from harness import proxy
-from harness.backends import FASTAPI_AGENT, Backend
+from harness.backends import FASTAPI_AGENT
 from harness.delivery import Delivery, answered, errors
 from harness.priorities import KINDS, flush_order, prioritised, priority
 from harness.relay import Relay

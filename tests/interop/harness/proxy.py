@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from harness.backends import Backend
@@ -83,9 +84,7 @@ def start_with(
         file = folder / f"proxy-{port}.toml"
         file.write_text(file_for(port))
         process = processes.start("readygate", [binary(), "--config", file, "--admin", ADMIN])
-        wait_until(
-            lambda: process.exit_code() is not None or _listens(port), START_SECONDS
-        )
+        wait_until(partial(_has_ended_or_listens, process, port), START_SECONDS)
         if process.exit_code() is None and _listens(port):
             return port
         if attempt == ATTEMPTS or "in use" not in process.log():
@@ -106,6 +105,10 @@ def binary() -> Path:
     """The readygate under test."""
     assert "READYGATE" in os.environ, "READYGATE is not set; run tests/interop/run.sh"
     return Path(os.environ["READYGATE"])
+
+
+def _has_ended_or_listens(process: Process, port: int) -> bool:
+    return process.exit_code() is not None or _listens(port)
 
 
 def _listens(port: int) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from . import install, measure
@@ -115,7 +115,7 @@ def run(options):
         wanted = {YARDSTICK, *options.proxies}
         proxies = [proxy for proxy in proxies if proxy.name in wanted]
 
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     stem = install.BENCH / started.strftime("peers-%Y%m%d-%H%M%S")
     stem.parent.mkdir(parents=True, exist_ok=True)
     records = Records(stem.with_suffix(".jsonl"))

@@ -5,7 +5,7 @@ from statistics import median
 
 from .proxies import YARDSTICK
 from .samples import paired_ratios, summary
-from .scenarios import FLUSH, HELD, IDLE, loaded
+from .scenarios import HELD, IDLE, loaded
 
 MIB = 1024 * 1024
 
