@@ -115,7 +115,7 @@ MISTAKES = (
     Mistake("compose/race.py", "import sys\n", "", "sys"),
     Mistake("docker/Dockerfile", " AS build", "", "DL"),
     Mistake("docker/Dockerfile", "--no-install-recommends ", "", "DL3015"),
-    Mistake("docker/Dockerfile", "rust:1.95-bookworm", "rust:latest", "DL3007"),
+    Mistake("docker/Dockerfile", "rust:1.95.0-bookworm", "rust:latest", "DL3007"),
     Mistake("grafana/readygate.json", "histogram_quantile(0.5, sum", "histogram_quantile(sum", "histogram_quantile"),
     Mistake("grafana/readygate.json", '"name": "route"', '"name": "path"', "$route: is not defined"),
     Mistake("grafana/readygate.json", '"x": 8,', '"x": 6,', "is over"),
