@@ -1,6 +1,7 @@
 """Clients of an agent that is not ready yet: straight to it, and through readygate.
 
-Takes the two addresses. Fails if a message is lost on the way through readygate.
+Takes the two addresses. Fails if a message is lost on the way through readygate, or none is
+on the other.
 """
 
 import asyncio
