@@ -1,6 +1,6 @@
-"""Builds the container image with buildah, where no image can be pulled and no daemon runs.
+"""Builds container images with buildah, where no image can be pulled and no daemon runs.
 
-The Dockerfile's first stage needs Debian, Rust and minutes. In its place, under its name,
+The first stage of readygate's needs Debian, Rust and minutes. In its place, under its name,
 stands an image of busybox in which `apt-get` and `rustup` do nothing and `cargo build` copies
 the binary under test; every instruction of the Dockerfile runs. The second stage, which is
 what people get, is the real one.
@@ -53,23 +53,31 @@ class Buildah:
         """The first stage's base image."""
         files = self.folder / "stand-in"
         write_stand_in(files, binary)
+        self.commit(name, files, path="/bin")
+
+    def commit(self, name: str, files: Path, path: str) -> None:
+        """An image of these files, whose programs are looked for in `path`."""
         container = self("from", "scratch")
         self("copy", "--quiet", container, files, "/")
-        self("config", "--env", "PATH=/bin", container)
+        self("config", "--env", f"PATH={path}", container)
         self("commit", "--quiet", "--rm", container, name)
 
     def build(self, dockerfile: Path = DOCKERFILE, form: str = "docker") -> str:
-        """The image's id. Only the form of docker has health checks."""
+        """The id of readygate's image. Only the form of docker has health checks."""
+        said = ("COMMIT=abcdef", "SOURCE=https://git.example")
+        return self.build_file(
+            dockerfile,
+            ROOT,
+            *("--format", form, "--timestamp", "0"),
+            *(f"--build-arg={one}" for one in said),
+        )
+
+    def build_file(self, dockerfile: Path, context: Path, *options: str) -> str:
+        """The id of the image of a Dockerfile."""
         return self(
             *("bud", "--quiet", "--pull-never", "--no-cache", "--isolation", "chroot"),
-            *("--format", form, "--timestamp", "0"),
-            *(
-                "--build-arg",
-                "COMMIT=abcdef",
-                "--build-arg",
-                "SOURCE=https://git.example",
-            ),
-            *("--file", dockerfile, ROOT),
+            *options,
+            *("--file", dockerfile, context),
         ).splitlines()[-1]
 
     def inspect(self, image: str) -> dict[str, Any]:
@@ -99,9 +107,9 @@ def write_stand_in(folder: Path, binary: Path) -> None:
     shutil.copy(binary, folder / "prebuilt")
 
 
-def base_image() -> str:
+def base_image(dockerfile: Path = DOCKERFILE) -> str:
     """The name of the first stage's base image."""
-    named = re.search(r"^FROM (\S+) AS build$", DOCKERFILE.read_text(), re.MULTILINE)
+    named = re.search(r"^FROM (\S+)", dockerfile.read_text(), re.MULTILINE)
     assert named
     return named[1]
 
