@@ -85,12 +85,17 @@ impl Record {
     /// [`SessionState::Idle`].
     #[must_use]
     pub fn state(&self, idle_after: Duration) -> SessionState {
-        match self.trail.borrow().state() {
-            SessionState::Processing if self.last_traffic.get().elapsed() >= idle_after => {
-                SessionState::Idle
-            }
-            state => state,
+        match self.idle_since(idle_after) {
+            Some(_) => SessionState::Idle,
+            None => self.entered_state(),
         }
+    }
+
+    /// When the tunnel had been without traffic for `idle_after`, if it still is.
+    pub(super) fn idle_since(&self, idle_after: Duration) -> Option<Instant> {
+        let since = self.last_traffic.get().checked_add(idle_after)?;
+        let is_idle = self.entered_state() == SessionState::Processing && since <= Instant::now();
+        is_idle.then_some(since)
     }
 
     /// The states so far, with their times and reasons.
@@ -162,6 +167,11 @@ impl Record {
 
     pub(super) fn enter(&self, to: SessionState, reason: &'static str) {
         self.trail.borrow_mut().enter(to, reason);
+    }
+
+    pub(super) fn enter_idle(&self, since: Instant) {
+        let mut trail = self.trail.borrow_mut();
+        trail.enter_at(SessionState::Idle, "no traffic", since);
     }
 
     pub(super) fn accept(&self, messages: u64) {

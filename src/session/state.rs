@@ -234,16 +234,22 @@ impl Trail {
     ///
     /// In a debug build, at such a transition: it is a bug.
     pub fn enter(&mut self, to: SessionState, reason: &'static str) {
+        self.enter_at(to, reason, Instant::now());
+    }
+
+    /// [`enter`](Self::enter) of a state that was entered unseen, at `at`.
+    pub(super) fn enter_at(&mut self, to: SessionState, reason: &'static str, at: Instant) {
         if !self.state.successors().contains(&to) {
             debug_assert!(false, "illegal transition from {} to {to}", self.state);
             tracing::error!(from = %self.state, %to, reason, "illegal state transition refused");
             return;
         }
         self.state = to;
+        let after = at.saturating_duration_since(self.started);
         let transition = Transition {
             to,
             reason,
-            after_micros: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            after_micros: u64::try_from(after.as_micros()).unwrap_or(u64::MAX),
         };
         if self.transitions.len() < MAX_TRANSITIONS {
             self.transitions.push(transition);

@@ -184,15 +184,15 @@ pub(super) fn run<C: Stream, U: Stream>(
             }
             cause => cause,
         };
-        let is_idle = session.state(settings.idle_after) == SessionState::Idle;
+        let idle_since = session.idle_since(settings.idle_after);
         let Ends {
             client, upstream, ..
         } = ends;
         let to_upstream = empty_pipe(client, upstream);
         let to_client = empty_pipe(upstream, client);
         note(session, to_upstream, to_client, upstream);
-        if is_idle {
-            session.enter(SessionState::Idle, "no traffic");
+        if let Some(since) = idle_since {
+            session.enter_idle(since);
         }
         cause
     }

@@ -58,6 +58,23 @@ async fn a_tunnel_without_traffic_is_closed_with_1001_on_both_sides() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_trail_says_when_a_tunnel_became_idle() {
+    local(async {
+        let mut settings = idle();
+        settings.tunnel.idle_after = QUIET / 2;
+        let scene = Scene::run(settings).await;
+
+        let told = scene.end_answering().await;
+
+        let idle_after = told.report.trail.entered(SessionState::Idle).unwrap();
+        let expected = QUIET / 2;
+        assert!((expected..expected + SECOND).contains(&idle_after));
+        assert_eq!(told.report.state, SessionState::Idle);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn traffic_of_either_side_puts_the_idle_timeout_off_by_its_whole_length() {
     local(async {
         let frames: [(bool, Vec<u8>); 4] = [
