@@ -17,7 +17,7 @@ async def main() -> None:
     parser.add_argument("--accept", type=float, default=0, help="seconds until the 101")
     parser.add_argument("--ready", type=float, default=0, help="seconds from the 101")
     parser.add_argument(
-        "--late", type=float, default=0, help="the 101 of the second client"
+        "--late", type=float, default=0, help="seconds more for the second client"
     )
     parser.add_argument("--cut", type=float, help="seconds until it drops connections")
     parser.add_argument("--age", type=float, help="seconds until it closes with 1012")
@@ -29,7 +29,8 @@ async def main() -> None:
     async def accept(*_: object) -> None:
         nonlocal clients
         clients += 1
-        await asyncio.sleep(arguments.late if clients == 2 else arguments.accept)
+        late = arguments.late if clients == 2 else 0
+        await asyncio.sleep(arguments.accept + late)
 
     async def talk(client: ServerConnection) -> None:
         await asyncio.sleep(arguments.ready)
