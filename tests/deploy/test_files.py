@@ -9,6 +9,7 @@ from shutil import copytree
 import pytest
 
 from checks import (
+    cloud_build,
     cloud_run,
     compose,
     dockerfile,
@@ -27,6 +28,7 @@ DEPLOY = ROOT / "deploy"
 Check = Callable[[Path], list[str]]
 
 FILES: dict[str, Check] = {
+    "cloudrun/cloudbuild.yaml": cloud_build.problems,
     "cloudrun/main.tf": terraform.problems,
     "cloudrun/proxy.toml": readygate.problems,
     "cloudrun/service.yaml": cloud_run.problems,
@@ -67,6 +69,10 @@ class Mistake:
 
 # fmt: off
 MISTAKES = (
+    Mistake("cloudrun/cloudbuild.yaml", "steps:", "step:", "steps"),
+    Mistake("cloudrun/cloudbuild.yaml", "--tag=${_IMAGE}", "--tag=${_IMAGES}", "_IMAGES is not declared"),
+    Mistake("cloudrun/cloudbuild.yaml", "--build-arg=COMMIT=${_COMMIT}", "--pull", "_COMMIT is not used"),
+    Mistake("cloudrun/cloudbuild.yaml", "--file=deploy/docker/Dockerfile", "--file=deploy/Dockerfile", "deploy/Dockerfile is not there"),
     Mistake("cloudrun/main.tf", "container_port =", "containerPort =", "unknown containerPort"),
     Mistake("cloudrun/main.tf", "image = var.backend_image", "", "image is missing"),
     Mistake("cloudrun/main.tf", "scaling {", "scaling = {", "has to be a block"),
