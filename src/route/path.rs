@@ -131,7 +131,58 @@ const DOT_SEGMENT: &str = "dot segment in the path";
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
+
+    /// What paths are made of, and what makes them ambiguous.
+    fn pieces() -> impl Strategy<Value = String> {
+        let pieces = [
+            "/", "/", ".", "..", ";", "a", "b=1", "%2f", "%2F", "%2e", "%2E", "%61", "%3b", "%5C",
+            "\\", "%00", "%25", "%252e", "%c3%a9", "é", "%", "%2", "+", " ",
+        ];
+        vec(select(pieces.to_vec()), 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn decoded(path: &str) -> Vec<u8> {
+        let mut decoded = Vec::new();
+        let mut rest = path.as_bytes();
+        while let [first, behind @ ..] = rest {
+            let digits = behind.get(..2).filter(|_| *first == b'%');
+            let digits = digits.and_then(|digits| str::from_utf8(digits).ok());
+            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            decoded.push(byte.unwrap_or(*first));
+            rest = &behind[if byte.is_some() { 2 } else { 0 }..];
+        }
+        decoded
+    }
+
+    /// The names on the way, to a server that decodes first and takes parameters off.
+    fn resolved(path: &str) -> Vec<Vec<u8>> {
+        let decoded = decoded(path);
+        let segments = decoded.split(|byte| b"/\\".contains(byte));
+        let names = segments.map(|segment| segment.split(|byte| *byte == b';').next().unwrap());
+        let names = names.filter(|name| !name.is_empty());
+        names.map(<[u8]>::to_vec).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_let_through_is_no_other_path_to_a_server_that_reads_otherwise(path in pieces()) {
+            if let Ok(read) = Path::read(&path) {
+                let lenient = read.lenient.as_deref().unwrap_or(&read.strict);
+                let names = resolved(&path);
+                prop_assert!(names.iter().all(|name| name != b"." && name != b".."));
+                let segments = lenient.split('/').filter(|segment| !segment.is_empty());
+                prop_assert_eq!(names, segments.map(decoded).collect::<Vec<_>>());
+                prop_assert!(!path.contains("%00"));
+                let again = Path::read(&read.strict);
+                prop_assert_eq!(again.as_ref(), Ok(&read));
+                let again = Path::read(lenient).unwrap();
+                prop_assert_eq!((&*again.strict, again.lenient), (lenient, None));
+            }
+        }
+    }
 
     #[test]
     fn most_paths_have_one_reading() {
