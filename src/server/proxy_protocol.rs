@@ -143,10 +143,11 @@ async fn receive(socket: &AcceptedSocket, bytes: &mut [u8], flags: RecvFlags) ->
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixStream,
-        task,
+        runtime, task,
     };
 
     use super::*;
@@ -233,6 +234,46 @@ mod tests {
                 assert_eq!(read.map(shown).as_deref(), Ok(expected), "cut at {cut}");
                 assert_eq!(rest, REST, "{expected} cut at {cut}");
             }
+        }
+    }
+
+    /// Headers, of which some bytes are others.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        let header = prop_oneof![
+            Just(b"PROXY TCP4 192.0.2.7 10.0.0.1 4660 443\r\n".to_vec()),
+            Just(b"PROXY UNKNOWN\r\n".to_vec()),
+            vec(any::<u8>(), 0..40).prop_map(|tlvs| ipv4_with(&tlvs)),
+            (0x1e..0x24_u8, 0..0x34_u8, vec(any::<u8>(), 0..300))
+                .prop_map(|(command, family, body)| v2(command, family, &body)),
+        ];
+        let damage = vec((any::<Index>(), any::<u8>()), 0..3);
+        (header, damage).prop_map(|(mut header, damage)| {
+            for (place, byte) in damage {
+                let place = place.index(header.len());
+                header[place] = byte;
+            }
+            header
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_wrong_with_a_header_nothing_behind_it_is_taken(
+            header in damaged(),
+            cut in any::<Index>(),
+        ) {
+            let input = [&header, REST].concat();
+            let cut = 1 + cut.index(input.len() - 1);
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+
+            let (read, rest) = runtime.block_on(read_of(&input, cut));
+            let (in_one_piece, same_rest) = runtime.block_on(read_of(&input, input.len()));
+
+            prop_assert!(input.ends_with(&rest));
+            if read.is_ok() {
+                prop_assert_eq!(rest, same_rest);
+            }
+            prop_assert_eq!(read, in_one_piece);
         }
     }
 
