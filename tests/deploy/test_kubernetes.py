@@ -1,14 +1,24 @@
 """The Kubernetes manifests together: what no schema says."""
 
+import os
 import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checks import kubernetes
 from conftest import ROOT
+from harness import proxy
+from harness.backends import FASTAPI_AGENT
+from harness.processes import Processes, wait_until
+from instance import is_open
 
 FOLDER = ROOT / "deploy/kubernetes"
+SECONDS = 20
 Manifest = dict[str, Any]
 
 
@@ -84,14 +94,61 @@ def test_the_backend_outlives_the_drain_and_both_fit_into_the_grace_period(
 ) -> None:
     command = sidecar["lifecycle"]["preStop"]["exec"]["command"]
     backend = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = re.search(
-        r'^grace = "(\w+)"', (FOLDER / "proxy.toml").read_text(), re.MULTILINE
+    drain = tomllib.loads((FOLDER / "proxy.toml").read_text())["drain"]
+
+    assert command[:3] == ["/readygate", "drain", "--wait"]
+    assert seconds(drain["grace"]) < seconds(command[3]) < backend
+    assert backend + 10 < pod["terminationGracePeriodSeconds"]
+
+
+@pytest.fixture
+def late_drain() -> Manifest:
+    """The Pod with the component that lets the drain begin later."""
+    manifests = kubernetes.with_component(FOLDER / "late-drain")
+    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    return deployment["spec"]["template"]["spec"]
+
+
+def hook_of_the_backend(pod: Manifest) -> str:
+    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:2] == ["sh", "-c"]
+    return command[2]
+
+
+def test_a_late_drain_fits_into_the_grace_period(late_drain: Manifest) -> None:
+    drain = tomllib.loads((FOLDER / "proxy.toml").read_text())["drain"]
+
+    late, wait = map(int, re.findall(r"sleep (\d+)", hook_of_the_backend(late_drain)))
+
+    assert late > 0 and seconds(drain["grace"]) < wait
+    assert late + wait + 10 < late_drain["terminationGracePeriodSeconds"]
+    assert "lifecycle" not in late_drain["initContainers"][0]
+
+
+def test_the_hook_of_a_late_drain_ends_readygate(
+    late_drain: Manifest,
+    processes: Processes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configured = tomllib.loads((FOLDER / "proxy.toml").read_text())["admin"]["listen"]
+    port = proxy.free_port()
+    monkeypatch.setattr(proxy, "ADMIN", f"127.0.0.1:{port}")
+    proxy.start_for(processes, tmp_path, FASTAPI_AGENT, upstream=9)
+    hook = hook_of_the_backend(late_drain)
+    hook = re.sub(r"sleep \d+", "sleep 0", hook)
+    hook = hook.replace(configured.removeprefix("0.0.0.0"), f":{port}")
+    (tmp_path / "wget").symlink_to(shutil.which("busybox") or "busybox")
+    assert is_open(port)
+
+    subprocess.run(
+        ["sh", "-euc", hook],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=True,
+        timeout=SECONDS,
     )
 
-    assert drain
-    assert command[:3] == ["/readygate", "drain", "--wait"]
-    assert seconds(drain[1]) < seconds(command[3]) < backend
-    assert backend + 10 < pod["terminationGracePeriodSeconds"]
+    wait_until(lambda: not is_open(port), SECONDS)
 
 
 def test_readygate_has_no_more_rights_than_it_needs(

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,30 @@ def kustomization(file: Path) -> list[str]:
 def component(file: Path) -> list[str]:
     """What is wrong with a component when an overlay adds it to the base above it."""
     found = yaml_files.problems(file)
-    with tempfile.TemporaryDirectory() as name:
-        overlay = Path(name) / "kustomization.yaml"
-        overlay.write_text(
-            f"resources: [{os.path.relpath(file.parents[1], Path(name).resolve())}]\n"
-            f"components: [{os.path.relpath(file.parent, Path(name).resolve())}]\n"
-        )
-        found += programs.problems("kubectl", "kustomize", name)
-        if found:
-            return found
-        manifests = built(Path(name))
+    with overlay(file.parent) as folder:
+        found += programs.problems("kubectl", "kustomize", folder)
+    if found:
+        return found
+    manifests = with_component(file.parent)
     return invalid(manifests) + scaled(manifests)
+
+
+@contextmanager
+def overlay(component: Path) -> Iterator[Path]:
+    """A kustomization that adds a component to the base above it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        (folder / "kustomization.yaml").write_text(
+            f"resources: [{os.path.relpath(component.parent, folder)}]\n"
+            f"components: [{os.path.relpath(component, folder)}]\n"
+        )
+        yield folder
+
+
+def with_component(component: Path) -> list[Any]:
+    """The manifests of the base with a component."""
+    with overlay(component) as folder:
+        return built(folder)
 
 
 def autoscaler(file: Path) -> list[str]:
