@@ -1,32 +1,28 @@
-"""The pages for people: what they name exists."""
+"""The pages for people: what they name exists, and in a copy with a mistake it does not."""
 
 import re
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import observed
-import pages
-from checks import prometheus, readygate
+from checks import pages
 from conftest import ROOT
 from observed import Observed
 
-PAGES = [
+GUIDES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / ".github/SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "deploy").rglob("*.md")),
-    *sorted((ROOT / "tests").rglob("README.md")),
 ]
+PAGES = [*GUIDES, *sorted((ROOT / "tests").rglob("README.md"))]
 RUNBOOKS = sorted((ROOT / "docs").glob("*.md"))
-TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`\n]+)`")
-IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
-COMMAND = re.compile(r"^ *readygate +([a-z]+)\b(.*)$", re.MULTILINE)
+
 
 by_name = pytest.mark.parametrize(
     "page", PAGES, ids=lambda one: str(one.relative_to(ROOT))
@@ -35,109 +31,108 @@ runbook = pytest.mark.parametrize("page", RUNBOOKS, ids=lambda one: one.name)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory):
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     with observed.running(tmp_path_factory.mktemp("observed")) as one:
         yield one
 
 
 @by_name
-def test_each_configuration_is_one(page: Path, tmp_path: Path) -> None:
-    for index, block in enumerate(TOML.findall(page.read_text())):
-        if "/etc/readygate/" in block:
-            # Certificates are read by the check; here only their place matters.
-            tomllib.loads(block)
-            continue
-        file = tmp_path / f"{index}.toml"
-        file.write_text(block)
-        assert readygate.problems(file) == [], block
+def test_each_configuration_is_one(page: Path) -> None:
+    assert pages.configurations(page) == []
 
 
 @by_name
 def test_each_link_leads_somewhere(page: Path) -> None:
-    for link in LINK.findall(page.read_text()):
-        if link.startswith(("http://", "https://")):
-            continue
-        path, _, section = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
-        if section:
-            assert section in pages.anchors(target), link
+    assert pages.links(page, page.parent) == []
 
 
 @by_name
 def test_each_command_and_option_exists(page: Path) -> None:
-    known = observed.commands()
-    for block in SHELL.findall(page.read_text()):
-        for command, rest in COMMAND.findall(block):
-            assert command in known, command
-            wanted = set(re.findall(r"--[a-z-]+", rest.partition("#")[0]))
-            assert wanted <= observed.options(command), (command, rest)
+    assert pages.commands(page) == []
 
 
-@runbook
-def test_each_identifier_is_a_key_a_metric_or_a_field(
-    page: Path, running: Observed
-) -> None:
-    assert identifiers(page), "a runbook names something"
-    assert unknown_identifiers(page, running) == set()
-
-
-def identifiers(page: Path) -> set[str]:
-    return {
-        word
-        for code in CODE.findall(page.read_text())
-        for word in IDENTIFIER.findall(code)
-    }
-
-
-def unknown_identifiers(page: Path, running: Observed) -> set[str]:
-    known = observed.tokens((ROOT / "proxy.toml").read_text())
-    known |= observed.tokens(running.metrics) | running.session.keys()
-    known |= observed.tokens(running.session["trail"])
-    return identifiers(page) - known - ELSEWHERE
-
-
-ELSEWHERE = {"depends_on", "stop_grace_period"}
-"""Keys of compose."""
-
-
-@runbook
-def test_each_metric_exists(page: Path, running: Observed) -> None:
-    known = prometheus.known(running.metrics)
-    histograms = {
-        name.removesuffix("_bucket") for name in known if name.endswith("_bucket")
-    }
-    named = set(re.findall(r"`((?:readygate|process)_\w+)`", page.read_text()))
-
-    assert named - known.keys() - histograms == set()
-
-
-@pytest.mark.parametrize("word", ("ready_millis", "session_stated"))
-def test_an_identifier_that_nothing_has_is_found(
-    word: str, running: Observed, tmp_path: Path
-) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"Look at `ready_ms`, and at `{word}`.\n")
-
-    assert unknown_identifiers(page, running) == {word}
+@pytest.mark.parametrize("page", GUIDES, ids=lambda one: str(one.relative_to(ROOT)))
+def test_each_option_in_the_text_exists(page: Path) -> None:
+    assert pages.options(page) == []
 
 
 @by_name
 def test_each_path_of_the_admin_listener_is_there(
     page: Path, running: Observed
 ) -> None:
+    assert pages.unknown_paths(page, running) == []
+
+
+@runbook
+def test_each_identifier_is_a_key_a_metric_or_a_field(
+    page: Path, running: Observed
+) -> None:
+    assert pages.identifiers(page), "a runbook names something"
+    assert pages.unknown_identifiers(page, running) == []
+
+
+@runbook
+def test_each_metric_exists(page: Path, running: Observed) -> None:
+    assert pages.unknown_metrics(page, running) == []
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A change that makes a page wrong."""
+
+    page: str
+    right: str
+    wrong: str
+    complaint: str
+
+
+# fmt: off
+MISTAKES = (
+    Mistake("README.md", 'path = "/agent"', 'paths = "/agent"', "paths"),
+    Mistake("README.md", "readygate demo\n", "readygate show\n", "no command show"),
+    Mistake("README.md", "(docs/platforms.md)", "(docs/platform.md)", "docs/platform.md leads nowhere"),
+    Mistake("deploy/README.md", "(systemd/README.md)", "(system/README.md)", "system/README.md leads nowhere"),
+    Mistake("deploy/cloudrun/README.md", "#why-readygate-must-not-wait", "#why-readygate-must-wait", "is no section"),
+    Mistake("deploy/cloudrun/README.md", "readygate:0.1.0 check", "readygate:0.1.0 czech", "no command czech"),
+    Mistake("deploy/cloudrun/README.md", "`--wake`", "`--awake`", "nothing has --awake"),
+    Mistake("deploy/cloudrun/README.md", "'value(status.url)'", "'value(status.url)", "bash exited"),
+    Mistake("deploy/kubernetes/README.md", "#nobody-is-refused", "#somebody-is-refused", "is no section"),
+    Mistake("deploy/kubernetes/README.md", "`--wait`", "`--waits`", "nothing has --waits"),
+    Mistake("deploy/systemd/README.md", "readygate drain --wait", "readygate drain --await", "drain has no --await"),
+    Mistake("docs/platforms.md", "`max_session_age`", "`max_session_ages`", "max_session_ages"),
+    Mistake("docs/troubleshooting.md", "`ready_ms`", "`ready_millis`", "ready_millis"),
+    Mistake("docs/troubleshooting.md", "`readygate_worker_up`", "`readygate_worker_down`", "readygate_worker_down"),
+    Mistake("docs/troubleshooting.md", "`GET /livez`", "`GET /lives`", "/lives"),
+    Mistake("docs/troubleshooting.md", "9901/sessions", "9901/session", "/session"),
+)
+# fmt: on
+
+
+@pytest.mark.parametrize(
+    "mistake", MISTAKES, ids=lambda one: f"{one.page}: {one.wrong.strip()}"
+)
+def test_a_copy_with_a_mistake_is_refused(
+    mistake: Mistake, running: Observed, tmp_path: Path
+) -> None:
+    page = ROOT / mistake.page
+    copy = tmp_path / "page.md"
     text = page.read_text()
-    paths = re.findall(r"`GET (/[^\s`{]*)`", text)
-    paths += re.findall(r"127\.0\.0\.1:9901(/[^\s'`<>]*)", text)
-    for path in paths:
-        if path == "/events":
-            continue  # it has no end
-        status = running.status(path.replace("/7", ""))
-        assert status in (200, 503) or path in CHANGES and status == 405, path
+    assert mistake.right in text
+    copy.write_text(text.replace(mistake.right, mistake.wrong, 1))
+
+    found = pages.configurations(copy) + pages.links(copy, page.parent)
+    found += pages.commands(copy) + pages.options(copy)
+    found += pages.unknown_paths(copy, running) + pages.unknown_metrics(copy, running)
+    if page in RUNBOOKS:
+        found += pages.unknown_identifiers(copy, running)
+
+    assert mistake.complaint in "\n".join(found)
 
 
-CHANGES = {"/drain", "/reload"}
-"""Paths that want a POST."""
+def test_each_page_of_deploy_has_a_mistake_that_is_found() -> None:
+    deploy = {page for page in PAGES if page.is_relative_to(ROOT / "deploy")}
+
+    assert deploy <= {ROOT / mistake.page for mistake in MISTAKES}
 
 
 def test_the_changelog_has_the_version_that_is_built_or_what_is_unreleased() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import observed
-import pages
-from checks import grafana, programs, prometheus
+from checks import grafana, pages, programs, prometheus
 from checks.prometheus import Known
 from conftest import ROOT
 
