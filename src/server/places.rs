@@ -110,11 +110,11 @@ mod tests {
         );
 
         assert!(take().is_none());
-        assert_eq!(process.open(), taken.len());
+        assert_eq!(process.taken(), taken.len());
         taken.truncate(1);
         assert_eq!(take().unwrap().1, Admission::Admitted);
         drop(taken);
-        assert_eq!((process.open(), worker.get()), (0, 0));
+        assert_eq!((process.taken(), worker.get()), (0, 0));
     }
 
     #[tokio::test]

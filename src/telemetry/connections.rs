@@ -8,7 +8,6 @@ use std::sync::{
 /// The connections of the process.
 #[derive(Debug, Default)]
 pub struct Connections {
-    open: AtomicUsize,
     accepted: AtomicU64,
     /// Connections that are open, and sessions that share one.
     taken: AtomicUsize,
@@ -22,12 +21,6 @@ impl Connections {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How many are open.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
     /// How many there were, those that were closed at once included.
     #[must_use]
     pub fn accepted(&self) -> u64 {
@@ -37,13 +30,11 @@ impl Connections {
     /// Counts one more; returns how many places were taken before.
     pub fn enter(&self) -> usize {
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_add(1, Ordering::Relaxed);
         self.taken.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Counts one less.
     pub fn leave(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 
