@@ -28,8 +28,8 @@ pub(super) struct Config {
 enum Command {
     /// Show every value that is in effect, as TOML, and where it comes from
     ///
-    /// What is shown can be used as a file. Values that may be secret stay the variables that
-    /// they are written with.
+    /// What is shown can be used as a file. Text with variables in it, which may be secret,
+    /// is shown as it is written.
     Show(Run),
     /// Show the complete file with every default, and what each key is for
     Default,

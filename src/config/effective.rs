@@ -6,9 +6,9 @@
 //!
 //! # Invariants
 //!
-//! * What came from the environment is shown only where it was read in some notation, as a
-//!   duration or an address is. Free text, which may be a token, is shown as it is written:
-//!   `${NAME}`.
+//! * What came from the environment is shown only where it was read as a number, a size, a
+//!   duration, a truth value or one of several words. Any other text, which may be a token or
+//!   have one in it, is shown as it is written: `${NAME}`.
 
 mod show;
 
@@ -225,6 +225,7 @@ mod tests {
             "BACKEND" => Some("backend:9000".to_owned()),
             "TOKEN" => Some("canary".to_owned()),
             "PORT" => Some("7000".to_owned()),
+            "ADDRESS" => Some("192.0.2.7".to_owned()),
             _ => None,
         }
     }
@@ -261,7 +262,7 @@ mod tests {
         is("admin.listen", "127.0.0.1:9901".into(), Origin::Default);
         is(
             "route[0].upstream",
-            "http://backend:9000".into(),
+            "http://${BACKEND}".into(),
             Origin::Environment,
         );
         is("route[0].gate.timeout", "45s".into(), Origin::File);
@@ -275,13 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn free_text_from_the_environment_is_shown_as_it_is_written() {
+    fn text_from_the_environment_is_shown_as_it_is_written() {
         let settings = settings(
             r#"
+            trusted_proxies = ["${ADDRESS}"]
+            admin.listen = "unix:/${TOKEN}.sock"
             [[listen]]
-            address = "127.0.0.1:${PORT}"
+            address = "unix:/${TOKEN}/clients.sock"
             [[route]]
-            upstream = "http://b"
+            host = "${TOKEN}.example"
+            path = "/${TOKEN}"
+            upstream = "http://${TOKEN}:81"
+            origins = ["https://a.example", "https://${TOKEN}"]
+            subprotocols = ["${TOKEN}"]
             gate.ready = [{ text = "${TOKEN}" }, { json = { "/token" = "${TOKEN}" } }]
             close_codes = { 401 = 4401 }
             [[route.message]]
@@ -290,39 +297,51 @@ mod tests {
         );
 
         let all = format!("{settings:?}");
-        assert!(!all.contains("canary"), "{all}");
-        let (ready, origin) = &settings["route[0].gate.ready"];
-        assert_eq!(ready[0]["text"], "${TOKEN}");
-        assert_eq!(*origin, Origin::Environment);
-        assert_eq!(settings["listen[0].address"].0, "127.0.0.1:7000");
+        assert!(
+            !all.contains("canary") && !all.contains("192.0.2.7"),
+            "{all}"
+        );
+        let is = |key: &str, value: Value| {
+            assert_eq!(settings[key], (value, Origin::Environment), "{key}");
+        };
+        is("route[0].upstream", "http://${TOKEN}:81".into());
+        is("route[0].path", "/${TOKEN}".into());
+        is("listen[0].address", "unix:/${TOKEN}/clients.sock".into());
+        assert_eq!(settings["route[0].origins"].0[0], "https://a.example");
+        assert_eq!(settings["route[0].gate.ready"].0[0]["text"], "${TOKEN}");
         assert_eq!(settings["listen[0].h2c"], (false.into(), Origin::Default));
         assert!(!settings.contains_key("listen"));
         assert_eq!(settings["route[0].close_codes.401"].0, 4401);
-        assert_eq!(
-            settings["route[0].message[0].match"].0["prefix"],
-            "${TOKEN}"
-        );
     }
 
     #[test]
-    fn what_is_read_in_some_notation_is_shown_as_it_is_in_effect() {
+    fn numbers_and_words_from_the_environment_are_shown_as_what_they_are() {
         let settings = settings(
             r#"
+            limits.max_connections = "${PORT}"
+            limits.max_held_bytes = "${PORT}KiB"
             [log]
             level = "${LOG_LEVEL:-debug}"
             [[route]]
             upstream = "http://b"
-            origins = ["https://a.example", "https://${BACKEND}"]
             gate.ready = { on = "${EVENT:-pong}" }
+            gate.timeout = "${PORT}s"
+            gate.forward_ready = "${FORWARD:-false}"
+            close_codes = { 401 = "${CODE:-4401}" }
             "#,
         );
 
-        let of = |key: &str| settings[key].clone();
-        assert_eq!(of("log.level"), ("debug".into(), Origin::Environment));
-        let (origins, origin) = of("route[0].origins");
-        assert_eq!(origins[1], "https://backend:9000");
-        assert_eq!(origin, Origin::Environment);
-        assert_eq!(of("route[0].gate.ready").0["on"], "pong");
+        for (key, value) in [
+            ("limits.max_connections", "7000"),
+            ("limits.max_held_bytes", "7000KiB"),
+            ("log.level", "debug"),
+            ("route[0].gate.timeout", "7000s"),
+            ("route[0].gate.forward_ready", "false"),
+            ("route[0].close_codes.401", "4401"),
+        ] {
+            assert_eq!(settings[key], (value.into(), Origin::Environment), "{key}");
+        }
+        assert_eq!(settings["route[0].gate.ready"].0["on"], "pong");
     }
 
     #[test]

@@ -34,19 +34,53 @@ pub(super) struct Variables {
     pub(super) expanded: Expanded,
 }
 
+/// `shown` with these variables as they are written; `None` when it says something of what
+/// they are in another way.
+pub(super) fn hide(shown: &str, variables: &[&Variables]) -> Option<String> {
+    let mut parts = vec![Part::Shown(shown)];
+    for it in variables {
+        parts = parts.into_iter().flat_map(|part| it.split(part)).collect();
+    }
+    let values: Vec<_> = variables
+        .iter()
+        .flat_map(|it| &it.expanded.values)
+        .collect();
+    let is_said = parts.iter().any(|part| match part {
+        Part::Shown(text) => {
+            let text = text.to_lowercase();
+            values.iter().any(|value| has_piece(&text, value))
+        }
+        Part::Written(_) => false,
+    });
+    let texts = parts.iter().map(|part| match part {
+        Part::Shown(text) | Part::Written(text) => *text,
+    });
+    (!is_said).then(|| texts.collect())
+}
+
+/// A part of what is shown.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    /// As it was to be shown.
+    Shown(&'a str),
+    /// A value as it is written.
+    Written(&'a str),
+}
+
 impl Variables {
-    /// `shown` with the variables as they are written; `None` when it says something of what
-    /// they are in another way.
-    pub(super) fn hide(&self, shown: &str) -> Option<String> {
-        let Expanded { text, values } = &self.expanded;
-        let parts: Vec<_> = if text.is_empty() {
-            vec![shown]
-        } else {
-            shown.split(text.as_str()).collect()
-        };
-        let mut says = parts.iter().map(|part| part.to_lowercase());
-        let is_said = says.any(|part| values.iter().any(|value| has_piece(&part, value)));
-        (!is_said).then(|| parts.join(&self.written))
+    /// Takes the value out of `part`.
+    fn split<'a>(&'a self, part: Part<'a>) -> Vec<Part<'a>> {
+        let text = self.expanded.text.as_str();
+        match part {
+            Part::Shown(shown) if !text.is_empty() => {
+                let mut parts = Vec::new();
+                for shown in shown.split(text) {
+                    parts.extend([Part::Written(&self.written), Part::Shown(shown)]);
+                }
+                parts.split_off(1)
+            }
+            part => vec![part],
+        }
     }
 }
 
@@ -154,19 +188,24 @@ mod tests {
                 values: vec![value.to_owned()],
             },
         };
+        let hidden = |variables: &Variables, shown| hide(shown, &[variables]);
         let token = variables("(${T}", "(Canary", "Canary");
 
-        assert_eq!(
-            token.hide("`(Canary` is wrong").unwrap(),
-            "`(${T}` is wrong"
-        );
-        assert_eq!(token.hide("something else").unwrap(), "something else");
-        assert_eq!(token.hide("`Canary` is wrong"), None);
-        assert_eq!(token.hide("write \"cana\""), None);
+        let is_wrong = hidden(&token, "`(Canary` is wrong");
+        assert_eq!(is_wrong.unwrap(), "`(${T}` is wrong");
+        assert_eq!(hidden(&token, "something else").unwrap(), "something else");
+        assert_eq!(hidden(&token, "`Canary` is wrong"), None);
+        assert_eq!(hidden(&token, "write \"cana\""), None);
         let short = variables("${T}", "x", "x");
-        assert_eq!(short.hide("`x`").unwrap(), "`${T}`");
+        assert_eq!(hidden(&short, "`x`").unwrap(), "`${T}`");
         let empty = variables("${T}", "", "");
-        assert_eq!(empty.hide("`` is wrong").unwrap(), "`` is wrong");
+        assert_eq!(hidden(&empty, "`` is wrong").unwrap(), "`` is wrong");
+        // Both have what is in the other.
+        let other = variables("${T}.key", "Canary.key", "Canary");
+        assert_eq!(
+            hide("`(Canary` and `Canary.key`", &[&token, &other]).unwrap(),
+            "`(${T}` and `${T}.key`"
+        );
     }
 
     #[test]

@@ -112,8 +112,8 @@ impl<'a> File<'a> {
         let mut problems = self.problems.take();
         problems.extend(unknown_keys);
         let variables = self.variables.take();
-        let hide = |problem: Problem| variables.iter().fold(problem, Problem::hide);
-        problems.into_iter().map(hide).collect()
+        let problems = problems.into_iter();
+        problems.map(|problem| problem.hide(&variables)).collect()
     }
 
     #[cfg(test)]
@@ -220,13 +220,22 @@ impl<'a> Table<'a> {
         self.take(key, |value| value.parse(parse))
     }
 
+    /// The same for a number, a size, a duration or a truth value, which is no secret.
+    pub(super) fn measure<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Mistake>,
+    ) -> Option<T> {
+        self.take(key, |value| value.measure(parse))
+    }
+
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        self.parse(key, units::duration)
+        self.measure(key, units::duration)
     }
 
     /// A duration other than zero.
     pub(super) fn some_time(&mut self, key: &'static str) -> Option<Duration> {
-        self.parse(key, units::some_time)
+        self.measure(key, units::some_time)
     }
 
     /// The table `key`, read to its end; an empty one when it is not there.
@@ -438,24 +447,30 @@ impl<'a> Value<'a> {
     /// What `parse` makes of a string or of a number's or truth value's own text: `8`, `"8"`
     /// and `"${WORKERS}"` are the same.
     pub(super) fn parse<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
-        let text = match self.content {
-            DeValue::String(text) => self.expand(text)?,
-            DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
-            DeValue::Float(number) => number.as_str().to_owned(),
-            DeValue::Boolean(truth) => truth.to_string(),
-            _ => return self.mismatch("a string or a number"),
-        };
-        match parse(&text) {
-            Ok(value) => {
-                self.reveal(text);
-                Some(value)
-            }
-            Err(mistake) => self.problem(mistake),
+        let text = self.text()?;
+        parse(&text).map_or_else(|mistake| self.problem(mistake), Some)
+    }
+
+    /// The same for a number, a size, a duration or a truth value, which is no secret.
+    pub(super) fn measure<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
+        let text = self.text()?;
+        let value = parse(&text).map_or_else(|mistake| self.problem(mistake), Some)?;
+        self.reveal(text);
+        Some(value)
+    }
+
+    /// What a string, a number or a truth value is in words.
+    fn text(&self) -> Option<String> {
+        match self.content {
+            DeValue::String(text) => self.expand(text),
+            DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+            DeValue::Float(number) => Some(number.as_str().to_owned()),
+            DeValue::Boolean(truth) => Some(truth.to_string()),
+            _ => self.mismatch("a string or a number"),
         }
     }
 
-    /// Has the value shown with its variables replaced: what can be read in some notation is
-    /// no secret.
+    /// Has the value shown with its variables replaced.
     fn reveal(&self, text: String) {
         let is_from_environment =
             matches!(self.content, DeValue::String(written) if **written != *text);

@@ -6,7 +6,7 @@ use annotate_snippets::{
     AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as plain,
 };
 
-use super::expand::Variables;
+use super::expand::{Variables, hide};
 
 /// What is wrong with one value, wherever it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,10 @@ impl Mistake {
 
     /// Shows `variables` as they are written. What was put together from their values in a way
     /// that cannot be undone is replaced by less.
-    fn hide(&mut self, variables: &Variables) {
+    fn hide(&mut self, variables: &[&Variables]) {
+        let Some(first) = variables.first() else {
+            return;
+        };
         let Self {
             what,
             expected,
@@ -46,15 +49,15 @@ impl Mistake {
         } = self;
         // A borrowed text is one of the program's own.
         if let Cow::Owned(text) = what {
-            let hidden = variables.hide(text);
-            let less = || format!("this cannot be `{}`", variables.written);
+            let hidden = hide(text, variables);
+            let less = || format!("this cannot be `{}`", first.written);
             *what = hidden.unwrap_or_else(less).into();
         }
         if let Cow::Owned(text) = expected {
-            let hidden = variables.hide(text).map(Cow::Owned);
+            let hidden = hide(text, variables).map(Cow::Owned);
             *expected = hidden.unwrap_or("expected another value".into());
         }
-        *help = help.take().and_then(|text| variables.hide(&text));
+        *help = help.take().and_then(|text| hide(&text, variables));
     }
 }
 
@@ -115,13 +118,17 @@ impl Problem {
         }
     }
 
-    /// Shows `variables` as they are written, if this is about the value that has them.
-    pub(super) fn hide(mut self, variables: &Variables) -> Self {
-        let place = &variables.place;
-        let is_there = |span: &Range<usize>| span.start < place.end && place.start < span.end;
-        if self.span.as_ref().is_some_and(is_there) {
-            self.mistake.hide(variables);
-        }
+    /// Shows those of `variables` as they are written that are in the values which this is
+    /// about.
+    pub(super) fn hide(mut self, variables: &[Variables]) -> Self {
+        let context = self.context.as_ref().map(|(span, _)| span);
+        let spans: Vec<_> = self.span.iter().chain(context).collect();
+        let is_there = |place: &Range<usize>| {
+            let mut spans = spans.iter();
+            spans.any(|span| span.start < place.end && place.start < span.end)
+        };
+        let variables = variables.iter().filter(|it| is_there(&it.place));
+        self.mistake.hide(&variables.collect::<Vec<_>>());
         self
     }
 

@@ -153,7 +153,7 @@ fn retry(table: &mut Table<'_>) -> Retry {
     let mut retry = Retry::default();
     override_with(&mut retry.initial, table.some_time("initial"));
     override_with(&mut retry.max, table.some_time("max"));
-    override_with(&mut retry.jitter, table.parse("jitter", units::fraction));
+    override_with(&mut retry.jitter, table.measure("jitter", units::fraction));
     if table.is_sound() && retry.initial > retry.max {
         let what = "the first wait is longer than the longest";
         let expected = format!("`initial` is {:?}, `max` is {:?}", retry.initial, retry.max);
@@ -194,11 +194,11 @@ fn gate(table: &mut Table<'_>) -> gate::Settings {
     );
     override_with(
         &mut gate.forward_ready,
-        table.parse("forward_ready", units::truth),
+        table.measure("forward_ready", units::truth),
     );
     override_with(
         &mut gate.inspect_bytes,
-        table.parse("inspect_bytes", units::size),
+        table.measure("inspect_bytes", units::size),
     );
     if table.is_sound() && gate.settle >= gate.timeout {
         let what = "the gate's timeout is over before it has settled";
@@ -283,9 +283,9 @@ fn hold(table: &mut Table<'_>) -> hold::Settings {
     let mut hold = hold::Settings::default();
     override_with(
         &mut hold.max_messages,
-        table.parse("max_messages", units::some),
+        table.measure("max_messages", units::some),
     );
-    override_with(&mut hold.max_bytes, table.parse("max_bytes", queue_bytes));
+    override_with(&mut hold.max_bytes, table.measure("max_bytes", queue_bytes));
     let overflow = [
         ("backpressure", Overflow::Backpressure),
         ("shed", Overflow::Shed),
@@ -302,7 +302,7 @@ fn hold(table: &mut Table<'_>) -> hold::Settings {
     );
     override_with(
         &mut hold.max_age,
-        table.parse("max_age", units::optional_time),
+        table.measure("max_age", units::optional_time),
     );
     let on_client_gone = [
         ("deliver", OnClientGone::Deliver),
@@ -331,15 +331,15 @@ fn tunnel(table: &mut Table<'_>) -> tunnel::Settings {
     override_with(&mut tunnel.idle_after, table.some_time("idle_after"));
     override_with(
         &mut tunnel.idle_timeout,
-        table.parse("idle_timeout", units::optional_time),
+        table.measure("idle_timeout", units::optional_time),
     );
     override_with(
         &mut tunnel.ping_interval,
-        table.parse("ping_interval", units::optional_time),
+        table.measure("ping_interval", units::optional_time),
     );
     override_with(
         &mut tunnel.max_session_age,
-        table.parse("max_session_age", units::optional_time),
+        table.measure("max_session_age", units::optional_time),
     );
     override_with(&mut tunnel.close_timeout, table.some_time("close_timeout"));
     tunnel
@@ -355,11 +355,11 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
     override_with(&mut http.hold_timeout, table.duration("hold_timeout"));
     override_with(
         &mut http.max_body_bytes,
-        table.parse("max_body_bytes", units::optional_size),
+        table.measure("max_body_bytes", units::optional_size),
     );
     override_with(
         &mut http.max_held_requests,
-        table.parse("max_held_requests", units::count),
+        table.measure("max_held_requests", units::count),
     );
     let underscores = [("drop", Underscores::Drop), ("pass", Underscores::Pass)];
     override_with(
@@ -368,16 +368,16 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
     );
     override_with(
         &mut http.max_idle_connections,
-        table.parse("max_idle_connections", units::count),
+        table.measure("max_idle_connections", units::count),
     );
     override_with(&mut http.idle_timeout, table.some_time("idle_timeout"));
     override_with(
         &mut http.response_timeout,
-        table.parse("response_timeout", units::optional_time),
+        table.measure("response_timeout", units::optional_time),
     );
     override_with(
         &mut http.body_timeout,
-        table.parse("body_timeout", units::optional_time),
+        table.measure("body_timeout", units::optional_time),
     );
     http
 }
@@ -386,9 +386,9 @@ fn breaker(table: &mut Table<'_>) -> breaker::Settings {
     let mut breaker = breaker::Settings::default();
     override_with(
         &mut breaker.failures,
-        table.parse("failures", units::small_count),
+        table.measure("failures", units::small_count),
     );
-    override_with(&mut breaker.cooldown, table.parse("cooldown", cooldown));
+    override_with(&mut breaker.cooldown, table.measure("cooldown", cooldown));
     breaker
 }
 
@@ -426,7 +426,7 @@ fn close_codes(table: &mut Table<'_>) -> CloseCodes {
             let what = format!("`{key}` is not the status of a refusal");
             table.problem_at(span, Mistake::new(what, "expected 200 to 599"));
         }
-        codes.extend(status.zip(value.parse(close_code)));
+        codes.extend(status.zip(value.measure(close_code)));
     }
     CloseCodes::new(codes)
 }

@@ -84,7 +84,7 @@ fn listener(
 /// Whether clients may speak HTTP/2 without TLS.
 fn h2c(table: &mut Table<'_>, has_tls: bool) -> bool {
     let enabled = table.take("h2c", |value| {
-        let enabled = value.parse(units::truth)?;
+        let enabled = value.measure(units::truth)?;
         if enabled && has_tls {
             let what = "h2c is HTTP/2 without TLS, and this listener has TLS";
             let mistake = Mistake::new(what, "expected h2 = true in [listen.tls]");
@@ -99,7 +99,7 @@ fn h2c(table: &mut Table<'_>, has_tls: bool) -> bool {
 /// may send.
 fn proxy_protocol(table: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> bool {
     let enabled = table.take("proxy_protocol", |value| {
-        let enabled = value.parse(units::truth)?;
+        let enabled = value.measure(units::truth)?;
         if enabled && trusted_proxies.is_empty() {
             let what = "nobody could connect: there are no trusted proxies";
             let expected = "expected trusted_proxies at the top of the file";
@@ -131,7 +131,7 @@ fn default_port(top: &Table<'_>) -> (u16, Origin) {
 
 pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
     let auto = || units::workers("auto").unwrap_or(NonZeroUsize::MIN);
-    top.parse("workers", units::workers).unwrap_or_else(auto)
+    top.measure("workers", units::workers).unwrap_or_else(auto)
 }
 
 /// Where the admin listener is.
@@ -169,36 +169,39 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     const DEFAULT_SHARE: Memory = Memory::Percent(25);
     /// The rest is for what comes before the next look, and for what is under way.
     const DEFAULT_MAX_SHARE: Memory = Memory::Percent(85);
-    let max_held = table.parse("max_held_bytes", units::memory);
+    let max_held = table.measure("max_held_bytes", units::memory);
     let mut limits = Limits::new(bytes(max_held.unwrap_or(DEFAULT_SHARE)));
-    let max_memory = table.parse("max_memory_bytes", units::optional_memory);
+    let max_memory = table.measure("max_memory_bytes", units::optional_memory);
     limits.max_memory = max_memory
         .unwrap_or(Some(DEFAULT_MAX_SHARE))
         .and_then(bound);
     override_with(
         &mut limits.max_connections,
-        table.parse("max_connections", units::some),
+        table.measure("max_connections", units::some),
     );
     override_with(
         &mut limits.max_connections_per_address,
-        table.parse("max_connections_per_address", units::optional_count),
+        table.measure("max_connections_per_address", units::optional_count),
     );
     override_with(
         &mut limits.session_rate,
-        table.parse("session_rate", units::optional_count),
+        table.measure("session_rate", units::optional_count),
     );
     override_with(
         &mut limits.session_rate_per_address,
-        table.parse("session_rate_per_address", units::optional_count),
+        table.measure("session_rate_per_address", units::optional_count),
     );
-    override_with(&mut limits.max_headers, table.parse("max_headers", headers));
+    override_with(
+        &mut limits.max_headers,
+        table.measure("max_headers", headers),
+    );
     override_with(
         &mut limits.max_uri_bytes,
-        table.parse("max_uri_bytes", units::size),
+        table.measure("max_uri_bytes", units::size),
     );
     override_with(
         &mut limits.max_header_bytes,
-        table.parse("max_header_bytes", header_bytes),
+        table.measure("max_header_bytes", header_bytes),
     );
     override_with(
         &mut limits.header_timeout,
@@ -206,14 +209,14 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     );
     override_with(
         &mut limits.max_streams,
-        table.parse("max_streams", max_streams),
+        table.measure("max_streams", max_streams),
     );
     override_with(&mut limits.write_timeout, table.some_time("write_timeout"));
     limits
 }
 
 pub(super) fn reload_poll(table: &mut Table<'_>) -> Option<Duration> {
-    table.parse("poll", units::optional_time).flatten()
+    table.measure("poll", units::optional_time).flatten()
 }
 
 pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {

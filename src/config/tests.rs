@@ -121,7 +121,10 @@ fn every_key_of_the_shipped_file_is_shown_with_its_origin() {
         let names = parts.filter(|(index, _)| index % 2 == 0);
         names.map(|(_, name)| name).collect::<String>()
     };
-    let settings = config.effective.settings().into_iter();
+    let settings = config.effective.settings();
+    let files = environment("TLS_FILES").unwrap();
+    assert!(!format!("{settings:?}").contains(&files), "{settings:?}");
+    let settings = settings.into_iter();
     let shown: BTreeSet<_> = settings.map(|it| without_numbers(&it.key)).collect();
     let mut table = String::new();
     let mut written = BTreeSet::new();

@@ -5,7 +5,12 @@ use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 
 use rustls::pki_types::ServerName;
 
-use super::{address::Upstream, raw::Table, report::Mistake, units};
+use super::{
+    address::Upstream,
+    raw::Table,
+    report::{Mistake, Problem},
+    units,
+};
 use crate::{
     server,
     tls::{self, FileError, Identity, IdentityFiles},
@@ -39,7 +44,7 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
         identity
     });
     let client_ca = authorities(table, "client_ca");
-    let h2 = table.parse("h2", units::truth);
+    let h2 = table.measure("h2", units::truth);
     if !table.is_sound() {
         return None;
     }
@@ -165,7 +170,13 @@ fn identity(table: &mut Table<'_>) -> Option<IdentityFiles> {
     let files = IdentityFiles { certificate, key };
     match Identity::new(&files, chain, private_key) {
         Ok(_) => Some(files),
-        Err(error) => key_value?.problem(error.into()),
+        Err(error) => {
+            let problem = Problem::at(key_value?.span(), error.into());
+            let certificate = certificate_value?.span();
+            let problem = problem.context(certificate, "of this certificate");
+            table.file().report(problem);
+            None
+        }
     }
 }
 

@@ -238,6 +238,66 @@ fn no_secret_is_anywhere_at_any_level_in_any_form() {
     }
 }
 
+/// A configuration with a token in every kind of text, and `more` in those of the routes that
+/// are no name of theirs.
+fn with_tokens(more: &str) -> String {
+    format!(
+        r#"
+        listen = "127.0.0.1:0"
+        workers = "${{WORKERS}}"
+        admin.listen = "127.0.0.1:0"
+        [[route]]
+        host = "${{TOKEN}}.example"
+        path = "/${{TOKEN}}"
+        upstream = "http://${{TOKEN}}.example:81"
+        origins = ["https://${{TOKEN}}.example{more}"]
+        subprotocols = ["${{TOKEN}}{more}"]
+        gate.ready = {{ text = "${{TOKEN}}{more}" }}
+        [[route]]
+        upstream = "unix:/${{TOKEN}}/{more}"
+        "#
+    )
+}
+
+#[test]
+fn a_variable_in_a_text_is_shown_as_it_is_written_wherever_the_configuration_is() {
+    let environment = [("TOKEN", "canary"), ("WORKERS", "1")];
+    let mut program = Program::configured(&with_tokens(""), &[], &environment);
+    let says_no_secret = |what: &str, text: &str| {
+        assert!(!text.contains("canary"), "{what}: {text}");
+    };
+
+    let shown = program.ask("GET /config");
+    says_no_secret("/config", &shown);
+    assert!(shown.contains("\"http://${TOKEN}.example:81\""), "{shown}");
+    let shown = program.run(&["config", "show"], &environment);
+    says_no_secret("config show", &shown);
+    let upstream = "upstream = \"http://${TOKEN}.example:81\"";
+    assert!(shown.contains(upstream), "{shown}");
+    assert!(shown.contains("workers = \"1\""), "{shown}");
+
+    let (one, other) = ("route ${TOKEN}.example/${TOKEN} ", "route / ");
+    program.configure(&with_tokens("more"));
+    let answer = program.ask("POST /reload");
+    says_no_secret("POST /reload", &answer);
+    for (route, key) in [
+        (one, "origins"),
+        (one, "subprotocols"),
+        (one, "gate.ready"),
+        (other, "upstream"),
+    ] {
+        assert!(answer.contains(&format!("\n{route}{key}: ")), "{answer}");
+    }
+    let reloaded = program.line_with("configuration reloaded");
+    says_no_secret("the log", &reloaded);
+    assert!(reloaded.contains("${TOKEN}"), "{reloaded}");
+
+    program.configure(&with_tokens("*"));
+    let refused = program.ask("POST /reload");
+    says_no_secret("a refused reload", &refused);
+    assert!(refused.contains("${TOKEN}"), "{refused}");
+}
+
 /// Whether a character could do something to whoever looks at it.
 fn is_harmful(character: char) -> bool {
     character != '\n' && character.is_control()

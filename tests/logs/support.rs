@@ -1,8 +1,10 @@
 //! The program with its log in a pipe, a backend, and clients that speak in bytes.
 
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Lines, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
 };
@@ -17,7 +19,7 @@ pub(crate) const BASE: &str =
 /// A program that ends with the test, also with one that fails.
 pub(crate) struct Program {
     child: Child,
-    _directory: TempDir,
+    directory: TempDir,
     pub(crate) log: Lines<Box<dyn BufRead + Send>>,
     pub(crate) traffic: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -50,12 +52,8 @@ impl Program {
         environment: &[(&str, &str)],
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("proxy.toml"), configuration).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_readygate"))
-            .args(arguments)
-            .current_dir(directory.path())
-            .env_clear()
-            .envs(environment.iter().copied())
+        fs::write(directory.path().join("proxy.toml"), configuration).unwrap();
+        let mut child = command(directory.path(), arguments, environment)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -69,11 +67,16 @@ impl Program {
         let (traffic, admin) = if is_admin { (other, one) } else { (one, other) };
         Self {
             child,
-            _directory: directory,
+            directory,
             log,
             traffic,
             admin,
         }
+    }
+
+    /// Writes another configuration, which it has not read.
+    pub(crate) fn configure(&self, configuration: &str) {
+        fs::write(self.directory.path().join("proxy.toml"), configuration).unwrap();
     }
 
     /// The next line with `part` in it.
@@ -109,6 +112,12 @@ impl Program {
         exchange(self.admin, head + "Connection: close\r\n\r\n")
     }
 
+    /// What another one prints with these arguments, in the same directory.
+    pub(crate) fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+        let output = command(self.directory.path(), arguments, environment).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
     /// Tells it to end.
     pub(crate) fn terminate(&self) {
         let id = self.child.id().to_string();
@@ -120,6 +129,16 @@ impl Program {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
+}
+
+fn command(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readygate"));
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .envs(environment.iter().copied());
+    command
 }
 
 fn address_in(line: &str) -> SocketAddr {

@@ -167,7 +167,8 @@ mod tests {
                 .join(" ")
         };
 
-        assert_eq!(line("listen"), "listen = \"127.0.0.1:7000\" # environment");
+        let listen = "listen = \"127.0.0.1:${PORT}\" # environment";
+        assert_eq!(line("listen"), listen);
         assert_eq!(line("max_connections "), "max_connections = 7 # file");
         assert_eq!(line("workers"), "workers = \"auto\" # default");
         assert_eq!(line("401"), "401 = 4401 # file");

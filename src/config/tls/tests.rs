@@ -57,7 +57,13 @@ impl Files {
 
     fn parse(&self, text: &str) -> Result<Config, Problems> {
         let text = text.replace('@', &self.0.path().display().to_string());
-        Config::parse("proxy.toml", &text, &|_| None)
+        let directory = self.0.path().display().to_string();
+        let environment = |name: &str| match name {
+            "DIRECTORY" => Some(directory.clone()),
+            "PART" => Some("e.p".to_owned()),
+            _ => None,
+        };
+        Config::parse("proxy.toml", &text, &environment)
     }
 
     /// What is wrong with a file of these tables and a plain route.
@@ -123,6 +129,26 @@ upstream = \"http://127.0.0.1:8081\"";
         .collect();
     assert_eq!(names, ["one.pem", "two.pem"]);
     assert!(config.listen[1].tls.is_none());
+}
+
+#[test]
+fn a_problem_of_two_files_shows_the_variables_of_both() {
+    let files = Files::new();
+    for (certificate, key) in [
+        ("${DIRECTORY}/one.pem", "${DIRECTORY}/two.key"),
+        ("@/on${PART}em", "@/two.key"),
+    ] {
+        let tls = format!("[listen.tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"");
+
+        let report = files.report_on_listener(&tls);
+
+        let title = &gist(&report)[0];
+        assert!(
+            title.contains(certificate) && title.contains(key),
+            "{title}"
+        );
+        assert!(report.contains("of this certificate"), "{report}");
+    }
 }
 
 #[test]
