@@ -130,9 +130,60 @@ fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, rc::Rc, sync::Arc};
+
+    use http_body_util::BodyExt;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::{
+        admin::Process,
+        config::{Config, reload},
+        http::{Shared, visit::STUCK_AFTER},
+    };
+
+    /// The listener of a process with one worker.
+    fn admin(worker: Worker) -> Rc<Admin> {
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", route, &|_| None).unwrap();
+        let (reload, _source) = reload::source(None, || Err(String::new()));
+        let process = Process {
+            shared: Arc::new(Shared::new(Arc::new(config))),
+            workers: vec![worker],
+            reload,
+        };
+        Admin::new(process, CancellationToken::new())
+    }
+
+    /// What is said about life and about readiness: the status, and what is wrong.
+    async fn said(admin: &Admin) -> [(u16, String); 2] {
+        let query = || Query::read("").unwrap();
+        let answers = [livez(admin, query()).await, readyz(admin, query()).await];
+        let said = answers.map(async |answer| {
+            let (head, body) = answer.unwrap().into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            (head.status.as_u16(), text)
+        });
+        let [livez, readyz] = said;
+        [livez.await, readyz.await]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_with_a_stuck_worker_is_neither_alive_nor_ready() {
+        let (worker, inbox) = Worker::new(0);
+        let admin = admin(worker);
+
+        for (status, text) in said(&admin).await {
+            assert_eq!(status, 200, "{text}");
+        }
+        time::advance(STUCK_AFTER).await;
+        for (status, text) in said(&admin).await {
+            assert_eq!(status, 503, "{text}");
+            assert!(text.contains("[-] worker 0: "), "{text}");
+        }
+        drop(inbox);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn upstreams_are_asked_once_a_second_however_many_ask() {

@@ -187,3 +187,54 @@ impl Inherited {
         Ok(inherited)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config,
+        http::{Local, Shared, visit::STUCK_AFTER},
+    };
+
+    /// All that the manager has been told since it was last asked.
+    fn told(manager: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 64];
+        let next = || {
+            let length = manager.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_is_well_while_workers_are_busy_and_not_once_one_is_stuck() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let service = Service(Some(Arc::new(Manager {
+            socket: UnixDatagram::unbound().unwrap(),
+            address: SocketAddr::from_pathname(&path).unwrap(),
+            watchdog: Some(Duration::from_secs(4)),
+        })));
+        let (worker, mut inbox) = Worker::new(0);
+        let workers = [worker];
+        let watch = async |time| {
+            let watched = time::timeout(time, service.watch(&workers)).await;
+            watched.unwrap_err();
+            told(&manager)
+        };
+
+        // Twice in each of its intervals.
+        assert_eq!(watch(STUCK_AFTER).await, ["WATCHDOG=1"; 5]);
+        assert!(watch(STUCK_AFTER).await.is_empty());
+
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", route, &|_| None).unwrap();
+        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
+        while let Ok(visit) = inbox.try_recv() {
+            visit.pay(&local);
+        }
+        assert!(!watch(STUCK_AFTER / 2).await.is_empty());
+    }
+}
