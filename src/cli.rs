@@ -3,15 +3,18 @@
 //! Everything that is wrong goes to standard error, in colour on a terminal unless
 //! `NO_COLOR` is set. The exit status says whose turn it is.
 
+mod check;
+mod color;
 mod config;
+mod demo;
 mod explain;
 mod operate;
 mod serve;
 mod version;
 
 use std::{
+    env,
     error::Error,
-    fmt,
     io::{self, Write},
     iter,
     num::NonZeroUsize,
@@ -21,9 +24,10 @@ use std::{
 
 use annotate_snippets::{Group, Level, Renderer};
 use clap::{
-    Args, ColorChoice, CommandFactory, Parser, Subcommand,
+    Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
-    value_parser,
+    error::ErrorKind,
+    parser::ValueSource,
 };
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
@@ -33,7 +37,6 @@ use crate::{
         reload::{self, Source, Trigger},
         units,
     },
-    demo,
     server::{ListenAddress, service::Inherited},
     telemetry::{self, FORMATS, LEVELS},
 };
@@ -68,6 +71,14 @@ Exit status:
   78  the configuration is wrong
   130, 143  cut off by a second SIGINT or SIGTERM while it drained";
 
+const COMPLETIONS: &str = "\
+Examples:
+  source <(readygate completions bash)
+      In ~/.bashrc: have the shell complete commands and options.
+
+  readygate completions zsh > ~/.zfunc/_readygate
+      The same for zsh, in a directory of its fpath.";
+
 /// Accepts WebSocket clients at once and holds what they send until the backend is ready.
 ///
 /// Every client gets its `101` immediately. While the application behind is still starting,
@@ -80,8 +91,7 @@ Exit status:
     name = "readygate",
     version,
     long_version = version::SHORT,
-    after_help = EXAMPLES,
-    args_conflicts_with_subcommands = true
+    after_help = EXAMPLES
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -99,20 +109,18 @@ enum Command {
     #[command(after_help = EXAMPLES)]
     Run(Run),
     /// Check a configuration file and show every problem in it
-    Check(Check),
+    Check(check::Check),
     /// Show what is in effect, what the defaults are, and what there may be
     Config(config::Config),
     /// Show which route a request takes, and what happens to it there
     Explain(explain::Explain),
     /// Ask a readygate that runs whether it is well
     ///
-    /// For images in which there is nothing else to ask with. Exits with 0 if it is, and with 1
-    /// otherwise.
+    /// For images in which there is nothing else to ask with.
     Healthcheck(operate::Healthcheck),
     /// Tell a readygate that runs to take no new clients and to end
     ///
-    /// For preStop in Kubernetes: readygate drain --wait 10s. Exits with 1 if nobody listens, or
-    /// if the process is still there after that time.
+    /// For preStop in Kubernetes and its like. It is what SIGTERM does, too.
     Drain(operate::Drain),
     /// Show what backends that are not ready lose, with readygate and without
     ///
@@ -120,10 +128,9 @@ enum Command {
     /// before each, all within this process and on 127.0.0.1. Clients send the same messages
     /// straight to the backends and through readygate. Takes a few seconds, and fails if
     /// readygate loses, doubles or reorders a message.
-    Demo(Demo),
+    Demo(demo::Demo),
     /// Write completions for a shell to standard output
-    ///
-    /// For bash: source <(readygate completions bash)
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// The shell
         #[arg(value_name = "SHELL")]
@@ -184,26 +191,6 @@ impl AdminAddress {
     }
 }
 
-#[derive(Args, Debug)]
-struct Check {
-    /// The file to check
-    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
-    config: PathBuf,
-}
-
-#[derive(Args, Debug)]
-struct Demo {
-    /// Clients for each backend, straight and through readygate, up to 50
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=50))]
-    clients: u32,
-    /// Messages that each client sends, up to 200
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(1..=200))]
-    messages: u32,
-    /// What the messages and the times of the backends are drawn from
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-}
-
 /// What the exit status says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -229,7 +216,7 @@ impl From<Exit> for ExitCode {
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Arguments::try_parse() {
+    match Arguments::of_command_line() {
         Ok(Arguments {
             command,
             run,
@@ -247,6 +234,26 @@ pub fn main() -> ExitCode {
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
+    }
+}
+
+impl Arguments {
+    /// Like clap's own, but for `--color`, which holds for what is wrong with the arguments, too,
+    /// and may stand before a command, as no other option may.
+    fn of_command_line() -> Result<Self, clap::Error> {
+        let mut known = Self::command().color(color::choice(env::args_os().skip(1)));
+        let matches = known.try_get_matches_from_mut(env::args_os())?;
+        let is_of_run = |option: &&Arg| {
+            let id = option.get_id().as_str();
+            id != "color" && matches.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        let of_run = known.get_arguments().find(is_of_run).map(Arg::to_string);
+        if let (Some(name), Some(option)) = (matches.subcommand_name(), of_run) {
+            let what =
+                format!("'{option}' has to stand behind '{name}', if that has such an option");
+            return Err(known.error(ErrorKind::ArgumentConflict, what));
+        }
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut known))
     }
 }
 
@@ -360,78 +367,11 @@ impl Run {
     }
 }
 
-impl Check {
-    fn execute(self) -> Exit {
-        match Config::load(&self.config) {
-            Ok(config) => {
-                for warning in config.warnings() {
-                    show(Level::WARNING, &warning);
-                }
-                let summary = Summary(&config);
-                print(&format!("{} is valid: {summary}\n", self.config.display()));
-                Exit::Success
-            }
-            Err(error) => ConfigurationError::from(error).report(),
-        }
-    }
-}
-
-impl Demo {
-    fn execute(self) -> Exit {
-        let settings = demo::Settings {
-            clients: self.clients,
-            messages: self.messages,
-            seed: self.seed,
-        };
-        let shown = match runtime() {
-            Ok(runtime) => runtime.block_on(demo::run(settings)),
-            Err(error) => Err(error.into()),
-        };
-        match shown {
-            Ok(true) => Exit::Success,
-            Ok(false) => Exit::Failure,
-            Err(error) => {
-                report(&chain(&error));
-                Exit::Failure
-            }
-        }
-    }
-}
-
-/// A configuration in a few words.
-struct Summary<'a>(&'a Config);
-
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config {
-            listen, workers, ..
-        } = self.0;
-        let addresses: Vec<_> = listen
-            .iter()
-            .map(|listen| written(&listen.address))
-            .collect();
-        write!(
-            formatter,
-            "{}, {}, listening on {}",
-            count(self.0.routes.iter().count(), "route"),
-            count(workers.get(), "worker"),
-            addresses.join(", ")
-        )
-    }
-}
-
 /// The address as a configuration has it.
 fn written(address: &ListenAddress) -> String {
     match address {
         ListenAddress::Tcp(address) => address.to_string(),
         ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
-fn count(number: usize, noun: &str) -> String {
-    match number {
-        1 => format!("1 {noun}"),
-        _ => format!("{number} {noun}s"),
     }
 }
 

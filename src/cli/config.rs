@@ -15,7 +15,12 @@ Examples:
 
   readygate config schema > proxy.schema.json
       Have an editor complete and check the file, with this as its first line:
-      #:schema ./proxy.schema.json";
+      #:schema ./proxy.schema.json
+
+Exit status:
+  0   it is shown
+  2   the command line is wrong
+  78  the configuration is wrong";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]

@@ -26,6 +26,34 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether a process that drains is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+const HEALTHCHECK: &str = "\
+Examples:
+  readygate healthcheck
+      For HEALTHCHECK of an image, or a liveness probe: do the workers answer?
+
+  readygate healthcheck --ready --admin unix:/run/readygate/admin.sock
+      Does the one with this admin listener take new clients?
+
+Exit status:
+  0   it is well
+  1   it is not, or does not answer
+  2   the command line is wrong
+  78  the configuration is wrong";
+
+const DRAIN: &str = "\
+Examples:
+  readygate drain --wait 10s
+      For preStop in Kubernetes: end the sessions, and return when the process has gone.
+
+  readygate drain --config /etc/readygate/proxy.toml
+      The address is in this file; do not wait.
+
+Exit status:
+  0   it drains; with --wait, it has gone
+  1   nobody listens, or the process is still there after that time
+  2   the command line is wrong
+  78  the configuration is wrong";
+
 /// Which readygate is meant.
 #[derive(Args, Debug)]
 struct Which {
@@ -40,6 +68,7 @@ struct Which {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = HEALTHCHECK)]
 pub(super) struct Healthcheck {
     /// Ask whether it takes new clients, too: it does not while it drains
     #[arg(long)]
@@ -49,6 +78,7 @@ pub(super) struct Healthcheck {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = DRAIN)]
 pub(super) struct Drain {
     /// Wait until the process is gone, for as long as DURATION: "10s", "1m"
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]

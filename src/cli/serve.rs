@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Summary, runtime};
+use super::{Exit, check::Summary, runtime};
 use crate::{
     config::{
         Config,

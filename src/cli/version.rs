@@ -14,7 +14,16 @@ pub(super) const SHORT: &str = concat!(
     ")"
 );
 
+const EXAMPLES: &str = "\
+Examples:
+  readygate version
+      For a report of a fault: version, commit, compiler and target.
+
+  readygate version --json
+      The same for programs.";
+
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Version {
     /// Write one JSON object, as GET /build answers
     #[arg(long)]

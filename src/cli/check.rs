@@ -1,0 +1,75 @@
+//! `readygate check`: everything that is wrong with a file, without starting.
+
+use std::{fmt, path::PathBuf};
+
+use annotate_snippets::Level;
+use clap::Args;
+
+use super::{ConfigurationError, DEFAULT_FILE, Exit, print, show, written};
+use crate::config::Config;
+
+const EXAMPLES: &str = "\
+Examples:
+  readygate check
+      Before a reload: is ./proxy.toml valid?
+
+  readygate check --config /etc/readygate/proxy.toml && systemctl reload readygate
+      Reload only what is.
+
+Exit status:
+  0   the file is valid; what will be regretted is on standard error
+  2   the command line is wrong
+  78  the file is wrong, or cannot be read";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Check {
+    /// The file to check
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
+    config: PathBuf,
+}
+
+impl Check {
+    pub(super) fn execute(self) -> Exit {
+        match Config::load(&self.config) {
+            Ok(config) => {
+                for warning in config.warnings() {
+                    show(Level::WARNING, &warning);
+                }
+                let summary = Summary(&config);
+                print(&format!("{} is valid: {summary}\n", self.config.display()));
+                Exit::Success
+            }
+            Err(error) => ConfigurationError::from(error).report(),
+        }
+    }
+}
+
+/// A configuration in a few words.
+pub(super) struct Summary<'a>(pub(super) &'a Config);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config {
+            listen, workers, ..
+        } = self.0;
+        let addresses: Vec<_> = listen
+            .iter()
+            .map(|listen| written(&listen.address))
+            .collect();
+        write!(
+            formatter,
+            "{}, {}, listening on {}",
+            count(self.0.routes.iter().count(), "route"),
+            count(workers.get(), "worker"),
+            addresses.join(", ")
+        )
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
