@@ -199,6 +199,8 @@ enum Exit {
     Success = 0,
     /// Something failed while running, or is not as it was asked for.
     Failure = 1,
+    /// The command line is wrong, which only the configuration tells.
+    Usage = 2,
     /// The configuration is wrong: `EX_CONFIG` of BSD's sysexits.
     Configuration = 78,
     /// A second SIGINT did not let the drain end: 128 and the signal's number, as shells have it.

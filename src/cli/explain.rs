@@ -1,11 +1,20 @@
 //! `readygate explain`: what becomes of a request, without sending one.
+//!
+//! # Invariants
+//!
+//! * Every setting of the route and every limit is told that bears on the request: what no line
+//!   here is made of stands under `also`.
+
+mod request;
+mod settings;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use hyper::{HeaderMap, Uri, header, http::uri::Authority};
+use hyper::{Uri, header};
 
-use super::{Exit, configuration, print};
+use self::{request::Request, settings::Settings};
+use super::{Exit, configuration, print, report};
 use crate::{
     config::{Config, address},
     http::response::Refusal,
@@ -31,11 +40,25 @@ Exit status:
   2   the command line is wrong
   78  the configuration is wrong";
 
+/// Where the settings of a route are that sessions alone have, and plain requests.
+const OF_WEBSOCKETS: [&str; 9] = [
+    "accept",
+    "breaker.",
+    "close_codes.",
+    "gate.",
+    "hold.",
+    "message[",
+    "origins",
+    "subprotocols",
+    "tunnel.",
+];
+const OF_PLAIN_REQUESTS: [&str; 1] = ["http."];
+
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Explain {
     /// What a client asks for: a URL with ws, wss, http or https, or only /PATH
-    #[arg(value_name = "URL")]
+    #[arg(value_name = "URL", value_parser = request::url)]
     url: Uri,
     /// A header of the request; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
@@ -63,12 +86,22 @@ impl Explain {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
-        let asked = Asked::new(&self.url, self.headers.into_iter().collect());
+        let request = Request::new(self.url, self.headers.into_iter().collect());
+        let is_for_any_host = config.routes.iter().all(|route| route.host.is_empty());
+        if request.host().is_none() && !is_for_any_host {
+            report(&format!(
+                "which route it is depends on the host: write ws://HOST{}, or add --header 'Host: HOST'",
+                request.path()
+            ));
+            return Exit::Usage;
+        }
         let mut text = Lines::default();
-        text.line("request", &asked);
-        let found = config.routes.find(&asked.host, asked.path());
-        let is_taken = match found {
-            Ok(route) => asked.explain(route, &config, &mut text),
+        text.line("request", &request);
+        let is_taken = match config
+            .routes
+            .find(request.host().unwrap_or("any"), request.path())
+        {
+            Ok(route) => explain(&request, route, &config, &mut text),
             Err(unrouted) => {
                 text.refused(unrouted.into());
                 false
@@ -83,147 +116,152 @@ impl Explain {
     }
 }
 
-/// A request that nobody has sent.
-struct Asked {
-    url: Uri,
-    host: String,
-    headers: HeaderMap,
+/// Says what `route` does with `request`; `false`: it refuses it.
+fn explain(request: &Request, route: &Arc<Route>, config: &Config, text: &mut Lines) -> bool {
+    let all: Vec<_> = config.routes.iter().collect();
+    let index = all.iter().position(|it| Arc::ptr_eq(it, route));
+    let index = index.unwrap_or_default();
+    let settings = Settings::new(config, index);
+    text.line(
+        "route",
+        format_args!("{} of {}: {}", index + 1, all.len(), scope(route)),
+    );
+    text.line("upstream", settings.of("upstream"));
+    let is_websocket = request.may_be_websocket();
+    let is_allowed = !is_websocket || explain_websocket(request, route, &settings, text);
+    if request.may_be_plain() {
+        explain_plain(&settings, text);
+    }
+    if is_allowed {
+        explain_connections(&settings, text);
+    }
+    explain_limits(&settings, text);
+    is_allowed
 }
 
-impl fmt::Display for Asked {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match (self.may_be_websocket(), self.may_be_plain()) {
-            (true, false) => "a WebSocket",
-            (false, true) => "a plain request",
-            _ => "a WebSocket or a plain request",
-        };
-        let (host, path) = (&self.host, self.path());
-        write!(formatter, "{kind} for {path} on host {host}")
+fn explain_websocket(
+    request: &Request,
+    route: &Route,
+    settings: &Settings,
+    text: &mut Lines,
+) -> bool {
+    text.section("A WebSocket");
+    let origin = request.headers.get(header::ORIGIN);
+    let is_allowed = route.allows_origin(origin.map(header::HeaderValue::as_bytes));
+    let origins = match settings.of("origins").as_str() {
+        "[]" => "all".to_owned(),
+        some => some.to_owned(),
+    };
+    text.line("origins", origins);
+    if !is_allowed {
+        text.refused(Refusal::OriginNotAllowed);
+        return false;
     }
+    explain_answer(request, route, settings, text);
+    explain_waiting(route, settings, text);
+    text.line(
+        "tunnel",
+        format_args!(
+            "closed after silence: {}; a ping after silence: {}; greatest age: {}",
+            settings.of("tunnel.idle_timeout"),
+            settings.of("tunnel.ping_interval"),
+            settings.of("tunnel.max_session_age"),
+        ),
+    );
+    text.line(
+        "closing",
+        format_args!(
+            "within {}; where the upstream refuses with {}or else: 1014",
+            settings.of("tunnel.close_timeout"),
+            settings.close_codes(),
+        ),
+    );
+    let is_meant = |key: &str| OF_WEBSOCKETS.iter().any(|it| key.starts_with(it));
+    text.also(&settings.rest_of_route(is_meant));
+    true
 }
 
-impl Asked {
-    fn new(url: &Uri, headers: HeaderMap) -> Self {
-        let named = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
-        let host = named.or_else(|| url.authority().map(Authority::as_str));
-        Self {
-            url: url.clone(),
-            host: host.unwrap_or("localhost").to_owned(),
-            headers,
+/// What the client is answered, and when.
+fn explain_answer(request: &Request, route: &Route, settings: &Settings, text: &mut Lines) {
+    let timeout = settings.of("gate.timeout");
+    match route.accept {
+        Accept::Early => {
+            let offers = list(request.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL));
+            let subprotocol = match route.choose_subprotocol(offers) {
+                Some(subprotocol) => format!("with the subprotocol {subprotocol}"),
+                None => "without a subprotocol".to_owned(),
+            };
+            text.line("answer", format_args!("101 at once, {subprotocol}"));
         }
+        Accept::AfterUpstream => text.line(
+            "answer",
+            format_args!("that of the upstream, or 504 after {timeout}"),
+        ),
     }
-
-    fn path(&self) -> &str {
-        self.url.path()
-    }
-
-    fn may_be_websocket(&self) -> bool {
-        self.has_scheme(&["ws", "wss"]) || self.asks_to_upgrade() || self.url.scheme().is_none()
-    }
-
-    fn may_be_plain(&self) -> bool {
-        !self.has_scheme(&["ws", "wss"]) && !self.asks_to_upgrade()
-    }
-
-    fn has_scheme(&self, schemes: &[&str]) -> bool {
-        let scheme = self.url.scheme_str();
-        scheme.is_some_and(|scheme| schemes.contains(&scheme.to_ascii_lowercase().as_str()))
-    }
-
-    fn asks_to_upgrade(&self) -> bool {
-        let mut protocols = list(self.headers.get_all(header::UPGRADE));
-        protocols.any(|protocol| protocol.eq_ignore_ascii_case("websocket"))
-    }
-
-    /// Says what `route` does with it; `false`: it refuses it.
-    fn explain(&self, route: &Arc<Route>, config: &Config, text: &mut Lines) -> bool {
-        let all: Vec<_> = config.routes.iter().collect();
-        let index = all.iter().position(|it| Arc::ptr_eq(it, route));
-        let index = index.unwrap_or_default();
-        let settings = Settings { config, index };
-        text.line(
-            "route",
-            format_args!("{} of {}: {}", index + 1, all.len(), scope(route)),
-        );
-        text.line("upstream", settings.of("upstream"));
-        let is_allowed = !self.may_be_websocket() || self.explain_websocket(route, &settings, text);
-        if self.may_be_plain() {
-            explain_plain(&settings, text);
-        }
-        explain_limits(&settings, text);
-        is_allowed
-    }
-
-    fn explain_websocket(&self, route: &Route, settings: &Settings<'_>, text: &mut Lines) -> bool {
-        text.section("A WebSocket");
-        let origin = self.headers.get(header::ORIGIN);
-        let is_allowed = route.allows_origin(origin.map(header::HeaderValue::as_bytes));
-        if !is_allowed {
-            text.line("origins", settings.of("origins"));
-            text.refused(Refusal::OriginNotAllowed);
-            return false;
-        }
-        let gate = |key: &str| settings.of(&format!("gate.{key}"));
-        match route.accept {
-            Accept::Early => {
-                let offers = list(self.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL));
-                let subprotocol = match route.choose_subprotocol(offers) {
-                    Some(subprotocol) => format!("with the subprotocol {subprotocol}"),
-                    None => "without a subprotocol".to_owned(),
-                };
-                text.line("answer", format_args!("101 at once, {subprotocol}"));
-            }
-            Accept::AfterUpstream => {
-                let timeout = gate("timeout");
-                text.line(
-                    "answer",
-                    format_args!("that of the upstream, or 504 after {timeout}"),
-                );
-            }
-        }
-        text.line(
-            "connecting",
-            format_args!(
-                "{} for an attempt, {} for the handshake; again until the gate's timeout",
-                settings.of("connect.timeout"),
-                settings.of("connect.handshake_timeout"),
-            ),
-        );
-        text.line(
-            "gate",
-            format_args!(
-                "opens at {}; after {} without: {}",
-                gate("ready"),
-                gate("timeout"),
-                gate("on_timeout"),
-            ),
-        );
-        if !route.session.gate.services_ready.is_empty() {
-            text.line(
-                "",
-                format_args!("before that, services_ready at {}", gate("services_ready")),
-            );
-        }
-        for (index, rule) in (0..).map_while(|index| Some((index, settings.rule(index)?))) {
-            text.line(if index == 0 { "messages" } else { "" }, rule);
-        }
-        text.line(
-            "hold",
-            format_args!(
-                "{} messages or {}, then {}; delivered by {}",
-                settings.of("hold.max_messages"),
-                settings.of("hold.max_bytes"),
-                settings.of("hold.overflow"),
-                settings.of("hold.order"),
-            ),
-        );
-        true
-    }
+    text.line(
+        "breaker",
+        format_args!(
+            "503 for {}, once so many have failed in a row: {}",
+            settings.of("breaker.cooldown"),
+            settings.of("breaker.failures"),
+        ),
+    );
 }
 
-fn explain_plain(settings: &Settings<'_>, text: &mut Lines) {
+/// What happens until the upstream is ready.
+fn explain_waiting(route: &Route, settings: &Settings, text: &mut Lines) {
+    let retry = |key: &str| settings.of(&format!("connect.retry.{key}"));
+    text.line(
+        "connecting",
+        format_args!(
+            "{} for an attempt, {} for the handshake; again after {}, later {}, until the gate's \
+             timeout",
+            settings.of("connect.timeout"),
+            settings.of("connect.handshake_timeout"),
+            retry("initial"),
+            retry("max"),
+        ),
+    );
+    let gate = |key: &str| settings.of(&format!("gate.{key}"));
+    text.line(
+        "gate",
+        format_args!(
+            "opens at {}; after {} without: {}",
+            gate("ready"),
+            gate("timeout"),
+            gate("on_timeout"),
+        ),
+    );
+    if !route.session.gate.services_ready.is_empty() {
+        text.line(
+            "",
+            format_args!("before that, services_ready at {}", gate("services_ready")),
+        );
+    }
+    for (index, rule) in (0..).map_while(|index| Some((index, settings.rule(index)?))) {
+        text.line(if index == 0 { "messages" } else { "" }, rule);
+    }
+    text.line(
+        "hold",
+        format_args!(
+            "{} messages or {}, then {}; delivered by {}",
+            settings.of("hold.max_messages"),
+            settings.of("hold.max_bytes"),
+            settings.of("hold.overflow"),
+            settings.of("hold.order"),
+        ),
+    );
+    text.line(
+        "",
+        format_args!(
+            "greatest age: {}; when the client leaves: {}",
+            settings.of("hold.max_age"),
+            settings.of("hold.on_client_gone"),
+        ),
+    );
+}
+
+fn explain_plain(settings: &Settings, text: &mut Lines) {
     text.section("A plain request");
     let http = |key: &str| settings.of(&format!("http.{key}"));
     text.line("upstream", format_args!("HTTP/{}", http("version")));
@@ -247,9 +285,28 @@ fn explain_plain(settings: &Settings<'_>, text: &mut Lines) {
             http("body_timeout"),
         ),
     );
+    // It is for opening handshakes as well.
+    let is_meant = |key: &str| key.starts_with("http.") && key != "http.underscores";
+    text.also(&settings.rest_of_route(is_meant));
 }
 
-fn explain_limits(settings: &Settings<'_>, text: &mut Lines) {
+/// What is the same for both.
+fn explain_connections(settings: &Settings, text: &mut Lines) {
+    text.section("To the upstream");
+    let underscores = settings.of("http.underscores");
+    text.line(
+        "headers",
+        format_args!("whose names have an underscore: {underscores}"),
+    );
+    let of_one_kind = [&OF_WEBSOCKETS[..], &OF_PLAIN_REQUESTS].concat();
+    let is_meant = |key: &str| {
+        let is_told = ["host", "path"].contains(&key);
+        !is_told && !of_one_kind.iter().any(|it| key.starts_with(it))
+    };
+    text.also(&settings.rest_of_route(is_meant));
+}
+
+fn explain_limits(settings: &Settings, text: &mut Lines) {
     text.section("Limits of the process");
     let limit = |key: &str| settings.value(&format!("limits.{key}"));
     text.line(
@@ -273,6 +330,10 @@ fn explain_limits(settings: &Settings<'_>, text: &mut Lines) {
         format_args!("{} by all sessions", limit("max_held_bytes")),
     );
     text.line(
+        "memory",
+        format_args!("{} in use", limit("max_memory_bytes")),
+    );
+    text.line(
         "header",
         format_args!(
             "{}, {} lines, within {}",
@@ -285,6 +346,16 @@ fn explain_limits(settings: &Settings<'_>, text: &mut Lines) {
         "path",
         format_args!("{} with the query", limit("max_uri_bytes")),
     );
+    text.line(
+        "drain",
+        format_args!(
+            "within {}; the ends of tunnels are spread over {}",
+            settings.value("drain.grace"),
+            settings.value("drain.spread"),
+        ),
+    );
+    text.also(&settings.rest_of("limits"));
+    text.also(&settings.rest_of("drain"));
 }
 
 /// Which requests a route is for.
@@ -302,39 +373,6 @@ fn scope(route: &Route) -> String {
     format!("{host}, {path}")
 }
 
-/// The settings that are in effect for one route.
-struct Settings<'a> {
-    config: &'a Config,
-    index: usize,
-}
-
-impl Settings<'_> {
-    fn of(&self, key: &str) -> String {
-        self.value(&format!("route[{}].{key}", self.index))
-    }
-
-    /// Words and numbers as they are, and what is `""` as nothing.
-    fn value(&self, key: &str) -> String {
-        let written = self.config.effective.written(key).unwrap_or_default();
-        let bare = written
-            .strip_prefix('"')
-            .and_then(|it| it.strip_suffix('"'));
-        match bare {
-            Some("") => "no limit".to_owned(),
-            Some(bare) if !bare.contains('"') => bare.to_owned(),
-            _ => written,
-        }
-    }
-
-    /// The rule for some messages.
-    fn rule(&self, index: usize) -> Option<String> {
-        let key = |key: &str| format!("route[{}].message[{index}].{key}", self.index);
-        let matching = self.config.effective.written(&key("match"))?;
-        let (priority, release) = (self.value(&key("priority")), self.value(&key("release")));
-        Some(format!("{matching}: {priority}, held until {release}"))
-    }
-}
-
 /// What is said, one thing a line.
 #[derive(Default)]
 struct Lines(String);
@@ -343,6 +381,13 @@ impl Lines {
     fn line(&mut self, name: &str, value: impl fmt::Display) {
         let indent = if self.0.contains("\n\n") { "  " } else { "" };
         self.0.extend([format!("{indent}{name:<13}{value}\n")]);
+    }
+
+    /// Settings as they are written.
+    fn also(&mut self, settings: &[String]) {
+        for (index, setting) in settings.iter().enumerate() {
+            self.line(if index == 0 { "also" } else { "" }, setting);
+        }
     }
 
     fn section(&mut self, name: &str) {

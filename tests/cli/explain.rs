@@ -158,8 +158,182 @@ fn a_request_without_a_route_is_refused_as_the_proxy_does() {
 
 #[test]
 fn what_cannot_be_asked_is_a_wrong_command_line() {
-    for arguments in [&["http://a b/"][..], &["/", "-H", "no header"], &[]] {
+    for (arguments, advice) in [
+        (
+            &["http://a b/"][..],
+            "expected a URL such as wss://chat.example/room",
+        ),
+        (&["/", "-H", "no header"], "expected \"Name: value\""),
+        (&[], "<URL>"),
+        (&["chat.example/ws"], "write wss://chat.example/ws"),
+        (
+            &["user:canary@chat.example/ws"],
+            "write wss://chat.example/ws",
+        ),
+        (&["ftp://a.example/x"], "write wss://a.example/x"),
+        (&["*"], "or a path: /room"),
+        (&["ws:///ws"], "expected a URL"),
+        // There are routes for some hosts alone.
+        (&["/ws"], "add --header 'Host: HOST'"),
+    ] {
         let output = explain(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let error = stderr(&output);
+        assert!(error.contains(advice), "{arguments:?}: {error}");
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn a_name_and_a_password_in_a_url_are_no_part_of_the_host_and_not_shown() {
+    let output = explain(&[
+        "ws://user:canary@a.chat.example/ws",
+        "-H",
+        "Origin: https://a.example",
+    ]);
+
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let request = value(&output, "", "request").unwrap();
+    assert_eq!(request, "a WebSocket for /ws on host a.chat.example");
+    assert!(!stdout(&output).contains("canary"));
+}
+
+#[test]
+fn a_path_is_enough_where_every_route_is_for_every_host() {
+    let file = "[[route]]\npath = \"/ws\"\nupstream = \"http://127.0.0.1:1\"\n";
+    let directory = directory_with("proxy.toml", file);
+    for (url, status) in [("/ws", 0), ("/x", 1)] {
+        let output = run(directory.path(), &["explain", url]);
+
+        assert_eq!(output.status.code(), Some(status), "{}", stderr(&output));
+        let request = value(&output, "", "request").unwrap();
+        assert!(request.ends_with(" on any host"), "{request}");
+    }
+}
+
+/// A file with every key that bears on a request, but for those of TLS, none as by default and
+/// no two alike.
+const EVERY_KEY: &str = r#"
+[limits]
+max_connections = 9001
+max_connections_per_address = 9002
+session_rate = 9003
+session_rate_per_address = 9004
+max_held_bytes = "11%"
+max_memory_bytes = "12%"
+max_header_bytes = "9005B"
+max_headers = 13
+max_uri_bytes = "9006B"
+header_timeout = "9007ms"
+max_streams = 9008
+write_timeout = "9009ms"
+[drain]
+grace = "9010ms"
+spread = "9011ms"
+[[route]]
+host = "a.example"
+path = "/prefix"
+upstream = "unix:/run/9012.sock"
+proxy_protocol = "v2"
+accept = "after-upstream"
+subprotocols = []
+origins = ["https://a.example"]
+connect.timeout = "9013ms"
+connect.handshake_timeout = "9014ms"
+connect.retry = { initial = "9015ms", max = "9016ms", jitter = 0.9017 }
+close_codes = { 401 = 4018, 403 = 4019 }
+[route.gate]
+authenticated = { text = "9020" }
+services_ready = { text = "9021" }
+ready = { text = "9022" }
+settle = "9023ms"
+timeout = "9024ms"
+on_timeout = "open"
+forward_ready = false
+inspect_bytes = "9025B"
+[[route.message]]
+match = { prefix = "9026" }
+priority = "critical"
+release = "authenticated"
+[route.hold]
+max_messages = 9027
+max_bytes = "9028B"
+overflow = "shed"
+order = "arrival"
+max_age = "9029ms"
+on_client_gone = "discard"
+[route.tunnel]
+idle_after = "9030ms"
+idle_timeout = "9031ms"
+ping_interval = "9032ms"
+max_session_age = "9033ms"
+close_timeout = "9034ms"
+[route.http]
+version = "1.1"
+hold_timeout = "9035ms"
+max_held_requests = 9036
+max_body_bytes = "9037B"
+underscores = "pass"
+max_idle_connections = 9038
+idle_timeout = "9039ms"
+response_timeout = "9040ms"
+body_timeout = "9041ms"
+[route.breaker]
+failures = 9042
+cooldown = "9043ms"
+"#;
+
+/// The settings in the tables of `config show` that bear on a request.
+fn shown(show: &str) -> Vec<&str> {
+    let mut is_of_request = false;
+    let mut settings = Vec::new();
+    for line in show.lines() {
+        if line.starts_with('[') {
+            let tables = ["[limits]", "[drain]", "[[route", "[route"];
+            is_of_request = tables.iter().any(|table| line.starts_with(table));
+        } else if is_of_request && line.contains(" = ") {
+            settings.push(line);
+        }
+    }
+    settings
+}
+
+#[test]
+fn no_setting_of_the_route_and_no_limit_is_left_out() {
+    let directory = directory_with("proxy.toml", EVERY_KEY);
+    let show = run(directory.path(), &["config", "show"]);
+    assert_eq!(show.status.code(), Some(0), "{}", stderr(&show));
+    let told = |url: &str| {
+        let origin = ["-H", "Origin: https://a.example"];
+        let output = run(directory.path(), &[&["explain", url][..], &origin].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output).to_owned()
+    };
+    let [websocket, plain] =
+        ["ws", "http"].map(|scheme| told(&format!("{scheme}://a.example/prefix")));
+
+    let settings = shown(stdout(&show));
+    assert!(settings.len() > 55, "{settings:#?}");
+    for setting in settings {
+        let (setting, origin) = setting.rsplit_once(" # ").unwrap();
+        assert_eq!(
+            origin, "file",
+            "a key that this test does not have: {setting}"
+        );
+        let (key, value) = setting.split_once(" = ").unwrap();
+        let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+        let is_told = |page: &str| page.contains(value);
+        assert!(is_told(&websocket) || is_told(&plain), "{key} = {value}");
+    }
+    // What bears on the one alone is not told of the other.
+    assert!(!websocket.contains("9035ms") && !plain.contains("9031ms"));
+    // And what has no line of its own.
+    for (page, setting) in [
+        (&websocket, "gate.inspect_bytes = \"9025B\""),
+        (&plain, "http.max_idle_connections = 9038"),
+        (&plain, "proxy_protocol = \"v2\""),
+        (&websocket, "max_streams = 9008"),
+    ] {
+        assert!(page.contains(setting), "{setting}: {page}");
     }
 }

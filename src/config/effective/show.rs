@@ -32,12 +32,11 @@ impl Effective {
         text
     }
 
-    /// The value of `key`, `route[0].gate.timeout`, as a file has it.
+    /// Each key, such as `route[0].gate.timeout`, with its value as a file has it.
     #[must_use]
-    pub fn written(&self, key: &str) -> Option<String> {
-        let settings = self.settings();
-        let setting = settings.iter().find(|setting| setting.key == key)?;
-        Some(toml(&setting.value))
+    pub fn written(&self) -> Vec<(String, String)> {
+        let settings = self.settings().into_iter();
+        settings.map(|it| (it.key, toml(&it.value))).collect()
     }
 }
 
