@@ -21,7 +21,7 @@ IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
 METRIC = re.compile(r"`((?:readygate|process)_\w+)`")
 OPTION = re.compile(r"--[a-z-]+")
 COMMAND = re.compile(
-    r"(?:^ *(?:sudo +)?(?:\w+=\S+ +)*readygate| /readygate|/readygate:\S+) +([a-z]+)\b(.*)$",
+    r"(?:^ *(?:sudo +)?(?:\w+=\S+ +)*readygate| /readygate|/readygate:[\w.]+) +([a-z]+)\b(.*)$",
     re.MULTILINE,
 )
 """On this machine, in a container, and of an image."""
