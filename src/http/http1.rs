@@ -21,19 +21,27 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{io::AsyncWriteExt, time};
 
 use super::{
-    Connection,
+    Client, Connection, Local,
     body::{Body, UnderWay},
     causes::Causes,
     forward::{self, Downstream},
-    framing::Framing,
+    framing::{Flaw, Framing, Verdict},
+    identity::Identity,
     meter::Meter,
-    response::{self, Refusal},
+    response::Refusal,
     sniff::Sniffed,
     upgrade::{self, Accepted},
     watched::Watched,
 };
 use crate::{
-    session::Drain, telemetry::rejections::Rejection, transport::Transport, websocket::Opened,
+    session::Drain,
+    telemetry::{
+        self,
+        access_log::{self, NoRequest},
+        rejections::Rejection,
+    },
+    transport::Transport,
+    websocket::Opened,
 };
 
 /// How long a client that has got its last answer may go on sending, and one that has begun a
@@ -75,6 +83,11 @@ pub(super) async fn serve(
 
     let parts = http.into_parts();
     let stream = parts.io.into_inner();
+    let verdict = if ended.is_err() {
+        stream.next_verdict()
+    } else {
+        Ok(())
+    };
     drop(parts.service);
     let accepted = requests.accepted.take();
     drop(requests);
@@ -85,22 +98,57 @@ pub(super) async fn serve(
             let opened = Opened { stream, read_buf };
             return Some(upgrade::session(opened, accepted, &local));
         }
-        (Err(error), _) if error.is_timeout() && !parts.read_buf.is_empty() => {
-            shared.rejections.count(Rejection::HeaderTimeout);
-            // The client is slow to read, too, if it does not take these few bytes at once.
-            let _ = stream.write_all(response::REQUEST_TIMEOUT).await;
-        }
         (Err(error), _) => {
-            // hyper has answered 431.
-            if error.is_parse_too_large() {
-                shared.rejections.count(Rejection::HeadersTooLarge);
+            tracing::debug!(client = %client.address, error = %Causes(&error), "connection ended");
+            let has_begun = !parts.read_buf.is_empty();
+            let refusal = refusal_of(&error, has_begun, verdict);
+            let answer = refusal.and_then(|refusal| no_request(refusal, &error, client, &local));
+            if let Some(answer) = answer {
+                // The client is slow to read, too, if it does not take these few bytes at once.
+                let _ = stream.write_all(answer.as_bytes()).await;
             }
-            tracing::debug!(%client, error = %Causes(&error), "connection ended");
         }
         (Ok(()), None) => {}
     }
     close(stream, &shared.session.drain).await;
     None
+}
+
+/// Why what a client has sent is no request, and does not get to [`respond`].
+fn refusal_of(error: &hyper::Error, has_begun: bool, verdict: Verdict) -> Option<Refusal> {
+    if error.is_timeout() {
+        has_begun.then_some(Refusal::HeaderTimeout)
+    } else if error.is_parse_too_large() {
+        let is_target = verdict == Err(Flaw::TargetTooLong);
+        let (target, headers) = (Refusal::TargetTooLong, Refusal::HeadersTooLarge);
+        Some(if is_target { target } else { headers })
+    } else {
+        let malformed = Refusal::BadRequest("malformed request");
+        error.is_parse().then_some(malformed)
+    }
+}
+
+/// Counts and logs what is no request, and returns the answer, unless hyper has given it: a
+/// status and nothing else.
+fn no_request(
+    refusal: Refusal,
+    error: &hyper::Error,
+    client: Client,
+    local: &Local,
+) -> Option<String> {
+    let is_answered = refusal != Refusal::HeaderTimeout;
+    let identity = (!is_answered).then(|| Identity::unknown(&local.request_ids));
+    let rejection = Rejection::from(refusal);
+    local.shared.rejections.count(rejection);
+    if local.config().log.requests != telemetry::Requests::None {
+        access_log::no_request(&NoRequest {
+            request_id: identity.as_ref().map(Identity::id),
+            client: &client.address.to_string(),
+            status: refusal.status().as_u16(),
+            refusal: (rejection.name(), &Causes(error).to_string()),
+        });
+    }
+    identity.map(|identity| refusal.to_http1(&identity))
 }
 
 /// Closes a connection so that the client can still read the last answer.

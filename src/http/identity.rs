@@ -68,6 +68,14 @@ impl Identity {
         }
     }
 
+    /// That of a request whose headers never came.
+    pub(super) fn unknown(ids: &Ids) -> Self {
+        Self {
+            id: ids.next(),
+            trace: None,
+        }
+    }
+
     /// That of a request whose headers have been [tagged](Self::tag).
     pub(super) fn tagged(headers: &HeaderMap) -> Self {
         Self {

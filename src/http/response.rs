@@ -9,12 +9,6 @@ use hyper::{
 use super::{body::Body, framing::Flaw, identity::Identity};
 use crate::{route::Unrouted, telemetry::rejections::Rejection, websocket::handshake::VERSION};
 
-/// What a client gets that does not send the whole of its header section in time; hyper
-/// itself would only close.
-pub const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    connection: close\r\ncontent-type: text/plain\r\ncontent-length: 17\r\n\r\n\
-    request too slow\n";
-
 /// How long a client should wait before it comes again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
@@ -78,6 +72,9 @@ pub enum Refusal {
     /// The upstream was reached, but its answer did not begin in time.
     #[error("no answer from upstream in time")]
     NoAnswer,
+    /// The client is too slow to send its header section.
+    #[error("request too slow")]
+    HeaderTimeout,
     /// The client is too slow to send the body that it announced.
     #[error("request body too slow")]
     RequestTimeout,
@@ -139,6 +136,7 @@ impl From<Refusal> for Rejection {
             Refusal::HeadersTooLarge => Self::HeadersTooLarge,
             Refusal::BodyTooLarge => Self::BodyTooLarge,
             Refusal::GatewayTimeout | Refusal::NoAnswer => Self::UpstreamTimeout,
+            Refusal::HeaderTimeout => Self::HeaderTimeout,
             Refusal::RequestTimeout => Self::BodyTimeout,
             Refusal::ClientGone => Self::ClientGone,
         }
@@ -204,7 +202,7 @@ impl Refusal {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::GatewayTimeout | Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeaderTimeout | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         }
     }
 
@@ -221,6 +219,7 @@ impl Refusal {
             | Self::UnknownExpectation
             | Self::HeadersTooLarge
             | Self::BodyTooLarge
+            | Self::HeaderTimeout
             | Self::RequestTimeout => &[close],
             Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
             Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
@@ -243,7 +242,7 @@ impl Refusal {
             | Self::BadGateway
             | Self::NoAnswer => &[],
         };
-        let text = format!("{self} (request {})\n", identity.id());
+        let text = self.text(identity);
         let mut response = Response::new(Body::from(Bytes::from(text)));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
@@ -251,6 +250,20 @@ impl Refusal {
         headers.extend(extra.iter().cloned());
         identity.tag(headers);
         response
+    }
+
+    /// The same as it is on the wire in HTTP/1.1, for a request that hyper does not see.
+    pub(super) fn to_http1(self, identity: &Identity) -> String {
+        let (status, id, text) = (self.status(), identity.id(), self.text(identity));
+        let length = text.len();
+        format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain\r\n\
+             x-request-id: {id}\r\ncontent-length: {length}\r\n\r\n{text}"
+        )
+    }
+
+    fn text(self, identity: &Identity) -> String {
+        format!("{self} (request {})\n", identity.id())
     }
 }
 

@@ -59,6 +59,19 @@ pub struct Answered<'a> {
     pub response_bytes: u64,
 }
 
+/// What a client has begun, and never became a request.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRequest<'a> {
+    /// The id in the answer, if that has one.
+    pub request_id: Option<&'a str>,
+    /// The client's address.
+    pub client: &'a str,
+    /// The status of the answer.
+    pub status: u16,
+    /// Why it is none: a name, and in words.
+    pub refusal: (&'static str, &'a str),
+}
+
 /// Logs an event at one of two levels, which `tracing` wants to know when it is compiled.
 macro_rules! log {
     ($is_warning:expr, $($fields:tt)*) => {
@@ -142,6 +155,21 @@ pub fn request_ended(answered: &Answered<'_>) {
         trace_id = answered.trace.map(|trace| trace.id()),
         span_id = answered.trace.and_then(|trace| trace.span_id()),
         trace_sampled = answered.trace.map(|trace| trace.is_sampled),
+        "request ended"
+    );
+}
+
+/// Logs that what a client of HTTP/1.1 has sent is no request, with what is known of it.
+pub fn no_request(refused: &NoRequest<'_>) {
+    let (reason, detail) = refused.refusal;
+    tracing::info!(
+        client = refused.client,
+        http = http(false),
+        status = refused.status,
+        answered_by = "proxy",
+        reason,
+        detail,
+        request_id = refused.request_id,
         "request ended"
     );
 }

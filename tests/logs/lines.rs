@@ -77,6 +77,48 @@ fn the_id_in_an_answer_of_the_proxy_is_in_the_log() {
 }
 
 #[test]
+fn what_never_became_a_request_is_logged_and_counted() {
+    let configuration = "limits.header_timeout = \"100ms\"\nlimits.max_header_bytes = \"8KiB\"";
+    let mut program = Program::start(backend(&[]), configuration, &[], &[]);
+    let large = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(9000));
+    for (request, status, reason) in [
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad_request"),
+        (
+            "\x16\x03\x01\x02\0\x01\0\x01\x7c\x03\x03",
+            400,
+            "bad_request",
+        ),
+        (&large, 431, "headers_too_large"),
+        ("GET / HTTP/1.1\r\nHost: a", 408, "header_timeout"),
+    ] {
+        let counted = format!("readygate_rejections_total{{reason=\"{reason}\"}} ");
+        let count = || -> u64 {
+            let metrics = program.ask("GET /metrics");
+            let (_, rest) = metrics.split_once(&counted).unwrap();
+            rest.lines().next().unwrap().parse().unwrap()
+        };
+        let before = count();
+
+        let answer = program.exchange(request);
+
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert_eq!(count(), before + 1, "{request:?}");
+        let line = json(&program.line_with("request ended"));
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["reason"], reason, "{line}");
+        assert_eq!(line["answered_by"], "proxy", "{line}");
+        let id = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("x-request-id: "));
+        assert_eq!(line["request_id"].as_str(), id, "{answer}");
+        assert_eq!(id.is_some(), status == 408, "{answer}");
+    }
+}
+
+#[test]
 fn whose_requests_have_a_line_is_a_setting() {
     for (requests, expected) in [
         ("none", [false, false, false]),
