@@ -41,6 +41,21 @@ pub enum Matcher {
     Json(Json),
 }
 
+impl PartialEq for Matcher {
+    /// Whether both are written in the same way.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(one), Self::Text(other)) | (Self::Prefix(one), Self::Prefix(other)) => {
+                one == other
+            }
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            (Self::BinaryPrefix(one), Self::BinaryPrefix(other)) => one == other,
+            (Self::Json(one), Self::Json(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
 impl Matcher {
     /// Whether `sample` meets the condition.
     #[must_use]

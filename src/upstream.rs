@@ -225,7 +225,7 @@ pub enum Address {
 }
 
 /// How a route's upstream is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Where it is.
     pub address: Address,

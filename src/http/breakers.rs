@@ -29,8 +29,9 @@ impl Breakers {
         Self(ArcSwap::from_pointee(routes.iter().map(breaker).collect()))
     }
 
-    /// They are for `routes` from now on. What is known of an upstream stays known, if the
-    /// route has the same name, the same upstream and the same settings of its breaker.
+    /// They are for `routes` from now on. What is known of a route stays known as long as it has
+    /// the same name and nothing was changed that its sessions fail or succeed by: whoever has
+    /// just mended it does not wait for a cooldown.
     pub fn set_routes(&self, routes: &Routes) {
         let known = self.0.load();
         let breaker = |route: &Arc<Route>| {
@@ -71,8 +72,17 @@ impl Breakers {
     }
 }
 
+/// Whether a session that fails in `one` would fail in `other` for all that is known: how the
+/// upstream is reached, what it is told in the opening handshake, and what opens the gate.
 fn is_same(one: &Route, other: &Route) -> bool {
-    one.upstream.address == other.upstream.address && one.breaker == other.breaker
+    let (session, others) = (&one.session, &other.session);
+    one.breaker == other.breaker
+        && one.upstream == other.upstream
+        && one.accept == other.accept
+        && one.subprotocols == other.subprotocols
+        && one.http.underscores == other.http.underscores
+        && session.gate == others.gate
+        && session.rules == others.rules
 }
 
 impl From<Refused> for Refusal {
@@ -90,7 +100,64 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::upstream::{Address, breaker::State};
+    use crate::{
+        config::Config,
+        upstream::{Address, breaker::State},
+    };
+
+    #[test]
+    fn what_sessions_fail_or_succeed_by_is_compared_and_nothing_else() {
+        let route = |text: &str| {
+            let text = format!("[[route]]\n{text}\n");
+            let config = Config::parse("proxy.toml", &text, &|_| None).unwrap();
+            Arc::clone(config.routes.iter().next().unwrap())
+        };
+        let base =
+            "upstream = \"http://a\"\ngate.ready = [{ regex = \"a\" }, { json = { \"/a\" = 1 } }]";
+        let is_same_with = |from: &str, to: &str| {
+            let changed = base.replacen(from, to, 1);
+            assert!(changed != base || from == to);
+            is_same(&route(base), &route(&changed))
+        };
+
+        assert!(is_same_with("", ""));
+        for unrelated in [
+            "origins = [\"https://a.example\"]",
+            "http.idle_timeout = \"3s\"",
+            "hold.max_messages = 7",
+            "tunnel.idle_after = \"1s\"",
+            "close_codes.401 = 4401",
+        ] {
+            assert!(
+                is_same_with("gate", &format!("{unrelated}\ngate")),
+                "{unrelated}"
+            );
+        }
+        for (from, to) in [
+            ("//a", "//b"),
+            ("regex = \"a\"", "regex = \"b\""),
+            ("regex = \"a\"", "text = \"a\""),
+            ("\"/a\" = 1", "\"/a\" = 2"),
+            ("\"/a\" = 1", "\"/b\" = 1"),
+        ] {
+            assert!(!is_same_with(from, to), "{to}");
+        }
+        for related in [
+            "accept = \"after-upstream\"",
+            "subprotocols = [\"chat\"]",
+            "http.underscores = \"pass\"",
+            "connect.timeout = \"2s\"",
+            "connect.retry.max = \"2s\"",
+            "breaker.failures = 7",
+            "gate.timeout = \"31s\"",
+            "message = [{ match = { prefix = \"a\" }, release = \"authenticated\" }]",
+        ] {
+            assert!(
+                !is_same_with("gate", &format!("{related}\ngate")),
+                "{related}"
+            );
+        }
+    }
 
     fn routes(upstream: &str) -> Routes {
         let mut route = Route::to(Address::Unix(upstream.into()));
@@ -116,7 +183,7 @@ mod tests {
         let other = routes("/other");
         breakers.set_routes(&other);
         assert_eq!(status().state, State::Closed);
-        assert_eq!(status().transitions, [0, 1, 0], "no count goes back");
+        assert_eq!(status().transitions, [1, 1, 0], "no count goes back");
         breakers.admit(other.iter().next().unwrap()).unwrap().fail();
         waiting.succeed();
         assert_eq!(

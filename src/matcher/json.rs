@@ -15,7 +15,7 @@ use super::Sample;
 ///
 /// All conditions must hold. Where a key occurs twice in an object, the last one counts,
 /// as in a browser.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Json {
     root: Node,
     conditions: usize,
@@ -72,13 +72,13 @@ pub enum PointerError {
 }
 
 /// A place in the document, and what is wanted there and below.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Node {
     condition: Option<Condition>,
     children: Vec<(Token, Self)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Condition {
     index: usize,
     /// Any of these will do.

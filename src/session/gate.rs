@@ -11,7 +11,7 @@ use crate::matcher::{Matcher, Sample};
 pub type Triggers = Vec<Trigger>;
 
 /// One thing that can advance a session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Trigger {
     /// The upstream's validated `101`.
     Upgrade,
@@ -45,7 +45,7 @@ impl OnTimeout {
 }
 
 /// When the gate opens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// What makes a session `authenticated`.
     pub authenticated: Triggers,

@@ -45,7 +45,7 @@ pub enum Release {
 }
 
 /// How one kind of client message is treated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// The rule applies when any of these matches.
     pub matchers: Vec<Matcher>,
@@ -65,7 +65,7 @@ pub struct Class {
 }
 
 /// The message rules of a route, in order: the first that matches decides.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules(Vec<Rule>);
 
 impl Rules {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long to wait between attempts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// Before the second attempt; default 25 ms. Doubles with each further one.
     pub initial: Duration,

@@ -166,25 +166,35 @@ impl Breaker {
     /// A closed one for the route that metrics and the log call `route`.
     #[must_use]
     pub fn new(settings: Settings, route: &str) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::closed(settings, route))
+    }
+
+    fn closed(settings: Settings, route: &str) -> Self {
+        Self {
             settings,
             route: route.into(),
             quick: AtomicU8::new(QUIET),
             phase: Mutex::new(Phase::Closed { failures: 0 }),
             transitions: Default::default(),
-        })
+        }
     }
 
-    /// A closed one with other settings, or for another upstream, which counts on.
+    /// A closed one for the same route after a change, which counts on.
     #[must_use]
     pub fn follow(&self, settings: Settings) -> Arc<Self> {
-        let counts = self.status().transitions;
+        let Status {
+            state,
+            mut transitions,
+            ..
+        } = self.status();
+        let route = &*self.route;
+        if state != State::Closed {
+            transitions[State::Closed as usize] += 1;
+            tracing::info!(route, "breaker closed: the configuration has changed");
+        }
         Arc::new(Self {
-            settings,
-            route: self.route.clone(),
-            quick: AtomicU8::new(QUIET),
-            phase: Mutex::new(Phase::Closed { failures: 0 }),
-            transitions: counts.map(AtomicU64::new),
+            transitions: transitions.map(AtomicU64::new),
+            ..Self::closed(settings, route)
         })
     }
 
@@ -371,24 +381,27 @@ struct Admitted {
 impl Trial {
     /// The upstream is in order.
     pub fn succeed(mut self) {
-        if let Some(Admitted { breaker, .. }) = self.0.take() {
+        if let Some((breaker, _)) = self.end() {
             breaker.succeed();
         }
     }
 
     /// It is not.
     pub fn fail(mut self) {
-        if let Some(Admitted { breaker, probe }) = self.0.take() {
+        if let Some((breaker, probe)) = self.end() {
             breaker.fail(probe);
         }
+    }
+
+    fn end(&mut self) -> Option<(Arc<Breaker>, Option<u64>)> {
+        let Admitted { breaker, probe } = self.0.take()?;
+        Some((breaker, probe))
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if let Some(Admitted { breaker, probe }) = self.0.take()
-            && let Some(number) = probe
-        {
+        if let Some((breaker, Some(number))) = self.end() {
             breaker.give_up(number);
         }
     }

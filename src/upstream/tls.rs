@@ -10,12 +10,12 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::dial::Protocol;
 use crate::{
-    tls::{self, FileError, Identity, IdentityFiles, Reloadable},
+    tls::{self, FileError, Identity, IdentityFiles, Reloadable, fingerprint},
     transport::Transport,
 };
 
 /// How an upstream is spoken TLS with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Whose certificate it has to show.
     pub server_name: ServerName<'static>,
@@ -32,6 +32,16 @@ pub enum Roots {
     System(Arc<RootCertStore>),
     /// Those in a file, and no others.
     File(PathBuf),
+}
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::System(one), Self::System(other)) => one.roots == other.roots,
+            (Self::File(one), Self::File(other)) => one == other,
+            (Self::System(_), Self::File(_)) | (Self::File(_), Self::System(_)) => false,
+        }
+    }
 }
 
 impl Roots {
@@ -69,8 +79,17 @@ impl Roots {
 /// TLS with one upstream, made of files.
 #[derive(Debug)]
 pub struct Tls {
-    server_name: ServerName<'static>,
+    settings: Settings,
+    /// What the files had in them [at first](fingerprint).
+    first_contents: u64,
     loaded: Reloadable<Loaded>,
+}
+
+impl PartialEq for Tls {
+    /// Whether both were made of the same settings and the same files.
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings && self.first_contents == other.first_contents
+    }
 }
 
 /// What is used until a file changes; sessions are resumed as long.
@@ -95,10 +114,12 @@ impl Tls {
         if let Some(identity) = &settings.identity {
             files.extend([identity.certificate.clone(), identity.key.clone()]);
         }
-        let server_name = settings.server_name.clone();
-        let loaded = Reloadable::new(files, move || Loaded::read(&settings))?;
+        let first_contents = fingerprint(&files);
+        let read = settings.clone();
+        let loaded = Reloadable::new(files, move || Loaded::read(&read))?;
         Ok(Self {
-            server_name,
+            settings,
+            first_contents,
             loaded,
         })
     }
@@ -136,7 +157,7 @@ impl Tls {
             Protocol::Http2 => &loaded.http2,
         };
         let connector = TlsConnector::from(Arc::clone(config));
-        let handshake = connector.connect(self.server_name.clone(), stream);
+        let handshake = connector.connect(self.settings.server_name.clone(), stream);
         let stream = Transport::Tls(Box::new(TlsStream::Client(handshake.await?)));
         let chosen = stream.application_protocol();
         if protocol == Protocol::Http2 && chosen != Some(Protocol::Http2.name()) {

@@ -184,6 +184,14 @@ pub(crate) async fn ask(at: SocketAddr, method: &str, path: &str) -> (u16, Strin
     (status.unwrap_or_default(), body.to_owned())
 }
 
+/// An opening handshake for `path`.
+pub(crate) fn handshake(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
 /// One end of a connection.
 pub(crate) struct Client(pub(crate) TcpStream);
 
@@ -194,11 +202,7 @@ impl Client {
 
     /// Opens a WebSocket and expects its `101`.
     pub(crate) async fn open(&mut self, path: &str) {
-        self.send(format!(
-            "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
+        self.send(handshake(path)).await;
         let head = self.read_head().await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head:?}");
     }
