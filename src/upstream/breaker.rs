@@ -27,7 +27,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -212,7 +212,7 @@ impl Breaker {
         } else {
             None
         };
-        let breaker = Arc::clone(self);
+        let breaker = Arc::downgrade(self);
         Ok(Trial(Some(Admitted { breaker, probe })))
     }
 
@@ -368,13 +368,14 @@ fn millis(duration: Duration) -> u64 {
 
 /// A session that was let through, until it is known what that says about the upstream.
 ///
-/// Dropping it says nothing. The default belongs to no breaker.
+/// Dropping it says nothing. The default belongs to no breaker, and neither does one whose
+/// breaker is no longer in use.
 #[derive(Debug, Default)]
 pub struct Trial(Option<Admitted>);
 
 #[derive(Debug)]
 struct Admitted {
-    breaker: Arc<Breaker>,
+    breaker: Weak<Breaker>,
     probe: Option<u64>,
 }
 
@@ -395,7 +396,7 @@ impl Trial {
 
     fn end(&mut self) -> Option<(Arc<Breaker>, Option<u64>)> {
         let Admitted { breaker, probe } = self.0.take()?;
-        Some((breaker, probe))
+        Some((breaker.upgrade()?, probe))
     }
 }
 

@@ -194,3 +194,25 @@ async fn each_change_of_a_breaker_is_logged_once_with_its_route_and_its_reason()
     ];
     assert_eq!(logged(&program), lines(&expected));
 }
+
+#[tokio::test]
+async fn what_sessions_say_that_began_before_a_change_is_not_logged_of_the_route_as_it_is() {
+    let upstream = Upstream::listen().await;
+    let broken = route(&upstream, 1, "1h");
+    let program = Program::start(&broken).await;
+    let mut waiting = program.open("/").await;
+    let (_, mut exchange) = upstream.accept().await;
+    fail(&program, &upstream).await;
+
+    reload(
+        &program,
+        &broken.replace("text = \"ready\"", "first = true"),
+    )
+    .await;
+    exchange.send(frame("ready")).await;
+    assert_eq!(waiting.read_text().await, "ready");
+
+    assert!(is_admitted(&program).await);
+    let closed = "breaker closed: the configuration has changed";
+    assert_eq!(logged(&program), lines(&[OPENED, ("INFO", closed)]));
+}
