@@ -26,9 +26,9 @@ impl Limited {
     fn start(limits: &str, upstream: &str) -> Self {
         let file = format!(
             "listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\nworkers = 1\n\
-             [[route]]\nupstream = \"http://{upstream}\"\n\
+             [[route]]\nupstream = \"http://{upstream}\"\nbreaker.failures = 1\n\
              [[route]]\npath = \"/late\"\naccept = \"after-upstream\"\n\
-             upstream = \"http://{upstream}\"\n"
+             upstream = \"http://{upstream}\"\nbreaker.failures = 1\n"
         );
         let directory = directory_with("proxy.toml", &file);
         let mut program = Command::new("sh")
@@ -127,6 +127,8 @@ fn what_needs_a_descriptor_more_is_told_to_come_again_and_operators_are_answered
         "readygate_rejections_total{reason=\"descriptors\"} 2",
         "readygate_upstream_attempts_total{route=\"/\"} 0",
         "readygate_upstream_attempts_total{route=\"/late\"} 0",
+        "readygate_breaker_state{route=\"/\",state=\"closed\"} 1",
+        "readygate_breaker_state{route=\"/late\",state=\"closed\"} 1",
     ] {
         assert!(metrics.contains(&format!("{line}\n")), "{line}: {metrics}");
     }

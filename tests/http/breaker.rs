@@ -268,6 +268,42 @@ async fn an_upstream_that_is_asked_first_is_known_to_be_out_of_order_too() {
 }
 
 #[tokio::test]
+async fn a_session_whose_upstream_was_asked_first_closes_it_when_it_is_ready() {
+    let upstream = Upstream::listen().await;
+    let mut route = route(&upstream, 1, SHORT);
+    route.accept = Accept::AfterUpstream;
+    let proxy = Proxy::start(config(vec![route]));
+    let ask = async || {
+        let mut client = proxy.connect().await;
+        client.send(handshake(&[])).await;
+        client
+    };
+    // Who is refused has an answer at once, and who is not when the upstream gives one.
+    let ask_when_admitted = async || {
+        loop {
+            let mut client = ask().await;
+            tokio::select! {
+                head = client.read_head() => assert_eq!(status(&head.unwrap()), "503"),
+                exchange = upstream.accept() => return (client, exchange),
+            }
+        }
+    };
+    let mut failing = ask().await;
+    upstream.accept().await.answer(NOT_IMPLEMENTED).await;
+    assert_eq!(status(&failing.read_head().await.unwrap()), "501");
+    let (mut probe, mut exchange) = ask_when_admitted().await;
+    assert_eq!(status(&open(&proxy).await.1), "503", "it is half-open");
+
+    exchange.answer_101().await;
+
+    assert_eq!(status(&probe.read_head().await.unwrap()), "101");
+    let _unanswered = ask_when_admitted().await;
+    let mut second = ask().await;
+    upstream.accept().await.answer_101().await;
+    assert_eq!(status(&second.read_head().await.unwrap()), "101");
+}
+
+#[tokio::test]
 async fn plain_requests_pass_while_it_is_open_and_do_not_open_it() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, LONG);

@@ -110,6 +110,22 @@ async fn each_probe_that_fails_doubles_the_cooldown_up_to_a_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn breakers_that_open_together_do_not_probe_together() {
+    let probe_in = |_| {
+        let breaker = breaker(1);
+        fail(&breaker, 1);
+        breaker.status().probe_in.unwrap()
+    };
+
+    let all: Vec<_> = (0..50).map(probe_in).collect();
+
+    let (first, last) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+    assert!(*first >= COOLDOWN && *last <= COOLDOWN * 11 / 10, "{all:?}");
+    // That they are as close as that by chance is less likely than one in a million million.
+    assert!(*last > *first + COOLDOWN / 20, "{all:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_says_nothing_makes_room_for_the_next() {
     let breaker = cooled_down().await;
     for _ in 0..5 {
