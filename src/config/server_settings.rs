@@ -25,6 +25,10 @@ use crate::{
     telemetry::{FORMATS, LEVELS, Platform, Requests, Settings},
 };
 
+/// How much memory may be in use. The rest is for what comes before the next look, and for what
+/// is under way.
+const DEFAULT_MAX_SHARE: Memory = Memory::Percent(85);
+
 /// The port where neither the file nor the environment names one.
 const DEFAULT_PORT: u16 = 8080;
 
@@ -167,14 +171,12 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
     /// A quarter: the rest is for the sessions themselves and for the application, if it
     /// shares the cgroup.
     const DEFAULT_SHARE: Memory = Memory::Percent(25);
-    /// The rest is for what comes before the next look, and for what is under way.
-    const DEFAULT_MAX_SHARE: Memory = Memory::Percent(85);
     let max_held = table.measure("max_held_bytes", units::memory);
     let mut limits = Limits::new(bytes(max_held.unwrap_or(DEFAULT_SHARE)));
     let max_memory = table.measure("max_memory_bytes", units::optional_memory);
     limits.max_memory = max_memory
         .unwrap_or(Some(DEFAULT_MAX_SHARE))
-        .and_then(bound);
+        .and_then(|max| bound(Path::new("/"), max));
     override_with(
         &mut limits.max_connections,
         table.measure("max_connections", units::some),
@@ -226,10 +228,9 @@ pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {
     settings
 }
 
-/// How much memory may be in use. A share is one of the cgroup's limit: without that there is
-/// nothing that would be used up.
-fn bound(max: Memory) -> Option<Bound> {
-    let root = Path::new("/");
+/// The bound of `max` where the files of the system are below `root`. A share is one of the
+/// cgroup's limit: without that there is nothing that would be used up.
+fn bound(root: &Path, max: Memory) -> Option<Bound> {
     let cgroup = memory::cgroup(root);
     Some(match max {
         Memory::Bytes(max_bytes) => Bound {
@@ -289,5 +290,42 @@ fn header_bytes(text: &str) -> Result<usize, Mistake> {
             "expected at least \"8KiB\"",
         )),
         bytes => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_share_is_one_of_the_cgroup_s_limit_and_a_size_is_what_it_says() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, content: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        write("proc/meminfo", "MemTotal:       2048 kB\n");
+        write("proc/self/cgroup", "0::/app\n");
+        let bound = |max| bound(root.path(), max);
+        let size = Memory::Bytes(64 << 20);
+
+        let of_process = Bound {
+            max_bytes: 67_108_864,
+            usage: Usage::of_process(root.path()),
+        };
+        assert_eq!(bound(size), Some(of_process));
+        assert_eq!(bound(DEFAULT_MAX_SHARE), None);
+
+        write("sys/fs/cgroup/app/memory.max", "1000000\n");
+        let of_cgroup = |max_bytes| {
+            let (_, usage) = memory::cgroup(root.path()).unwrap();
+            Some(Bound { max_bytes, usage })
+        };
+        assert_eq!(bound(size), of_cgroup(67_108_864));
+        assert_eq!(bound(Memory::Percent(50)), of_cgroup(500_000));
+        assert_eq!(bound(DEFAULT_MAX_SHARE), of_cgroup(850_000));
     }
 }

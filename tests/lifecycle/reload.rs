@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use crate::support::{Client, Program, Upstream, frame, text};
+use crate::support::{Client, Program, Upstream, frame, handshake, text};
 
 const RELOADED: &str = "\"configuration reloaded\"";
 const REFUSED: &str = "\"configuration not reloaded; the one before stays\"";
@@ -246,6 +246,29 @@ async fn the_level_of_the_log_and_limits_change_at_once() {
     let mut second = program.connect().await;
     assert_eq!(get(&mut second, "/").await, 503);
     assert!(!program.log().iter().any(|line| line.contains(RELOADED)));
+}
+
+#[tokio::test]
+async fn the_bound_on_memory_changes_by_the_next_look() {
+    let upstream = Upstream::listen().await;
+    let good = route(&upstream);
+    tokio::spawn(upstream.echo());
+    let program = Program::start(&format!("limits.max_memory_bytes = \"\"\n{good}")).await;
+    let open = async || {
+        let mut client = program.connect().await;
+        client.send(handshake("/")).await;
+        client.read_head().await
+    };
+    assert!(open().await.starts_with("HTTP/1.1 101 "));
+    for (bound, status) in [("1MiB", "HTTP/1.1 503 "), ("", "HTTP/1.1 101 ")] {
+        program.configure(&format!("limits.max_memory_bytes = \"{bound}\"\n{good}"));
+        assert_eq!(program.ask("POST", "/reload").await.0, 200);
+
+        let (_, metrics) = program.ask("GET", "/metrics").await;
+        let is_bound = metrics.contains("readygate_memory_limit_bytes 1048576\n");
+        assert_eq!(is_bound, bound == "1MiB", "{metrics}");
+        while !open().await.starts_with(status) {}
+    }
 }
 
 #[tokio::test]

