@@ -46,6 +46,7 @@ mod watchdog;
 mod watched;
 
 use std::{
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
@@ -115,6 +116,8 @@ pub struct Local {
     sessions: Sessions,
     tallies: Tallies,
     request_ids: identity::Ids,
+    /// Whether what is still under way is dropped.
+    is_cut_off: Rc<Cell<bool>>,
 }
 
 impl Local {
@@ -127,7 +130,13 @@ impl Local {
             sessions: Sessions::default(),
             tallies: Tallies::default(),
             request_ids: identity::Ids::default(),
+            is_cut_off: Rc::default(),
         })
+    }
+
+    /// Takes note that what is still under way is about to be dropped.
+    pub fn cut_off(&self) {
+        self.is_cut_off.set(true);
     }
 
     /// The configuration of the process at this instant.

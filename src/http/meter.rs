@@ -65,6 +65,7 @@ impl Meter {
                 tally: None,
                 answer: None,
                 response_bytes: 0,
+                is_cut_off: Rc::clone(&local.is_cut_off),
             },
         }
     }
@@ -142,6 +143,8 @@ pub(super) struct Line {
     /// `None` when nobody has waited for it.
     answer: Option<(StatusCode, Option<Refusal>)>,
     response_bytes: u64,
+    /// Whether the process ends at this instant.
+    is_cut_off: Rc<Cell<bool>>,
 }
 
 impl Line {
@@ -167,6 +170,7 @@ impl Drop for Line {
             route: self.tally.as_ref().map(|tally| tally.label()),
             status: self.answer.map(|(status, _)| status.as_u16()),
             refusal: refusal.map(|it| (Rejection::from(it).name(), it.to_string())),
+            is_aborted: self.is_cut_off.get(),
             duration: self.started.elapsed(),
             response_bytes: self.response_bytes,
         });

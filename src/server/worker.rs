@@ -138,6 +138,7 @@ impl Worker {
         if !answering(&mut self.visits, &local, is_empty).await {
             let connections = self.count.get();
             tracing::warn!(connections, "cut off at the end of the drain");
+            local.cut_off();
         }
         local.sessions().forget_ended();
         Ok(())
