@@ -56,7 +56,7 @@ use arc_swap::{ArcSwap, Guard};
 use hyper::{Request, Response, Version};
 use tokio::time::Instant;
 
-pub use self::tallies::UNROUTED;
+pub use self::tallies::{REMOVED, UNROUTED};
 use self::{
     addresses::{AddressPlace, Addresses, Rate},
     body::Body,

@@ -8,7 +8,9 @@
 //!
 //! * In each answer, for each route:
 //!   `messages_accepted_total = messages_settled_total over all accounts + messages_held`.
-//! * No counter goes back while the process runs.
+//! * No counter goes back while the process runs. One of a route that was removed is there for
+//!   ten minutes more after its last use, and then gone; should the route come back later, it
+//!   begins at 0, which `rate()` takes for what it is.
 
 mod limits;
 mod page;

@@ -1,30 +1,145 @@
 //! All workers at one instant, as far as that exists.
+//!
+//! A route that is not configured any more and that nobody uses goes on being there for a
+//! while, so that its last numbers are seen, and is then forgotten by all workers together: what
+//! one of them forgot alone would be missing from the route's numbers, which would go back.
+//!
+//! # Invariants
+//!
+//! * What has happened on a route only grows, until the route is forgotten; of all together it
+//!   only grows in any case.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::{Admin, Process};
-use crate::telemetry::totals::RouteSnapshot;
+use crate::{
+    http::{REMOVED, UNROUTED, visit::Worker},
+    telemetry::totals::RouteSnapshot,
+};
+
+/// How long a route is remembered that is not configured any more and that nobody uses: for
+/// whoever asks seldom.
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// What a worker, or all of them, have to say about each route, by its name.
 pub(super) type Routes = BTreeMap<Box<str>, RouteSnapshot>;
 
-/// What was last heard of each worker.
+/// What was last heard of all workers.
 #[derive(Debug)]
-pub(super) struct Heard(RefCell<Vec<Routes>>);
+pub(super) struct Heard(RefCell<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    workers: Vec<LastHeard>,
+    /// Since when nobody uses the routes that are not configured any more.
+    unused: BTreeMap<Box<str>, Instant>,
+}
+
+/// What was last heard of one worker.
+#[derive(Clone, Debug, Default)]
+struct LastHeard {
+    routes: Routes,
+    /// The routes that it has yet to forget, which are forgotten here.
+    forgotten: BTreeSet<Box<str>>,
+}
 
 impl Heard {
     /// Nothing yet.
     pub(super) fn new(process: &Process) -> Self {
-        Self(RefCell::new(vec![Routes::new(); process.workers.len()]))
+        Self(RefCell::new(State::new(process.workers.len())))
+    }
+}
+
+/// What a worker has said, if it did, that was told to forget these routes first.
+type Answer = (Option<Routes>, BTreeSet<Box<str>>);
+
+impl State {
+    fn new(workers: usize) -> Self {
+        Self {
+            workers: vec![LastHeard::default(); workers],
+            unused: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over what the workers have said, in order, and returns what is known of them.
+    fn hear(&mut self, answers: Vec<Answer>, configured: &BTreeSet<String>) -> Routes {
+        for (worker, (routes, told)) in self.workers.iter_mut().zip(answers) {
+            if let Some(routes) = routes {
+                worker.hear(routes, &told);
+            }
+        }
+        self.forget_unused(&self.sum(), configured);
+        self.sum()
+    }
+
+    /// All workers together.
+    fn sum(&self) -> Routes {
+        let mut all = Routes::new();
+        for (label, snapshot) in self.workers.iter().flat_map(|worker| &worker.routes) {
+            *all.entry(label.clone()).or_default() += snapshot;
+        }
+        all
+    }
+
+    /// Forgets the routes in `all` that are not `configured` and that nobody has used for a
+    /// while.
+    fn forget_unused(&mut self, all: &Routes, configured: &BTreeSet<String>) {
+        let is_unused = |label: &str, snapshot: &RouteSnapshot| {
+            let is_route = ![UNROUTED, REMOVED].contains(&label);
+            is_route && !snapshot.is_in_use && !configured.contains(label)
+        };
+        let unused = all.iter().filter(|(label, it)| is_unused(label, it));
+        let unused = unused.map(|(label, _)| label.clone());
+        let now = Instant::now();
+        let since = |label: Box<str>| {
+            let since = self.unused.get(&label).copied();
+            (label, since.unwrap_or(now))
+        };
+        let unused: BTreeMap<_, _> = unused.map(since).collect();
+        let (forgotten, unused): (BTreeMap<_, _>, _) = unused
+            .into_iter()
+            .partition(|(_, since)| since.elapsed() >= REMEMBERED);
+        self.unused = unused;
+        for worker in &mut self.workers {
+            worker.forget(forgotten.keys());
+        }
+    }
+}
+
+impl LastHeard {
+    fn forget<'a>(&mut self, labels: impl Iterator<Item = &'a Box<str>>) {
+        for label in labels {
+            if let Some(snapshot) = self.routes.remove(label) {
+                *self.routes.entry(REMOVED.into()).or_default() += &snapshot;
+            }
+            self.forgotten.insert(label.clone());
+        }
+    }
+
+    /// Takes over what the worker has said; not so if it was told to forget something else than
+    /// it has to, for somebody else has asked meanwhile.
+    fn hear(&mut self, routes: Routes, told: &BTreeSet<Box<str>>) {
+        if self.forgotten == *told {
+            self.routes = routes;
+            self.forgotten.clear();
+        }
     }
 }
 
 /// All workers together.
 #[derive(Clone, Debug)]
 pub(super) struct View {
+    /// The routes that are not forgotten.
     pub(super) routes: Routes,
+    /// Those that are.
+    removed: RouteSnapshot,
     /// For each worker, in order, whether it has answered.
     pub(super) answered: Vec<bool>,
 }
@@ -33,34 +148,160 @@ impl View {
     /// Asks all workers. Of one that does not answer there is what it said the last time, so
     /// that no counter goes back.
     pub(super) async fn gather(admin: &Admin) -> Self {
-        let workers = &admin.process.workers;
-        let asked = workers
-            .iter()
-            .map(|worker| worker.ask(|local| local.snapshot()));
-        let answers = join_all(asked).await;
-        let answered = answers.iter().map(Result::is_ok).collect();
-        let mut heard = admin.heard.0.borrow_mut();
-        for (last, answer) in heard.iter_mut().zip(answers) {
-            if let Ok(routes) = answer {
-                *last = routes;
-            }
-        }
-        let mut all = Routes::new();
-        for (label, snapshot) in heard.iter().flatten() {
-            *all.entry(label.clone()).or_default() += snapshot;
-        }
+        let ask = async |(index, worker): (usize, &Worker)| {
+            let told = admin.heard.0.borrow().workers[index].forgotten.clone();
+            let forgotten = told.clone();
+            let answer = worker.ask(move |local| {
+                local.forget(&forgotten);
+                local.snapshot()
+            });
+            (answer.await.ok(), told)
+        };
+        let workers = admin.process.workers.iter().enumerate();
+        let answers = join_all(workers.map(ask)).await;
+        let answered = answers.iter().map(|(routes, _)| routes.is_some()).collect();
+        let config = admin.process.shared.config();
+        let configured = config.routes.iter().map(|route| route.label()).collect();
+        let mut routes = admin.heard.0.borrow_mut().hear(answers, &configured);
+        let removed = routes.remove(REMOVED).unwrap_or_default();
         Self {
-            routes: all,
+            routes,
+            removed,
             answered,
         }
     }
 
-    /// All routes together.
+    /// All routes together, those that are forgotten included.
     pub(super) fn sum(&self) -> RouteSnapshot {
-        let mut sum = RouteSnapshot::default();
+        let mut sum = self.removed.clone();
         for snapshot in self.routes.values() {
             sum += snapshot;
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time;
+
+    use super::*;
+
+    /// Workers that count attempts.
+    #[derive(Default)]
+    struct Workers(Vec<Routes>);
+
+    impl Workers {
+        fn new(count: usize) -> (Self, State) {
+            (Self(vec![Routes::new(); count]), State::new(count))
+        }
+
+        fn count(&mut self, worker: usize, label: &str) {
+            let snapshot = self.0[worker].entry(label.into()).or_default();
+            snapshot.totals.attempts += 1;
+        }
+
+        fn set_in_use(&mut self, worker: usize, label: &str, is_in_use: bool) {
+            let snapshot = self.0[worker].entry(label.into()).or_default();
+            snapshot.is_in_use = is_in_use;
+        }
+
+        /// Asks those that are `awake`.
+        fn ask(&mut self, state: &mut State, awake: &[usize], configured: &[&str]) -> Counts {
+            let mut answers = Vec::new();
+            for (index, routes) in self.0.iter_mut().enumerate() {
+                let told = state.workers[index].forgotten.clone();
+                let is_awake = awake.contains(&index);
+                for label in told.iter().filter(|_| is_awake) {
+                    if let Some(snapshot) = routes.remove(label) {
+                        *routes.entry(REMOVED.into()).or_default() += &snapshot;
+                    }
+                }
+                answers.push((is_awake.then(|| routes.clone()), told));
+            }
+            let configured = configured.iter().copied().map(str::to_owned).collect();
+            let routes = state.hear(answers, &configured).into_iter();
+            let attempts = routes.map(|(label, it)| (label.into_string(), it.totals.attempts));
+            Counts(attempts.collect())
+        }
+    }
+
+    struct Counts(BTreeMap<String, u64>);
+
+    impl Counts {
+        fn of(&self, label: &str) -> Option<u64> {
+            self.0.get(label).copied()
+        }
+
+        fn sum(&self) -> u64 {
+            self.0.values().sum()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_route_is_forgotten_once_no_worker_has_used_it_for_a_while() {
+        let (mut workers, mut state) = Workers::new(2);
+        workers.count(0, "/a");
+        workers.count(1, "/a");
+        workers.set_in_use(1, "/a", true);
+
+        for _ in 0..3 {
+            assert_eq!(workers.ask(&mut state, &[0, 1], &[]).of("/a"), Some(2));
+            time::advance(REMEMBERED).await;
+        }
+        workers.set_in_use(1, "/a", false);
+        assert_eq!(workers.ask(&mut state, &[0, 1], &[]).of("/a"), Some(2));
+        time::advance(REMEMBERED).await;
+        let counts = workers.ask(&mut state, &[0, 1], &[]);
+        assert_eq!((counts.of("/a"), counts.sum()), (None, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgotten_is_not_remembered_by_a_worker_that_is_silent() {
+        let (mut workers, mut state) = Workers::new(2);
+        workers.count(0, "/a");
+        workers.count(1, "/a");
+        workers.ask(&mut state, &[0, 1], &[]);
+        time::advance(REMEMBERED).await;
+        workers.ask(&mut state, &[0, 1], &[]);
+
+        // The route comes back, and is used before the worker wakes up.
+        for awake in [&[0][..], &[0], &[0, 1], &[1], &[0, 1]] {
+            let counts = workers.ask(&mut state, awake, &["/a"]);
+            assert_eq!((counts.of("/a").unwrap_or(0), counts.sum()), (0, 2));
+        }
+        workers.count(0, "/a");
+        let counts = workers.ask(&mut state, &[0, 1], &["/a"]);
+        assert_eq!((counts.of("/a"), counts.sum()), (Some(1), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_a_route_was_forgotten_does_not_bring_it_back() {
+        let (mut workers, mut state) = Workers::new(1);
+        workers.count(0, "/a");
+        workers.ask(&mut state, &[0], &[]);
+        time::advance(REMEMBERED).await;
+        let late = vec![(Some(workers.0[0].clone()), BTreeSet::new())];
+        workers.ask(&mut state, &[0], &[]);
+
+        let routes = state.hear(late, &BTreeSet::new());
+
+        assert!(!routes.contains_key("/a"), "{routes:?}");
+        assert_eq!(routes[REMOVED].totals.attempts, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reloads_with_ever_new_routes_leave_few_and_their_sum_only_grows() {
+        let (mut workers, mut state) = Workers::new(2);
+        let mut before = 0;
+        for number in 0..50 {
+            let label = format!("/{number}");
+            workers.count(number % 2, &label);
+            let counts = workers.ask(&mut state, &[0, 1], &[&label]);
+            assert_eq!(counts.sum(), before + 1);
+            before = counts.sum();
+            assert!(counts.0.len() <= 4, "{:?}", counts.0);
+            time::advance(REMEMBERED / 2).await;
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! What one worker has counted for each route.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    rc::Rc,
+    sync::Arc,
+};
 
 use super::Local;
 use crate::{
@@ -11,11 +17,16 @@ use crate::{
 /// The label of what has no route.
 pub const UNROUTED: &str = "none";
 
+/// The label of what was counted for routes that are [forgotten](Local::forget).
+pub const REMOVED: &str = "(removed)";
+
 /// The tallies of one worker, one for each route that has been asked for.
 #[derive(Debug)]
 pub(super) struct Tallies {
     routes: RefCell<Vec<Rc<Tally>>>,
     unrouted: Rc<Tally>,
+    /// Of routes that are forgotten.
+    removed: RefCell<RouteTotals>,
 }
 
 impl Default for Tallies {
@@ -23,6 +34,7 @@ impl Default for Tallies {
         Self {
             routes: RefCell::default(),
             unrouted: Rc::new(Tally::new(None, RouteTotals::default())),
+            removed: RefCell::default(),
         }
     }
 }
@@ -90,8 +102,22 @@ impl Tallies {
 }
 
 impl Local {
+    /// Forgets what was counted for the routes of these names, apart from their sum. Where
+    /// somebody goes on counting, that begins anew.
+    pub fn forget(&self, labels: &BTreeSet<Box<str>>) {
+        let mut removed = self.tallies.removed.borrow_mut();
+        let mut routes = self.tallies.routes.borrow_mut();
+        routes.retain(|tally| {
+            let is_forgotten = labels.contains(&tally.label);
+            if is_forgotten {
+                *removed += &mem::take(&mut *tally.totals.borrow_mut());
+            }
+            !is_forgotten || Rc::strong_count(tally) > 1
+        });
+    }
+
     /// What there is on this worker for each route, by the route's name, and what has
-    /// happened: every configured one, and what had none.
+    /// happened: every configured one, what had none, and those that are forgotten.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Box<str>, RouteSnapshot> {
         let mut routes: BTreeMap<Box<str>, RouteSnapshot> = BTreeMap::new();
@@ -102,7 +128,10 @@ impl Local {
         for tally in tallies.iter().chain([&self.tallies.unrouted]) {
             let snapshot = routes.entry(tally.label.clone()).or_default();
             snapshot.totals += &tally.totals.borrow();
+            snapshot.is_in_use |= Rc::strong_count(tally) > 1;
         }
+        let removed = routes.entry(REMOVED.into()).or_default();
+        removed.totals += &self.tallies.removed.borrow();
         self.sessions.for_each(|running| {
             let idle_after = running.route().session.tunnel.idle_after;
             let snapshot = match routes.get_mut(running.route_label()) {
@@ -112,5 +141,36 @@ impl Local {
             snapshot.add_session(running.record(), idle_after);
         });
         routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, http::Shared};
+
+    #[test]
+    fn what_is_forgotten_stays_in_the_sum_and_begins_anew_where_somebody_counts() {
+        let text = "[[route]]\npath = \"/a\"\nupstream = \"http://127.0.0.1:1\"\n\
+                    [[route]]\npath = \"/b\"\nupstream = \"http://127.0.0.1:1\"\n";
+        let config = Arc::new(Config::parse("test", text, &|_| None).unwrap());
+        let local = Local::new(Arc::new(Shared::new(Arc::clone(&config))));
+        let routes: Vec<_> = config.routes.iter().collect();
+        let count = |tally: &Tally| tally.change(|totals| totals.attempts += 1);
+        let attempts = |label: &str| local.snapshot()[label].totals.attempts;
+        let of_a = local.tallies.of(routes[0]);
+        count(&of_a);
+        count(&local.tallies.of(routes[1]));
+        let is_in_use = |label: &str| local.snapshot()[label].is_in_use;
+        assert!(is_in_use("/a") && !is_in_use("/b"));
+
+        local.forget(&["/a".into(), "/b".into(), "/c".into()].into());
+        count(&of_a);
+
+        assert_eq!(
+            [attempts("/a"), attempts("/b"), attempts(REMOVED)],
+            [1, 0, 2]
+        );
+        assert_eq!(local.tallies.routes.borrow().len(), 1);
     }
 }

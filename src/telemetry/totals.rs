@@ -208,6 +208,8 @@ pub struct RouteSnapshot {
     pub queued_messages: [u64; Priority::ALL.len()],
     /// What is held for its sessions, in accounted bytes.
     pub held_bytes: u64,
+    /// Whether there is somebody who goes on counting.
+    pub is_in_use: bool,
 }
 
 impl RouteSnapshot {
@@ -229,6 +231,7 @@ impl AddAssign<&Self> for RouteSnapshot {
         add_each(&mut self.sessions, &more.sessions);
         add_each(&mut self.queued_messages, &more.queued_messages);
         self.held_bytes += more.held_bytes;
+        self.is_in_use |= more.is_in_use;
     }
 }
 

@@ -105,6 +105,39 @@ async fn a_connection_has_the_new_configuration_from_its_next_request_on() {
     );
 }
 
+#[tokio::test]
+async fn the_counters_of_a_route_that_is_removed_and_comes_back_go_on() {
+    let upstream = Upstream::listen().await;
+    let old = format!("{}path = \"/old\"\n", route(&upstream));
+    let new = old.replace("/old", "/new");
+    tokio::spawn(async move {
+        loop {
+            let (_, mut client) = upstream.accept().await;
+            client.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+        }
+    });
+    let program = Program::start(&old).await;
+    let mut client = program.connect().await;
+
+    for (configuration, path, answered) in [
+        (&old, "/old", [Some(1), None]),
+        (&new, "/new", [Some(1), Some(1)]),
+        (&old, "/old", [Some(2), Some(1)]),
+    ] {
+        program.configure(configuration);
+        assert_eq!(program.ask("POST", "/reload").await.0, 200);
+        assert_eq!(get(&mut client, path).await, 204);
+
+        let (_, metrics) = program.ask("GET", "/metrics").await;
+        let count = |route: &str| {
+            let series = format!("http_requests_total{{route=\"{route}\",code=\"2xx\"}} ");
+            let (_, rest) = metrics.split_once(&series)?;
+            rest.lines().next()?.parse::<u64>().ok()
+        };
+        assert_eq!(["/old", "/new"].map(count), answered, "{metrics}");
+    }
+}
+
 // L07
 #[tokio::test]
 async fn a_file_with_mistakes_is_reported_as_a_whole_and_changes_nothing() {
