@@ -165,6 +165,27 @@ async fn what_clients_send_makes_no_series() {
 }
 
 #[tokio::test]
+async fn each_metric_stands_in_the_readme() {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("\n### Metrics\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
+
+    let (_, page) = proxy.get("/metrics").await;
+
+    let families = page.lines().filter_map(|line| {
+        let (name, _) = line.strip_prefix("# TYPE readygate_")?.split_once(' ')?;
+        Some(name)
+    });
+    let families: Vec<_> = families.collect();
+    assert!(families.len() > 30, "{families:?}");
+    for name in families {
+        let is_told = |end| section.contains(&format!("`{name}{end}"));
+        assert!(is_told("`") || is_told("{"), "{name} is not in the table");
+    }
+}
+
+#[tokio::test]
 async fn limits_show_their_use_and_refusals_their_reasons() {
     let upstream = Upstream::listen().await;
     let mut config = config(&gated(upstream.address()));
