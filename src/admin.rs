@@ -326,7 +326,7 @@ impl Admin {
 
     fn drain(&self) -> Response<Body> {
         tracing::info!("asked to drain");
-        self.process.shared.drain().begin();
+        self.process.shared.drain().announce();
         answer::text(StatusCode::ACCEPTED, "draining")
     }
 }

@@ -32,6 +32,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tracing::field::debug;
 
 use self::{admin::AdminThread, service::Service, worker::Workers};
 pub use self::{
@@ -55,8 +56,8 @@ use crate::{
 /// The admin listener answers from before the first connection is accepted until the last one
 /// has ended.
 ///
-/// On shutdown the listeners close at once, idle connections close, and sessions are asked
-/// to end. What is left after the grace period is dropped.
+/// On shutdown, or `config.drain.delay` later, the listeners close at once, idle connections
+/// close, and sessions are asked to end. What is left after the grace period is dropped.
 ///
 /// # Errors
 ///
@@ -129,14 +130,19 @@ pub async fn run_from(
     service.ready(&format!("listening on {}", addresses.join(", ")));
     tokio::select! {
         never = &mut watching => match never {},
-        () = shutdown => tracing::info!(grace = ?drain.settings().grace, "draining"),
-        () = drain.begun() => {}
+        () = shutdown => {}
+        () = drain.announced() => {}
     }
+    let settings = drain.settings();
+    let delay = (!settings.delay.is_zero()).then(|| debug(settings.delay));
+    tracing::info!(delay, grace = ?settings.grace, "draining");
     service.stopping();
-    drain.begin();
     tokio::select! {
         never = &mut watching => match never {},
-        _none = ended.recv() => {}
+        _none = async {
+            drain.begin_late().await;
+            ended.recv().await
+        } => {}
         () = cut_off => {
             drain.cut_off();
             ended.recv().await;

@@ -69,7 +69,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
     let asks_backend = query.take_switch("backend")?;
     query.finish("verbose, backend")?;
     let mut checks = workers(admin).await;
-    let is_draining = admin.process.shared.drain().has_begun();
+    let is_draining = admin.process.shared.drain().is_announced();
     checks.push(Check {
         name: "drain".to_owned(),
         problem: is_draining.then(|| "draining".to_owned()),

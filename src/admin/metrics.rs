@@ -109,7 +109,7 @@ impl Scrape {
         let shared = &admin.process.shared;
         Self {
             view,
-            is_draining: shared.drain().has_begun(),
+            is_draining: shared.drain().is_announced(),
             reloads: shared.reloads().by_result(),
             last_reload: shared.reloads().last_success(),
             sha256: shared.config().sha256.clone().unwrap_or_default(),
@@ -189,7 +189,7 @@ impl Scrape {
         )?;
         page.gauge(
             "readygate_draining",
-            "Whether the process drains.",
+            "Whether the process drains, or is about to.",
             u64::from(self.is_draining),
         )?;
         page.gauge(

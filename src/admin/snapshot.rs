@@ -99,7 +99,7 @@ fn process(admin: &Admin, view: &View) -> Value {
         "time_unix_ms": unix_millis(SystemTime::now()),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
-        "is_draining": shared.drain().has_begun(),
+        "is_draining": shared.drain().is_announced(),
         "listen": listen.map(ToString::to_string).collect::<Vec<_>>(),
         "workers": workers
             .map(|(index, answered)| json!({ "worker": index, "has_answered": answered }))

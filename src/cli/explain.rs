@@ -349,7 +349,8 @@ fn explain_limits(settings: &Settings, text: &mut Lines) {
     text.line(
         "drain",
         format_args!(
-            "within {}; the ends of tunnels are spread over {}",
+            "after {}, within {}; the ends of tunnels are spread over {}",
+            settings.value("drain.delay"),
             settings.value("drain.grace"),
             settings.value("drain.spread"),
         ),

@@ -78,6 +78,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("limits.header_timeout", Duration),
     ("limits.max_streams", Count(1, 10_000)),
     ("limits.write_timeout", Duration),
+    ("drain.delay", Duration),
     ("drain.grace", Duration),
     ("drain.spread", Duration),
     ("reload.poll", OptionalDuration),

@@ -223,6 +223,7 @@ pub(super) fn reload_poll(table: &mut Table<'_>) -> Option<Duration> {
 
 pub(super) fn drain(table: &mut Table<'_>) -> drain::Settings {
     let mut settings = drain::Settings::default();
+    override_with(&mut settings.delay, table.duration("delay"));
     override_with(&mut settings.grace, table.duration("grace"));
     override_with(&mut settings.spread, table.duration("spread"));
     settings

@@ -214,7 +214,7 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
         let mut response =
             answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal, &meter));
         response.body_mut().keep(under_way);
-        let is_draining = requests.connection.local.drain().has_begun();
+        let is_draining = requests.connection.local.drain().is_announced();
         if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // hyper closes the connection then, but does not say so.
             let close = HeaderValue::from_static("close");

@@ -7,6 +7,9 @@
 //!  └── closing handshakes ──────────────────────────────────────────────┤   cut off
 //! ```
 //!
+//! Before that it is announced, and for as long as its delay says nothing changes but what those
+//! are told who ask whether new clients are welcome: so that they are sent elsewhere by then.
+//!
 //! # Invariants
 //!
 //! * There is one beginning for the whole process, however late a thread learns of it.
@@ -26,6 +29,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 /// How long a drain takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// How long nobody is turned away yet once it is announced; default none.
+    pub delay: Duration,
     /// How long everything together may take; default 8 s, for Cloud Run kills after 10 s.
     pub grace: Duration,
     /// Over how much of that the ends of tunnels are spread, so that not all clients come back
@@ -37,6 +42,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            delay: Duration::ZERO,
             grace: Duration::from_secs(8),
             spread: Duration::from_secs(5),
         }
@@ -53,6 +59,7 @@ pub struct Drain(Arc<Shared>);
 struct Shared {
     settings: Mutex<Settings>,
     schedule: OnceLock<Schedule>,
+    is_announced: CancellationToken,
     has_begun: CancellationToken,
     is_cut_off: CancellationToken,
 }
@@ -71,6 +78,7 @@ impl Drain {
         Self(Arc::new(Shared {
             settings: Mutex::new(settings),
             schedule: OnceLock::new(),
+            is_announced: CancellationToken::new(),
             has_begun: CancellationToken::new(),
             is_cut_off: CancellationToken::new(),
         }))
@@ -89,8 +97,43 @@ impl Drain {
         *current.unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
+    /// Says that it will begin; somebody else lets it.
+    pub fn announce(&self) {
+        self.0.is_announced.cancel();
+    }
+
+    /// Whether it has been announced, or has begun.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.0.is_announced.is_cancelled()
+    }
+
+    /// Resolves when it is announced, or begins, at once if it has been.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub fn announced(&self) -> WaitForCancellationFuture<'_> {
+        self.0.is_announced.cancelled()
+    }
+
+    /// Lets it begin after its delay, unless it has begun.
+    ///
+    /// # Cancel safety
+    ///
+    /// The delay begins anew.
+    pub async fn begin_late(&self) {
+        self.announce();
+        let Settings { delay, .. } = self.settings();
+        if !delay.is_zero() {
+            self.run_until_begun(time::sleep(delay)).await;
+        }
+        self.begin();
+    }
+
     /// Begins, unless it has.
     pub fn begin(&self) {
+        self.announce();
         self.0.schedule.get_or_init(|| Schedule {
             began: Instant::now(),
             settings: self.settings(),
@@ -225,6 +268,7 @@ mod tests {
 
     fn drain(grace: u64, spread: u64) -> Drain {
         Drain::new(Settings {
+            delay: Duration::ZERO,
             grace: Duration::from_secs(grace),
             spread: Duration::from_secs(spread),
         })
@@ -259,6 +303,34 @@ mod tests {
             assert!(drain.draw_turn() <= drain.ready_by());
         }
         assert_eq!(drain.ready_by(), Instant::now() + Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_grace_period_begins_after_the_delay() {
+        let delay = Duration::from_secs(5);
+        let drain = Drain::new(Settings {
+            delay,
+            ..Settings::default()
+        });
+        let announced = Instant::now();
+
+        drain.begin_late().await;
+
+        assert_eq!(announced.elapsed(), delay);
+        assert_eq!(drain.over_at(), announced + delay + drain.settings().grace);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_begins_a_drain_at_once_ends_its_delay() {
+        let drain = Drain::new(Settings {
+            delay: Duration::from_secs(5),
+            ..Settings::default()
+        });
+        let announced = Instant::now();
+
+        tokio::join!(drain.begin_late(), async { drain.begin() });
+
+        assert_eq!(announced.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

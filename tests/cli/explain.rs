@@ -230,6 +230,7 @@ write_timeout = "9009ms"
 [drain]
 grace = "9010ms"
 spread = "9011ms"
+delay = "9044ms"
 [[route]]
 host = "a.example"
 path = "/prefix"

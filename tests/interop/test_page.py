@@ -347,7 +347,7 @@ def test_a_drain_and_a_worker_that_does_not_answer_are_named(
         drain = urllib.request.Request(f"{admin}/drain", method="POST")
         assert urllib.request.urlopen(drain, timeout=5).status == 202
 
-        page.until(says("#notices", "Draining: new clients are turned away, 1 session left."))
+        page.until(says("#notices", "Draining: new clients are to go elsewhere, 1 session left."))
 
         assert page.text("#announcement") == "The proxy drains."
     shown["workers"][0]["has_answered"] = False

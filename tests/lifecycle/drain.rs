@@ -321,6 +321,43 @@ async fn a_signal_after_a_drain_that_was_asked_for_cuts_nothing_off() {
     assert_eq!(outcome(program.end().await), Ok(0));
 }
 
+// L01
+#[tokio::test]
+async fn until_the_delay_is_over_only_load_balancers_hear_of_a_drain() {
+    let upstream = Upstream::listen().await;
+    let config = |delay| {
+        let upstream = upstream.address();
+        let drain = format!("drain = {{ delay = \"{delay}\", spread = \"0s\" }}");
+        format!("{drain}\n[[route]]\nupstream = \"http://{upstream}\"\n")
+    };
+    let program = Program::start(&config("1h")).await;
+
+    program.signal("TERM");
+    program.logged("\"draining\"").await;
+
+    assert_eq!(program.ask("GET", "/readyz").await.0, 503);
+    assert_eq!(program.ask("GET", "/livez").await.0, 200);
+    let mut request = program.connect().await;
+    request.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (_, mut exchange) = upstream.accept().await;
+    exchange
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
+    let answer = request.read_to_end().await.to_lowercase();
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let mut client = program.open("/chat").await;
+    client.send(text("a")).await;
+    program.signal("TERM");
+    assert_eq!(outcome(program.end().await), Ok(143));
+
+    let program = Program::start(&config("200ms")).await;
+    let mut client = program.open("/chat").await;
+    assert_eq!(program.ask("POST", "/drain").await.0, 202);
+    assert_eq!(client.close_code().await, Some(1001));
+    assert_eq!(outcome(program.end().await), Ok(0));
+}
+
 #[tokio::test]
 async fn a_request_that_never_comes_whole_does_not_delay_the_end() {
     let program = Program::start(&format!(

@@ -493,6 +493,7 @@ async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
             send_all(&mut client, &["before"]).await;
             assert_eq!(receive(&mut upstream, 1).await, ["before"]);
             tunnel.drain.set(session::drain::Settings {
+                delay: Duration::ZERO,
                 grace: Duration::from_secs(8),
                 spread,
             });
@@ -527,6 +528,7 @@ async fn a_session_that_holds_nothing_waits_for_its_turn_and_may_still_get_somet
         let mut client = as_client(held.client).await;
         let mut upstream = as_server(held.upstream.connect(b"")).await;
         held.drain.set(session::drain::Settings {
+            delay: Duration::ZERO,
             grace: Duration::from_secs(800),
             spread: Duration::from_secs(400),
         });

@@ -89,7 +89,7 @@ function showOverview(now) {
 function showNotices(now) {
   const notices = [];
   if (now.is_draining) {
-    notices.push({ key: "drain", text: `Draining: new clients are turned away, ${plural(now.sessions.total, "session")} left. When the last one has ended, so does the process.` });
+    notices.push({ key: "drain", text: `Draining: new clients are to go elsewhere, ${plural(now.sessions.total, "session")} left. When the last one has ended, so does the process.` });
   }
   for (const { worker, has_answered } of now.workers) {
     if (!has_answered) notices.push({ key: worker, text: `Worker ${worker} does not answer; its numbers are old and its sessions are missing in lists.` });
