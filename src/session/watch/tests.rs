@@ -1,0 +1,153 @@
+//! What is known of one side, and the bounds of a session, on a paused clock.
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+const QUIET: Side = Side {
+    is_read: true,
+    has_backlog: false,
+    taken_bytes: 0,
+};
+
+/// A side that has been asked at the end of the first interval.
+async fn asked() -> (Pulse, Outbox) {
+    let mut pulse = Pulse::new(Instant::now());
+    let mut outbox = Outbox::default();
+    time::advance(INTERVAL).await;
+    pulse.look(Instant::now(), INTERVAL, QUIET).unwrap();
+    assert!(pulse.send(&mut outbox, Role::Client));
+    (pulse, outbox)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
+    let mut pulse = Pulse::new(Instant::now());
+    time::advance(INTERVAL / 2).await;
+    pulse.heard_at = Instant::now();
+    time::advance(INTERVAL / 2).await;
+
+    let next = pulse.look(Instant::now(), INTERVAL, QUIET);
+
+    assert_eq!(next, Ok(Instant::now() + INTERVAL / 2));
+    assert!(!pulse.send(&mut Outbox::default(), Role::Client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_does_not_answer_is_gone_and_one_that_says_anything_is_not() {
+    let (silent, _) = asked().await;
+    let mut answering = silent;
+    time::advance(INTERVAL / 2).await;
+    answering.heard_at = Instant::now();
+    time::advance(INTERVAL / 2).await;
+
+    let look = |mut pulse: Pulse| pulse.look(Instant::now(), INTERVAL, QUIET);
+
+    assert_eq!(look(silent), Err(Gone));
+    assert_eq!(look(answering), Ok(Instant::now() + INTERVAL / 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_is_not_gone_while_it_is_not_read_or_takes_what_waits_for_it() {
+    let (asked, _) = asked().await;
+    time::advance(INTERVAL).await;
+    let look = |side: Side| {
+        let mut pulse = asked;
+        pulse.look(Instant::now(), INTERVAL, side)
+    };
+    let unread = Side {
+        is_read: false,
+        ..QUIET
+    };
+    let stalled = Side {
+        has_backlog: true,
+        ..QUIET
+    };
+    let taking = Side {
+        taken_bytes: 1,
+        ..stalled
+    };
+
+    assert!(look(unread).is_ok());
+    assert!(look(taking).is_ok());
+    assert_eq!(look(stalled), Err(Gone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_waits_for_the_end_of_a_frame_and_its_answer_for_a_whole_interval() {
+    let mut pulse = Pulse::new(Instant::now());
+    let mut outbox = Outbox::default();
+    outbox.note_passed(false);
+    for _ in 0..5 {
+        time::advance(INTERVAL).await;
+        assert!(pulse.look(Instant::now(), INTERVAL, QUIET).is_ok());
+        assert!(!pulse.send(&mut outbox, Role::Client));
+    }
+
+    time::advance(INTERVAL / 2).await;
+    outbox.note_passed(true);
+    assert!(pulse.send(&mut outbox, Role::Client));
+    assert!(!pulse.send(&mut outbox, Role::Client), "once");
+
+    time::advance(INTERVAL / 2).await;
+    let next = pulse.look(Instant::now(), INTERVAL, QUIET);
+    assert_eq!(next, Ok(Instant::now() + INTERVAL / 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_greatest_age_is_reached_at_most_a_tenth_early_and_never_late() {
+    let max = Duration::from_hours(1);
+    let settings = Settings {
+        max_session_age: Some(max),
+        ..Settings::default()
+    };
+    let now = Instant::now();
+    let ages: Vec<_> = (0..1000)
+        .filter_map(|_| Watch::new(&settings, now)?.ends_at)
+        .map(|at| at - now)
+        .collect();
+
+    assert_eq!(ages.len(), 1000);
+    assert!(ages.iter().all(|age| (max * 9 / 10..=max).contains(age)));
+    let (least, greatest) = (ages.iter().min(), ages.iter().max());
+    let is_spread = *least.unwrap() + max / 20 < *greatest.unwrap();
+    assert!(is_spread, "{least:?} to {greatest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
+    let settings = Settings {
+        idle_timeout: Some(INTERVAL),
+        ..Settings::default()
+    };
+    for is_client in [true, false] {
+        let record = Record::accepted();
+        let mut watch = Watch::new(&settings, record.started()).unwrap();
+        let mut idle_at = |taken_bytes| {
+            let taking = Side {
+                has_backlog: true,
+                taken_bytes,
+                ..QUIET
+            };
+            let (client, upstream) = if is_client {
+                (taking, QUIET)
+            } else {
+                (QUIET, taking)
+            };
+            watch.idle_at(Instant::now(), &record, client, upstream)
+        };
+        assert_eq!(idle_at(0), Some(record.started() + INTERVAL));
+
+        time::advance(INTERVAL * 9 / 10).await;
+        let put_off = Some(Instant::now() + INTERVAL);
+        assert_eq!(idle_at(1000), put_off);
+
+        time::advance(INTERVAL / 2).await;
+        assert_eq!(idle_at(1000), put_off);
+    }
+}
+
+#[test]
+fn a_session_without_bounds_has_no_watch() {
+    assert!(Watch::new(&Settings::default(), Instant::now()).is_none());
+}
