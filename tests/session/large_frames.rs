@@ -114,6 +114,9 @@ async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
         let report = report.await.unwrap();
         assert_eq!(report.ledger.of(Account::Delivered), 4);
         assert_eq!(report.traffic.upstream_messages, 4);
+        // Which is also what keeps a session from being idle.
+        assert_eq!(report.traffic.client_bytes, up.len() as u64);
+        assert_eq!(report.traffic.upstream_bytes, down.len() as u64);
     })
     .await;
 }

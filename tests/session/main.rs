@@ -1,5 +1,6 @@
 //! Whole sessions between in-memory pipes, on a paused clock.
 
+mod backlog;
 mod budget;
 mod closing_handshake;
 mod compression;

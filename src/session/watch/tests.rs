@@ -1,6 +1,22 @@
 //! What is known of one side, and the bounds of a session, on a paused clock.
 
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
+
 use super::*;
+use crate::{
+    session::{
+        peer::Peer,
+        splice::{Filled, Pipe},
+    },
+    transport::Transport,
+    websocket::{FrameScanner, Opened},
+};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -150,4 +166,32 @@ async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
 #[test]
 fn a_session_without_bounds_has_no_watch() {
     assert!(Watch::new(&Settings::default(), Instant::now()).is_none());
+}
+
+#[tokio::test]
+async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connect = TcpStream::connect(listener.local_addr().unwrap());
+    let (near, far) = tokio::join!(connect, listener.accept());
+    let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
+    near.write_all(&[7; 100]).await.unwrap();
+    let mut pipe = Pipe::take().unwrap();
+    let filled = poll_fn(|context| pipe.poll_fill(context, &far, 60)).await;
+    assert_eq!(filled.unwrap(), Filled::Bytes(60));
+    let end = |stream| {
+        let opened = Opened {
+            stream,
+            read_buf: Bytes::new(),
+        };
+        End::new(Peer::new(opened), FrameScanner::new(Role::Client))
+    };
+    let (mut source, target) = (end(Transport::Tcp(near)), end(Transport::Tcp(far)));
+    assert!(!source.waits_for(&target));
+    assert_eq!(source.taken_of(100, &target), 100);
+
+    source.pipe = Some(Box::new(pipe));
+
+    assert!(source.waits_for(&target));
+    assert_eq!(source.taken_of(100, &target), 40);
+    assert!(!target.waits_for(&source));
 }
