@@ -42,7 +42,7 @@
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
 //! | `config` | `client`, `matcher`, `memory`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
 //! | `server` | `admin`, `client`, `config`, `http`, `memory`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
-//! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | health, sessions and metrics, on a listener of its own |
+//! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `tls`, `transport`, `upstream`, `websocket` | health, sessions and metrics, on a listener of its own |
 //! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |

@@ -12,6 +12,7 @@
 //!   ten minutes more after its last use, and then gone; should the route come back later, it
 //!   begins at 0, which `rate()` takes for what it is.
 
+mod certificates;
 mod limits;
 mod page;
 mod process;
@@ -30,6 +31,7 @@ use prometheus_client::{
 
 pub(super) use self::process::ProcessStatus;
 use self::{
+    certificates::Expiries,
     limits::Limits,
     page::{Page, prometheus_text},
 };
@@ -99,6 +101,7 @@ struct Scrape {
     /// By route.
     breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
+    expiries: Expiries,
     log: telemetry::Queue,
     process: Option<ProcessStatus>,
 }
@@ -116,6 +119,7 @@ impl Scrape {
             limits: Limits::of(shared),
             breakers: shared.breakers().statuses(),
             rejections: rejections(shared.rejections()),
+            expiries: Expiries::of(&shared.config()),
             log: telemetry::queue(),
             process: ProcessStatus::read(),
         }
@@ -137,6 +141,7 @@ impl Collector for Scrape {
         self.encode_times(&mut page)?;
         self.encode_upstreams(&mut page)?;
         self.encode_http(&mut page)?;
+        self.expiries.encode(&mut page)?;
         self.encode_log(&mut page)?;
         if let Some(process) = &self.process {
             process.encode(&mut page)?;

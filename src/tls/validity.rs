@@ -41,6 +41,15 @@ impl Warnings {
     }
 }
 
+impl Identity {
+    /// When its certificate ceases to be valid; `None` if it does not say.
+    #[must_use]
+    pub fn expiry(&self) -> Option<UnixTime> {
+        let (_begins, ends) = validity(self.certified.end_entity_cert().ok()?)?;
+        Some(ends)
+    }
+}
+
 fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
     let (begins, ends) = validity(identity.certified.end_entity_cert().ok()?)?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();

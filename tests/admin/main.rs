@@ -7,6 +7,7 @@
 
 mod access;
 mod breaker;
+mod certificates;
 mod crowd;
 mod events;
 mod metrics;

@@ -17,6 +17,7 @@ from checks import programs
 from clients import CLIENTS
 from harness import proxy
 from harness.backends import FASTAPI_AGENT
+from harness.certificates import Certificates
 from harness.processes import Processes, wait_until
 
 SECONDS = 10
@@ -55,10 +56,11 @@ def running(folder: Path) -> Iterator[Observed]:
     admin = proxy.free_port()
     try:
         upstream = proxy.free_port()
+        certificates = Certificates.make(folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(proxy, "ADMIN", f"127.0.0.1:{admin}")
             port = proxy.start_with(
-                started, folder, lambda port: config(port, upstream)
+                started, folder, lambda port: config(port, upstream, certificates)
             )
         late = ["--port", str(upstream), "--delay", "0.3"]
         started.start("agent", [*FASTAPI_AGENT.command, *late])
@@ -75,10 +77,17 @@ def running(folder: Path) -> Iterator[Observed]:
         started.stop()
 
 
-def config(port: int, upstream: int) -> str:
-    """With a bound for which there is a metric only where it is set."""
+def config(port: int, upstream: int, certificates: Certificates) -> str:
+    """With a bound and a certificate, for which there are metrics only where there is one."""
     usual = proxy.config(port, upstream, FASTAPI_AGENT.gate, FASTAPI_AGENT.rules)
-    return usual + '\n[limits]\nmax_memory_bytes = "1GiB"\n'
+    files = f'certificate = "{certificates.certificate}", key = "{certificates.key}"'
+    listen = f"""\
+listen = [
+    {{ address = "127.0.0.1:{port}" }},
+    {{ address = "127.0.0.1:0", tls = {{ {files} }} }},
+]"""
+    listening = usual.replace(f'listen = "127.0.0.1:{port}"', listen)
+    return listening + '\n[limits]\nmax_memory_bytes = "1GiB"\n'
 
 
 def commands() -> set[str]:

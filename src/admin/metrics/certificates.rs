@@ -1,0 +1,45 @@
+//! How long the certificates are valid that the process shows.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{labels, page::Page};
+use crate::{config::Config, tls::Identity};
+
+/// When the first certificate expires that a listener shows to clients, or a route to its
+/// upstream, by these two words and what it is called; in seconds since the epoch.
+#[derive(Debug, Default)]
+pub(super) struct Expiries(BTreeMap<(&'static str, String), u64>);
+
+impl Expiries {
+    /// Of the files as they were last read.
+    pub(super) fn of(config: &Config) -> Self {
+        let listeners = config.listen.iter().filter_map(|listen| {
+            let identities = listen.tls.as_ref()?.identities();
+            Some((("client", listen.to_string()), identities))
+        });
+        let routes = config.routes.iter().filter_map(|route| {
+            let identity = route.upstream.tls.as_ref()?.identity()?;
+            Some((("upstream", route.label()), vec![identity]))
+        });
+        let first = listeners.chain(routes).filter_map(|(place, identities)| {
+            let expiries = identities.iter().filter_map(Identity::expiry);
+            Some((place, expiries.map(|it| it.as_secs()).min()?))
+        });
+        Self(first.collect())
+    }
+
+    pub(super) fn encode(&self, page: &mut Page<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let series = self.0.iter().map(|((side, name), expiry)| {
+            let labels = labels(&[("side", side), ("name", name)]);
+            (labels, *expiry)
+        });
+        page.gauges(
+            "readygate_tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate expires that is shown to this side.",
+            series,
+        )
+    }
+}
