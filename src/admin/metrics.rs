@@ -287,6 +287,13 @@ impl Scrape {
             "readygate_sessions_ended",
             "WebSocket sessions that have ended, by who ended them and why.",
             ended,
+        )?;
+        page.counters(
+            "readygate_close_timeouts",
+            "Sides that were cut off because they did not close in time.",
+            self.by_route_and("side", |it| {
+                named(["client", "upstream"], it.totals.close_timeouts)
+            }),
         )
     }
 

@@ -63,6 +63,23 @@ impl Written {
     }
 }
 
+/// Who sent no close frame of its own within `close_timeout`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unclosed {
+    /// The client.
+    pub client: bool,
+    /// The upstream.
+    pub upstream: bool,
+}
+
+/// Why nobody waits any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Done,
+    TimedOut,
+    Drained,
+}
+
 impl<C: Stream, U: Stream> Closing<C, U> {
     /// Ends the session for `cause`; `close_codes` and what the session's ledger says go
     /// into the close frames.
@@ -77,12 +94,18 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
         let exchange = self.exchange(session, &mut written);
-        let is_over = tokio::select! {
-            () = exchange => true,
-            () = time::sleep(settings.tunnel.close_timeout) => false,
-            () = drain_deadline(context) => false,
+        let over = tokio::select! {
+            () = exchange => Over::Done,
+            () = time::sleep(settings.tunnel.close_timeout) => Over::TimedOut,
+            () = drain_deadline(context) => Over::Drained,
         };
-        if !is_over {
+        if over == Over::TimedOut {
+            session.note_unclosed(Unclosed {
+                client: self.client.as_ref().is_some_and(Party::is_open),
+                upstream: self.upstream.as_ref().is_some_and(Party::is_open),
+            });
+        }
+        if over != Over::Done {
             // What is then left is dropped, and with it the connections.
             self.answer_now().await;
             self.note_codes(session);

@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    close::Written,
+    close::{Unclosed, Written},
     hold::Link,
     ledger::{Account, Ledger},
     rules::Priority,
@@ -49,6 +49,7 @@ pub struct Record {
     settled: Cell<u64>,
     client_code: Cell<Option<CloseCode>>,
     upstream_code: Cell<Option<CloseCode>>,
+    unclosed: Cell<Unclosed>,
     /// Whether the upstream went away during the flush.
     is_flush_in_doubt: Cell<bool>,
 }
@@ -77,6 +78,7 @@ impl Record {
             settled: Cell::default(),
             client_code: Cell::default(),
             upstream_code: Cell::default(),
+            unclosed: Cell::default(),
             is_flush_in_doubt: Cell::default(),
         }
     }
@@ -247,6 +249,16 @@ impl Record {
     /// The code of the close frame that the upstream gets.
     pub(super) fn note_upstream_code(&self, code: Option<CloseCode>) {
         self.upstream_code.set(code);
+    }
+
+    /// Who was cut off at the end because it did not close.
+    #[must_use]
+    pub fn unclosed(&self) -> Unclosed {
+        self.unclosed.get()
+    }
+
+    pub(super) fn note_unclosed(&self, unclosed: Unclosed) {
+        self.unclosed.set(unclosed);
     }
 
     pub(super) fn doubt_flush(&self) {

@@ -41,6 +41,8 @@ pub struct RouteTotals {
     pub failures: [u64; Failure::ALL.len()],
     /// Sessions that have ended.
     pub ended: Endings,
+    /// Clients, and upstreams, that did not close within `close_timeout`.
+    pub close_timeouts: [u64; 2],
     /// From a client's `101` to that of its upstream.
     pub connect_time: Histogram,
     /// From a client's `101` to the ready message.
@@ -68,6 +70,7 @@ impl Default for RouteTotals {
             attempts: 0,
             failures: Default::default(),
             ended: Endings::default(),
+            close_timeouts: Default::default(),
             connect_time: Histogram::new(WAITS),
             ready_time: Histogram::new(WAITS),
             hold_time: Histogram::new(WAITS),
@@ -85,6 +88,9 @@ impl RouteTotals {
         self.ledger += record.ledger();
         self.traffic += record.traffic();
         self.add_attempts(record.attempts());
+        let unclosed = record.unclosed();
+        let unclosed = [unclosed.client, unclosed.upstream].map(u64::from);
+        add_each(&mut self.close_timeouts, &unclosed);
         let observe = |histogram: &mut Histogram, duration: Option<Duration>| {
             if let Some(duration) = duration {
                 histogram.observe(duration);
@@ -134,6 +140,7 @@ impl AddAssign<&Self> for RouteTotals {
             attempts,
             failures,
             ended,
+            close_timeouts,
             connect_time,
             ready_time,
             hold_time,
@@ -151,6 +158,7 @@ impl AddAssign<&Self> for RouteTotals {
         for (ending, count) in more.ended.iter() {
             ended.add(ending, count);
         }
+        add_each(close_timeouts, &more.close_timeouts);
         *connect_time += &more.connect_time;
         *ready_time += &more.ready_time;
         *hold_time += &more.hold_time;

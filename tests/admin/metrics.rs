@@ -10,6 +10,10 @@ use tokio::{
 
 use crate::support::{Proxy, Upstream, config, gated};
 
+/// A close frame of an upstream, and one of a client.
+const CLOSE: &[u8] = b"\x88\x02\x03\xe8";
+const MASKED_CLOSE: &[u8] = b"\x88\x82\0\0\0\0\x03\xe8";
+
 /// Every series with its value.
 type Series = BTreeMap<String, f64>;
 
@@ -134,6 +138,47 @@ async fn under_load_every_message_is_in_one_account_and_no_counter_goes_back() {
         assert!((of(name) - value).abs() < 0.5, "{name}: {}", of(name));
     }
     assert!(sum(&end, "readygate_held_bytes").abs() < 0.5);
+}
+
+/// How many clients and upstreams have not closed in time, once all sessions are over.
+async fn close_timeouts(proxy: &Proxy) -> [String; 2] {
+    proxy.until("/sessions", |it| it["total"] == 0).await;
+    let series = scrape(proxy).await;
+    let of = |side| format!("readygate_close_timeouts_total{{route=\"/\",side=\"{side}\"}}");
+    ["client", "upstream"].map(|side| series[&of(side)].to_string())
+}
+
+#[tokio::test]
+async fn whoever_does_not_answer_a_close_frame_is_counted() {
+    let upstream = Upstream::listen().await;
+    let start = |close_timeout| {
+        let route = gated(upstream.address());
+        let route = format!("{route}tunnel.close_timeout = \"{close_timeout}\"\n");
+        Proxy::start(config(&route))
+    };
+
+    let open = async |proxy: &Proxy| {
+        let (mut client, mut backend) = (proxy.open(&[]).await, upstream.accept().await);
+        backend.say("ready").await;
+        client.read(2 + "ready".len()).await;
+        (client, backend)
+    };
+
+    let proxy = start("1h");
+    let (mut client, mut backend) = open(&proxy).await;
+    backend.0.write_all(CLOSE).await.unwrap();
+    client.read(CLOSE.len()).await;
+    client.0.write_all(MASKED_CLOSE).await.unwrap();
+    assert_eq!(close_timeouts(&proxy).await, ["0", "0"]);
+
+    let proxy = start("50ms");
+    let (silent_client, mut backend) = open(&proxy).await;
+    backend.0.write_all(CLOSE).await.unwrap();
+    assert_eq!(close_timeouts(&proxy).await, ["1", "0"]);
+    let (mut client, silent_backend) = open(&proxy).await;
+    client.0.write_all(MASKED_CLOSE).await.unwrap();
+    assert_eq!(close_timeouts(&proxy).await, ["1", "1"]);
+    drop((silent_client, silent_backend));
 }
 
 #[tokio::test]
