@@ -83,6 +83,9 @@ pub(super) async fn serve(
 
     let parts = http.into_parts();
     let stream = parts.io.into_inner();
+    if stream.is_stalled() {
+        shared.rejections.count(Rejection::WriteTimeout);
+    }
     let verdict = if ended.is_err() {
         stream.next_verdict()
     } else {

@@ -43,6 +43,8 @@ struct Inner {
     write_timeout: Duration,
     /// Set while the client takes nothing.
     watchdog: Watchdog,
+    /// Whether it took nothing for too long.
+    is_stalled: bool,
 }
 
 impl Watched {
@@ -54,6 +56,7 @@ impl Watched {
             interim: Vec::new(),
             write_timeout,
             watchdog: Watchdog::default(),
+            is_stalled: false,
         })))
     }
 
@@ -79,6 +82,11 @@ impl Watched {
     /// Whether all that hyper has written has gone out.
     pub(super) fn is_flushed(&self) -> bool {
         self.0.borrow().is_flushed
+    }
+
+    /// Whether the client has taken nothing for too long, so that its connection is an error.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.0.borrow().is_stalled
     }
 
     /// Writes a `1xx` answer before the final one, which hyper's server cannot.
@@ -131,6 +139,7 @@ impl Inner {
             self.watchdog.set(Some(Instant::now() + self.write_timeout));
         }
         ready!(self.watchdog.poll_expired(context));
+        self.is_stalled = true;
         let stalled = "the client takes nothing of its answer";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }

@@ -50,6 +50,8 @@ rejections! {
     BodyTooLarge = "body_too_large",
     /// The body did not come in time.
     BodyTimeout = "body_timeout",
+    /// The client took nothing of its answer.
+    WriteTimeout = "write_timeout",
     /// The request was malformed or ambiguous.
     BadRequest = "bad_request",
     /// No route has the host.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use readygate::route::Route;
+use readygate::{route::Route, server::ListenAddress};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Client, Exchange, Proxy, Upstream, config};
@@ -494,7 +494,9 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_its_upstream_w
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     config.limits.write_timeout = Duration::from_millis(200);
+    config.admin = Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into()));
     let proxy = Proxy::start(config);
+    assert_eq!(proxy.rejections("write_timeout").await, 0);
     let mut client = proxy.connect().await;
     client.send(GET).await;
 
@@ -508,6 +510,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_its_upstream_w
 
     let got = client.read_to_end().await;
     assert!(!got.ends_with("0\r\n\r\n"));
+    assert_eq!(proxy.rejections("write_timeout").await, 1);
 }
 
 // A pause is not a client that takes nothing.
