@@ -20,15 +20,26 @@ fn write_certificate(directory: &Path, name: &str, day: u8) {
     write("pem", certificate.pem());
 }
 
+/// Everything of which there are metrics only where it is configured, with files in `directory`.
+pub(crate) fn with_everything(directory: &Path) -> Config {
+    for name in ["one", "two", "own"] {
+        write_certificate(directory, name, 1);
+    }
+    with_tls(
+        directory,
+        "limits.max_memory_bytes = \"1024GiB\"\nlimits.session_rate = 1\n",
+    )
+}
+
 /// A listener with the certificates `one` and `two`, and a route that shows `own`.
-fn with_tls(directory: &Path) -> Config {
+fn with_tls(directory: &Path, more: &str) -> Config {
     let files = |name: &str| {
         let path = directory.join(name).display().to_string();
         format!("certificate = \"{path}.pem\"\nkey = \"{path}.key\"\n")
     };
     let (one, two, own) = (files("one"), files("two"), files("own"));
     let text = format!(
-        "workers = 1\nadmin.listen = \"127.0.0.1:0\"\n\
+        "{more}workers = 1\nadmin.listen = \"127.0.0.1:0\"\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\n[listen.tls]\n{one}\
          [[listen.tls.additional]]\n{two}\
          [[route]]\nupstream = \"https://localhost:1\"\n\
@@ -58,7 +69,7 @@ async fn the_first_expiry_at_a_place_is_told_and_renewed_with_the_files() {
     for (name, day) in [("one", 9), ("two", 7), ("own", 8)] {
         write_certificate(directory.path(), name, day);
     }
-    let proxy = Proxy::start(with_tls(directory.path()));
+    let proxy = Proxy::start(with_tls(directory.path(), ""));
     let expiry = |of_listener| {
         let listener = "side=\"client\",name=\"https://127.0.0.1:0\"".to_owned();
         let route = "side=\"upstream\",name=\"/\"".to_owned();
