@@ -30,7 +30,7 @@ Check = Callable[[Path], list[str]]
 FILES: dict[str, Check] = {
     "cloudrun/cloudbuild.yaml": cloud_build.problems,
     "cloudrun/main.tf": terraform.problems,
-    "cloudrun/proxy.toml": readygate.problems,
+    "cloudrun/proxy.toml": cloud_run.configuration,
     "cloudrun/service.yaml": cloud_run.problems,
     "cloudrun/verify.py": python.problems,
     "compose/Dockerfile": dockerfile.problems,
@@ -88,6 +88,8 @@ MISTAKES = (
     Mistake("cloudrun/main.tf", 'volumes {\n      name = "readygate"', 'volumes {\n      name = "config"', "mounts of"),
     Mistake("cloudrun/proxy.toml", "[route.gate]", "[route.gates]", "gates"),
     Mistake("cloudrun/proxy.toml", '"45s"', '"45 parsecs"', "timeout"),
+    Mistake("cloudrun/proxy.toml", 'grace = "8s"', 'grace = "10s"', "takes up to 10 s"),
+    Mistake("cloudrun/proxy.toml", "[drain]", '[drain]\ndelay = "2500ms"', "takes up to 10.5 s"),
     Mistake("cloudrun/service.yaml", "containerConcurrency", "containerConcurency", "containerConcurency"),
     Mistake("cloudrun/service.yaml", "timeoutSeconds: 3600", 'timeoutSeconds: "1h"', "not of type 'integer'"),
     Mistake("cloudrun/service.yaml", "timeoutSeconds: 3600", "timeoutSeconds: 7200", "timeoutSeconds"),
@@ -118,6 +120,7 @@ MISTAKES = (
     Mistake("compose/compose.yaml", "depends_on: [agent,", "depends_on: [backend,", "no service backend"),
     Mistake("compose/compose.yaml", ".:/etc/readygate", ".:/etc/gate", "not /etc/readygate, where the image looks"),
     Mistake("compose/compose.yaml", ".:/etc/readygate", "../docker:/etc/readygate", "looks for proxy.toml"),
+    Mistake("compose/compose.yaml", "stop_grace_period: 12s", "stop_grace_period: 8s", "after 8 s it is killed"),
     Mistake("compose/proxy.toml", "http://agent", "ws://agent", "write"),
     Mistake("compose/race.py", "import sys\n", "", "sys"),
     Mistake("docker/Dockerfile", " AS build", "", "DL"),
@@ -155,6 +158,7 @@ MISTAKES = (
     Mistake("systemd/readygate.service", "WatchdogSec=", "WatchdogSecs=", "WatchdogSecs"),
     Mistake("systemd/readygate.service", "LimitNOFILE=65536", "LimitNOFILE=many", "many"),
     Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
+    Mistake("systemd/readygate.service", "TimeoutStopSec=15s", "TimeoutStopSec=8s", "after 8 s it is killed"),
     Mistake("systemd/readygate.socket", "Backlog=4096", "Backlog=long", "long"),
 )
 # fmt: on

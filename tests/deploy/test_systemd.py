@@ -101,17 +101,6 @@ def test_a_call_that_is_forbidden_is_found() -> None:
     assert {"read", "accept4", "splice", "socket"} <= allowed
 
 
-def test_it_is_killed_only_after_its_drain() -> None:
-    unit = UNIT.read_text()
-    stop = re.search(r"^TimeoutStopSec=(\d+)s$", unit, re.MULTILINE)
-    grace = re.search(
-        r'^grace = "(\d+)s"$', (ROOT / "proxy.toml").read_text(), re.MULTILINE
-    )
-
-    assert stop and grace
-    assert int(grace[1]) < int(stop[1])
-
-
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     """The port of `readygate.socket`."""

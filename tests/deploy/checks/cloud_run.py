@@ -12,7 +12,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from checks import mounts, programs, yaml_files
+from checks import drains, mounts, programs, readygate, yaml_files
+from instance import KILL_SECONDS
 
 MAX_CONTAINERS = 10
 MAX_TIMEOUT_SECONDS = 3600
@@ -50,6 +51,11 @@ def problems(file: Path) -> list[str]:
             template = service["spec"]["template"]
             found += containers(template["spec"]) + dependencies(template)
     return found
+
+
+def configuration(file: Path) -> list[str]:
+    """What is wrong with a configuration of readygate for an instance."""
+    return readygate.problems(file) or drains.cut_short(file, KILL_SECONDS)
 
 
 def kind(service: dict[str, Any]) -> list[str]:

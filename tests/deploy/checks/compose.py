@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from checks import mounts, programs, yaml_files
+from checks import drains, mounts, programs, yaml_files
 
 SCHEMA = "vendor.compose-spec"
 
@@ -13,7 +13,7 @@ def problems(file: Path) -> list[str]:
     found = yaml_files.problems(file) + programs.problems(
         "check-jsonschema", "--builtin-schema", SCHEMA, file
     )
-    return found or missing(file) + unmounted(file)
+    return found or missing(file) + unmounted(file) + hurried(file)
 
 
 def missing(file: Path) -> list[str]:
@@ -41,3 +41,10 @@ def unmounted(file: Path) -> list[str]:
         one.name for source, _ in places for one in (file.parent / source).glob("*")
     }
     return mounts.misplaced([target for _, target in places]) + mounts.misnamed(present)
+
+
+def hurried(file: Path) -> list[str]:
+    """readygate has to have the time to drain."""
+    service = yaml.safe_load(file.read_text())["services"]["readygate"]
+    kills_after = drains.seconds(service["stop_grace_period"])
+    return drains.cut_short(file.with_name(mounts.FILE), kills_after)

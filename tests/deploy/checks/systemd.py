@@ -5,10 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from checks import programs
+from checks import drains, programs
+from conftest import ROOT
 
 UNITS = Path("/lib/systemd/system")
 PROGRAM = re.compile(r"^Exec\w+=(/\S+)", re.MULTILINE)
+STOP = re.compile(r"^TimeoutStopSec=(\S+)$", re.MULTILINE)
+CONFIGURATION = ROOT / "proxy.toml"
+"""What the package installs."""
 MAX_EXPOSURE = "20"
 """Ten times what `systemd-analyze security` shows."""
 
@@ -36,6 +40,8 @@ def problems(file: Path) -> list[str]:
             *("systemd-analyze", "security", "--offline=true"),
             *(f"--threshold={MAX_EXPOSURE}", file),
         )
+        (stop,) = STOP.findall(file.read_text())
+        found += drains.cut_short(CONFIGURATION, drains.seconds(stop))
     return found
 
 
