@@ -1,21 +1,18 @@
 """The Kubernetes manifests together: what no schema says."""
 
-import os
-import re
-import shutil
-import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from checks import kubernetes
 from conftest import ROOT
 from harness import proxy
-from harness.backends import FASTAPI_AGENT
 from harness.processes import Processes, wait_until
-from instance import is_open
 
 FOLDER = ROOT / "deploy/kubernetes"
 SECONDS = 20
@@ -36,12 +33,6 @@ def pod(manifests: dict[str, Manifest]) -> Manifest:
 @pytest.fixture
 def sidecar(pod: Manifest) -> Manifest:
     return pod["initContainers"][0]
-
-
-def seconds(text: str) -> int:
-    found = re.fullmatch(r"(\d+)s", text)
-    assert found
-    return int(found[1])
 
 
 def test_all_select_the_same_pods(manifests: dict[str, Manifest]) -> None:
@@ -89,66 +80,36 @@ def test_every_port_that_is_named_is_one_of_readygate(
     assert {port["port"] for rule in policy for port in rule["ports"]} == names
 
 
-def test_the_backend_outlives_the_drain_and_both_fit_into_the_grace_period(
-    pod: Manifest, sidecar: Manifest
+def test_who_is_sent_to_a_pod_that_ends_is_let_in_and_closed_with_1001(
+    sidecar: Manifest, binary: Path, processes: Processes
 ) -> None:
-    command = sidecar["lifecycle"]["preStop"]["exec"]["command"]
-    backend = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = tomllib.loads((FOLDER / "proxy.toml").read_text())["drain"]
+    address, admin = (f"127.0.0.1:{proxy.free_port()}" for _ in range(2))
+    of_the_pod = ["--config", FOLDER / "proxy.toml", "--listen", address]
+    _, *hook = sidecar["lifecycle"]["preStop"]["exec"]["command"]
+    readygate = processes.start("readygate", [binary, *of_the_pod, "--admin", admin])
+    wait_until(lambda: readiness(admin) == 200, SECONDS)
 
-    assert command[:3] == ["/readygate", "drain", "--wait"]
-    assert seconds(drain["grace"]) < seconds(command[3]) < backend
-    assert backend + 10 < pod["terminationGracePeriodSeconds"]
+    draining = processes.start("hook", [binary, *hook, "--admin", admin])
+    wait_until(lambda: readiness(admin) == 503, SECONDS)
+    assert readiness(admin) == 503
+    with connect(f"ws://{address}/", proxy=None) as client:
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=SECONDS)
 
-
-@pytest.fixture
-def late_drain() -> Manifest:
-    """The Pod with the component that lets the drain begin later."""
-    manifests = kubernetes.with_component(FOLDER / "late-drain")
-    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
-    return deployment["spec"]["template"]["spec"]
-
-
-def hook_of_the_backend(pod: Manifest) -> str:
-    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert command[:2] == ["sh", "-c"]
-    return command[2]
+    assert client.close_code == 1001
+    wait_until(lambda: draining.exit_code() is not None, SECONDS)
+    assert (draining.exit_code(), readygate.exit_code()) == (0, 0)
 
 
-def test_a_late_drain_fits_into_the_grace_period(late_drain: Manifest) -> None:
-    drain = tomllib.loads((FOLDER / "proxy.toml").read_text())["drain"]
-
-    late, wait = map(int, re.findall(r"sleep (\d+)", hook_of_the_backend(late_drain)))
-
-    assert late > 0 and seconds(drain["grace"]) < wait
-    assert late + wait + 10 < late_drain["terminationGracePeriodSeconds"]
-    assert "lifecycle" not in late_drain["initContainers"][0]
-
-
-def test_the_hook_of_a_late_drain_ends_readygate(
-    late_drain: Manifest,
-    processes: Processes,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    configured = tomllib.loads((FOLDER / "proxy.toml").read_text())["admin"]["listen"]
-    port = proxy.free_port()
-    monkeypatch.setattr(proxy, "ADMIN", f"127.0.0.1:{port}")
-    proxy.start_for(processes, tmp_path, FASTAPI_AGENT, upstream=9)
-    hook = hook_of_the_backend(late_drain)
-    hook = re.sub(r"sleep \d+", "sleep 0", hook)
-    hook = hook.replace(configured.removeprefix("0.0.0.0"), f":{port}")
-    (tmp_path / "wget").symlink_to(shutil.which("busybox") or "busybox")
-    assert is_open(port)
-
-    subprocess.run(
-        ["sh", "-euc", hook],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        check=True,
-        timeout=SECONDS,
-    )
-
-    wait_until(lambda: not is_open(port), SECONDS)
+def readiness(admin: str) -> int | None:
+    """What a readiness probe is answered; None: nobody listens."""
+    try:
+        with urlopen(f"http://{admin}/readyz", timeout=SECONDS) as answer:
+            return answer.status
+    except HTTPError as error:
+        return error.code
+    except URLError:
+        return None
 
 
 def test_readygate_has_no_more_rights_than_it_needs(

@@ -10,15 +10,25 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from checks import mounts, programs, yaml_files
+from checks import drains, mounts, programs, readygate, yaml_files
 
 VERSIONS = ("1.37", "1.36", "1.35", "1.34")
+WAIT = ["/readygate", "drain", "--wait"]
+BACKEND_ENDS_SECONDS = 10
+"""What the backend is given to end, when its hook has."""
 
 
 def problems(file: Path) -> list[str]:
     """What is wrong with a manifest by itself."""
     manifests = yaml_files.documents(file)
-    return yaml_files.problems(file) + invalid(manifests) + unmounted(manifests)
+    found = yaml_files.problems(file) + invalid(manifests) + unmounted(manifests)
+    return found or hurried(manifests, file.with_name(mounts.FILE))
+
+
+def configuration(file: Path) -> list[str]:
+    """What is wrong with a configuration of readygate for the Deployment beside it."""
+    manifests = yaml_files.documents(file.with_name("deployment.yaml"))
+    return readygate.problems(file) or hurried(manifests, file)
 
 
 def kustomization(file: Path) -> list[str]:
@@ -92,6 +102,41 @@ def unmounted(manifests: list[Any]) -> list[str]:
         for problem in mounts.misplaced(
             [mount["mountPath"] for mount in sidecar.get("volumeMounts", [])]
         )
+    ]
+
+
+def hurried(manifests: list[Any], configuration: Path) -> list[str]:
+    """What waits for a part of a Pod's end has to wait longer than that takes."""
+    return [
+        problem
+        for one in manifests
+        if one["kind"] == "Deployment"
+        for problem in out_of_order(
+            one["spec"]["template"]["spec"], drains.Drain.of(configuration)
+        )
+    ]
+
+
+def out_of_order(pod: Any, drain: drains.Drain) -> list[str]:
+    sidecar, backend = pod["initContainers"][0], pod["containers"][0]
+    probe = sidecar["readinessProbe"]
+    *hook, wait = sidecar["lifecycle"]["preStop"]["exec"]["command"]
+    if hook != WAIT:
+        return ["the hook of readygate does not wait for a drain"]
+    noticed = probe["periodSeconds"] * probe["failureThreshold"]
+    waited = drains.seconds(wait)
+    slept = backend["lifecycle"]["preStop"]["sleep"]["seconds"]
+    ended = slept + BACKEND_ENDS_SECONDS
+    killed = pod["terminationGracePeriodSeconds"]
+    return [
+        f"{first} ({earlier:g} s) is not below {then} ({later:g} s)"
+        for first, earlier, then, later in (
+            ("the readiness probe", noticed, "delay", drain.delay),
+            ("delay and grace", drain.longest, "--wait", waited),
+            ("--wait", waited, "the backend's sleep", slept),
+            ("the backend's end", ended, "terminationGracePeriodSeconds", killed),
+        )
+        if earlier >= later
     ]
 
 
