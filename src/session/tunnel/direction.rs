@@ -215,22 +215,17 @@ fn relay<S: Stream, T: Stream>(
             Stop::Violation(error) => Some(Ending::Violated(error)),
             Stop::Close => closed(&source.scanner, rest),
             Stop::Pong => {
-                let fresh_before = rest.len().min(fresh);
-                let (is_whole, own) = match pass_pong(context, &mut rest, &source.scanner, target) {
-                    Ok(PassedPong::Own) => (true, fresh_before - rest.len().min(fresh)),
-                    Ok(PassedPong::Other) => (true, 0),
-                    Ok(PassedPong::Partial) => (false, fresh_before),
+                match pass_pong(context, &mut rest, fresh, &source.scanner, target, passed) {
+                    Ok(true) => {
+                        bytes = rest;
+                        continue;
+                    }
+                    Ok(false) => None,
                     Err(_) => {
                         target.peer.stop_writing();
-                        return Some(Ending::Undeliverable);
+                        Some(Ending::Undeliverable)
                     }
-                };
-                passed.own_bytes += own as u64;
-                if is_whole {
-                    bytes = rest;
-                    continue;
                 }
-                None
             }
         };
         if ending.is_none() && !rest.is_empty() {
@@ -240,33 +235,29 @@ fn relay<S: Stream, T: Stream>(
     }
 }
 
-/// What became of a pong.
-enum PassedPong {
-    /// It answers a ping of the proxy's own: nobody else gets it.
-    Own,
-    /// It went on.
-    Other,
-    /// It is not there as a whole.
-    Partial,
-}
-
-/// Takes the pong at the front of `rest`, once it is there as a whole, and passes it on unless
-/// it answers a ping of the proxy's own.
+/// Takes the pong at the front of `rest`, of which the last `fresh` bytes have just been read,
+/// once it is there as a whole, and passes it on unless it answers a ping of the proxy's own;
+/// whether it was there.
 #[cold]
 fn pass_pong<T: Stream>(
     context: &mut Context<'_>,
     rest: &mut &[u8],
+    fresh: usize,
     scanner: &FrameScanner,
     target: &mut End<T>,
-) -> io::Result<PassedPong> {
+    passed: &mut Passed,
+) -> io::Result<bool> {
+    let fresh_before = rest.len().min(fresh);
     let Some(pong) = Control::take_next(scanner, rest) else {
-        return Ok(PassedPong::Partial);
+        passed.own_bytes += fresh_before as u64;
+        return Ok(false);
     };
     if watch::is_own_pong(&pong) {
-        return Ok(PassedPong::Own);
+        passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
+    } else {
+        send(context, &pong.wire, true, target)?;
     }
-    send(context, &pong.wire, true, target)?;
-    Ok(PassedPong::Other)
+    Ok(true)
 }
 
 /// What the close frame at the front of `rest` says, once it is there as a whole.
