@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! * What came from the environment is shown only where it was read as a number, a size, a
-//!   duration, a truth value or one of several words. Any other text, which may be a token or
+//!   duration, a truth value, one of several words, or an address, which has no place for a
+//!   password and which operators look for. Any other text, which may be a token or
 //!   have one in it, is shown as it is written: `${NAME}`.
 
 mod show;
@@ -262,7 +263,7 @@ mod tests {
         is("admin.listen", "127.0.0.1:9901".into(), Origin::Default);
         is(
             "route[0].upstream",
-            "http://${BACKEND}".into(),
+            "http://backend:9000".into(),
             Origin::Environment,
         );
         is("route[0].gate.timeout", "45s".into(), Origin::File);
@@ -279,14 +280,12 @@ mod tests {
     fn text_from_the_environment_is_shown_as_it_is_written() {
         let settings = settings(
             r#"
-            trusted_proxies = ["${ADDRESS}"]
-            admin.listen = "unix:/${TOKEN}.sock"
             [[listen]]
-            address = "unix:/${TOKEN}/clients.sock"
+            address = "127.0.0.1:7000"
             [[route]]
             host = "${TOKEN}.example"
             path = "/${TOKEN}"
-            upstream = "http://${TOKEN}:81"
+            upstream = "http://b"
             origins = ["https://a.example", "https://${TOKEN}"]
             subprotocols = ["${TOKEN}"]
             gate.ready = [{ text = "${TOKEN}" }, { json = { "/token" = "${TOKEN}" } }]
@@ -297,16 +296,11 @@ mod tests {
         );
 
         let all = format!("{settings:?}");
-        assert!(
-            !all.contains("canary") && !all.contains("192.0.2.7"),
-            "{all}"
-        );
+        assert!(!all.contains("canary"), "{all}");
         let is = |key: &str, value: Value| {
             assert_eq!(settings[key], (value, Origin::Environment), "{key}");
         };
-        is("route[0].upstream", "http://${TOKEN}:81".into());
         is("route[0].path", "/${TOKEN}".into());
-        is("listen[0].address", "unix:/${TOKEN}/clients.sock".into());
         assert_eq!(settings["route[0].origins"].0[0], "https://a.example");
         assert_eq!(settings["route[0].gate.ready"].0[0]["text"], "${TOKEN}");
         assert_eq!(settings["listen[0].h2c"], (false.into(), Origin::Default));
@@ -315,15 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_words_from_the_environment_are_shown_as_what_they_are() {
+    fn addresses_numbers_and_words_from_the_environment_are_shown_as_what_they_are() {
         let settings = settings(
             r#"
+            trusted_proxies = ["${ADDRESS}"]
+            admin.listen = "${ADDRESS}:${PORT}"
+            listen = [{ address = "unix:/${FOLDER:-run}/clients.sock" }]
             limits.max_connections = "${PORT}"
             limits.max_held_bytes = "${PORT}KiB"
             [log]
             level = "${LOG_LEVEL:-debug}"
             [[route]]
-            upstream = "http://b"
+            upstream = "http://${BACKEND}"
             gate.ready = { on = "${EVENT:-pong}" }
             gate.timeout = "${PORT}s"
             gate.forward_ready = "${FORWARD:-false}"
@@ -332,6 +329,9 @@ mod tests {
         );
 
         for (key, value) in [
+            ("admin.listen", "192.0.2.7:7000"),
+            ("listen[0].address", "unix:/run/clients.sock"),
+            ("route[0].upstream", "http://backend:9000"),
             ("limits.max_connections", "7000"),
             ("limits.max_held_bytes", "7000KiB"),
             ("log.level", "debug"),
@@ -341,6 +341,7 @@ mod tests {
         ] {
             assert_eq!(settings[key], (value.into(), Origin::Environment), "{key}");
         }
+        assert_eq!(settings["trusted_proxies"].0[0], "192.0.2.7");
         assert_eq!(settings["route[0].gate.ready"].0["on"], "pong");
     }
 

@@ -220,7 +220,7 @@ impl<'a> Table<'a> {
         self.take(key, |value| value.parse(parse))
     }
 
-    /// The same for a number, a size, a duration or a truth value, which is no secret.
+    /// The same for what is no secret: a number, a size, a duration, a truth value or an address.
     pub(super) fn measure<T>(
         &mut self,
         key: &'static str,
@@ -451,7 +451,7 @@ impl<'a> Value<'a> {
         parse(&text).map_or_else(|mistake| self.problem(mistake), Some)
     }
 
-    /// The same for a number, a size, a duration or a truth value, which is no secret.
+    /// The same for what is no secret: a number, a size, a duration, a truth value or an address.
     pub(super) fn measure<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
         let text = self.text()?;
         let value = parse(&text).map_or_else(|mistake| self.problem(mistake), Some)?;

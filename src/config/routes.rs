@@ -119,7 +119,7 @@ pub(super) fn to_everything(top: &Table<'_>, upstream: Upstream) -> Option<Route
 
 fn upstream(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Settings> {
     let is_missing = table.lookup("upstream").is_none();
-    let upstream: Option<Upstream> = table.parse("upstream", address::upstream);
+    let upstream: Option<Upstream> = table.measure("upstream", address::upstream);
     if is_missing {
         let expected = "expected upstream = \"http://127.0.0.1:8081\"";
         table.lacks(Mistake::new("this route has no upstream", expected));

@@ -42,7 +42,7 @@ pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> V
         return vec![ListenAddress::Tcp(address).into()];
     };
     if matches!(value.content(), DeValue::String(_)) {
-        let address = top.parse("listen", address::listen);
+        let address = top.measure("listen", address::listen);
         return address.into_iter().map(ListenSettings::from).collect();
     }
     let mut seen = Vec::new();
@@ -62,7 +62,7 @@ fn listener(
     seen: &mut Vec<ListenAddress>,
     trusted_proxies: &TrustedProxies,
 ) -> Option<ListenSettings> {
-    let address = table.parse("address", address::listen);
+    let address = table.measure("address", address::listen);
     let proxy_protocol = proxy_protocol(table, trusted_proxies);
     if address.is_none() && table.is_sound() {
         let what = "this listener has no address";
@@ -142,7 +142,7 @@ pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
 pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
     let default = ListenAddress::Tcp(DEFAULT_ADMIN);
     table
-        .parse("listen", address::admin)
+        .measure("listen", address::admin)
         .unwrap_or(Some(default))
 }
 

@@ -12,7 +12,7 @@ pub(super) fn read(top: &mut Table<'_>) -> TrustedProxies {
         Some(value.list()?.collect::<Vec<_>>())
     });
     for element in elements.into_iter().flatten() {
-        match element.parse(proxies) {
+        match element.measure(proxies) {
             Some(Proxies::Private) => trusted.networks.extend(PRIVATE_NETWORKS),
             Some(Proxies::Network(network)) => trusted.networks.push(network),
             Some(Proxies::Unix) => trusted.unix = true,

@@ -166,7 +166,7 @@ mod tests {
                 .join(" ")
         };
 
-        let listen = "listen = \"127.0.0.1:${PORT}\" # environment";
+        let listen = "listen = \"127.0.0.1:7000\" # environment";
         assert_eq!(line("listen"), listen);
         assert_eq!(line("max_connections "), "max_connections = 7 # file");
         assert_eq!(line("workers"), "workers = \"auto\" # default");
