@@ -222,8 +222,7 @@ async def run(arguments: argparse.Namespace) -> int:
         pass
     status = say(delivery(arguments, visits))
     if status != FAILED and not arguments.no_close:
-        # What the start did not prove, the end does not either.
-        status = say(await end(arguments, visits, clients)) or status
+        status = say(of_both(status, await end(arguments, visits, clients)))
     for client in clients:
         client.cancel()
     return status
@@ -324,6 +323,13 @@ def judged(
     if any(one.close_code is None for one in visits):
         return PROVES_NOTHING, "not all instances ended: proves nothing about those"
     return PASSED, ""
+
+
+def of_both(start: int, ended: tuple[int, str]) -> tuple[int, str]:
+    """What the start did not prove, the end does not either."""
+    if start == PROVES_NOTHING and ended[0] == PASSED:
+        return PROVES_NOTHING, "the end passed, but not the start, as said above"
+    return ended
 
 
 def cut_by(timeouts: tuple[float, ...], seen: Visit) -> float | None:

@@ -178,6 +178,20 @@ def test_an_application_that_is_ready_at_once_proves_nothing(
     assert "NOT PROVEN: not a cold start" in said
 
 
+def test_an_end_that_passes_does_not_hide_a_start_that_proved_nothing(
+    processes: Processes,
+) -> None:
+    backend = scripted(processes)
+    running = verify(backend.announcement(SECONDS)["port"])
+    until_deployment(running)
+
+    backend.stop()
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == PROVES_NOTHING
+    assert "closed:    1001, 10 clients\nNOT PROVEN: the end passed" in said
+
+
 def test_the_request_timeout_is_no_fault_of_readygate(processes: Processes) -> None:
     backend = scripted(processes, "--ready", "0.5", "--cut", "1")
     running = verify(backend.announcement(SECONDS)["port"], "--request-timeout", "2")
