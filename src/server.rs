@@ -27,11 +27,10 @@ pub mod tls;
 mod worker;
 
 use std::{
-    convert::Infallible, fmt, future, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc,
-    time::Duration,
+    convert::Infallible, fmt, future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time};
 use tracing::field::debug;
 
 use self::{admin::AdminThread, service::Service, worker::Workers};
@@ -49,6 +48,9 @@ use crate::{
     http::{self, visit},
     memory::Bound,
 };
+
+/// How long it may take to write the last lines once nothing is waited for any more.
+const CUT_OFF_TIME: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` resolves and everything under way has ended, or
 /// `config.drain.grace` is over.
@@ -74,12 +76,30 @@ pub async fn run(
     let nowhere = || Err("there is no file to read again".to_owned());
     let source = reload::source(None, nowhere);
     let service = Service::default();
-    let stop = (shutdown, future::pending());
-    run_from(listeners, config, source, &service, stop).await
+    let (stop, stops) = mpsc::unbounded_channel();
+    let stopping = async {
+        shutdown.await;
+        let _ = stop.send(());
+        future::pending().await
+    };
+    tokio::select! {
+        ended = run_from(listeners, config, source, &service, stops) => ended.map(drop),
+        never = stopping => match never {},
+    }
 }
 
-/// [`run`] with a configuration that can be read again, for a service manager, and a second
-/// way to be told to stop: when `cut_off` resolves, nothing is waited for.
+/// How [`run_from`] has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With the drain.
+    Drained,
+    /// With what was left then, for it was told once more to stop.
+    CutOff,
+}
+
+/// [`run`] with a configuration that can be read again, for a service manager, and told to stop
+/// as often as something comes from `stops`: the first time the drain is announced, during its
+/// delay it begins at once, and after that nothing is waited for.
 ///
 /// # Errors
 ///
@@ -93,8 +113,8 @@ pub async fn run_from(
     config: Arc<Config>,
     (trigger, source): (Trigger, Source),
     service: &Service,
-    (shutdown, cut_off): (impl Future<Output = ()>, impl Future<Output = ()>),
-) -> io::Result<()> {
+    stops: mpsc::UnboundedReceiver<()>,
+) -> io::Result<Ended> {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
     let mut addresses = Vec::new();
@@ -108,7 +128,6 @@ pub async fn run_from(
     let (workers, visits): (Vec<_>, Vec<_>) =
         (0..config.workers.get()).map(visit::Worker::new).unzip();
     let watched = workers.clone();
-    let mut watching = pin!(service.watch(&watched));
     let admin = match admin {
         Some(listener) => {
             tracing::info!(address = %listener.address(), "listening for admin requests");
@@ -128,31 +147,33 @@ pub async fn run_from(
     let _memory = memory::watch(&shared)?;
 
     service.ready(&format!("listening on {}", addresses.join(", ")));
-    tokio::select! {
-        never = &mut watching => match never {},
-        () = shutdown => {}
-        () = drain.announced() => {}
-    }
-    let settings = drain.settings();
-    let delay = (!settings.delay.is_zero()).then(|| debug(settings.delay));
-    tracing::info!(delay, grace = ?settings.grace, "draining");
-    service.stopping();
-    tokio::select! {
-        never = &mut watching => match never {},
-        _none = async {
-            drain.begin_late().await;
-            ended.recv().await
-        } => {}
-        () = cut_off => {
-            drain.cut_off();
-            ended.recv().await;
+    let draining = async {
+        drain.announced().await;
+        let settings = drain.settings();
+        let delay = (!settings.delay.is_zero()).then(|| debug(settings.delay));
+        tracing::info!(delay, grace = ?settings.grace, "draining");
+        service.stopping();
+        drain.begin_late().await;
+        ended.recv().await;
+    };
+    let how = tokio::select! {
+        never = service.watch(&watched) => match never {},
+        () = draining => Ended::Drained,
+        () = drain.told(stops) => Ended::CutOff,
+    };
+    if how == Ended::CutOff {
+        tracing::warn!("cut off: told once more to stop");
+        drain.cut_off();
+        // A worker that is stuck is not waited for.
+        if time::timeout(CUT_OFF_TIME, ended.recv()).await.is_err() {
+            return Ok(how);
         }
     }
     let ended = workers.join();
     if let Some(admin) = admin {
         admin.stop();
     }
-    ended
+    ended.map(|()| how)
 }
 
 /// One listener as it is configured.

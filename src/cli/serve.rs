@@ -1,12 +1,11 @@
 //! Running the proxy: what signals do to it.
 
-use std::{convert::Infallible, error::Error, future, io, pin::pin, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, error::Error, future, io, sync::Arc};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time,
+    sync::mpsc,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{Exit, check::Summary, runtime};
 use crate::{
@@ -15,13 +14,10 @@ use crate::{
         reload::{Outcome, Source, Trigger},
     },
     server::{
-        self, Listeners,
+        self, Ended, Listeners,
         service::{Inherited, Service},
     },
 };
-
-/// How long it may take to write the last lines once nothing is waited for any more.
-const CUT_OFF_TIME: Duration = Duration::from_secs(1);
 
 /// Runs the proxy until it is told to stop, and everything has ended or it is told again.
 pub(super) fn serve(
@@ -35,16 +31,10 @@ pub(super) fn serve(
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         server::raise_descriptor_limit(&config.limits);
-        let stop = CancellationToken::new();
         let mut hangups = signal(SignalKind::hangup())?;
         let trigger = source.0.clone();
         let reloading = async {
             while hangups.recv().await.is_some() {
-                if stop.is_cancelled() {
-                    // A service that stops is not ready again.
-                    trigger.reload().await;
-                    continue;
-                }
                 service.reloading();
                 // What came of it is logged, in whole.
                 service.ready(match trigger.reload().await {
@@ -54,30 +44,24 @@ pub(super) fn serve(
             }
             future::pending::<Infallible>().await
         };
-        let cut_off = CancellationToken::new();
-        let served = server::run_from(
-            listeners,
-            Arc::new(config),
-            source,
-            &service,
-            (stop.cancelled(), cut_off.cancelled()),
-        );
-        let mut served = pin!(served);
-        let told_twice = async {
-            signals.next().await;
-            stop.cancel();
-            signals.next().await
-        };
-        tokio::select! {
-            ended = &mut served => Ok(ended.map(|()| Exit::Success)?),
-            never = reloading => match never {},
-            exit = told_twice => {
-                tracing::warn!("cut off by a second signal");
-                cut_off.cancel();
-                // A worker that is stuck is not waited for.
-                let _ = time::timeout(CUT_OFF_TIME, served).await;
-                Ok(exit)
+        let (stop, stops) = mpsc::unbounded_channel();
+        let last = Cell::new(Exit::Success);
+        let told = async {
+            loop {
+                last.set(signals.next().await);
+                if stop.send(()).is_err() {
+                    break future::pending::<Infallible>().await;
+                }
             }
+        };
+        let served = server::run_from(listeners, Arc::new(config), source, &service, stops);
+        tokio::select! {
+            ended = served => Ok(match ended? {
+                Ended::Drained => Exit::Success,
+                Ended::CutOff => last.get(),
+            }),
+            never = reloading => match never {},
+            never = told => match never {},
         }
     })
 }

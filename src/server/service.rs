@@ -15,7 +15,10 @@ use std::{
         },
     },
     process,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,8 @@ struct Manager {
     address: SocketAddr,
     /// How often it wants to hear that all is well.
     watchdog: Option<Duration>,
+    /// It has heard of the end: then the service is not ready again, whatever else happens.
+    is_stopping: AtomicBool,
 }
 
 impl Service {
@@ -60,25 +65,29 @@ impl Service {
             socket,
             address,
             watchdog: watchdog(),
+            is_stopping: AtomicBool::new(false),
         }))))
     }
 
     /// Clients are served; `status` is for people.
     pub fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={status}"));
+        self.tell_while_serving(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// The configuration is being read again; [`ready`](Self::ready) ends that.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.tell(&format!(
+        self.tell_while_serving(&format!(
             "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration"
         ));
     }
 
     /// The end has begun.
     pub fn stopping(&self) {
+        if let Some(manager) = &self.0 {
+            manager.is_stopping.store(true, Ordering::Relaxed);
+        }
         self.tell("STOPPING=1\nSTATUS=draining");
     }
 
@@ -104,6 +113,13 @@ impl Service {
             } else {
                 self.tell("WATCHDOG=1");
             }
+        }
+    }
+
+    fn tell_while_serving(&self, text: &str) {
+        let is_stopping = |manager: &Arc<Manager>| manager.is_stopping.load(Ordering::Relaxed);
+        if !self.0.as_ref().is_some_and(is_stopping) {
+            self.tell(text);
         }
     }
 
@@ -216,6 +232,7 @@ mod tests {
             socket: UnixDatagram::unbound().unwrap(),
             address: SocketAddr::from_pathname(&path).unwrap(),
             watchdog: Some(Duration::from_secs(4)),
+            is_stopping: AtomicBool::new(false),
         })));
         let (worker, mut inbox) = Worker::new(0);
         let workers = [worker];

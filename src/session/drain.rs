@@ -16,6 +16,7 @@
 //! * Until then nobody has a timer for it.
 
 use std::{
+    future,
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
@@ -23,13 +24,17 @@ use std::{
 };
 
 use futures_util::future::Either;
-use tokio::time::{self, Instant, Sleep};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant, Sleep},
+};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 /// How long a drain takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long nobody is turned away yet once it is announced; default none.
+    /// How long nobody is turned away yet once it is announced; default none. Told once more
+    /// to stop, the process ends it.
     pub delay: Duration,
     /// How long everything together may take; default 8 s, for Cloud Run kills after 10 s.
     pub grace: Duration,
@@ -129,6 +134,27 @@ impl Drain {
             self.run_until_begun(time::sleep(delay)).await;
         }
         self.begin();
+    }
+
+    /// Does what is to be done each time that the process is told to stop, until nothing is to be
+    /// waited for: announces it, begins it during its delay, and then returns.
+    ///
+    /// Whoever has asked for it by other means stops the process all the same: the first time
+    /// that it is told, nothing is cut off.
+    pub async fn told(&self, stops: mpsc::UnboundedReceiver<()>) {
+        let mut stops = stops;
+        let mut is_first = true;
+        while stops.recv().await.is_some() {
+            if !self.is_announced() {
+                self.announce();
+            } else if !self.has_begun() {
+                self.begin();
+            } else if !is_first {
+                return;
+            }
+            is_first = false;
+        }
+        future::pending::<()>().await;
     }
 
     /// Begins, unless it has.

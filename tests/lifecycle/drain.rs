@@ -347,9 +347,17 @@ async fn until_the_delay_is_over_only_load_balancers_hear_of_a_drain() {
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
     let mut client = program.open("/chat").await;
-    client.send(text("a")).await;
+    // A second signal ends the delay, and not more.
     program.signal("TERM");
-    assert_eq!(outcome(program.end().await), Ok(143));
+    assert_eq!(client.close_code().await, Some(1001));
+    assert_eq!(outcome(program.end().await), Ok(0));
+
+    let program = Program::start(&config("1h")).await;
+    let mut client = program.open("/chat").await;
+    assert_eq!(program.ask("POST", "/drain").await.0, 202);
+    program.signal("TERM");
+    assert_eq!(client.close_code().await, Some(1001));
+    assert_eq!(outcome(program.end().await), Ok(0));
 
     let program = Program::start(&config("200ms")).await;
     let mut client = program.open("/chat").await;

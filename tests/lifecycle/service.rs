@@ -213,6 +213,12 @@ async fn a_watchdog_hears_that_all_is_well_also_while_the_program_drains() {
     program.signal("TERM");
     while !next(&told).await.starts_with("STOPPING=1") {}
     assert_eq!(next(&told).await, "WATCHDOG=1");
+    // What stops is not ready again.
+    program.signal("HUP");
+    program.logged("configuration reloaded").await;
+    for _ in 0..3 {
+        assert_eq!(next(&told).await, "WATCHDOG=1");
+    }
 
     exchange.send("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(outcome(program.end().await), Ok(0));
