@@ -67,7 +67,7 @@ use self::{
     pool::Pools,
     response::{Refusal, Shortage},
     sessions::Sessions,
-    sniff::Spoken,
+    sniff::{Spoken, Unknown},
     tallies::Tallies,
 };
 pub use crate::client::{Client, ClientAddr, Endpoints};
@@ -402,7 +402,14 @@ impl Connection {
             Protocol::Http2 => (Spoken::Http2, stream.into()),
             Protocol::Either => {
                 let timeout = self.local.config().limits.header_timeout;
-                sniff::sniff(stream, timeout).await?
+                match sniff::sniff(stream, timeout).await {
+                    Ok(sniffed) => sniffed,
+                    Err(Unknown::Silent) => return None,
+                    Err(Unknown::Slow(stream)) => {
+                        http1::end_unknown(stream, self.client, &self.local).await;
+                        return None;
+                    }
+                }
             }
         };
         match spoken {

@@ -25,7 +25,7 @@ use super::{
     body::{Body, UnderWay},
     causes::Causes,
     forward::{self, Downstream},
-    framing::{Flaw, Framing, Verdict},
+    framing::Framing,
     identity::Identity,
     meter::Meter,
     response::Refusal,
@@ -86,11 +86,6 @@ pub(super) async fn serve(
     if stream.is_stalled() {
         shared.rejections.count(Rejection::WriteTimeout);
     }
-    let verdict = if ended.is_err() {
-        stream.next_verdict()
-    } else {
-        Ok(())
-    };
     drop(parts.service);
     let accepted = requests.accepted.take();
     drop(requests);
@@ -104,10 +99,10 @@ pub(super) async fn serve(
         (Err(error), _) => {
             tracing::debug!(client = %client.address, error = %Causes(&error), "connection ended");
             let has_begun = !parts.read_buf.is_empty();
-            let refusal = refusal_of(&error, has_begun, verdict);
-            let answer = refusal.and_then(|refusal| no_request(refusal, &error, client, &local));
-            if let Some(answer) = answer {
-                // The client is slow to read, too, if it does not take these few bytes at once.
+            if let Some((refusal, answered_by)) = refusal_of(&error, has_begun) {
+                let detail = Causes(&error).to_string();
+                let answer = no_request(refusal, answered_by, &detail, client, &local);
+                // A client that does not take these few bytes at once is slow to read, too.
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         }
@@ -117,41 +112,71 @@ pub(super) async fn serve(
     None
 }
 
-/// Why what a client has sent is no request, and does not get to [`respond`].
-fn refusal_of(error: &hyper::Error, has_begun: bool, verdict: Verdict) -> Option<Refusal> {
-    if error.is_timeout() {
-        has_begun.then_some(Refusal::HeaderTimeout)
-    } else if error.is_parse_too_large() {
-        let is_target = verdict == Err(Flaw::TargetTooLong);
-        let (target, headers) = (Refusal::TargetTooLong, Refusal::HeadersTooLarge);
-        Some(if is_target { target } else { headers })
-    } else {
-        let malformed = Refusal::BadRequest("malformed request");
-        error.is_parse().then_some(malformed)
-    }
+/// Who answers what is no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnsweredBy {
+    /// hyper, with a status and nothing else.
+    Hyper,
+    Proxy,
+    /// The client would not understand it.
+    Nobody,
 }
 
-/// Counts and logs what is no request, and returns the answer, unless hyper has given it: a
-/// status and nothing else.
+/// Why what a client has sent is no request, and does not get to [`respond`].
+fn refusal_of(error: &hyper::Error, has_begun: bool) -> Option<(Refusal, AnsweredBy)> {
+    // The words are all by which hyper tells some of its errors apart.
+    let has_word = |word| error.to_string().contains(word);
+    let (refusal, answered_by) = if error.is_timeout() {
+        (Refusal::HeaderTimeout, AnsweredBy::Proxy)
+    } else if error.is_parse_too_large() && has_word("URI") {
+        (Refusal::TargetTooLong, AnsweredBy::Hyper)
+    } else if error.is_parse_too_large() {
+        (Refusal::HeadersTooLarge, AnsweredBy::Hyper)
+    } else if error.is_parse() && has_word("HTTP2 preface") {
+        (Refusal::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody)
+    } else if error.is_parse() {
+        (Refusal::BadRequest("malformed request"), AnsweredBy::Hyper)
+    } else {
+        return None;
+    };
+    has_begun.then_some((refusal, answered_by))
+}
+
+/// Ends a connection on which too little came in time to know what is spoken.
+pub(super) async fn end_unknown(stream: Transport, client: Client, local: &Local) {
+    let detail = "this may become HTTP/1.1 or HTTP/2";
+    no_request(
+        Refusal::HeaderTimeout,
+        AnsweredBy::Nobody,
+        detail,
+        client,
+        local,
+    );
+    close(stream, &local.shared.session.drain).await;
+}
+
+/// Counts and logs what is no request; returns what is still to be answered.
 fn no_request(
     refusal: Refusal,
-    error: &hyper::Error,
+    answered_by: AnsweredBy,
+    detail: &str,
     client: Client,
     local: &Local,
-) -> Option<String> {
-    let is_answered = refusal != Refusal::HeaderTimeout;
-    let identity = (!is_answered).then(|| Identity::unknown(&local.request_ids));
+) -> String {
+    let is_ours = answered_by == AnsweredBy::Proxy;
+    let identity = is_ours.then(|| Identity::unknown(&local.request_ids));
+    let status = (answered_by != AnsweredBy::Nobody).then(|| refusal.status().as_u16());
     let rejection = Rejection::from(refusal);
     local.shared.rejections.count(rejection);
     if local.config().log.requests != telemetry::Requests::None {
         access_log::no_request(&NoRequest {
             request_id: identity.as_ref().map(Identity::id),
             client: &client.address.to_string(),
-            status: refusal.status().as_u16(),
-            refusal: (rejection.name(), &Causes(error).to_string()),
+            status,
+            refusal: (rejection.name(), detail),
         });
     }
-    identity.map(|identity| refusal.to_http1(&identity))
+    identity.map_or_else(String::new, |identity| refusal.to_http1(&identity))
 }
 
 /// Closes a connection so that the client can still read the last answer.

@@ -26,11 +26,24 @@ pub(super) enum Spoken {
     Http2,
 }
 
+/// Why it is not known what a client speaks.
+#[derive(Debug)]
+pub(super) enum Unknown {
+    /// It has left, or said nothing: there is nobody to answer.
+    Silent,
+    /// What it has sent in time begins both.
+    Slow(Transport),
+}
+
 /// Reads no more than what tells the versions apart, and returns it with the stream.
 ///
-/// `None` when the client leaves first, or sends nothing that tells within `timeout`: then
-/// there is nobody to answer, or no language for it.
-pub(super) async fn sniff(stream: Transport, timeout: Duration) -> Option<(Spoken, Sniffed)> {
+/// # Errors
+///
+/// The client leaves first, or sends nothing that tells within `timeout`.
+pub(super) async fn sniff(
+    stream: Transport,
+    timeout: Duration,
+) -> Result<(Spoken, Sniffed), Unknown> {
     let mut stream = stream;
     let mut read = BytesMut::with_capacity(PREFACE.len());
     let spoken = time::timeout(timeout, async {
@@ -47,9 +60,14 @@ pub(super) async fn sniff(stream: Transport, timeout: Duration) -> Option<(Spoke
             }
         }
     });
-    let spoken = spoken.await.ok()??;
-    let read = read.freeze();
-    Some((spoken, Sniffed { read, stream }))
+    match spoken.await {
+        Ok(Some(spoken)) => {
+            let read = read.freeze();
+            Ok((spoken, Sniffed { read, stream }))
+        }
+        Err(_elapsed) if !read.is_empty() => Err(Unknown::Slow(stream)),
+        Ok(None) | Err(_) => Err(Unknown::Silent),
+    }
 }
 
 /// A byte stream of which the beginning may have been read already.

@@ -68,8 +68,8 @@ pub struct NoRequest<'a> {
     pub request_id: Option<&'a str>,
     /// The client's address.
     pub client: &'a str,
-    /// The status of the answer.
-    pub status: u16,
+    /// The status of the answer, if there is one.
+    pub status: Option<u16>,
     /// Why it is none: a name, and in words.
     pub refusal: (&'static str, &'a str),
 }
@@ -173,7 +173,7 @@ pub fn no_request(refused: &NoRequest<'_>) {
         client = refused.client,
         http = http(false),
         status = refused.status,
-        answered_by = "proxy",
+        answered_by = refused.status.map(|_| "proxy"),
         reason,
         detail,
         request_id = refused.request_id,
