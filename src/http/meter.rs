@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! * A request has at most one line, when all of its answer has been sent or nobody waits for
-//!   it any more. One that becomes a session has none: the session has its own.
+//!   it any more, or when it is cut off with the process before it has one. One that becomes a session has none: the session has its own.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,7 +26,6 @@ use crate::{
 
 /// Counts one request of a client.
 pub(super) struct Meter {
-    tally: RefCell<Rc<Tally>>,
     kind: Cell<Kind>,
     refusal: Cell<Option<Refusal>>,
     line: Line,
@@ -50,7 +49,6 @@ impl Meter {
         local: &Local,
     ) -> Self {
         Self {
-            tally: RefCell::new(local.tallies.unrouted()),
             kind: Cell::new(Kind::Plain),
             refusal: Cell::default(),
             line: Line {
@@ -62,7 +60,7 @@ impl Meter {
                 started: Instant::now(),
                 requests,
                 is_due: requests == Requests::All,
-                tally: None,
+                tally: RefCell::new(local.tallies.unrouted()),
                 answer: None,
                 response_bytes: 0,
                 is_cut_off: Rc::clone(&local.is_cut_off),
@@ -82,7 +80,7 @@ impl Meter {
 
     /// It is for `route`.
     pub(super) fn set_route(&self, route: &Arc<Route>, local: &Local) {
-        self.tally.replace(local.tallies.of(route));
+        self.line.tally.replace(local.tallies.of(route));
     }
 
     /// It is an opening handshake.
@@ -103,13 +101,12 @@ impl Meter {
     /// Its answer begins, whose body is watched to its end if the log wants to know.
     pub(super) fn answered(self, response: Response<Body>) -> Response<Body> {
         let Self {
-            tally,
             kind,
             refusal,
             mut line,
         } = self;
-        let (tally, refusal, status) = (tally.into_inner(), refusal.get(), response.status());
-        tally.change(|totals| match kind.get() {
+        let (refusal, status) = (refusal.get(), response.status());
+        line.tally.borrow().change(|totals| match kind.get() {
             Kind::Plain => totals.add_answer(status, line.started.elapsed()),
             Kind::Handshake => totals.handshakes_refused += 1,
             Kind::Session => totals.handshakes_accepted += 1,
@@ -119,11 +116,10 @@ impl Meter {
             (Requests::Errors, _) => refusal.is_some(),
             (Requests::All, _) => true,
         };
+        line.answer = Some((status, refusal));
         if !line.is_due {
             return response;
         }
-        line.answer = Some((status, refusal));
-        line.tally = Some(tally);
         response.map(|body| body.logged(Box::new(line)))
     }
 }
@@ -139,7 +135,7 @@ pub(super) struct Line {
     started: Instant,
     requests: Requests,
     is_due: bool,
-    tally: Option<Rc<Tally>>,
+    tally: RefCell<Rc<Tally>>,
     /// `None` when nobody has waited for it.
     answer: Option<(StatusCode, Option<Refusal>)>,
     response_bytes: u64,
@@ -156,7 +152,9 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if !self.is_due {
+        let is_cut_off = self.is_cut_off.get() && self.answer.is_none();
+        let is_due = self.is_due || is_cut_off && self.requests != Requests::None;
+        if !is_due {
             return;
         }
         let refusal = self.answer.and_then(|(_, refusal)| refusal);
@@ -167,7 +165,7 @@ impl Drop for Line {
             is_http2: self.version == Version::HTTP_2,
             method: self.method.as_str(),
             path: self.uri.path(),
-            route: self.tally.as_ref().map(|tally| tally.label()),
+            route: self.tally.borrow().label(),
             status: self.answer.map(|(status, _)| status.as_u16()),
             refusal: refusal.map(|it| (Rejection::from(it).name(), it.to_string())),
             is_aborted: self.is_cut_off.get(),

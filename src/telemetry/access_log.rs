@@ -47,8 +47,8 @@ pub struct Answered<'a> {
     pub method: &'a str,
     /// Its path, without the query.
     pub path: &'a str,
-    /// The name of its route, if it has one.
-    pub route: Option<&'a str>,
+    /// The name of its route.
+    pub route: &'a str,
     /// The status of its answer, if it got one.
     pub status: Option<u16>,
     /// Why the proxy has answered it itself: a name, and in words.

@@ -256,44 +256,50 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
 
 #[tokio::test]
 async fn a_request_that_is_cut_off_is_a_warning_with_its_reason() {
-    let upstream = Upstream::listen().await;
-    let program = Program::start(&format!(
-        "drain.grace = \"1h\"\nlog.requests = \"all\"\n[[route]]\nupstream = \"http://{}\"\n",
-        upstream.address()
-    ))
-    .await;
-    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    let mut waiting = program.connect().await;
-    waiting.send(get).await;
-    let _unanswered = upstream.accept().await;
-    let mut answered = program.connect().await;
-    answered.send(get).await;
-    let (_, mut exchange) = upstream.accept().await;
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no";
-    exchange.send(answer).await;
-    answered.read_head().await;
-    answered.read(1).await;
+    for (requests, expected) in [("none", 0), ("errors", 1), ("all", 2)] {
+        let upstream = Upstream::listen().await;
+        let program = Program::start(&format!(
+            "drain.grace = \"1h\"\nlog.requests = \"{requests}\"\n\
+             [[route]]\npath = \"/a\"\nupstream = \"http://{}\"\n",
+            upstream.address()
+        ))
+        .await;
+        let get = "GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut waiting = program.connect().await;
+        waiting.send(get).await;
+        let _unanswered = upstream.accept().await;
+        let mut answered = program.connect().await;
+        answered.send(get).await;
+        let (_, mut exchange) = upstream.accept().await;
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no";
+        exchange.send(answer).await;
+        answered.read_head().await;
+        answered.read(1).await;
 
-    program.signal("TERM");
-    program.logged("\"draining\"").await;
-    program.signal("TERM");
+        program.signal("TERM");
+        program.logged("\"draining\"").await;
+        program.signal("TERM");
 
-    assert_eq!(outcome(program.end().await), Ok(143));
-    let log = program.log();
-    let ends = log.iter().filter(|line| line.contains("\"request ended\""));
-    let ends: Vec<_> = ends.collect();
-    assert_eq!(ends.len(), 2, "{log:#?}");
-    for line in &ends {
-        for part in [
-            "\"WARN\"",
-            "\"reason\":\"aborted\"",
-            "\"detail\":\"cut off when",
-        ] {
-            assert!(line.contains(part), "{part}: {line}");
+        assert_eq!(outcome(program.end().await), Ok(143));
+        let log = program.log();
+        let ends = log.iter().filter(|line| line.contains("\"request ended\""));
+        let ends: Vec<_> = ends.collect();
+        assert_eq!(ends.len(), expected, "{log:#?}");
+        for line in &ends {
+            for part in [
+                "\"WARN\"",
+                "\"path\":\"/a/b\"",
+                "\"route\":\"/a\"",
+                "\"reason\":\"aborted\"",
+                "\"detail\":\"cut off when",
+            ] {
+                assert!(line.contains(part), "{part}: {line}");
+            }
         }
+        let of_upstream = |line: &&&String| line.contains("\"answered_by\":\"upstream\"");
+        let answered = ends.iter().filter(of_upstream).count();
+        assert_eq!(answered, expected / 2, "{ends:#?}");
     }
-    let of_upstream = |line: &&&String| line.contains("\"answered_by\":\"upstream\"");
-    assert_eq!(ends.iter().filter(of_upstream).count(), 1, "{ends:#?}");
 }
 
 // L04: what asks for a drain by other means, say before the process is stopped, is no signal.
