@@ -130,7 +130,7 @@ fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, rc::Rc, sync::Arc};
+    use std::{cell::Cell, future, rc::Rc, sync::Arc};
 
     use http_body_util::BodyExt;
     use tokio_util::sync::CancellationToken;
@@ -139,17 +139,17 @@ mod tests {
     use crate::{
         admin::Process,
         config::{Config, reload},
-        http::{Shared, visit::STUCK_AFTER},
+        http::{Local, Shared, visit::STUCK_AFTER},
     };
 
-    /// The listener of a process with one worker.
-    fn admin(worker: Worker) -> Rc<Admin> {
+    /// The listener of a process with these workers.
+    fn admin(workers: Vec<Worker>) -> Rc<Admin> {
         let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", route, &|_| None).unwrap();
         let (reload, _source) = reload::source(None, || Err(String::new()));
         let process = Process {
             shared: Arc::new(Shared::new(Arc::new(config))),
-            workers: vec![worker],
+            workers,
             reload,
         };
         Admin::new(process, CancellationToken::new())
@@ -171,18 +171,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_process_with_a_stuck_worker_is_neither_alive_nor_ready() {
-        let (worker, inbox) = Worker::new(0);
-        let admin = admin(worker);
+        let (well, mut inbox) = Worker::new(0);
+        let (stuck, _unread) = Worker::new(1);
+        let admin = admin(vec![well, stuck]);
+        let local = Local::new(Arc::clone(&admin.process.shared));
+        let working = async {
+            while let Some(visit) = inbox.recv().await {
+                visit.pay(&local);
+            }
+            future::pending::<()>().await;
+        };
+        let asking = async {
+            for (status, text) in said(&admin).await {
+                assert_eq!(status, 200, "{text}");
+            }
+            time::advance(STUCK_AFTER).await;
+            for (status, text) in said(&admin).await {
+                assert_eq!(status, 503, "{text}");
+                assert!(text.contains("[-] worker 1: "), "{text}");
+                assert!(!text.contains("worker 0"), "{text}");
+            }
+        };
 
-        for (status, text) in said(&admin).await {
-            assert_eq!(status, 200, "{text}");
+        tokio::select! {
+            () = asking => {}
+            () = working => {}
         }
-        time::advance(STUCK_AFTER).await;
-        for (status, text) in said(&admin).await {
-            assert_eq!(status, 503, "{text}");
-            assert!(text.contains("[-] worker 0: "), "{text}");
-        }
-        drop(inbox);
     }
 
     #[tokio::test(start_paused = true)]

@@ -234,11 +234,24 @@ mod tests {
             watchdog: Some(Duration::from_secs(4)),
             is_stopping: AtomicBool::new(false),
         })));
-        let (worker, mut inbox) = Worker::new(0);
-        let workers = [worker];
-        let watch = async |time| {
-            let watched = time::timeout(time, service.watch(&workers)).await;
-            watched.unwrap_err();
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", route, &|_| None).unwrap();
+        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
+        let (well, mut working) = Worker::new(0);
+        let (worker, mut inbox) = Worker::new(1);
+        let workers = [well, worker];
+        let mut watch = async |time| {
+            let work = async {
+                while let Some(visit) = working.recv().await {
+                    visit.pay(&local);
+                }
+                future::pending::<()>().await;
+            };
+            tokio::select! {
+                never = service.watch(&workers) => match never {},
+                () = work => {}
+                () = time::sleep(time) => {}
+            }
             told(&manager)
         };
 
@@ -246,9 +259,6 @@ mod tests {
         assert_eq!(watch(STUCK_AFTER).await, ["WATCHDOG=1"; 5]);
         assert!(watch(STUCK_AFTER).await.is_empty());
 
-        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
-        let config = Config::parse("test", route, &|_| None).unwrap();
-        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
         while let Ok(visit) = inbox.try_recv() {
             visit.pay(&local);
         }
