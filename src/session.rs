@@ -32,6 +32,7 @@ use self::{
     close::{Closing, Party},
     hold::{Client, Farewell, Holding},
     ledger::Account,
+    record::Queued,
     tunnel::{End, Ends},
 };
 use crate::{
@@ -233,6 +234,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn give_up(&mut self, cause: &Cause) {
         self.session
             .settle(self.queue.len() as u64, Account::Discarded);
+        self.session.note_queued(Queued::default());
         let Some(link) = &mut self.link else { return };
         // An upstream that closes during the flush gets nothing more, and may not have read
         // what it got.

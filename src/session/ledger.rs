@@ -43,7 +43,7 @@ pub enum Account {
     /// The session ended before it could be written.
     Discarded,
     /// Was written, perhaps in part, to an upstream that died or closed during the flush, or
-    /// was on its way through the tunnel when that ended.
+    /// was on its way when the tunnel ended or the session was cut off with the process.
     Unknown,
 }
 

@@ -298,12 +298,10 @@ impl Record {
     /// Ends a session where it stands, for the process ends.
     pub(crate) fn abort(&self) -> Report {
         let state = self.entered_state();
-        let account = if self.opened_after().is_some() {
-            Account::Unknown
-        } else {
-            Account::Discarded
-        };
-        self.settle(self.ledger().held(), account);
+        let queued = self.queued().messages.into_iter().map(u64::from).sum();
+        self.settle(queued, Account::Discarded);
+        // The rest is written, perhaps.
+        self.settle(self.ledger().held(), Account::Unknown);
         self.note_queued(Queued::default());
         if !state.is_final() {
             self.enter(SessionState::Failed, Cause::Aborted.name());

@@ -255,6 +255,45 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
 }
 
 #[tokio::test]
+async fn what_was_sent_early_in_a_session_that_is_cut_off_is_unknown_and_what_was_held_discarded() {
+    let upstream = Upstream::listen().await;
+    let route = format!(
+        "drain.grace = \"1h\"\n[[route]]\nupstream = \"http://{}\"\ngate.ready = {{ text = \"ready\" }}\n\
+         message = [{{ match = {{ prefix = \"auth\" }}, release = \"authenticated\" }}]\n\
+         tunnel.close_timeout = \"1h\"\n",
+        upstream.address()
+    );
+    for timeout in ["1h", "1s"] {
+        let program = Program::start(&format!("{route}gate.timeout = \"{timeout}\"\n")).await;
+        let mut client = program.open("/").await;
+        client.send(text("held")).await;
+        client.send(text("auth x")).await;
+        let (_, mut backend) = upstream.accept().await;
+        assert_eq!(backend.read_text().await, "auth x");
+        if timeout == "1s" {
+            // It is closing when it is cut off.
+            assert_eq!(client.close_code().await, Some(1013));
+        }
+
+        program.signal("TERM");
+        program.logged("\"draining\"").await;
+        program.signal("TERM");
+
+        assert_eq!(outcome(program.end().await), Ok(143));
+        let line = program.logged("\"session ended\"").await;
+        for part in [
+            "\"reason\":\"aborted\"",
+            "\"accepted\":2",
+            "\"delivered\":0",
+            "\"discarded\":1",
+            "\"unknown\":1",
+        ] {
+            assert!(line.contains(part), "{timeout}: {part}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_is_cut_off_is_a_warning_with_its_reason() {
     for (requests, expected) in [("none", 0), ("errors", 1), ("all", 2)] {
         let upstream = Upstream::listen().await;
