@@ -63,7 +63,7 @@ impl Written {
     }
 }
 
-/// Who sent no close frame of its own within `close_timeout`.
+/// Who was told to close and sent no close frame of its own within `close_timeout`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unclosed {
     /// The client.
@@ -101,8 +101,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         };
         if over == Over::TimedOut {
             session.note_unclosed(Unclosed {
-                client: self.client.as_ref().is_some_and(Party::is_open),
-                upstream: self.upstream.as_ref().is_some_and(Party::is_open),
+                client: self.client.as_ref().is_some_and(Party::owes_close),
+                upstream: self.upstream.as_ref().is_some_and(Party::owes_close),
             });
         }
         if over != Over::Done {

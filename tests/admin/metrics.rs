@@ -185,6 +185,27 @@ async fn whoever_does_not_answer_a_close_frame_is_counted() {
 }
 
 #[tokio::test]
+async fn whoever_is_in_the_middle_of_a_frame_and_was_sent_no_close_frame_is_not_counted() {
+    let upstream = Upstream::listen().await;
+    let route = gated(upstream.address());
+    let route = format!("{route}tunnel.idle_timeout = \"1s\"\ntunnel.close_timeout = \"50ms\"\n");
+    for (is_from_client, expected) in [(true, ["1", "0"]), (false, ["0", "1"])] {
+        let proxy = Proxy::start(config(&route));
+        let (mut client, mut backend) = (proxy.open(&[]).await, upstream.accept().await);
+        backend.say("ready").await;
+        client.read(2 + "ready".len()).await;
+        if is_from_client {
+            client.0.write_all(b"\x81\x84\0\0\0\0ha").await.unwrap();
+            backend.read(8).await;
+        } else {
+            backend.0.write_all(b"\x81\x04ha").await.unwrap();
+            client.read(4).await;
+        }
+        assert_eq!(close_timeouts(&proxy).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn what_clients_send_makes_no_series() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(config(&gated(upstream.local_addr().unwrap())));

@@ -133,6 +133,11 @@ impl<S: Stream> Party<S> {
         self.incoming == Incoming::Open
     }
 
+    /// Whether it was told to close and has not said anything to that.
+    pub(super) fn owes_close(&self) -> bool {
+        self.is_told() && self.is_open()
+    }
+
     pub(super) fn is_garbled(&self) -> bool {
         self.incoming == Incoming::Garbled
     }
