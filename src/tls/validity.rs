@@ -42,32 +42,71 @@ impl Warnings {
 }
 
 impl Identity {
-    /// When its certificate ceases to be valid; `None` if it does not say.
+    /// When the first certificate of its chain ceases to be valid; `None` if none says.
     #[must_use]
     pub fn expiry(&self) -> Option<UnixTime> {
-        let (_begins, ends) = validity(self.certified.end_entity_cert().ok()?)?;
-        Some(ends)
+        self.chain().first().map(|shown| shown.ends)
+    }
+
+    /// The certificates that it shows, by their ends.
+    fn chain(&self) -> Vec<Shown> {
+        let chain = self.certified.cert.iter().enumerate();
+        let mut chain: Vec<_> = chain
+            .filter_map(|(place, certificate)| {
+                let (begins, ends) = validity(certificate)?;
+                let is_intermediate = place > 0;
+                Some(Shown {
+                    is_intermediate,
+                    begins,
+                    ends,
+                })
+            })
+            .collect();
+        chain.sort_by_key(|shown| shown.ends.as_secs());
+        chain
     }
 }
 
+/// One certificate of a chain.
+struct Shown {
+    is_intermediate: bool,
+    begins: UnixTime,
+    ends: UnixTime,
+}
+
 fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
-    let (begins, ends) = validity(identity.certified.end_entity_cert().ok()?)?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
-    let what = format!("the certificate in `{}`", identity.file.display());
-    let left = ends.as_secs().saturating_sub(now);
-    let lifetime = ends.as_secs().saturating_sub(begins.as_secs());
-    if now < begins.as_secs() {
-        let date = date(begins);
-        Some(format!(
-            "{what} is not valid before {date}: it will be refused"
-        ))
-    } else if now > ends.as_secs() {
-        let date = date(ends);
-        Some(format!("{what} expired on {date}: it will be refused"))
-    } else if left <= SOON.as_secs().min(lifetime / LAST_PART) {
-        Some(format!("{what} expires on {}", date(ends)))
-    } else {
-        None
+    let chain = identity.chain();
+    chain.iter().find_map(|shown| {
+        let which = if shown.is_intermediate {
+            "an intermediate"
+        } else {
+            "the"
+        };
+        let what = format!("{which} certificate in `{}`", identity.file.display());
+        shown.warning(&what, now)
+    })
+}
+
+impl Shown {
+    /// What there is to say about it, called `what`, so many seconds after the epoch.
+    fn warning(&self, what: &str, now: u64) -> Option<String> {
+        let Self { begins, ends, .. } = *self;
+        let left = ends.as_secs().saturating_sub(now);
+        let lifetime = ends.as_secs().saturating_sub(begins.as_secs());
+        if now < begins.as_secs() {
+            let date = date(begins);
+            Some(format!(
+                "{what} is not valid before {date}: it will be refused"
+            ))
+        } else if now > ends.as_secs() {
+            let date = date(ends);
+            Some(format!("{what} expired on {date}: it will be refused"))
+        } else if left <= SOON.as_secs().min(lifetime / LAST_PART) {
+            Some(format!("{what} expires on {}", date(ends)))
+        } else {
+            None
+        }
     }
 }
 
@@ -107,7 +146,9 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, UnixTime)> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
+    };
     use rustls::{pki_types::PrivateKeyDer, sign::CertifiedKey};
 
     use super::*;
@@ -125,12 +166,37 @@ mod tests {
 
     fn identity_from(year: i32, month: u8) -> Identity {
         let key = KeyPair::generate().unwrap();
+        let certificate = valid_from(year, month).self_signed(&key).unwrap();
+        identity_with(vec![certificate.der().clone()], &key)
+    }
+
+    fn valid_from(year: i32, month: u8) -> CertificateParams {
         let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
         params.not_before = date_time_ymd(year, month, 5);
         params.not_after = date_time_ymd(2030, 5, 20);
-        let certificate = params.self_signed(&key).unwrap();
+        params
+    }
+
+    /// With a certificate from May of `year` to the 20th of May 2030 and that of an intermediate
+    /// authority for the 2nd of May 2030.
+    fn identity_of_intermediate(year: i32) -> Identity {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = CertifiedIssuer::self_signed(authority.clone(), KeyPair::generate().unwrap());
+        authority.not_before = date_time_ymd(2030, 5, 2);
+        authority.not_after = date_time_ymd(2030, 5, 3);
+        let key = KeyPair::generate().unwrap();
+        let intermediate = CertifiedIssuer::signed_by(authority, key, &root.unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = valid_from(year, 5).signed_by(&key, &intermediate).unwrap();
+        identity_with(
+            vec![certificate.der().clone(), intermediate.der().clone()],
+            &key,
+        )
+    }
+
+    fn identity_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Identity {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let chain = vec![certificate.der().clone()];
         Identity {
             file: "a.pem".into(),
             certified: CertifiedKey::from_der(chain, key, &provider())
@@ -171,6 +237,29 @@ mod tests {
         // 15 days: the last part of six begins in the middle of the 17th.
         assert_eq!(warning(may(16)), [""; 0]);
         assert_eq!(warning(may(18)).len(), 1);
+    }
+
+    #[test]
+    fn an_intermediate_certificate_that_ends_first_is_what_expires() {
+        let identity = identity_of_intermediate(2029);
+        let warning = |now| Warnings::default().about([&identity], now);
+
+        let ends = date_time_ymd(2030, 5, 3).unix_timestamp();
+        let expiry = identity.expiry().unwrap().as_secs();
+        assert_eq!(expiry, u64::try_from(ends).unwrap());
+        assert_eq!(warning(may(2)), [""; 0]);
+        let expired = "expired on Fri, 03 May 2030 00:00:00 GMT: it will be refused";
+        assert_eq!(
+            warning(may(3)),
+            [format!("an intermediate certificate in `a.pem` {expired}")]
+        );
+        // That it ends first says nothing of the others.
+        let identity = identity_of_intermediate(2030);
+        let early = "is not valid before Sun, 05 May 2030 00:00:00 GMT: it will be refused";
+        assert_eq!(
+            Warnings::default().about([&identity], may(2)),
+            [format!("the certificate in `a.pem` {early}")]
+        );
     }
 
     #[test]
