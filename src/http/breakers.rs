@@ -73,7 +73,8 @@ impl Breakers {
 }
 
 /// Whether a session that fails in `one` would fail in `other` for all that is known: how the
-/// upstream is reached, what it is told in the opening handshake, and what opens the gate.
+/// upstream is reached, what it is told in the opening handshake, and what opens the gate. A
+/// queue that is full may keep the upstream from a message that it waits for.
 fn is_same(one: &Route, other: &Route) -> bool {
     let (session, others) = (&one.session, &other.session);
     one.breaker == other.breaker
@@ -83,6 +84,7 @@ fn is_same(one: &Route, other: &Route) -> bool {
         && one.http.underscores == other.http.underscores
         && session.gate == others.gate
         && session.rules == others.rules
+        && session.hold == others.hold
 }
 
 impl From<Refused> for Refusal {
@@ -124,7 +126,6 @@ mod tests {
         for unrelated in [
             "origins = [\"https://a.example\"]",
             "http.idle_timeout = \"3s\"",
-            "hold.max_messages = 7",
             "tunnel.idle_after = \"1s\"",
             "close_codes.401 = 4401",
         ] {
@@ -150,6 +151,8 @@ mod tests {
             "connect.retry.max = \"2s\"",
             "breaker.failures = 7",
             "gate.timeout = \"31s\"",
+            "hold.max_messages = 7",
+            "hold.overflow = \"shed\"",
             "message = [{ match = { prefix = \"a\" }, release = \"authenticated\" }]",
         ] {
             assert!(

@@ -82,7 +82,7 @@ pub enum OnClientGone {
 }
 
 /// The bounds and the policy of a route's hold queues.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Messages in one session's queue; default 1000.
     pub max_messages: usize,
