@@ -164,7 +164,7 @@ fn explain_websocket(
         format_args!(
             "closed after silence: {}; a ping after silence: {}; greatest age: {}",
             settings.of("tunnel.idle_timeout"),
-            settings.of("tunnel.ping_interval"),
+            settings.of_or("tunnel.ping_interval", "none"),
             settings.of("tunnel.max_session_age"),
         ),
     );
@@ -198,14 +198,13 @@ fn explain_answer(request: &Request, route: &Route, settings: &Settings, text: &
             format_args!("that of the upstream, or 504 after {timeout}"),
         ),
     }
-    text.line(
-        "breaker",
-        format_args!(
-            "503 for {}, once so many have failed in a row: {}",
-            settings.of("breaker.cooldown"),
-            settings.of("breaker.failures"),
-        ),
-    );
+    let breaker = |key: &str| settings.of(&format!("breaker.{key}"));
+    let (failures, cooldown) = (breaker("failures"), breaker("cooldown"));
+    let refusing = match failures.as_str() {
+        "0" => "never: there is no 503, however many have failed".to_owned(),
+        _ => format!("503 for {cooldown}, once so many have failed in a row: {failures}"),
+    };
+    text.line("breaker", refusing);
 }
 
 /// What happens until the upstream is ready.

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::support::{directory_with, run, stderr, stdout};
+use crate::support::{VALID, directory_with, run, stderr, stdout};
 
 const FILE: &str = r#"
 [[route]]
@@ -102,6 +102,24 @@ fn an_origin_that_is_not_allowed_is_refused() {
         assert_eq!(output.status.code(), Some(1));
         let refused = value(&output, "A WebSocket", "refused").unwrap();
         assert!(refused.starts_with("403 Forbidden: "), "{refused}");
+    }
+}
+
+#[test]
+fn what_is_off_is_said_to_be_off() {
+    let off = format!("{VALID}breaker.failures = 0\ntunnel.ping_interval = \"\"\n");
+    let on = format!("{VALID}breaker.failures = 3\ntunnel.ping_interval = \"7s\"\n");
+    for (file, breaker, ping) in [
+        (off, "never: ", "a ping after silence: none; "),
+        (on, "503 for ", "a ping after silence: 7s; "),
+    ] {
+        let directory = directory_with("proxy.toml", &file);
+        let output = run(directory.path(), &["explain", "ws://a.example/"]);
+
+        let told = value(&output, "A WebSocket", "breaker").unwrap();
+        assert!(told.starts_with(breaker), "{told}");
+        let told = value(&output, "A WebSocket", "tunnel").unwrap();
+        assert!(told.contains(ping), "{told}");
     }
 }
 

@@ -28,14 +28,24 @@ impl Settings {
         self.value(&format!("{}{key}", self.route))
     }
 
-    /// Words and numbers as they are, and what is `""` as nothing.
+    /// One that is `nothing` where it is `""`.
+    pub(super) fn of_or(&self, key: &str, nothing: &str) -> String {
+        self.value_or(&format!("{}{key}", self.route), nothing)
+    }
+
+    /// A limit that there may be or not.
     pub(super) fn value(&self, key: &str) -> String {
+        self.value_or(key, "no limit")
+    }
+
+    /// Words and numbers as they are, and what is `""` as `nothing`.
+    fn value_or(&self, key: &str, nothing: &str) -> String {
         let written = self.written(key).unwrap_or_default();
         let bare = written
             .strip_prefix('"')
             .and_then(|it| it.strip_suffix('"'));
         match bare {
-            Some("") => "no limit".to_owned(),
+            Some("") => nothing.to_owned(),
             Some(bare) if !bare.contains('"') => bare.to_owned(),
             _ => written.to_owned(),
         }
