@@ -132,7 +132,7 @@ fn explain(request: &Request, route: &Arc<Route>, config: &Config, text: &mut Li
     if request.may_be_plain() {
         explain_plain(&settings, text);
     }
-    if is_allowed {
+    if is_allowed || request.may_be_plain() {
         explain_connections(&settings, text);
     }
     explain_limits(&settings, text);

@@ -25,6 +25,13 @@ accept = "after-upstream"
 upstream = "http://127.0.0.1:8083"
 "#;
 
+/// A route for every host, where only pages of one origin may open a session.
+const ONE_ORIGIN: &str = r#"
+[[route]]
+upstream = "http://127.0.0.1:8081"
+origins = ["https://a.example"]
+"#;
+
 fn explain(arguments: &[&str]) -> Output {
     let directory = directory_with("proxy.toml", FILE);
     run(directory.path(), &[&["explain"], arguments].concat())
@@ -103,6 +110,21 @@ fn an_origin_that_is_not_allowed_is_refused() {
         let refused = value(&output, "A WebSocket", "refused").unwrap();
         assert!(refused.starts_with("403 Forbidden: "), "{refused}");
     }
+}
+
+#[test]
+fn a_plain_request_is_explained_where_a_websocket_is_refused() {
+    let directory = directory_with("proxy.toml", ONE_ORIGIN);
+    let output = run(
+        directory.path(),
+        &["explain", "/ws", "-H", "Origin: https://b.example"],
+    );
+
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(value(&output, "A WebSocket", "refused").is_some());
+    assert!(value(&output, "A plain request", "hold").is_some());
+    let headers = value(&output, "To the upstream", "headers");
+    assert!(headers.is_some(), "{}", stdout(&output));
 }
 
 #[test]
