@@ -11,7 +11,7 @@ mod settings;
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use hyper::{Uri, header};
+use hyper::header;
 
 use self::{request::Request, settings::Settings};
 use super::{Exit, configuration, print, report};
@@ -58,8 +58,9 @@ const OF_PLAIN_REQUESTS: [&str; 1] = ["http."];
 #[command(after_help = EXAMPLES)]
 pub(super) struct Explain {
     /// What a client asks for: a URL with ws, wss, http or https, or only /PATH
-    #[arg(value_name = "URL", value_parser = request::url)]
-    url: Uri,
+    // Not parsed here: clap would show it, with a password that it has.
+    #[arg(value_name = "URL")]
+    url: String,
     /// A header of the request; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(header::HeaderName, header::HeaderValue)>,
@@ -82,11 +83,18 @@ fn header(text: &str) -> Result<(header::HeaderName, header::HeaderValue), Strin
 
 impl Explain {
     pub(super) fn execute(self) -> Exit {
+        let url = match request::url(&self.url) {
+            Ok(url) => url,
+            Err(mistake) => {
+                report(&mistake.to_string());
+                return Exit::Usage;
+            }
+        };
         let config = match configuration(self.config.as_deref(), self.upstream) {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
-        let request = Request::new(self.url, self.headers.into_iter().collect());
+        let request = Request::new(url, self.headers.into_iter().collect());
         let is_for_any_host = config.routes.iter().all(|route| route.host.is_empty());
         if request.host().is_none() && !is_for_any_host {
             report(&format!(

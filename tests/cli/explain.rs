@@ -210,7 +210,9 @@ fn what_cannot_be_asked_is_a_wrong_command_line() {
             &["user:canary@chat.example/ws"],
             "write wss://chat.example/ws",
         ),
-        (&["ftp://a.example/x"], "write wss://a.example/x"),
+        (&["ftp://u:canary@a.example/x"], "write wss://a.example/x"),
+        (&["u:canary@ws://a.example/x"], "write wss://"),
+        (&["ws://u:canary@a b/x"], "expected a URL"),
         (&["*"], "or a path: /room"),
         (&["ws:///ws"], "expected a URL"),
         // There are routes for some hosts alone.
@@ -220,6 +222,7 @@ fn what_cannot_be_asked_is_a_wrong_command_line() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let error = stderr(&output);
         assert!(error.contains(advice), "{arguments:?}: {error}");
+        assert!(!error.contains("canary"), "{arguments:?}: {error}");
         assert_eq!(stdout(&output), "");
     }
 }

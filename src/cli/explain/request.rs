@@ -29,7 +29,7 @@ pub(super) fn url(text: &str) -> Result<Uri, Mistake> {
     };
     let is_known = ["ws", "wss", "http", "https"].iter();
     if !{ is_known }.any(|known| known.eq_ignore_ascii_case(scheme)) {
-        let what = format!("clients do not come with the scheme {scheme}");
+        let what = "clients do not come with such a scheme";
         let help = format!("write {}", without_user(&format!("wss://{rest}")));
         return Err(Mistake::new(what, "expected ws, wss, http or https").help(help));
     }
