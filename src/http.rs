@@ -338,6 +338,27 @@ impl Shared {
     }
 }
 
+/// The route of a request that is within the limits, and for one host.
+///
+/// # Errors
+///
+/// It is not, or there is none.
+pub fn find_route<'a, B>(
+    request: &Request<B>,
+    config: &'a Config,
+) -> Result<&'a Arc<Route>, Refusal> {
+    let Config { limits, routes, .. } = config;
+    let target = request.uri().path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > limits.max_uri_bytes) {
+        return Err(Refusal::TargetTooLong);
+    }
+    if request.headers().len() > limits.max_headers {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    let host = target::host(request)?;
+    Ok(routes.find(host, request.uri().path())?)
+}
+
 /// Which versions of HTTP a connection may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -448,16 +469,7 @@ impl Connection {
             }
         }
         let config = self.local.config();
-        let Config { limits, routes, .. } = &**config;
-        let target = request.uri().path_and_query();
-        if target.is_some_and(|target| target.as_str().len() > limits.max_uri_bytes) {
-            return Err(Refusal::TargetTooLong);
-        }
-        if request.headers().len() > limits.max_headers {
-            return Err(Refusal::HeadersTooLarge);
-        }
-        let host = target::host(request)?;
-        let route = routes.find(host, request.uri().path())?;
+        let route = find_route(request, &config)?;
         meter.set_route(route, &self.local);
         meter.identity().tag(request.headers_mut());
         Ok(Arc::clone(route))

@@ -19,7 +19,6 @@ use crate::{
     config::{Config, address},
     http::response::Refusal,
     route::{Accept, Route},
-    websocket::handshake::list,
 };
 
 const EXAMPLES: &str = "\
@@ -105,13 +104,10 @@ impl Explain {
         }
         let mut text = Lines::default();
         text.line("request", &request);
-        let is_taken = match config
-            .routes
-            .find(request.host().unwrap_or("any"), request.path())
-        {
+        let is_taken = match request.route(&config) {
             Ok(route) => explain(&request, route, &config, &mut text),
-            Err(unrouted) => {
-                text.refused(unrouted.into());
+            Err(refusal) => {
+                text.refused(refusal);
                 false
             }
         };
@@ -154,18 +150,19 @@ fn explain_websocket(
     text: &mut Lines,
 ) -> bool {
     text.section("A WebSocket");
-    let origin = request.headers.get(header::ORIGIN);
-    let is_allowed = route.allows_origin(origin.map(header::HeaderValue::as_bytes));
     let origins = match settings.of("origins").as_str() {
         "[]" => "all".to_owned(),
         some => some.to_owned(),
     };
     text.line("origins", origins);
-    if !is_allowed {
-        text.refused(Refusal::OriginNotAllowed);
-        return false;
-    }
-    explain_answer(request, route, settings, text);
+    let subprotocol = match request.subprotocol(route) {
+        Ok(subprotocol) => subprotocol,
+        Err(refusal) => {
+            text.refused(refusal);
+            return false;
+        }
+    };
+    explain_answer(subprotocol.as_deref(), route, settings, text);
     explain_waiting(route, settings, text);
     text.line(
         "tunnel",
@@ -190,12 +187,11 @@ fn explain_websocket(
 }
 
 /// What the client is answered, and when.
-fn explain_answer(request: &Request, route: &Route, settings: &Settings, text: &mut Lines) {
+fn explain_answer(subprotocol: Option<&str>, route: &Route, settings: &Settings, text: &mut Lines) {
     let timeout = settings.of("gate.timeout");
     match route.accept {
         Accept::Early => {
-            let offers = list(request.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL));
-            let subprotocol = match route.choose_subprotocol(offers) {
+            let subprotocol = match subprotocol {
                 Some(subprotocol) => format!("with the subprotocol {subprotocol}"),
                 None => "without a subprotocol".to_owned(),
             };

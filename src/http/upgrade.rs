@@ -131,14 +131,14 @@ pub fn accept(
     shared: &Shared,
 ) -> Result<(Response<Body>, Accepted), Refusal> {
     let handshake = check(request, route, shared)?;
-    let subprotocol = route.choose_subprotocol(offered_subprotocols(&request.headers)?);
+    let subprotocol = choose_subprotocol(&request.headers, route)?;
     let agreed = Agreed {
         trial: shared.breakers.admit(route)?,
         ..Agreed::default()
     };
 
     let terms = Terms {
-        subprotocol: subprotocol.map(str::to_owned),
+        subprotocol,
         compression: None,
     };
     let response = handshake.accept(&terms, HeaderMap::new());
@@ -156,6 +156,17 @@ pub fn accept(
         connected: None,
     };
     Ok((response, accepted))
+}
+
+/// Checks a handshake by itself, whatever goes on in the process, and chooses its subprotocol.
+///
+/// # Errors
+///
+/// The request is not a valid handshake, or its origin is not allowed.
+pub fn judge(request: &Parts, route: &Route) -> Result<Option<String>, Refusal> {
+    check_handshake(request)?;
+    check_origin(&request.headers, route)?;
+    choose_subprotocol(&request.headers, route)
 }
 
 /// Checks whether a handshake may be answered with a `101` at all.
@@ -341,6 +352,11 @@ fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
         tracing::debug!(?origin, "origin not allowed");
         Err(Refusal::OriginNotAllowed)
     }
+}
+
+fn choose_subprotocol(headers: &HeaderMap, route: &Route) -> Result<Option<String>, Refusal> {
+    let chosen = route.choose_subprotocol(offered_subprotocols(headers)?);
+    Ok(chosen.map(str::to_owned))
 }
 
 /// What the client offers, in its order.

@@ -1,8 +1,13 @@
 //! `readygate explain`: what becomes of a request.
 
-use std::process::Output;
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    process::{Output, Stdio},
+    thread,
+};
 
-use crate::support::{VALID, directory_with, run, stderr, stdout};
+use crate::support::{Killed, VALID, directory_with, readygate, run, stderr, stdout};
 
 const FILE: &str = r#"
 [[route]]
@@ -193,6 +198,90 @@ fn a_request_without_a_route_is_refused_as_the_proxy_does() {
         let output = run(directory.path(), &["explain", url]);
         let refused = value(&output, "", "refused").unwrap();
         assert!(refused.starts_with(status), "{refused}");
+    }
+}
+
+/// A handshake as a client sends it that is asked for `url`, with these headers.
+fn handshake(url: &str, headers: &[&str]) -> String {
+    let (host, path) = url.trim_start_matches("ws://").split_once('/').unwrap();
+    let mut lines: Vec<_> = headers.iter().map(|&line| line.to_owned()).collect();
+    for (name, value) in [
+        ("Host", host),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ] {
+        if !headers
+            .iter()
+            .any(|line| line.starts_with(&format!("{name}:")))
+        {
+            lines.push(format!("{name}: {value}"));
+        }
+    }
+    format!("GET /{path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))
+}
+
+#[test]
+fn a_handshake_is_refused_or_not_as_the_proxy_that_runs_does() {
+    let directory = directory_with("proxy.toml", FILE);
+    let mut proxy = readygate(
+        directory.path(),
+        &["--listen", "127.0.0.1:0", "--admin", ""],
+    )
+    .stdout(Stdio::piped())
+    .spawn()
+    .map(Killed)
+    .unwrap();
+    let mut log = BufReader::new(proxy.0.stdout.take().unwrap()).lines();
+    let mut lines = log.by_ref().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("\"listening\"")).unwrap();
+    let (_, address) = line.split_once("\"address\":\"http://").unwrap();
+    let address = address.split('"').next().unwrap();
+    // Whatever else it logs must not block it.
+    thread::spawn(move || log.for_each(drop));
+
+    let too_long = format!("ws://a/{}", "x".repeat(9000));
+    for (url, headers, status) in [
+        ("ws://a/x", &[][..], "101"),
+        ("ws://a.chat.example/ws", &[], "403"),
+        ("ws://a/x", &["Host: h/x"], "400"),
+        ("ws://a/x", &["Host: a", "Host: b"], "400"),
+        ("ws://a/x", &["Host:"], "400"),
+        ("ws://a:99999/x", &[], "400"),
+        ("ws://a/é", &[], "400"),
+        (&too_long, &[], "414"),
+        ("ws://a/x", &["Sec-WebSocket-Version: 8"], "426"),
+        ("ws://a/x", &["Sec-WebSocket-Key: short"], "400"),
+        ("ws://a/x", &["Upgrade: h2c, websocket"], "400"),
+        ("ws://a/x", &["Content-Length: 5"], "400"),
+    ] {
+        let mut client = TcpStream::connect(address).unwrap();
+        let sent = handshake(url, headers);
+        client.write_all(sent.as_bytes()).unwrap();
+        let mut lines = BufReader::new(client).lines().map_while(Result::ok);
+        let answered = lines.next().unwrap().replace("HTTP/1.1 ", "");
+        assert!(
+            answered.starts_with(status),
+            "{url} {headers:?}: {answered}"
+        );
+        let is_taken = status == "101";
+        let expected = (!is_taken).then(|| {
+            let text = lines.find_map(|line| Some(line.split_once(" (request ")?.0.to_owned()));
+            format!("{answered}: {}", text.unwrap())
+        });
+
+        let mut arguments = vec!["explain", url];
+        arguments.extend(headers.iter().flat_map(|header| ["-H", header]));
+        let output = run(directory.path(), &arguments);
+        let mut told = stdout(&output).lines().map(str::trim);
+        let refused = told.find_map(|line| line.strip_prefix("refused "));
+        assert_eq!(
+            refused.map(str::trim),
+            expected.as_deref(),
+            "{url} {headers:?}"
+        );
+        assert_eq!(output.status.success(), is_taken, "{url} {headers:?}");
     }
 }
 

@@ -1,10 +1,19 @@
 //! A request that nobody has sent.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use hyper::{HeaderMap, Uri, header, http::uri::Authority};
+use hyper::{
+    HeaderMap, Uri,
+    header::{self, HeaderValue},
+    http::{request::Parts, uri::Authority},
+};
 
-use crate::{config::Mistake, websocket::handshake::list};
+use crate::{
+    config::{Config, Mistake},
+    http::{find_route, framing::Framing, response::Refusal, target::origin_form, upgrade},
+    route::Route,
+    websocket::handshake::{VERSION, list},
+};
 
 /// A URL with the scheme of a WebSocket or of HTTP, or a path alone.
 ///
@@ -49,6 +58,17 @@ fn without_user(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
+/// The bytes of a request before its body.
+fn head(request: &hyper::Request<()>) -> Vec<u8> {
+    let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri()).into_bytes();
+    for (name, value) in request.headers() {
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        head.extend(line.concat());
+    }
+    head.extend(b"\r\n");
+    head
+}
+
 /// What `Host` is for `url`: clients do not send a name and a password in it.
 fn host(url: &Uri) -> Option<&str> {
     let authority = url.authority().map(Authority::as_str)?;
@@ -60,7 +80,7 @@ pub(super) struct Request {
     url: Uri,
     /// `None`: nobody says.
     host: Option<String>,
-    pub(super) headers: HeaderMap,
+    headers: HeaderMap,
 }
 
 impl fmt::Display for Request {
@@ -80,11 +100,56 @@ impl fmt::Display for Request {
 
 impl Request {
     pub(super) fn new(url: Uri, headers: HeaderMap) -> Self {
-        let named = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
-        let host = named.or_else(|| host(&url)).map(str::to_owned);
+        let named = headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let host = named.or_else(|| host(&url).map(str::as_bytes));
+        let host = host.map(|host| String::from_utf8_lossy(host).into_owned());
         Self { url, host, headers }
+    }
+
+    /// Its route, if the proxy serves it at all.
+    ///
+    /// # Errors
+    ///
+    /// What the proxy answers instead.
+    pub(super) fn route<'a>(&self, config: &'a Config) -> Result<&'a Arc<Route>, Refusal> {
+        let request = self.sent();
+        let mut framing = Framing::new(usize::MAX, config.limits.max_uri_bytes);
+        framing.watch(&head(&request));
+        framing.next_verdict()?;
+        find_route(&request, config)
+    }
+
+    /// Its subprotocol, if it is a handshake and `route` accepts it.
+    ///
+    /// # Errors
+    ///
+    /// What the proxy answers instead.
+    pub(super) fn subprotocol(&self, route: &Route) -> Result<Option<String>, Refusal> {
+        let mut request = self.sent();
+        // What clients send by themselves.
+        for (name, value) in [
+            (header::CONNECTION, "Upgrade"),
+            (header::UPGRADE, "websocket"),
+            (header::SEC_WEBSOCKET_VERSION, VERSION),
+            (header::SEC_WEBSOCKET_KEY, "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ] {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().entry(name).or_insert(value);
+        }
+        let (request, ()): (Parts, ()) = request.into_parts();
+        upgrade::judge(&request, route)
+    }
+
+    /// The request over HTTP/1.1; for some host where nobody says for which.
+    fn sent(&self) -> hyper::Request<()> {
+        let mut request = hyper::Request::new(());
+        *request.uri_mut() = origin_form(&self.url);
+        *request.headers_mut() = self.headers.clone();
+        let host = HeaderValue::from_str(self.host().unwrap_or("any"));
+        if let (Ok(host), false) = (host, self.headers.contains_key(header::HOST)) {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        request
     }
 
     pub(super) fn host(&self) -> Option<&str> {
