@@ -458,6 +458,20 @@ fn no_setting_of_the_route_and_no_limit_is_left_out() {
         let is_told = |page: &str| page.contains(value);
         assert!(is_told(&websocket) || is_told(&plain), "{key} = {value}");
     }
+    // Settings whose values stand in other lines or words as well.
+    for told in [
+        "1 of 1: host a.example, /prefix and all below it",
+        "9005B, 13 lines, within 9007ms",
+        "; after 9024ms without: open\n",
+        "{ prefix = \"9026\" }: critical, held until authenticated\n",
+        " then shed; delivered by arrival\n",
+        "; when the client leaves: discard\n",
+        "whose names have an underscore: pass\n",
+        "that of the upstream, or 504 after 9024ms\n",
+        "upstream     HTTP/1.1\n",
+    ] {
+        assert!(websocket.contains(told) || plain.contains(told), "{told}");
+    }
     // What bears on the one alone is not told of the other.
     assert!(!websocket.contains("9035ms") && !plain.contains("9031ms"));
     // And what has no line of its own.
