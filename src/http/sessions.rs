@@ -60,7 +60,7 @@ pub struct Running {
     request_id_bytes: u8,
     has_trace: bool,
     route: Arc<Route>,
-    tally: Rc<Tally>,
+    route_label: Rc<str>,
     local: Rc<Local>,
     record: Record,
 }
@@ -114,7 +114,7 @@ impl Running {
     /// The name of its route.
     #[must_use]
     pub fn route_label(&self) -> &str {
-        self.tally.label()
+        &self.route_label
     }
 
     /// What it has done so far.
@@ -250,6 +250,9 @@ fn place(index: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct Entry {
     running: Rc<Running>,
+    /// Not kept with what is remembered of the session: a route is in use as long as somebody
+    /// has its tally.
+    tally: Rc<Tally>,
     /// Whether the session has ended by itself.
     has_ended: bool,
 }
@@ -260,6 +263,7 @@ impl Entry {
         let request_id = origin.identity.id();
         let trace = origin.identity.trace();
         let digits = trace.map(|trace| trace.digits()).unwrap_or_default();
+        let tally = local.tallies.of(&origin.route);
         let running = Rc::new(Running {
             id: local.shared.session_ids.next(),
             index: Cell::default(),
@@ -268,14 +272,15 @@ impl Entry {
             names: format!("{request_id}{digits}{}", origin.path).into(),
             request_id_bytes: u8::try_from(request_id.len()).expect("an id is short"),
             has_trace: !digits.is_empty(),
-            tally: local.tallies.of(&origin.route),
             route: origin.route,
+            route_label: tally.shared_label(),
             local: Rc::clone(local),
             record: Record::accepted(),
         });
         local.sessions.add(&running);
         let entry = Self {
             running: Rc::clone(&running),
+            tally,
             has_ended: false,
         };
         (entry, running)
@@ -284,7 +289,7 @@ impl Entry {
     /// The session has ended, as its line in the log says.
     pub(super) fn end(mut self, report: Report) {
         self.has_ended = true;
-        self.running.leave(&report);
+        self.leave(&report);
         let ended = Ended {
             running: Rc::clone(&self.running),
             report,
@@ -292,33 +297,32 @@ impl Entry {
         };
         self.running.local.sessions.remember(Rc::new(ended));
     }
+
+    fn leave(&self, report: &Report) {
+        let running = &self.running;
+        running.local.sessions.remove(running);
+        self.tally.change(|totals| {
+            totals.add_record(&running.record);
+            totals.add_end(&running.record, &report.cause);
+        });
+        let origin = access_log::Origin {
+            session: running.id,
+            request_id: running.request_id(),
+            trace: running.trace(),
+            client: &running.client.to_string(),
+            is_http2: running.is_http2,
+            path: running.path(),
+            route: running.route_label(),
+        };
+        access_log::session_ended(report, origin);
+    }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.running.leave(&self.running.record.abort());
+            self.leave(&self.running.record.abort());
         }
-    }
-}
-
-impl Running {
-    fn leave(&self, report: &Report) {
-        self.local.sessions.remove(self);
-        self.tally.change(|totals| {
-            totals.add_record(&self.record);
-            totals.add_end(&self.record, &report.cause);
-        });
-        let origin = access_log::Origin {
-            session: self.id,
-            request_id: self.request_id(),
-            trace: self.trace(),
-            client: &self.client.to_string(),
-            is_http2: self.is_http2,
-            path: self.path(),
-            route: self.route_label(),
-        };
-        access_log::session_ended(report, origin);
     }
 }
 
@@ -416,6 +420,20 @@ mod tests {
         drop(first);
         local.sessions.forget_ended();
         assert_eq!(Rc::strong_count(&local), 1);
+    }
+
+    #[test]
+    fn a_session_that_has_ended_is_remembered_and_does_not_use_its_route() {
+        let local = local();
+        let is_in_use = || local.snapshot()["/"].is_in_use;
+        let entry = begin(&local);
+        assert!(is_in_use());
+
+        end(entry);
+
+        assert!(!is_in_use());
+        let ended = local.sessions.find_ended(1).unwrap();
+        assert_eq!(ended.session().route_label(), "/");
     }
 
     #[test]

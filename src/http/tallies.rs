@@ -44,7 +44,7 @@ impl Default for Tallies {
 pub(super) struct Tally {
     /// `None`: requests without one.
     route: Option<Arc<Route>>,
-    label: Box<str>,
+    label: Rc<str>,
     totals: RefCell<RouteTotals>,
 }
 
@@ -61,6 +61,11 @@ impl Tally {
     #[must_use]
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The same for whoever keeps it longer than the tally.
+    pub(super) fn shared_label(&self) -> Rc<str> {
+        Rc::clone(&self.label)
     }
 
     /// Counts something.
@@ -108,7 +113,7 @@ impl Local {
         let mut removed = self.tallies.removed.borrow_mut();
         let mut routes = self.tallies.routes.borrow_mut();
         routes.retain(|tally| {
-            let is_forgotten = labels.contains(&tally.label);
+            let is_forgotten = labels.contains(&*tally.label);
             if is_forgotten {
                 *removed += &mem::take(&mut *tally.totals.borrow_mut());
             }
@@ -126,7 +131,7 @@ impl Local {
         }
         let tallies = self.tallies.routes.borrow();
         for tally in tallies.iter().chain([&self.tallies.unrouted]) {
-            let snapshot = routes.entry(tally.label.clone()).or_default();
+            let snapshot = routes.entry((*tally.label).into()).or_default();
             snapshot.totals += &tally.totals.borrow();
             snapshot.is_in_use |= Rc::strong_count(tally) > 1;
         }
