@@ -91,30 +91,31 @@ impl State {
     /// Forgets the routes in `all` that are not `configured` and that nobody has used for a
     /// while.
     fn forget_unused(&mut self, all: &Routes, configured: &BTreeSet<String>) {
-        let is_unused = |label: &str, snapshot: &RouteSnapshot| {
+        let is_unused = |label: &str| {
             let is_route = ![UNROUTED, REMOVED].contains(&label);
-            is_route && !snapshot.is_in_use && !configured.contains(label)
+            let is_in_use = all.get(label).is_none_or(|snapshot| snapshot.is_in_use);
+            is_route && !is_in_use && !configured.contains(label)
         };
-        let unused = all.iter().filter(|(label, it)| is_unused(label, it));
-        let unused = unused.map(|(label, _)| label.clone());
         let now = Instant::now();
-        let since = |label: Box<str>| {
-            let since = self.unused.get(&label).copied();
-            (label, since.unwrap_or(now))
-        };
-        let unused: BTreeMap<_, _> = unused.map(since).collect();
-        let (forgotten, unused): (BTreeMap<_, _>, _) = unused
-            .into_iter()
-            .partition(|(_, since)| since.elapsed() >= REMEMBERED);
-        self.unused = unused;
+        for label in all.keys().filter(|label| is_unused(label)) {
+            self.unused.entry(label.clone()).or_insert(now);
+        }
+        let mut forgotten = Vec::new();
+        self.unused.retain(|label, since| {
+            let is_due = since.elapsed() >= REMEMBERED;
+            if is_due && is_unused(label) {
+                forgotten.push(label.clone());
+            }
+            !is_due && is_unused(label)
+        });
         for worker in &mut self.workers {
-            worker.forget(forgotten.keys());
+            worker.forget(&forgotten);
         }
     }
 }
 
 impl LastHeard {
-    fn forget<'a>(&mut self, labels: impl Iterator<Item = &'a Box<str>>) {
+    fn forget(&mut self, labels: &[Box<str>]) {
         for label in labels {
             if let Some(snapshot) = self.routes.remove(label) {
                 *self.routes.entry(REMOVED.into()).or_default() += &snapshot;
@@ -183,9 +184,22 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time;
+    use std::{rc::Rc, sync::Arc};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        sync::mpsc,
+        time,
+    };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::{
+        config::{Config, reload},
+        http::{self, Admission, ClientAddr, Endpoints, Local, Protocol, Shared, visit::Visit},
+        transport::Transport,
+    };
 
     /// Workers that count attempts.
     #[derive(Default)]
@@ -302,6 +316,94 @@ mod tests {
             before = counts.sum();
             assert!(counts.0.len() <= 4, "{:?}", counts.0);
             time::advance(REMEMBERED / 2).await;
+        }
+    }
+    /// What workers do with what they are asked, on the thread of the test.
+    struct Desk {
+        local: Rc<Local>,
+        visits: mpsc::Receiver<Visit>,
+    }
+
+    impl Desk {
+        async fn answer(&mut self) {
+            while let Some(visit) = self.visits.recv().await {
+                visit.pay(&self.local);
+            }
+        }
+
+        /// Refuses the opening handshake of a client, which names no version.
+        async fn refuse_handshake(&self, path: &str) {
+            let (mut client, socket) = UnixStream::pair().unwrap();
+            let ends = Endpoints {
+                client: ClientAddr::Unix,
+                server: None,
+                is_known: true,
+            };
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close, upgrade\r\n\
+                 Upgrade: websocket\r\n\r\n"
+            );
+            let socket = Transport::Unix(socket);
+            let (protocol, admission) = (Protocol::Http1, Admission::Admitted);
+            let ask = async move {
+                let mut response = String::new();
+                client.write_all(request.as_bytes()).await.unwrap();
+                client.read_to_string(&mut response).await.unwrap();
+                response
+            };
+            let served = http::serve(socket, protocol, ends, admission, &self.local);
+            let ((), response) = tokio::join!(served, ask);
+            assert!(response.starts_with("HTTP/1.1 426 "), "{response}");
+        }
+    }
+
+    #[tokio::test]
+    async fn workers_forget_what_is_forgotten_and_keep_its_sum() {
+        let config = |path: &str| {
+            let route = format!("[[route]]\npath = \"{path}\"\nupstream = \"http://127.0.0.1:1\"");
+            Arc::new(Config::parse("test", &route, &|_| None).unwrap())
+        };
+        let shared = Arc::new(Shared::new(config("/a")));
+        let (workers, mut desks): (Vec<_>, Vec<_>) = (0..2)
+            .map(|index| {
+                let (worker, visits) = Worker::new(index);
+                let local = Local::new(Arc::clone(&shared));
+                (worker, Desk { local, visits })
+            })
+            .unzip();
+        let (reload, _source) = reload::source(None, || Err(String::new()));
+        let process = Process {
+            shared: Arc::clone(&shared),
+            workers,
+            reload,
+        };
+        let admin = Admin::new(process, CancellationToken::new());
+        for desk in &desks {
+            desk.refuse_handshake("/a").await;
+        }
+        shared.reconfigure(config("/b"));
+        // Only now, for a socket is no event to a paused clock.
+        time::pause();
+
+        let mut refused = Vec::new();
+        for wait in [Duration::ZERO, REMEMBERED, Duration::ZERO] {
+            time::advance(wait).await;
+            let view = tokio::select! {
+                view = View::gather(&admin) => view,
+                _ = join_all(desks.iter_mut().map(Desk::answer)) => unreachable!(),
+            };
+            let of_route = view.routes.get("/a");
+            refused.push((
+                of_route.map(|it| it.totals.handshakes_refused),
+                view.sum().totals.handshakes_refused,
+            ));
+        }
+
+        assert_eq!(refused, [(Some(2), 2), (None, 2), (None, 2)]);
+        for desk in &desks {
+            let known = desk.local.snapshot();
+            assert!(!known.contains_key("/a"), "{known:?}");
+            assert_eq!(known[REMOVED].totals.handshakes_refused, 1);
         }
     }
 }
