@@ -8,9 +8,9 @@
 //!
 //! * In each answer, for each route:
 //!   `messages_accepted_total = messages_settled_total over all accounts + messages_held`.
-//! * No counter goes back while the process runs. One of a route that was removed is there for
-//!   ten minutes more after its last use, and then gone; should the route come back later, it
-//!   begins at 0, which `rate()` takes for what it is.
+//! * No counter goes back while the process runs. Those of a route that was removed go: the
+//!   breaker's at once, the others when the route is forgotten ([`view`](super::view)). Should
+//!   the route come back later, they begin at 0, which `rate()` takes for what it is.
 
 mod certificates;
 mod limits;
