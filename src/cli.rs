@@ -91,6 +91,7 @@ Examples:
     name = "readygate",
     version,
     long_version = version::SHORT,
+    override_usage = "readygate [OPTIONS]\n       readygate [--color <WHEN>] <COMMAND>",
     after_help = EXAMPLES
 )]
 struct Arguments {
@@ -251,8 +252,16 @@ impl Arguments {
         };
         let of_run = known.get_arguments().find(is_of_run).map(Arg::to_string);
         if let (Some(name), Some(option)) = (matches.subcommand_name(), of_run) {
-            let what =
-                format!("'{option}' has to stand behind '{name}', if that has such an option");
+            let has_it = known.find_subcommand(name).is_some_and(|command| {
+                let mut its_own = command.get_arguments();
+                its_own.any(|argument| argument.to_string() == option)
+            });
+            let what = if has_it {
+                let option = option.replace(['<', '>'], "");
+                format!("it has to stand behind '{name}'; write: readygate {name} {option}")
+            } else {
+                format!("'{option}' cannot stand before '{name}'")
+            };
             return Err(known.error(ErrorKind::ArgumentConflict, what));
         }
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut known))

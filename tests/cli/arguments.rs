@@ -16,7 +16,15 @@ fn a_wrong_command_line_exits_with_2() {
         (&["--workers", "0"], "expected 1 to 4096"),
         (&["--listen", "8080"], "write \"0.0.0.0:8080\""),
         (&["start"], "unrecognized subcommand"),
-        (&["--config", "a", "check"], "has to stand behind 'check'"),
+        (
+            &["--config", "a", "check"],
+            "write: readygate check --config FILE\n",
+        ),
+        (
+            &["--workers", "2", "check"],
+            "'--workers <N>' cannot stand before 'check'\n\n\
+             Usage: readygate [OPTIONS]\n       readygate [--color <WHEN>] <COMMAND>\n",
+        ),
         (&["demo", "--clients", "51"], "is not in 1..=50"),
     ] {
         let output = run(directory.path(), arguments);
