@@ -23,7 +23,7 @@ PYTHON = re.compile(r"^FROM \S+/python:(\d+\.\d+)", re.MULTILINE)
 # All services share one network in which their ports differ, and find each other by name.
 SCRIPT = """
 mount --bind "$IMAGE" "$IMAGE"
-mount --bind /usr "$IMAGE/usr"
+for folder in $MOUNTED; do mount --bind "$folder" "$IMAGE$folder"; done
 mount --bind "$HOSTS" "$IMAGE/etc/hosts"
 mount --bind "$SOURCE" "$IMAGE$TARGET"
 mount -o remount,ro,bind "$IMAGE"
@@ -84,6 +84,7 @@ def test_messages_are_lost_straight_and_none_through_readygate(
             "HOSTS": str(hosts),
             "FOLDER": str(FOLDER),
             "IMAGE": str(files),
+            "MOUNTED": " ".join(example_image.MOUNTED),
             "WORKDIR": config["WorkingDir"],
             "USER": user,
             "ENVIRONMENT": " ".join(config["Env"]),
