@@ -1,7 +1,8 @@
 """Builds the image of the example for compose, with the Python of this machine.
 
 In the place of Debian with Python stands an image with a virtual environment in it, and
-`/usr` is this machine's, mounted, as is the folder of its Python, if that is another. So `pip` is a real one and installs what the Dockerfile says.
+`/usr` is this machine's, mounted, as is the folder of its Python, if that is another. So `pip`
+is a real one and installs what the Dockerfile says.
 """
 
 import shutil
