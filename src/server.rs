@@ -258,8 +258,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Requests and sessions at once on one HTTP/2 connection; default 100.
     pub max_streams: u32,
-    /// How long a client may take nothing of an answer over HTTP/1.1 that is there for it;
-    /// default 60 s.
+    /// How long a client may take nothing of an answer that is there for it, and less than
+    /// 16 KiB over HTTP/2; default 60 s.
     pub write_timeout: Duration,
 }
 

@@ -28,6 +28,7 @@
 
 mod activity;
 mod handle;
+mod pace;
 mod request;
 
 use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
@@ -49,7 +50,7 @@ use self::{
     handle::Handle,
 };
 use super::{
-    Connection,
+    Connection, Shared,
     body::Body,
     causes::{self, Causes},
     forward::{self, Downstream},
@@ -100,7 +101,11 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
     });
 
     let stream = Handle::new(stream);
-    let http = builder(limits.max_streams).serve_connection(
+    let executor = OnThisThread {
+        write_timeout: limits.write_timeout,
+        shared: Arc::clone(&shared),
+    };
+    let http = builder(limits.max_streams, executor).serve_connection(
         TokioIo::new(stream.clone()),
         service_fn(move |request| respond(Rc::clone(&requests), request)),
     );
@@ -182,9 +187,9 @@ where
     }
 }
 
-fn builder(max_streams: u32) -> http2::Builder<OnThisThread> {
+fn builder(max_streams: u32, executor: OnThisThread) -> http2::Builder<OnThisThread> {
     let windows = STREAM_WINDOW_BYTES.saturating_mul(max_streams);
-    let mut builder = http2::Builder::new(OnThisThread);
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -203,13 +208,25 @@ fn builder(max_streams: u32) -> http2::Builder<OnThisThread> {
 /// The largest window that there is (RFC 9113 §6.9.1).
 const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// Spawns hyper's tasks where the connection is.
-#[derive(Clone, Copy, Debug)]
-struct OnThisThread;
+/// Runs hyper's task of each stream where the connection is, until the client lets its answer
+/// wait for too long.
+#[derive(Clone)]
+struct OnThisThread {
+    write_timeout: Duration,
+    shared: Arc<Shared>,
+}
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
     fn execute(&self, future: F) {
-        task::spawn_local(future);
+        let Self {
+            write_timeout,
+            shared,
+        } = self.clone();
+        task::spawn_local(async move {
+            if !pace::run(future, write_timeout).await {
+                shared.rejections.count(Rejection::WriteTimeout);
+            }
+        });
     }
 }
 

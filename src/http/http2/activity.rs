@@ -14,11 +14,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
     Response,
     body::{Body, Frame, SizeHint},
 };
 use tokio::{sync::Notify, time};
+
+use super::pace::{MAX_PIECE_BYTES, Pace};
 
 /// So many requests a client may cancel before they are compared with those that it let end.
 ///
@@ -107,9 +110,16 @@ impl Stream {
     }
 
     /// Goes on until the body of `response` is sent or given up.
+    ///
+    /// To be called in the task of the stream.
     pub(super) fn answer<B: Body>(mut self, response: Response<B>) -> Response<Counted<B>> {
         self.is_answered = response.body().is_end_stream();
-        response.map(|body| Counted { body, stream: self })
+        response.map(|body| Counted {
+            body,
+            rest: Bytes::new(),
+            pace: Pace::current(),
+            stream: self,
+        })
     }
 }
 
@@ -154,32 +164,127 @@ impl Drop for Session {
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,
+    /// What is left of its last piece.
+    rest: Bytes,
+    pace: Pace,
     stream: Stream,
 }
 
-impl<B: Body + Unpin> Body for Counted<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        // Behind an error of the upstream, too, nothing is left that a client might cancel.
-        let is_end = match &frame {
-            Some(Ok(frame)) => frame.is_trailers() || self.body.is_end_stream(),
-            Some(Err(_)) | None => true,
-        };
-        self.stream.is_answered |= is_end;
-        Poll::Ready(frame)
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.pace.go_on();
+        if self.rest.is_empty() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            let last = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.rest = data;
+                        None
+                    }
+                    Err(trailers) => Some(Some(Ok(trailers))),
+                },
+                end @ (Some(Err(_)) | None) => Some(end),
+            };
+            if let Some(last) = last {
+                // Behind an error of the upstream, too, nothing is left that a client might
+                // cancel.
+                self.stream.is_answered = true;
+                return Poll::Ready(last);
+            }
+        }
+        let length = self.rest.len().min(MAX_PIECE_BYTES);
+        let piece = self.rest.split_to(length);
+        self.stream.is_answered |= self.is_end_stream();
+        self.pace.wait();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.rest.len() as u64;
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(rest));
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, iter};
+
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use hyper::HeaderMap;
+
+    use super::*;
+
+    fn answer<B: Body>(activity: &Rc<Activity>, body: B) -> Counted<B> {
+        let stream = Stream::request(activity);
+        stream.answer(Response::new(body)).into_body()
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_handed_on_in_pieces_that_a_slow_client_can_take() {
+        let activity = Rc::default();
+        let length = 2 * MAX_PIECE_BYTES + 1;
+        let whole: Bytes = (0..length).map(|at| at.to_le_bytes()[0]).collect();
+        let mut body = answer(&activity, Full::new(whole.clone()));
+
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+            let left = length - pieces.iter().map(Bytes::len).sum::<usize>();
+            assert_eq!(body.size_hint().exact(), Some(left as u64));
+            assert_eq!(body.is_end_stream(), left == 0);
+        }
+
+        assert_eq!(pieces.concat(), whole);
+        let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [MAX_PIECE_BYTES, MAX_PIECE_BYTES, 1]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_last_pieces_are_not_asked_for_is_cancelled() {
+        let activity = Rc::default();
+        let whole = Bytes::from(vec![0; 2 * MAX_PIECE_BYTES]);
+        for (asked_for, answered) in [(1, 0), (2, 1)] {
+            let mut body = answer(&activity, Full::new(whole.clone()));
+            for _ in 0..asked_for {
+                body.frame().await.unwrap().unwrap();
+            }
+            drop(body);
+
+            assert_eq!(activity.answered.get(), answered);
+            assert_eq!(activity.cancelled.get(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_are_the_end_of_an_answer() {
+        let activity = Rc::default();
+        let trailers = Frame::<Bytes>::trailers(HeaderMap::new());
+        let frames = iter::once(Ok::<_, Infallible>(trailers));
+        let mut body = answer(
+            &activity,
+            StreamBody::new(futures_util::stream::iter(frames)),
+        );
+
+        let frame = body.frame().await.unwrap().unwrap();
+        assert!(frame.is_trailers());
+        drop(body);
+
+        assert_eq!(activity.answered.get(), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use h2::{Reason, client::Builder};
 use readygate::server::ListenAddress;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
@@ -307,4 +308,45 @@ async fn of_an_answer_that_the_client_has_no_window_for_little_is_kept() {
 
     assert!(taken.await.is_err(), "the proxy took all of it");
     assert_serves(&proxy, &upstream).await;
+}
+
+// D02
+#[tokio::test]
+async fn an_answer_of_which_a_client_takes_nothing_is_given_up_and_no_other() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.write_timeout = Duration::from_millis(200);
+    config.admin = Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into()));
+    let proxy = start(config);
+    // The client takes answers from the network, but not all of them from their streams.
+    let mut settings = Builder::new();
+    settings.initial_connection_window_size(16 * 1024 * 1024);
+    let mut connection = Connection::open_with(&proxy, &settings).await;
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (mut paused, mut pausing) = tokio::join!(connection.ask(get("/paused")), async {
+        let mut exchange = upstream.accept().await;
+        exchange.answer(&format!("{chunked}2\r\nab\r\n")).await;
+        exchange
+    });
+    assert_eq!(paused.stream.read(2).await, b"ab");
+    let (mut stuck, mut exchange) = tokio::join!(connection.ask(get("/stuck")), async {
+        let mut exchange = upstream.accept().await;
+        exchange.answer(chunked).await;
+        exchange
+    });
+
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    // Backpressure first, and then the end.
+    while exchange.stream.0.write_all(chunk.as_bytes()).await.is_ok() {}
+
+    let reset = loop {
+        match stuck.stream.receiving.data().await.unwrap() {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(reset.reason(), Some(Reason::CANCEL), "{reset}");
+    assert_eq!(proxy.rejections("write_timeout").await, 1);
+    pausing.stream.send("2\r\ncd\r\n0\r\n\r\n").await;
+    assert_eq!(paused.stream.read_to_end().await, "cd");
 }
