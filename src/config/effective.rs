@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::{Config, DEFAULT};
+use super::{Config, DEFAULT, expand::escape};
 
 /// The defaults in tables that the shipped file has only as examples.
 fn defaults_of_optional_tables() -> [(&'static str, &'static str, Value); 6] {
@@ -73,14 +73,18 @@ impl fmt::Debug for Effective {
 }
 
 impl Effective {
-    /// Notes what the command line says instead, `key` being a key of the top level or one
-    /// with its tables.
+    /// Notes what the command line says instead, where nothing is a variable, `key` being a key
+    /// of the top level or one with its tables.
     pub fn override_with(&mut self, key: &str, value: impl Into<Value>) {
+        let value = match value.into() {
+            Value::String(text) => escape(&text).into(),
+            other => other,
+        };
         self.0.retain(|known, _| {
             let rest = known.strip_prefix(key);
             !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
         });
-        self.note(key.to_owned(), value.into(), Origin::CommandLine);
+        self.note(key.to_owned(), value, Origin::CommandLine);
     }
 
     /// Everything that is in effect, in the order of the keys.
@@ -213,7 +217,9 @@ impl Shown<'_> {
             *self.origin = Origin::Environment;
         }
         let revealed = self.revealed.get(&start);
-        revealed.map_or(text, String::as_str).into()
+        revealed
+            .map_or_else(|| text.to_owned(), |text| escape(text))
+            .into()
     }
 }
 
@@ -379,7 +385,7 @@ mod tests {
         let text = "[[listen]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"http://b\"";
         let mut config = Config::parse("proxy.toml", text, &environment).unwrap();
 
-        config.effective.override_with("listen", "127.0.0.1:2");
+        config.effective.override_with("listen", "unix:/run/${X}");
 
         let settings = config.effective.settings();
         let listen: Vec<_> = settings
@@ -388,6 +394,7 @@ mod tests {
             .collect();
         assert_eq!(listen.len(), 1, "{listen:?}");
         assert_eq!(listen[0].origin, Origin::CommandLine);
+        assert_eq!(listen[0].value, "unix:/run/$${X}", "as the file has it");
     }
 
     #[test]

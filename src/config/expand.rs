@@ -132,6 +132,15 @@ pub(super) fn expand(
     })
 }
 
+/// `text` as it has to be written in the file to stand for itself.
+pub(super) fn escape(text: &str) -> String {
+    if text.contains("$$") || text.contains("${") {
+        text.replace('$', "$$")
+    } else {
+        text.to_owned()
+    }
+}
+
 fn unclosed(written: Range<usize>) -> BadVariable {
     let mistake = Mistake::new("this variable has no end", "expected `}` after the name")
         .help("for a literal `${` write `$${`");
@@ -230,6 +239,24 @@ mod tests {
         assert_eq!(expanded("$HOST").unwrap(), "$HOST");
         assert_eq!(expanded("$${HOST}").unwrap(), "${HOST}");
         assert_eq!(expanded("5 $$").unwrap(), "5 $");
+    }
+
+    #[test]
+    fn what_is_escaped_stands_for_itself() {
+        for text in [
+            "",
+            "a",
+            "$",
+            "^ready$",
+            "${HOST}",
+            "$${HOST}",
+            "$$",
+            "${",
+            "$a${HOST}$$$",
+        ] {
+            assert_eq!(expanded(&escape(text)).unwrap(), text);
+        }
+        assert_eq!(escape("^ready$"), "^ready$");
     }
 
     #[test]

@@ -61,6 +61,38 @@ fn what_is_in_effect_is_shown_with_its_origin_and_can_be_used_as_a_file() {
 }
 
 #[test]
+fn what_is_shown_of_the_command_line_reads_back_as_it_was_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = [
+        "--upstream",
+        "unix:/run/${NOT_A_VARIABLE}",
+        "--listen",
+        "unix:/run/$${N}",
+    ];
+    let shown = run(directory.path(), &[&["config", "show"], &said[..]].concat());
+    fs::write(directory.path().join("shown.toml"), stdout(&shown)).unwrap();
+
+    let again = run(
+        directory.path(),
+        &["config", "show", "--config", "shown.toml"],
+    );
+
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    let lines = |text: &str| {
+        let values = text.lines().filter_map(|line| line.split_once(" # "));
+        let values = values.map(|(value, _)| value.trim_end().to_owned());
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(lines(stdout(&again)), lines(stdout(&shown)));
+    let checked = run(directory.path(), &["check", "--config", "shown.toml"]);
+    assert!(
+        stdout(&checked).contains("listening on unix:/run/$${N}"),
+        "{}",
+        stdout(&checked)
+    );
+}
+
+#[test]
 fn a_file_that_is_wrong_is_not_shown() {
     let directory = directory_with("proxy.toml", "workers = 0");
 
