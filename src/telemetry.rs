@@ -63,7 +63,8 @@ pub const FORMATS: [(&str, Format); 4] = [
 pub enum Requests {
     /// None.
     None,
-    /// Those that the proxy answers itself, for their ids are in the answers.
+    /// Those that the proxy answers itself, for their ids are in the answers, and those whose
+    /// answer the upstream breaks off.
     #[default]
     Errors,
     /// All.

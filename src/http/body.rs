@@ -18,7 +18,9 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::task::{self, AbortHandle};
 
-use super::{exchange::Connection, headers, meter::Line, multiplexed::Stream, pool::Pool};
+use super::{
+    exchange::Connection, headers, meter::Line, multiplexed::Stream, pool::Pool, upload::Progress,
+};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Body {
     /// The request's line in the log, if it gets one when this ends.
     line: Option<Box<Line>>,
     under_way: Option<UnderWay>,
+    /// How far the request has got, if that is not complete.
+    upload: Option<Rc<Progress>>,
 }
 
 /// What is there for as long as an answer is under way; clones are of the same.
@@ -114,6 +118,12 @@ impl Body {
         Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
     }
 
+    /// The same body, which ends when what the client sends does so too early.
+    #[must_use]
+    pub fn while_uploading(self, upload: Option<Rc<Progress>>) -> Self {
+        Self { upload, ..self }
+    }
+
     /// Keeps `under_way` until it has been sent, or dropped.
     pub fn keep(&mut self, under_way: UnderWay) {
         self.under_way = Some(under_way);
@@ -124,14 +134,43 @@ impl Body {
             kind,
             line: None,
             under_way: None,
+            upload: None,
         }
     }
 
     /// The same body, whose end writes `line`.
     pub(super) fn logged(self, line: Box<Line>) -> Self {
+        let mut line = line;
+        // The proxy's own are short; and nobody asks for that of an answer to HEAD.
+        if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
+            line.set_whole();
+        }
         Self {
             line: Some(line),
             ..self
+        }
+    }
+
+    /// Tells the line what has become of the answer.
+    fn note(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) {
+        let is_at_end = self.is_end_stream();
+        let Some(line) = &mut self.line else {
+            return;
+        };
+        let is_client_at_fault = || {
+            let upload = self.upload.as_ref();
+            upload.is_some_and(|upload| upload.state().is_failed())
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                line.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+                if is_at_end || frame.is_trailers() {
+                    line.set_whole();
+                }
+            }
+            Some(Err(error)) if !is_client_at_fault() => line.set_broken(error),
+            Some(Err(_)) => {}
+            None => line.set_whole(),
         }
     }
 }
@@ -193,8 +232,8 @@ impl hyper::body::Body for Body {
             }
             Kind::Driven(driven) => driven.poll_frame(context),
         };
-        if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.line, &frame) {
-            line.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+        if let Poll::Ready(frame) = &frame {
+            this.note(frame.as_ref());
         }
         frame.map_ok(headers::without_forbidden_trailers)
     }

@@ -334,6 +334,6 @@ impl Asked<'_> {
             Carrier::Alone(connection) => Body::on(connection, incoming, pool),
             Carrier::Shared(stream) => Body::shared(stream, incoming),
         };
-        Response::from_parts(head, body)
+        Response::from_parts(head, body.while_uploading(uploading))
     }
 }

@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! * A request has at most one line, when all of its answer has been sent or nobody waits for
-//!   it any more, or when it is cut off with the process before it has one. One that becomes a session has none: the session has its own.
+//!   it any more, or when it is cut off with the process before it has one. One that becomes a
+//!   session has none: the session has its own.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,12 +12,16 @@ use std::{
     sync::Arc,
 };
 
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version, body::Body as _};
 use tokio::time::Instant;
 
-use super::{Client, Local, body::Body, identity::Identity, response::Refusal, tallies::Tally};
+use super::{
+    Client, Local, body::Body, causes::Causes, identity::Identity, response::Refusal,
+    tallies::Tally,
+};
 use crate::{
     route::Route,
+    session::Cause,
     telemetry::{
         Requests,
         access_log::{self, Answered},
@@ -62,6 +67,7 @@ impl Meter {
                 is_due: requests == Requests::All,
                 tally: RefCell::new(local.tallies.unrouted()),
                 answer: None,
+                end: End::Open,
                 response_bytes: 0,
                 is_cut_off: Rc::clone(&local.is_cut_off),
             },
@@ -111,13 +117,17 @@ impl Meter {
             Kind::Handshake => totals.handshakes_refused += 1,
             Kind::Session => totals.handshakes_accepted += 1,
         });
-        line.is_due = match (line.requests, kind.get()) {
-            (Requests::None, _) | (_, Kind::Session) => false,
-            (Requests::Errors, _) => refusal.is_some(),
-            (Requests::All, _) => true,
+        let is_session = matches!(kind.get(), Kind::Session);
+        line.is_due = match line.requests {
+            Requests::None => false,
+            Requests::Errors => refusal.is_some() && !is_session,
+            Requests::All => !is_session,
         };
         line.answer = Some((status, refusal));
-        if !line.is_due {
+        // An answer of which more is to come may still break off, which is an error, too.
+        let may_break =
+            line.requests == Requests::Errors && !is_session && !response.body().is_end_stream();
+        if !line.is_due && !may_break {
             return response;
         }
         response.map(|body| body.logged(Box::new(line)))
@@ -138,15 +148,63 @@ pub(super) struct Line {
     tally: RefCell<Rc<Tally>>,
     /// `None` when nobody has waited for it.
     answer: Option<(StatusCode, Option<Refusal>)>,
+    end: End,
     response_bytes: u64,
     /// Whether the process ends at this instant.
     is_cut_off: Rc<Cell<bool>>,
+}
+
+/// How far the body of an answer has come.
+#[derive(Debug)]
+enum End {
+    /// More of it is to be sent, and when it is dropped that is not.
+    Open,
+    /// All of it has been handed on.
+    Whole,
+    /// The upstream has not sent all of it, with the words for the log.
+    Broken(String),
 }
 
 impl Line {
     /// Counts what was sent of the body of the answer.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
+    }
+
+    /// Notes that all of the answer has been handed on.
+    pub(super) fn set_whole(&mut self) {
+        self.end = End::Whole;
+    }
+
+    /// Notes that the upstream has not sent all of its answer.
+    pub(super) fn set_broken(&mut self, error: &hyper::Error) {
+        self.end = End::Broken(Causes(error).to_string());
+        self.is_due |= self.requests != Requests::None;
+    }
+
+    /// Why the request did not get a whole answer of the upstream, by name and in words.
+    fn reason(&self) -> Option<(&'static str, String)> {
+        let refusal = self.answer.and_then(|(_, refusal)| refusal);
+        if self.is_cut_off.get() {
+            let aborted = Cause::Aborted;
+            return Some((aborted.name(), aborted.to_string()));
+        }
+        match (refusal, &self.end) {
+            (Some(refusal), _) => Some((Rejection::from(refusal).name(), refusal.to_string())),
+            (None, End::Whole) => None,
+            (None, End::Open) => {
+                let detail = if self.answer.is_some() {
+                    "the client has not taken all of the answer"
+                } else {
+                    "the client has not waited for the answer"
+                };
+                Some((Rejection::ClientGone.name(), detail.to_owned()))
+            }
+            (None, End::Broken(error)) => {
+                let detail = format!("the answer of the upstream has no end: {error}");
+                Some((Rejection::UpstreamFailed.name(), detail))
+            }
+        }
     }
 }
 
@@ -157,7 +215,11 @@ impl Drop for Line {
         if !is_due {
             return;
         }
-        let refusal = self.answer.and_then(|(_, refusal)| refusal);
+        let is_refused = self.answer.is_some_and(|(_, refusal)| refusal.is_some());
+        let is_failure = is_refused
+            && self
+                .answer
+                .is_some_and(|(status, _)| status.is_server_error());
         access_log::request_ended(&Answered {
             request_id: self.identity.id(),
             trace: self.identity.trace(),
@@ -167,8 +229,9 @@ impl Drop for Line {
             path: self.uri.path(),
             route: self.tally.borrow().label(),
             status: self.answer.map(|(status, _)| status.as_u16()),
-            refusal: refusal.map(|it| (Rejection::from(it).name(), it.to_string())),
-            is_aborted: self.is_cut_off.get(),
+            is_refused,
+            reason: self.reason(),
+            is_warning: self.is_cut_off.get() || is_failure || matches!(self.end, End::Broken(_)),
             duration: self.started.elapsed(),
             response_bytes: self.response_bytes,
         });

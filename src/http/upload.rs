@@ -136,6 +136,17 @@ impl Upload {
     }
 }
 
+impl State {
+    /// Whether it has ended before its end, which the client is to blame for.
+    #[must_use]
+    pub const fn is_failed(self) -> bool {
+        match self {
+            Self::Unread | Self::Reading | Self::Complete => false,
+            Self::Broken | Self::TooSlow | Self::TooLarge => true,
+        }
+    }
+}
+
 impl Progress {
     /// How far it has got.
     #[must_use]

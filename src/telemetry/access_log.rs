@@ -51,10 +51,12 @@ pub struct Answered<'a> {
     pub route: &'a str,
     /// The status of its answer, if it got one.
     pub status: Option<u16>,
-    /// Why the proxy has answered it itself: a name, and in words.
-    pub refusal: Option<(&'static str, String)>,
-    /// Whether the proxy was stopped before it had ended.
-    pub is_aborted: bool,
+    /// Whether the proxy has answered it itself.
+    pub is_refused: bool,
+    /// Why it has no whole answer of the upstream: a name, and in words.
+    pub reason: Option<(&'static str, String)>,
+    /// Whether that is the fault of the upstream, or of the proxy.
+    pub is_warning: bool,
     /// From its head to the end of the answer.
     pub duration: Duration,
     /// How long the body of the answer was, as far as it was sent.
@@ -134,28 +136,25 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
     );
 }
 
-/// Logs the end of a request that did not become a session: a warning when it is not the
-/// client's fault that the proxy has answered it, or has cut it off, otherwise information.
+/// Logs the end of a request that did not become a session.
 pub fn request_ended(answered: &Answered<'_>) {
-    let is_failure = answered.status.is_some_and(|status| status >= 500);
-    let by = |is_refused| if is_refused { "proxy" } else { "upstream" };
-    let refusal = answered.refusal.as_ref();
-    let aborted = answered.is_aborted.then_some(Cause::Aborted);
-    let reason = aborted.as_ref().map(Cause::name);
-    let detail = aborted.as_ref().map(Cause::to_string);
+    let by = if answered.is_refused {
+        "proxy"
+    } else {
+        "upstream"
+    };
+    let reason = answered.reason.as_ref();
     log!(
-        answered.is_aborted || is_failure && refusal.is_some(),
+        answered.is_warning,
         client = answered.client,
         http = http(answered.is_http2),
         method = answered.method,
         path = answered.path,
         route = answered.route,
         status = answered.status,
-        answered_by = answered.status.map(|_| by(refusal.is_some())),
-        reason = reason.or(refusal.map(|(name, _)| *name)),
-        detail = detail
-            .as_deref()
-            .or(refusal.map(|(_, words)| words.as_str())),
+        answered_by = answered.status.map(|_| by),
+        reason = reason.map(|(name, _)| *name),
+        detail = reason.map(|(_, words)| words.as_str()),
         duration_ms = millis(answered.duration),
         response_bytes = answered.response_bytes,
         request_id = answered.request_id,

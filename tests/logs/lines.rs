@@ -1,10 +1,14 @@
 //! What the lines say, in each of the forms.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 use serde_json::Value;
 
-use crate::support::{BASE, Program, backend, handshake, nowhere, session};
+use crate::support::{After, BASE, Program, answering, backend, handshake, nowhere, session};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -165,6 +169,63 @@ fn whose_requests_have_a_line_is_a_setting() {
             assert_eq!(line["response_bytes"], 5);
             assert_eq!(line["status"], 200);
         }
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_has_a_line_that_says_who_broke_it() {
+    const PART: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    for (requests, after, level, reason) in [
+        ("errors", After::Close, "WARN", "upstream_failed"),
+        ("all", After::Close, "WARN", "upstream_failed"),
+        ("all", After::Wait, "INFO", "client_gone"),
+    ] {
+        let configuration = format!("log.requests = \"{requests}\"");
+        let upstream = answering(PART, after);
+        let mut program = Program::start(upstream, &configuration, &[], &[]);
+
+        let mut client = TcpStream::connect(program.traffic).unwrap();
+        client.write_all(get("/part", &[]).as_bytes()).unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("hello") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            answer.push(char::from(byte[0]));
+        }
+        drop(client);
+
+        let line = json(&program.line_with("request ended"));
+        assert_eq!(line["level"], level, "{line}");
+        assert_eq!(line["reason"], reason, "{line}");
+        assert_eq!(line["answered_by"], "upstream", "{line}");
+        assert_eq!(line["status"], 200, "{line}");
+        assert_eq!(line["response_bytes"], 5, "{line}");
+    }
+}
+
+#[test]
+fn answers_without_a_body_and_those_that_end_with_the_connection_are_whole() {
+    for (method, head) in [
+        ("HEAD", "200 OK\r\nContent-Length: 10"),
+        ("GET", "304 Not Modified\r\nContent-Length: 10"),
+        ("GET", "204 No Content"),
+        ("GET", "200 OK\r\nContent-Length: 0"),
+        (
+            "GET",
+            "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0",
+        ),
+        ("GET", "200 OK\r\nConnection: close\r\n\r\nuntil the end"),
+    ] {
+        let answer = format!("HTTP/1.1 {head}\r\n\r\n").leak();
+        let upstream = answering(answer, After::Close);
+        let mut program = Program::start(upstream, "log.requests = \"all\"", &[], &[]);
+
+        program.exchange(get("/", &[]).replacen("GET", method, 1));
+
+        let line = json(&program.line_with("request ended"));
+        assert_eq!(line["level"], "INFO", "{line}");
+        assert_eq!(line["answered_by"], "upstream", "{line}");
+        assert_eq!(line["reason"], Value::Null, "{head}: {line}");
     }
 }
 

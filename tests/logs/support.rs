@@ -187,6 +187,33 @@ pub(crate) fn backend(frames: &'static [u8]) -> SocketAddr {
     address
 }
 
+/// What a backend does when it has answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum After {
+    /// It closes the connection.
+    Close,
+    /// It waits until the proxy does.
+    Wait,
+}
+
+/// A backend that answers every request with this text.
+pub(crate) fn answering(answer: &'static str, after: After) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut head = reader.by_ref().lines().map_while(Result::ok);
+            let _ = head.find(String::is_empty);
+            stream.write_all(answer.as_bytes()).unwrap();
+            if matches!(after, After::Wait) {
+                let _ = reader.read_to_end(&mut Vec::new());
+            }
+        }
+    });
+    address
+}
+
 fn serve(mut stream: TcpStream, frames: &[u8]) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut key = None;
