@@ -6,6 +6,8 @@
 //!   dropped before its end closes it.
 //! * An answer that ends before its request does ends that, too: what the client still
 //!   sends goes nowhere, and neither connection is used again.
+//! * Of an answer that breaks off the client gets what has come, as far as it takes that at
+//!   once.
 
 use std::{
     future::poll_fn,
@@ -31,6 +33,8 @@ pub struct Body {
     under_way: Option<UnderWay>,
     /// How far the request has got, if that is not complete.
     upload: Option<Rc<Progress>>,
+    /// With what it has broken off.
+    error: Option<hyper::Error>,
 }
 
 /// What is there for as long as an answer is under way; clones are of the same.
@@ -135,6 +139,7 @@ impl Body {
             line: None,
             under_way: None,
             upload: None,
+            error: None,
         }
     }
 
@@ -224,6 +229,9 @@ impl hyper::body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = match &mut this.kind {
             Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
@@ -235,10 +243,20 @@ impl hyper::body::Body for Body {
         if let Poll::Ready(frame) = &frame {
             this.note(frame.as_ref());
         }
+        if let Poll::Ready(Some(Err(error))) = frame {
+            // hyper discards what it has not written when it meets an error, and writes when
+            // it has to wait.
+            this.error = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         frame.map_ok(headers::without_forbidden_trailers)
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.error.is_some() {
+            return false;
+        }
         match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
             Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {

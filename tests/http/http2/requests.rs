@@ -249,6 +249,25 @@ async fn a_client_that_does_not_say_what_it_speaks_is_closed_after_the_header_ti
 }
 
 #[tokio::test]
+async fn of_an_answer_that_breaks_off_the_client_gets_what_has_come() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut connection = Connection::open(&proxy).await;
+
+    let (mut answer, ()) = tokio::join!(connection.ask(get("/")), async {
+        let mut exchange = upstream.accept().await;
+        exchange
+            .answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+            .await;
+    });
+
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(answer.stream.read(2).await, b"ab");
+    let reset = answer.stream.receiving.data().await.unwrap().unwrap_err();
+    assert!(reset.is_reset(), "{reset}");
+}
+
+#[tokio::test]
 async fn a_download_is_not_idle() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
