@@ -22,6 +22,9 @@ GUIDES = [
 ]
 PAGES = [*GUIDES, *sorted((ROOT / "tests").rglob("README.md"))]
 RUNBOOKS = sorted((ROOT / "docs").glob("*.md"))
+TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
+TABLE = re.compile(r"^(\|.+\|)\n\|[-|]+\|\n((?:\|.+\|\n)+)", re.MULTILINE)
+REASON = re.compile(r'\breason="(\w+)"')
 
 
 by_name = pytest.mark.parametrize(
@@ -76,6 +79,34 @@ def test_each_metric_exists(page: Path, running: Observed) -> None:
     assert pages.unknown_metrics(page, running) == []
 
 
+def test_the_runbook_has_the_cause_of_each_reason(running: Observed) -> None:
+    assert wrong_reasons(TROUBLESHOOTING, running) == []
+
+
+def wrong_reasons(page: Path, running: Observed) -> list[str]:
+    """Reasons in metrics that no table of a page has, and those in tables that are none."""
+    known = set(REASON.findall(running.metrics))
+    column = " ".join(reason_cells(page))
+    named = set(pages.CODE.findall(column))
+    return [
+        *(f"{one} has no cause" for one in sorted(known - observed.tokens(column))),
+        *(f"{one} is no reason" for one in sorted(named - known)),
+    ]
+
+
+def reason_cells(page: Path) -> Iterator[str]:
+    """What stands in the columns of tables that are headed `reason`."""
+    for head, rows in TABLE.findall(page.read_text()):
+        for row in rows.splitlines():
+            for heading, cell in zip(cells(head), cells(row), strict=True):
+                if heading.startswith("reason"):
+                    yield cell
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A change that makes a page wrong."""
@@ -104,6 +135,8 @@ MISTAKES = (
     Mistake("docs/troubleshooting.md", "`readygate_worker_up`", "`readygate_worker_down`", "readygate_worker_down"),
     Mistake("docs/troubleshooting.md", "`GET /livez`", "`GET /lives`", "/lives"),
     Mistake("docs/troubleshooting.md", "9901/sessions", "9901/session", "/session"),
+    Mistake("docs/troubleshooting.md", "| `silent` |", "| `refused` |", "silent has no cause"),
+    Mistake("docs/troubleshooting.md", "| `lost` |", "| `lost`, `gone` |", "gone is no reason"),
 )
 # fmt: on
 
@@ -125,6 +158,8 @@ def test_a_copy_with_a_mistake_is_refused(
     found += pages.unknown_paths(copy, running) + pages.unknown_metrics(copy, running)
     if page in RUNBOOKS:
         found += pages.unknown_identifiers(copy, running)
+    if page == TROUBLESHOOTING:
+        found += wrong_reasons(copy, running)
 
     assert mistake.complaint in "\n".join(found)
 
