@@ -107,6 +107,13 @@ def cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
+def test_the_readme_says_how_large_the_image_is(binary: Path) -> None:
+    (said,) = re.findall(r"an image of (\d+) MB", (ROOT / "README.md").read_text())
+
+    # Beside its one program there are a few files of text.
+    assert int(said) == round(binary.stat().st_size / 1e6)
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A change that makes a page wrong."""
