@@ -4,14 +4,15 @@
     ./verify.py wss://my-service-abc-ew.a.run.app/ws
 
 Opens WebSockets, sends numbered messages at once, from before the application is ready, and
-looks for an answer to each. Then it waits, with the connections open, until their instance
-ends, and looks at the close codes. For a cold start, run it when the service has no instance,
-or directly after the deployment of a new revision. Nobody can tell from outside whether a late
-first 101 waited for an instance that Cloud Run had to start, or for the application: only with
---wake, the seconds that your instances take for that, does one pass.
+looks for an answer to each, in the same order. Then it waits, with the connections open, until
+their instance ends, and looks at the close codes. For a cold start, run it when the service has
+no instance, or directly after the deployment of a new revision. Nobody can tell from outside
+whether a late first 101 waited for an instance that Cloud Run had to start, or for the
+application: only with --wake, the seconds that your instances take for that, does one pass.
 
 Exit status: 0 passed, 1 failed, 3 nothing failed, but something that was to be seen did not
-happen: the first 101 was late, it was not a cold start, or the instance did not end.
+happen: the first 101 was late, it was not a cold start, or the instance did not end; 2 the
+command line is wrong.
 
 It needs Python 3.11 and nothing else. The defaults are those of readygate's examples; say
 with --ready, --message and --answer what your application's messages look like.
@@ -35,6 +36,8 @@ from urllib.parse import urlsplit
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONTINUATION, TEXT, BINARY, CLOSE, PING = 0, 1, 2, 8, 9
 PONG = 10
+SECURE = {"ws": False, "http": False, "wss": True, "https": True}
+"""The schemes of a WebSocket's URL, and of the page that it belongs to: whether they mean TLS."""
 NO_CLOSE_FRAME = 1006
 GOING_AWAY = 1001
 SERVICE_RESTART = 1012
@@ -61,7 +64,7 @@ class WebSocket:
     @classmethod
     async def connect(cls, url: str, headers: list[str]) -> "WebSocket":
         parts = urlsplit(url)
-        secure = parts.scheme == "wss"
+        secure = SECURE[parts.scheme]
         port = parts.port or (443 if secure else 80)
         context = ssl.create_default_context() if secure else None
         reader, writer = await asyncio.open_connection(
@@ -109,8 +112,9 @@ class WebSocket:
             if opcode == PING:
                 await self.send(payload, PONG)
             elif opcode == CLOSE:
+                code = close_code(payload)
                 await self._answer_close(payload)
-                return struct.unpack("!H", payload[:2])[0] if payload else 1005
+                return code
             elif opcode in (TEXT, BINARY, CONTINUATION):
                 message += payload
                 if is_last:
@@ -132,6 +136,13 @@ class WebSocket:
             pass  # the other side did not wait for the answer
 
 
+def close_code(payload: bytes) -> int:
+    """That of a close frame: 1005 if there is none in it."""
+    if len(payload) == 1:
+        raise ConnectionError("a close frame with half a code")
+    return struct.unpack("!H", payload[:2])[0] if payload else 1005
+
+
 @dataclass
 class Visit:
     """What one client saw."""
@@ -139,6 +150,10 @@ class Visit:
     handshake_seconds: float | None = None
     ready_seconds: float | None = None
     answered: Counter[int] = field(default_factory=Counter)
+    latest: int = -1
+    """The last of the messages that have an answer."""
+    out_of_order: int = 0
+    """How many first answers came after that to a later message."""
     close_code: int | None = None
     closed_seconds: float | None = None
     error: str | None = None
@@ -183,12 +198,7 @@ async def visit(
                 answered.set()
         seen.close_code = received
         seen.closed_seconds = time.monotonic() - started
-    except (
-        OSError,
-        TimeoutError,
-        asyncio.IncompleteReadError,
-        asyncio.LimitOverrunError,
-    ) as error:
+    except Exception as error:  # whatever it is, this client saw it
         seen.error = f"{type(error).__name__}: {error}"
     answered.set()
 
@@ -204,6 +214,9 @@ def take(
         seen.ready_seconds = seconds
     number = value_at(message, arguments.answer)
     if isinstance(number, int) and 0 <= number < arguments.messages:
+        if number not in seen.answered:
+            seen.out_of_order += number < seen.latest
+            seen.latest = max(seen.latest, number)
         seen.answered[number] += 1
 
 
@@ -237,16 +250,24 @@ def delivery(arguments: argparse.Namespace, visits: list[Visit]) -> tuple[int, s
     sent = arguments.messages * len(handshakes)
     lost = sent - sum(len(one.answered) for one in visits)
     doubled = sum(count - 1 for one in visits for count in one.answered.values())
+    out_of_order = sum(one.out_of_order for one in visits)
     print(f"101:       {span(handshakes)}, {len(handshakes)} of {len(visits)} clients")
     print(f"ready:     {span(ready)}, {len(ready)} of {len(visits)} clients")
     print(
-        f"messages:  {sent} sent, {lost} without an answer, {doubled} with more than one"
+        f"messages:  {sent} sent, {lost} without an answer, {doubled} with more than one,"
+        f" {out_of_order} with one out of order"
     )
     errors = Counter(one.error for one in visits if one.error)
     for error, count in errors.items():
         print(f"error:     {error} ({count} clients)")
     if errors or lost or doubled or len(ready) < len(visits):
         return FAILED, "not every message of every client has one answer"
+    if out_of_order and not arguments.any_order:
+        return (
+            FAILED,
+            "answers came in another order than the messages were sent; if your application"
+            " works on several at once, say --any-order",
+        )
     return cold_start(arguments.handshake, arguments.wake, handshakes, ready)
 
 
@@ -288,7 +309,8 @@ async def end(
         f"\nWaiting up to {arguments.wait:.0f} s."
     )
     await asyncio.wait(clients, timeout=arguments.wait)
-    for code, count in Counter(one.close_code for one in visits).items():
+    without_error = (one for one in visits if not one.error)
+    for code, count in Counter(one.close_code for one in without_error).items():
         print(f"closed:    {'not yet' if code is None else code}, {count} clients")
     for error, count in Counter(one.error for one in visits if one.error).items():
         print(f"error:     {error} ({count} clients)")
@@ -358,11 +380,29 @@ def say(judgement: tuple[int, str]) -> int:
     return status
 
 
+def web_socket(url: str) -> str:
+    """A URL that a WebSocket can be opened at."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # must be a number
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{url} is no URL: {error}") from error
+    if parts.scheme not in SECURE:
+        raise argparse.ArgumentTypeError(f"{url} does not begin with wss:// or ws://")
+    if not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{url} names no host")
+    return url
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("url", help="ws:// or wss://, with the path of the WebSocket")
+    parser.add_argument(
+        "url",
+        type=web_socket,
+        help="ws:// or wss://, or http:// or https://, with the path of the WebSocket",
+    )
     parser.add_argument(
         *("--ready", "-r"),
         type=json.loads,
@@ -384,6 +424,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--header", action="append", default=[], help="such as 'Cookie: a=b'"
+    )
+    parser.add_argument(
+        "--any-order",
+        action="store_true",
+        help="for an application that works on several messages of a client at once: pass,"
+        " whatever the order of its answers; that messages are delivered in order is then"
+        " not verified",
     )
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--messages", type=int, default=20, help="of each client")

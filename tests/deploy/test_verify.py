@@ -16,7 +16,7 @@ from instance import is_open
 
 PROGRAM = ROOT / "deploy/cloudrun/verify.py"
 SCRIPTED = ROOT / "tests/deploy/scripted.py"
-PASSED, FAILED, PROVES_NOTHING = 0, 1, 3
+PASSED, FAILED, WRONG_COMMAND, PROVES_NOTHING = 0, 1, 2, 3
 SECONDS = 30
 CLIENTS = ["--clients", "10", "--messages", "5"]
 
@@ -27,9 +27,14 @@ def upstream(processes: Processes) -> int:
 
 
 def verify(port: int, *arguments: str) -> subprocess.Popen:
+    return verify_at(f"ws://127.0.0.1:{port}/", *arguments)
+
+
+def verify_at(url: str, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, PROGRAM, f"ws://127.0.0.1:{port}/", *CLIENTS, *arguments],
+        [sys.executable, PROGRAM, url, *CLIENTS, *arguments],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -251,3 +256,73 @@ def test_a_header_that_has_no_end_is_an_error(processes: Processes) -> None:
 
     assert running.returncode == FAILED
     assert "error:     LimitOverrunError" in said
+
+
+def test_answers_in_another_order_fail_unless_any_order_will_do(
+    processes: Processes,
+) -> None:
+    backend = scripted(processes, "--ready", "0.5", "--turn", "5")
+
+    status, said = verified(backend)
+    status_of_any, said_of_any = verified(backend, "--any-order")
+
+    assert status == FAILED
+    assert "0 with more than one, 40 with one out of order" in said
+    assert "FAILED: answers came in another order" in said
+    assert status_of_any == PASSED, said_of_any
+
+
+@pytest.mark.parametrize(
+    ("seconds", "complaint"),
+    (
+        ("0.2", "FAILED: not every message"),
+        ("2", "FAILED: an instance that ends closes with 1001"),
+    ),
+)
+def test_half_a_close_code_is_an_error_before_all_answers_and_after_them(
+    processes: Processes, seconds: str, complaint: str
+) -> None:
+    backend = scripted(processes, "--ready", "1", "--half-code", seconds)
+    running = verify(backend.announcement(SECONDS)["port"])
+    said = running.communicate(timeout=SECONDS)[0]
+
+    assert running.returncode == FAILED
+    assert "error:     ConnectionError: a close frame with half a code" in said
+    assert "not yet" not in said
+    assert complaint in said
+
+
+@pytest.mark.parametrize(
+    ("scheme", "first"),
+    (("ws", b"G"), ("http", b"G"), ("wss", b"\x16"), ("https", b"\x16")),
+)
+def test_an_address_of_a_page_is_that_of_its_websocket(
+    scheme: str, first: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/"
+        running = verify_at(url, "--no-close", "--clients", "1")
+        client, _ = listener.accept()
+        with client:
+            sent = client.recv(1)
+        running.communicate(timeout=SECONDS)
+
+    # What TLS begins with is a record of type 22.
+    assert sent == first
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    (
+        ("my-service.run.app/ws", "does not begin with wss:// or ws://"),
+        ("ftp://my-service.run.app/ws", "does not begin with wss:// or ws://"),
+        ("wss:///ws", "names no host"),
+        ("wss://my-service.run.app:https/ws", "is no URL"),
+    ),
+)
+def test_what_is_no_address_of_a_websocket_is_refused(url: str, complaint: str) -> None:
+    running = verify_at(url)
+    complaints = running.communicate(timeout=SECONDS)[1]
+
+    assert running.returncode == WRONG_COMMAND
+    assert f"{url} {complaint}" in complaints
