@@ -24,8 +24,34 @@ FILES = {
 }
 
 
-def build(manifest: Path, binary: Path, folder: Path) -> subprocess.CompletedProcess:
-    """Packages the binary under test as if cargo had just built it."""
+PACKAGED = (
+    "Cargo.lock",
+    "Cargo.toml",
+    "README.md",
+    "build.rs",
+    "deploy",
+    "proxy.toml",
+    "src",
+    "tests",
+)
+OLDER = "0.0.1"
+
+
+def project(folder: Path, changed: dict[str, str]) -> Path:
+    """The manifest of a copy of this project, in which files may have another text."""
+    folder.mkdir()
+    for name in PACKAGED:
+        if name in changed:
+            (folder / name).write_text(changed[name])
+        else:
+            (folder / name).symlink_to(ROOT / name)
+    return folder / "Cargo.toml"
+
+
+def build(
+    manifest: Path, binary: Path, folder: Path, *options: str
+) -> subprocess.CompletedProcess:
+    """Packages a binary as if cargo had just built it."""
     built = folder / "target" / TARGET / "release"
     built.mkdir(parents=True)
     shutil.copy(binary, built / "readygate")
@@ -33,7 +59,7 @@ def build(manifest: Path, binary: Path, folder: Path) -> subprocess.CompletedPro
         [
             *(programs.installed("tools/bin/cargo-deb"), "--manifest-path", manifest),
             *("--no-build", "--no-strip", "--fast", "--target", TARGET),
-            *("--output", folder / "readygate.deb"),
+            *("--output", folder / "readygate.deb", *options),
         ],
         env=os.environ | {"CARGO_TARGET_DIR": str(folder / "target")},
         capture_output=True,
@@ -47,6 +73,19 @@ def build(manifest: Path, binary: Path, folder: Path) -> subprocess.CompletedPro
 def package(tmp_path_factory: pytest.TempPathFactory, binary: Path) -> Path:
     folder = tmp_path_factory.mktemp("package")
     built = build(ROOT / "Cargo.toml", binary, folder)
+    assert built.returncode == 0, built.stderr
+    return folder / "readygate.deb"
+
+
+@pytest.fixture(scope="module")
+def older_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the version before, with another program and another configuration."""
+    folder = tmp_path_factory.mktemp("older")
+    binary = folder / "older"
+    binary.write_text("#!/bin/sh\n")
+    configuration = "# older\n" + (ROOT / "proxy.toml").read_text()
+    manifest = project(folder / "project", {"proxy.toml": configuration})
+    built = build(manifest, binary, folder, "--deb-version", OLDER)
     assert built.returncode == 0, built.stderr
     return folder / "readygate.deb"
 
@@ -133,15 +172,47 @@ def masked(root: Path) -> set[str]:
     return {str(one.relative_to(root)) for one in (root / "etc/systemd").rglob("*")}
 
 
-def test_an_upgrade_keeps_a_configuration_that_was_changed(
-    package: Path, root: Path, dpkg: Callable[..., None]
+def test_an_upgrade_replaces_what_nobody_has_changed(
+    older_package: Path,
+    package: Path,
+    binary: Path,
+    root: Path,
+    dpkg: Callable[..., None],
 ) -> None:
+    dpkg("--install", older_package)
+    before = installed_version(root), (root / CONFIGURATION).read_text()
+
     dpkg("--install", package)
+
+    assert before[0] == OLDER
+    assert before[1].startswith("# older\n")
+    assert installed_version(root) != OLDER
+    assert present(root) == FILES
+    assert (root / CONFIGURATION).read_text() == (ROOT / "proxy.toml").read_text()
+    assert (root / "usr/bin/readygate").read_bytes() == binary.read_bytes()
+
+
+def test_an_upgrade_keeps_a_configuration_that_was_changed(
+    older_package: Path, package: Path, root: Path, dpkg: Callable[..., None]
+) -> None:
+    dpkg("--install", older_package)
     (root / CONFIGURATION).write_text("# mine\n")
 
     dpkg("--force-confold", "--install", package)
 
     assert (root / CONFIGURATION).read_text() == "# mine\n"
+    offered = root / f"{CONFIGURATION}.dpkg-dist"
+    assert offered.read_text() == (ROOT / "proxy.toml").read_text()
+
+
+def installed_version(root: Path) -> str:
+    status = (root / "var/lib/dpkg/status").read_text()
+    ours = next(one for one in status.split("\n\n") if "Package: readygate\n" in one)
+    return next(
+        line.removeprefix("Version: ")
+        for line in ours.splitlines()
+        if line.startswith("Version: ")
+    )
 
 
 # Lets the package's scripts ask things of a systemd that seems to run.
@@ -174,9 +245,13 @@ def asked_of_systemd(root: Path, folder: Path, *arguments: str | Path) -> list[s
 
 
 def test_an_upgrade_restarts_the_service_and_leaves_the_port_open(
-    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
+    older_package: Path,
+    package: Path,
+    root: Path,
+    dpkg: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    dpkg("--install", package)
+    dpkg("--install", older_package)
     folder = tmp_path_factory.mktemp("programs")
     lines = asked_of_systemd(root, folder, "--install", package)
 
@@ -186,7 +261,10 @@ def test_an_upgrade_restarts_the_service_and_leaves_the_port_open(
 
 
 def test_removal_stops_the_service_and_closes_the_port(
-    package: Path, root: Path, dpkg: Callable[..., None], tmp_path_factory
+    package: Path,
+    root: Path,
+    dpkg: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     dpkg("--install", package)
 
@@ -200,24 +278,12 @@ def test_removal_stops_the_service_and_closes_the_port(
 def test_a_package_that_names_a_file_that_is_not_there_is_not_built(
     binary: Path, tmp_path: Path
 ) -> None:
-    project = tmp_path / "project"
-    project.mkdir()
-    for name in (
-        "src",
-        "deploy",
-        "tests",
-        "README.md",
-        "proxy.toml",
-        "Cargo.lock",
-        "build.rs",
-    ):
-        (project / name).symlink_to(ROOT / name)
-    manifest = (ROOT / "Cargo.toml").read_text()
-    (project / "Cargo.toml").write_text(
-        manifest.replace('["proxy.toml",', '["proxies.toml",')
+    wrong = (
+        (ROOT / "Cargo.toml").read_text().replace('["proxy.toml",', '["proxies.toml",')
     )
+    manifest = project(tmp_path / "project", {"Cargo.toml": wrong})
 
-    built = build(project / "Cargo.toml", binary, tmp_path)
+    built = build(manifest, binary, tmp_path)
 
     assert built.returncode != 0
     assert "proxies.toml" in built.stderr
