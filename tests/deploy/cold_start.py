@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,7 @@ async def run(instance: Instance) -> dict:
         "close_codes": sorted({one.close_code for one in results}, key=str),
         "exits": exits,
         "seconds_to_stop": stopped - stopping,
-        "log": [json.loads(line) for line in instance.log("readygate").splitlines()],
+        "log": instance.lines("readygate"),
     }
 
 
@@ -103,26 +104,36 @@ def announcement(log: str) -> str:
 
 def metric(name: str, labels: str = "") -> float:
     """The sum of a metric's series, of those with such labels."""
-    with urllib.request.urlopen("http://127.0.0.1:9901/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
+    lines = admin("/metrics").splitlines()
     series = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
     assert series, f"there is no {name}"
     return sum(float(line.rsplit(" ", 1)[1]) for line in series if labels in line)
 
 
-def main() -> None:
+def admin(path: str) -> str:
+    """What the admin listener says."""
+    with urllib.request.urlopen(f"http://127.0.0.1:9901{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def play(
+    scene: Callable[[Instance], Awaitable[dict]], backend: list[str | Path]
+) -> None:
+    """Prints what becomes of an instance with such a backend, in the folders that the
+    arguments of this process name."""
     logs, cgroups = Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None
     for command in ("link set lo up", f"address add {FRONT_END}/32 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
-    delay = ["--delay", str(BACKEND_LISTENS_AFTER_SECONDS)]
+    commands = {"readygate": [binary()], "backend": backend}
+    print(json.dumps(asyncio.run(scene(Instance(commands, cgroups, logs)))))
+
+
+def late_agent() -> list[str | Path]:
     # A container listens where its environment says.
     on_port = ["sh", "-euc", 'exec "$@" --port "$PORT"', "backend"]
-    commands = {
-        "readygate": [binary()],
-        "backend": [*on_port, *FASTAPI_AGENT.command, *delay],
-    }
-    print(json.dumps(asyncio.run(run(Instance(commands, cgroups, logs)))))
+    delay = ["--delay", str(BACKEND_LISTENS_AFTER_SECONDS)]
+    return [*on_port, *FASTAPI_AGENT.command, *delay]
 
 
 if __name__ == "__main__":
-    main()
+    play(run, backend=late_agent())

@@ -11,6 +11,7 @@ own, where the ports of these files are free.
 """
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -143,6 +144,10 @@ class Instance:
 
     def log(self, name: str) -> str:
         return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The log of a container that writes JSON."""
+        return [json.loads(line) for line in self.log(name).splitlines()]
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self.running.values():

@@ -14,6 +14,7 @@ import pytest
 import cgroups
 import instance
 from cold_start import CLIENT_ADDRESS, CLIENTS
+from early_end import MESSAGES
 from harness.processes import wait_until
 
 SECONDS = 60
@@ -32,8 +33,17 @@ def cgroup() -> Iterator[Path | None]:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, cgroup: Path | None) -> dict:
     """What the clients of one instance saw, from its cold start to its end."""
-    logs = tmp_path_factory.mktemp("logs")
-    program = [sys.executable, Path(__file__).parent / "cold_start.py", logs]
+    return played("cold_start.py", tmp_path_factory.mktemp("logs"), cgroup)
+
+
+@pytest.fixture(scope="module")
+def seen_early(tmp_path_factory: pytest.TempPathFactory, cgroup: Path | None) -> dict:
+    """What those of one saw that ended before its backend listened."""
+    return played("early_end.py", tmp_path_factory.mktemp("logs"), cgroup)
+
+
+def played(scene: str, logs: Path, cgroup: Path | None) -> dict:
+    program = [sys.executable, Path(__file__).parent / scene, logs]
     # Processes and ports of its own; all of it ends with its first process.
     own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     done = subprocess.run(
@@ -113,6 +123,24 @@ def test_all_clients_are_closed_with_1001_before_the_instance_is_killed(
     assert seen["close_codes"] == [1001]
     assert seen["exits"]["readygate"] == 0
     assert seen["seconds_to_stop"] < instance.KILL_SECONDS
+
+
+def test_an_end_before_the_backend_listens_closes_at_once_where_nothing_is_held(
+    seen_early: dict,
+) -> None:
+    assert seen_early["silent"] == [1001, "shutting_down"]
+    assert seen_early["left_after_silent"] == 1
+
+
+def test_who_has_messages_held_is_told_of_them_before_the_instance_is_killed(
+    seen_early: dict,
+) -> None:
+    undelivered = f"shutting_down; {MESSAGES} messages not delivered"
+    assert seen_early["talking"] == [1001, undelivered]
+    assert seen_early["exits"]["readygate"] == 0
+    assert seen_early["seconds_to_stop"] < instance.KILL_SECONDS
+    discarded = [line["discarded"] for line in sessions_in(seen_early["log"])]
+    assert discarded == [0, MESSAGES]
 
 
 def test_the_ledgers_in_the_log_add_up_to_what_was_sent(seen: dict) -> None:
