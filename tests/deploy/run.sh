@@ -72,7 +72,6 @@ install_programs() {
     command -v buildah >/dev/null || missing+=(buildah)
     command -v busybox >/dev/null || missing+=(busybox-static)
     command -v dpkg-deb >/dev/null || missing+=(dpkg)
-    command -v kubectl >/dev/null || missing+=(kubernetes-client)
     command -v musl-gcc >/dev/null || missing+=(musl-tools)
     command -v promtool >/dev/null || missing+=(prometheus)
     command -v readelf >/dev/null || missing+=(binutils)
