@@ -154,7 +154,7 @@ MISTAKES = (
     Mistake("kubernetes/proxy.toml", 'delay = "5s"', 'delay = "10s"', "delay and grace (20 s) is not below --wait (20 s)"),
     Mistake("kubernetes/proxy.toml", 'delay = "5s"', 'delay = "2s"', "readiness probe (2 s) is not below delay (2 s)"),
     Mistake("kubernetes/proxy.toml", 'grace = "10s"', 'grace = "15s"', "delay and grace (20 s) is not below --wait (20 s)"),
-    Mistake("kubernetes/service.yaml", "targetPort: http", "targetPort: [http]", "http"),
+    Mistake("kubernetes/service.yaml", "targetPort: 8080", "targetPort: [8080]", "8080"),
     Mistake("prometheus/alerts.yaml", "for: 5m", "during: 5m", "during"),
     Mistake("prometheus/alerts.yaml", "sum by (instance, route) (rate", "sum by (instance, route) rate", "parse error"),
     Mistake("prometheus/prometheus.yaml", "job_name: readygate", "jobname: readygate", "jobname"),

@@ -1,5 +1,6 @@
 """The Kubernetes manifests together: what no schema says."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -9,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from checks import kubernetes
+from checks import kubernetes, programs
 from conftest import ROOT
 from harness import proxy
 from harness.processes import Processes, wait_until
@@ -68,16 +69,35 @@ def test_no_probe_of_readygate_asks_for_the_backend(sidecar: Manifest) -> None:
     assert {probe["port"] for probe in probes} == {"admin"}
 
 
-def test_every_port_that_is_named_is_one_of_readygate(
+def test_the_pod_names_the_ports_on_which_readygate_listens(
+    sidecar: Manifest, binary: Path
+) -> None:
+    shown = programs.output(binary, "config", "show", "--config", FOLDER / "proxy.toml")
+    configuration = tomllib.loads(shown)
+
+    assert {port["name"]: port["containerPort"] for port in sidecar["ports"]} == {
+        "http": port_of(configuration["listen"]),
+        "admin": port_of(configuration["admin"]["listen"]),
+    }
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def test_who_comes_from_outside_the_pod_is_let_to_ports_of_readygate_by_number(
     manifests: dict[str, Manifest], sidecar: Manifest
 ) -> None:
-    names = {port["name"] for port in sidecar["ports"]}
-    policy = manifests["NetworkPolicy"]["spec"]["ingress"]
+    ports = {port["name"]: port["containerPort"] for port in sidecar["ports"]}
+    (service,) = manifests["Service"]["spec"]["ports"]
+    clients, prometheus = manifests["NetworkPolicy"]["spec"]["ingress"]
+    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
 
-    assert {
-        port["targetPort"] for port in manifests["Service"]["spec"]["ports"]
-    } <= names
-    assert {port["port"] for rule in policy for port in rule["ports"]} == names
+    assert service["targetPort"] == ports["http"]
+    assert [port["port"] for port in clients["ports"]] == [ports["http"]]
+    assert [port["port"] for port in prometheus["ports"]] == [ports["admin"]]
+    assert "from" in prometheus
+    assert annotations["prometheus.io/port"] == str(ports["admin"])
 
 
 def test_who_is_sent_to_a_pod_that_ends_is_let_in_and_closed_with_1001(
