@@ -61,6 +61,14 @@ resource "google_secret_manager_secret" "readygate" {
 resource "google_secret_manager_secret_version" "readygate" {
   secret      = google_secret_manager_secret.readygate.id
   secret_data = file("${path.module}/proxy.toml")
+
+  # A changed proxy.toml is another version. The one before it stays, for revisions name it: the one
+  # that runs until the next has started, and those that are the way back.
+  deletion_policy = "ABANDON"
+
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "google_secret_manager_secret_iam_member" "readygate" {

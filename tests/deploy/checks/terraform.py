@@ -16,6 +16,11 @@ import hcl2
 from checks import programs
 
 META_ARGUMENTS = {"depends_on", "for_each", "lifecycle", "count", "provider"}
+"""Those of Terraform itself, which every resource has."""
+LIFECYCLE_ARGUMENTS = {
+    *("create_before_destroy", "prevent_destroy", "ignore_changes"),
+    *("replace_triggered_by", "precondition", "postcondition"),
+}
 BLOCKS = {"terraform", "variable", "provider", "resource", "output", "locals", "import"}
 VARIABLE_ARGUMENTS = {
     *("type", "default", "description", "validation"),
@@ -23,6 +28,7 @@ VARIABLE_ARGUMENTS = {
 }
 REFERENCE = re.compile(r"\b(var|google_\w+)\.(\w+)")
 SERVICE = "google_cloud_run_v2_service"
+SECRET_VERSION = "google_secret_manager_secret_version"
 MAX_TIMEOUT_SECONDS = 3600
 MARKS = {"__is_block__", "__comments__", "__inline_comments__"}
 """What the parser adds by itself."""
@@ -46,6 +52,8 @@ def problems(file: Path) -> list[str]:
         found += resource(kind, f"{kind}.{name}", body)
         if kind == SERVICE and not found:
             found += service(body)
+        if kind == SECRET_VERSION and not found:
+            found += unkept(f"{kind}.{name}", body)
     return found + references(configuration)
 
 
@@ -109,12 +117,30 @@ def service(body: dict[str, Any]) -> list[str]:
     return found
 
 
+def unkept(place: str, body: dict[str, Any]) -> list[str]:
+    """A version of a secret has to be there for as long as a revision names it."""
+    found = []
+    (lifecycle,) = body.get("lifecycle", [{}])
+    if lifecycle.get("create_before_destroy") is not True:
+        found.append(f"{place}: is destroyed before there is another one")
+    if body.get("deletion_policy") != '"ABANDON"':
+        found.append(f"{place}: is destroyed though older revisions name it")
+    return found
+
+
 def resource(kind: str, place: str, body: dict[str, Any]) -> list[str]:
     known = classes(kind)
     if not known:
         return [f"{place}: no such resource"]
     configuration = f"{camel(kind.removeprefix('google_'))}Config"
-    return attributes(known, configuration, place, body)
+    own = {key: one for key, one in body.items() if key not in META_ARGUMENTS}
+    found = attributes(known, configuration, place, own)
+    for one in body.get("lifecycle", []):
+        if not isinstance(one, dict):
+            return [*found, f"{place}.lifecycle: has to be a block"]
+        unknown = one.keys() - MARKS - LIFECYCLE_ARGUMENTS
+        found += [f"{place}.lifecycle: unknown {key}" for key in unknown]
+    return found
 
 
 def attributes(
@@ -122,9 +148,7 @@ def attributes(
 ) -> list[str]:
     fields = known[name]
     given = body.keys() - MARKS
-    found = [
-        f"{place}: unknown {key}" for key in given - fields.keys() - META_ARGUMENTS
-    ]
+    found = [f"{place}: unknown {key}" for key in given - fields.keys()]
     found += [
         f"{place}: {key} is missing"
         for key, (is_required, _) in fields.items()
