@@ -26,7 +26,8 @@ VARIABLE_ARGUMENTS = {
     *("type", "default", "description", "validation"),
     *("sensitive", "nullable", "ephemeral"),
 }
-REFERENCE = re.compile(r"\b(var|google_\w+)\.(\w+)")
+REFERENCE = re.compile(r"\b(var|google_\w+)\.(\w+)(?:\.(\w+))?")
+FILE = re.compile(r'\bfile\("([^"]*)"\)')
 SERVICE = "google_cloud_run_v2_service"
 SECRET_VERSION = "google_secret_manager_secret_version"
 MAX_TIMEOUT_SECONDS = 3600
@@ -54,7 +55,7 @@ def problems(file: Path) -> list[str]:
             found += service(body)
         if kind == SECRET_VERSION and not found:
             found += unkept(f"{kind}.{name}", body)
-    return found + references(configuration)
+    return found + references(configuration) + missing(configuration, file.parent)
 
 
 def blocks(configuration: dict[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
@@ -73,17 +74,34 @@ def resources(
 
 
 def references(configuration: dict[str, Any]) -> list[str]:
-    """Variables and resources that are named have to be declared, and variables used."""
+    """What is named has to be declared and to have the attribute, and variables used."""
     variables = {("var", name) for name, _ in blocks(configuration, "variable")}
     declared = variables | {place for place, _ in resources(configuration)}
     named = {
-        (kind, name)
+        reference
         for text in texts(configuration)
-        for kind, name in REFERENCE.findall(text)
+        for reference in REFERENCE.findall(text)
     }
-    return [f"{kind}.{name} is not declared" for kind, name in named - declared] + [
-        f"{kind}.{name} is not used" for kind, name in variables - named
-    ]
+    places = {(kind, name) for kind, name, _ in named}
+    return (
+        [f"{kind}.{name} is not declared" for kind, name in places - declared]
+        + [f"{kind}.{name} is not used" for kind, name in variables - places]
+        + [
+            f"{kind}.{name} has no {attribute}"
+            for kind, name, attribute in named
+            if kind != "var" and attribute and attribute not in exported(kind)
+        ]
+    )
+
+
+def missing(configuration: dict[str, Any], folder: Path) -> list[str]:
+    """Files that are read and not there."""
+    named = {
+        one.replace("${path.module}", str(folder))
+        for text in texts(configuration)
+        for one in FILE.findall(text)
+    }
+    return [f"{one} is not there" for one in named if not Path(one).exists()]
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -195,18 +213,37 @@ def scalar(kind: str, place: str, given: Any) -> list[str]:
 
 
 @cache
-def classes(kind: str) -> dict[str, Fields]:
-    """The dataclasses of a resource: names of their fields as in Terraform."""
+def binding(kind: str) -> list[ast.ClassDef]:
+    """The classes of a resource, none if there is no such resource."""
     file = programs.installed("provider") / f"{kind.removeprefix('google_')}.py"
     if not file.exists():
-        return {}
+        return []
     tree = ast.parse(file.read_text())
-    found = {}
-    for one in tree.body:
-        if isinstance(one, ast.ClassDef) and not one.name.endswith(
-            ("OutputReference", "List")
-        ):
-            found[one.name] = fields_of(one)
+    return [one for one in tree.body if isinstance(one, ast.ClassDef)]
+
+
+def exported(kind: str) -> set[str]:
+    """The attributes of a resource that others may name."""
+    name = camel(kind.removeprefix("google_"))
+    return {
+        one.name
+        for definition in binding(kind)
+        if definition.name == name
+        for one in definition.body
+        if isinstance(one, ast.FunctionDef)
+        and any("property" in ast.unparse(mark) for mark in one.decorator_list)
+        and not one.name.endswith("_input")
+    }
+
+
+@cache
+def classes(kind: str) -> dict[str, Fields]:
+    """The dataclasses of a resource: names of their fields as in Terraform."""
+    found = {
+        one.name: fields_of(one)
+        for one in binding(kind)
+        if not one.name.endswith(("OutputReference", "List"))
+    }
     # The longest name first: one name may be the beginning of another.
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
