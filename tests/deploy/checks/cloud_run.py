@@ -12,7 +12,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from checks import drains, mounts, programs, readygate, yaml_files
+from checks import drains, mounts, names, programs, readygate, yaml_files
 from instance import KILL_SECONDS
 
 MAX_CONTAINERS = 10
@@ -33,9 +33,13 @@ VALUES = {
     "run.googleapis.com/execution-environment": {"gen1", "gen2"},
 }
 """What annotations may say, which to the API are any text."""
-ANNOTATION = re.compile(
-    r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+"
-)
+ANNOTATION = r"(?:run\.googleapis\.com|autoscaling\.knative\.dev)/[A-Za-z-]+"
+PLACES = re.compile(rf"`({ANNOTATION})`: ([A-Za-z, ]+)")
+"""An annotation and the kinds of resources that it is for."""
+EVERYWHERE = "All resources"
+SECRET = re.compile(r"[A-Za-z0-9_-]{1,255}")
+SECRET_VERSION = re.compile(r"[1-9][0-9]*|[A-Za-z][A-Za-z0-9_-]{0,62}")
+"""A number or an alias; `latest` has the form of one."""
 NOT_SUPPORTED = "Not supported by Cloud Run"
 
 
@@ -50,6 +54,7 @@ def problems(file: Path) -> list[str]:
         if not found:
             template = service["spec"]["template"]
             found += containers(template["spec"]) + dependencies(template)
+            found += named(service)
     return found
 
 
@@ -104,22 +109,50 @@ def closed(described: Any) -> Any:
 
 
 def annotations(service: dict[str, Any]) -> list[str]:
-    known = set(ANNOTATION.findall(description()))
     template = service.get("spec", {}).get("template", {})
-    given = [
-        annotation
-        for place in (service, template)
-        for annotation in place.get("metadata", {}).get("annotations", {}).items()
-    ]
     return [
-        f"unknown annotation {name}"
-        for name, _ in given
-        if ANNOTATION.fullmatch(name) and name not in known
-    ] + [
-        f"{name}: {value} is none of {sorted(VALUES[name])}"
-        for name, value in given
-        if name in VALUES and value not in VALUES[name]
+        problem
+        for resource, place in (("Service", service), ("Revision", template))
+        for name, value in place.get("metadata", {}).get("annotations", {}).items()
+        for problem in annotation(resource, name, value)
     ]
+
+
+def annotation(resource: str, name: str, value: str) -> list[str]:
+    if not re.fullmatch(ANNOTATION, name):
+        return []
+    if name not in places():
+        return [f"unknown annotation {name}"]
+    if not {resource, EVERYWHERE} & places()[name]:
+        return [f"{name} is for {sorted(places()[name])}, and not for a {resource}"]
+    if name in VALUES and value not in VALUES[name]:
+        return [f"{name}: {value} is none of {sorted(VALUES[name])}"]
+    return []
+
+
+@cache
+def places() -> dict[str, set[str]]:
+    """What the description says which annotations are for."""
+    return {
+        name: {one.strip() for one in kinds.split(",")}
+        for name, kinds in PLACES.findall(description())
+    }
+
+
+def named(service: dict[str, Any]) -> list[str]:
+    spec = service["spec"]["template"]["spec"]
+    volumes = spec.get("volumes", [])
+    secrets = [one["secret"] for one in volumes if "secret" in one]
+    labels = [one["name"] for one in (service["metadata"], *volumes)]
+    labels += [one["name"] for one in spec["containers"] if "name" in one]
+    return (
+        names.unusable(labels)
+        + names.unusable((one.get("secretName", "") for one in secrets), SECRET)
+        + names.unusable(
+            (item["key"] for one in secrets for item in one.get("items", [])),
+            SECRET_VERSION,
+        )
+    )
 
 
 def containers(spec: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from checks import drains, mounts, programs, readygate, yaml_files
+from checks import drains, mounts, names, programs, readygate, yaml_files
 
 VERSIONS = ("1.37", "1.36", "1.35", "1.34")
 WAIT = ["/readygate", "drain", "--wait"]
@@ -22,7 +22,7 @@ def problems(file: Path) -> list[str]:
     """What is wrong with a manifest by itself."""
     manifests = yaml_files.documents(file)
     found = yaml_files.problems(file) + invalid(manifests) + unmounted(manifests)
-    return found or hurried(manifests, file.with_name(mounts.FILE))
+    return found or named(manifests) + hurried(manifests, file.with_name(mounts.FILE))
 
 
 def configuration(file: Path) -> list[str]:
@@ -90,6 +90,23 @@ def scaled(manifests: list[Any]) -> list[str]:
         elif "replicas" in present[named]["spec"]:
             found.append(f"{named}: its replicas are the autoscaler's to say")
     return found
+
+
+def named(manifests: list[Any]) -> list[str]:
+    """Names of what is made, and in a Pod those of containers and volumes."""
+    pods = [
+        one["spec"]["template"]["spec"]
+        for one in manifests
+        if one["kind"] == "Deployment"
+    ]
+    parts = [
+        part
+        for pod in pods
+        for kind in ("initContainers", "containers", "volumes")
+        for part in pod.get(kind, [])
+    ]
+    made = [one["metadata"] for one in manifests]
+    return names.unusable(one["name"] for one in made + parts)
 
 
 def unmounted(manifests: list[Any]) -> list[str]:
