@@ -180,6 +180,8 @@ MISTAKES = (
     Mistake("systemd/readygate.service", "LimitNOFILE=65536", "LimitNOFILE=many", "many"),
     Mistake("systemd/readygate.service", "CapabilityBoundingSet=\n", "", "exited with 1"),
     Mistake("systemd/readygate.service", "TimeoutStopSec=15s", "TimeoutStopSec=8s", "after 8 s it is killed"),
+    Mistake("systemd/readygate.service", "WantedBy=multi-user.target", "WantedBy=multiuser.target", "in ['multiuser.target.wants/readygate.service']"),
+    Mistake("systemd/readygate.socket", "[Install]\nWantedBy=sockets.target\n", "", "enabled it is in []"),
     Mistake("systemd/readygate.socket", "Backlog=4096", "Backlog=long", "long"),
 )
 # fmt: on

@@ -11,6 +11,11 @@ from conftest import ROOT
 UNITS = Path("/lib/systemd/system")
 PROGRAM = re.compile(r"^Exec\w+=(/\S+)", re.MULTILINE)
 STOP = re.compile(r"^TimeoutStopSec=(\S+)$", re.MULTILINE)
+WANTED_BY = {
+    "readygate.service": "multi-user.target",
+    "readygate.socket": "sockets.target",
+}
+"""Who starts a unit that is enabled, with the machine."""
 CONFIGURATION = ROOT / "proxy.toml"
 """What the package installs."""
 MAX_EXPOSURE = "20"
@@ -34,7 +39,7 @@ def problems(file: Path) -> list[str]:
             f"--root={root}",
             root / "etc/systemd/system" / file.name,
         )
-        found = [said] if said else []
+        found = [said] if said else not_enabled(root, file.name)
     if file.suffix == ".service":
         found += programs.problems(
             *("systemd-analyze", "security", "--offline=true"),
@@ -42,6 +47,19 @@ def problems(file: Path) -> list[str]:
         )
         (stop,) = STOP.findall(file.read_text())
         found += drains.cut_short(CONFIGURATION, drains.seconds(stop))
+    return found
+
+
+def not_enabled(root: Path, unit: str) -> list[str]:
+    """`systemctl enable` succeeds though there is nothing to do, or no such target."""
+    found = programs.problems(
+        "systemctl", "--no-pager", f"--root={root}", "enable", unit
+    )
+    folder = root / "etc/systemd/system"
+    links = {str(one.relative_to(folder)) for one in folder.glob("*/*")}
+    wanted = {f"{WANTED_BY[unit]}.wants/{unit}"}
+    if links != wanted:
+        found.append(f"enabled it is in {sorted(links)}, and not in {sorted(wanted)}")
     return found
 
 
