@@ -1,9 +1,9 @@
 """Builds container images with buildah, where no image can be pulled and no daemon runs.
 
 The first stage of readygate's needs Debian, Rust and minutes. In its place, under its name,
-stands an image of busybox in which `apt-get` and `rustup` do nothing and `cargo build` copies
-the binary under test; every instruction of the Dockerfile runs. The second stage, which is
-what people get, is the real one.
+stands an image of busybox in which `apt-get` and `rustup` note what they are asked for, and
+`cargo` looks whether the real one could build, and copies the binary under test; every
+instruction of the Dockerfile runs. The second stage, which is what people get, is the real one.
 """
 
 import json
@@ -17,16 +17,34 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
+IGNORED = ROOT / ".dockerignore"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 BUILD_SECONDS = 120
-COMMANDS = ("sh", "rm", "cp", "mkdir", "uname")
-NOTHING = "#!/bin/sh\n"
+COMMANDS = ("sh", "rm", "cp", "mkdir", "uname", "grep")
+NOTE = """\
+#!/bin/sh -e
+echo "${0##*/} $*" >>/asked
+"""
 CARGO = """\
 #!/bin/sh -e
-[ "$1 $READYGATE_COMMIT" = "build abcdef" ]
-folder=target/$(uname -m)-unknown-linux-musl/release
-mkdir -p "$folder"
-cp /prebuilt "$folder/readygate"
+fail() {
+    echo "cargo: $*" >&2
+    exit 1
+}
+target=$(uname -m)-unknown-linux-musl
+[ "$*" = "build --release --locked --bin readygate --target $target" ] || fail "asked to $*"
+[ "$READYGATE_COMMIT" = abcdef ] || fail "the commit is $READYGATE_COMMIT"
+grep -q "^apt-get install .*musl-tools" /asked || fail "musl-tools are not installed"
+grep -q "^rustup target add $target" /asked || fail "$target is not installed"
+for file in .cargo/config.toml Cargo.lock Cargo.toml build.rs proxy.toml src/main.rs \\
+    tests/bench/instructions.rs; do
+    [ -e "$file" ] || fail "$file is not in the context"
+done
+for file in .git deploy target tests/deploy; do
+    [ ! -e "$file" ] || fail "$file is in the context"
+done
+mkdir -p "target/$target/release"
+cp /prebuilt "target/$target/release/readygate"
 """
 
 
@@ -62,13 +80,18 @@ class Buildah:
         self("config", "--env", f"PATH={path}", container)
         self("commit", "--quiet", "--rm", container, name)
 
-    def build(self, dockerfile: Path = DOCKERFILE, form: str = "docker") -> str:
+    def build(
+        self,
+        dockerfile: Path = DOCKERFILE,
+        ignored: Path = IGNORED,
+        form: str = "docker",
+    ) -> str:
         """The id of readygate's image. Only the form of docker has health checks."""
         said = ("COMMIT=abcdef", "SOURCE=https://git.example")
         return self.build_file(
             dockerfile,
             ROOT,
-            *("--format", form, "--timestamp", "0"),
+            *("--format", form, "--timestamp", "0", "--ignorefile", ignored),
             *(f"--build-arg={one}" for one in said),
         )
 
@@ -98,7 +121,7 @@ def write_stand_in(folder: Path, binary: Path) -> None:
     shutil.copy(busybox, programs_folder / "busybox")
     for command in COMMANDS:
         (programs_folder / command).symlink_to("busybox")
-    for name, script in {"apt-get": NOTHING, "rustup": NOTHING, "cargo": CARGO}.items():
+    for name, script in {"apt-get": NOTE, "rustup": NOTE, "cargo": CARGO}.items():
         (programs_folder / name).write_text(script)
         (programs_folder / name).chmod(0o755)
     certificates = folder / CERTIFICATES

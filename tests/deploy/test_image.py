@@ -72,6 +72,7 @@ def test_the_image_says_what_it_is_and_how_it_runs(
     assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == ["/readygate"]
     assert config["WorkingDir"] == "/etc/readygate"
+    assert config["StopSignal"] == "SIGTERM"
     assert config["ExposedPorts"].keys() == {"8080/tcp", "9901/tcp"}
     assert config["Healthcheck"]["Test"] == ["CMD", "/readygate", "healthcheck"]
     assert labels["org.opencontainers.image.version"] == manifest["version"]
@@ -108,12 +109,59 @@ def test_two_builds_make_the_same_image(buildah: Buildah) -> None:
 def test_another_user_in_the_dockerfile_makes_another_image(
     buildah: Buildah, tmp_path: Path
 ) -> None:
-    changed = tmp_path / "Dockerfile"
-    changed.write_text(
-        image.DOCKERFILE.read_text().replace("USER 65532:65532", "USER 0")
-    )
+    changed = copy_with(image.DOCKERFILE, "USER 65532:65532", "USER 0", tmp_path)
 
     assert buildah.inspect(buildah.build(changed))["User"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    (
+        ("--release", "--profile nonsense", "asked to build --profile nonsense"),
+        ("--bin readygate", "", "asked to build"),
+        ('READYGATE_COMMIT="$COMMIT"', "READYGATE_COMMIT=main", "the commit is main"),
+        ("recommends musl-tools", "recommends make", "musl-tools are not installed"),
+        ("rustup target add", "rustup target list", "linux-musl is not installed"),
+    ),
+)
+def test_a_dockerfile_that_the_compiler_could_do_nothing_with_is_refused(
+    right: str, wrong: str, complaint: str, buildah: Buildah, tmp_path: Path
+) -> None:
+    changed = copy_with(image.DOCKERFILE, right, wrong, tmp_path)
+
+    with pytest.raises(AssertionError, match=complaint):
+        buildah.build(changed)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    (
+        ("!.cargo\n", "", ".cargo/config.toml is not in"),
+        ("!Cargo.lock\n", "", "Cargo.lock is not in"),
+        ("!Cargo.toml\n", "", "Cargo.toml is not in"),
+        ("!build.rs\n", "", "build.rs is not in"),
+        ("!proxy.toml\n", "", "proxy.toml is not in"),
+        ("!src\n", "", "src/main.rs is not in"),
+        ("!tests/bench/instructions.rs", "", "tests/bench/instructions.rs is not in"),
+        ("!src\n", "!src\n!deploy\n", "deploy is in"),
+    ),
+)
+def test_a_context_that_is_not_what_the_image_is_built_from_is_refused(
+    right: str, wrong: str, complaint: str, buildah: Buildah, tmp_path: Path
+) -> None:
+    changed = copy_with(image.IGNORED, right, wrong, tmp_path)
+
+    with pytest.raises(AssertionError, match=f"{complaint} the context"):
+        buildah.build(ignored=changed)
+
+
+def copy_with(file: Path, right: str, wrong: str, folder: Path) -> Path:
+    """A copy of a file with a change."""
+    copy = folder / file.name
+    text = file.read_text()
+    assert right in text
+    copy.write_text(text.replace(right, wrong, 1))
+    return copy
 
 
 @pytest.fixture
