@@ -237,7 +237,8 @@ def heading(options, started, programs, readygates, others):
         f"- {', '.join(versions)}",
         f"- {options.rounds} rounds of {options.seconds:g} s, in {minutes:.0f} min; "
         "medians, and in brackets the least and the most",
-        f"- meanwhile other programs used {foreign:.0%} of the cores, and the host took {stolen:.0%}"
+        f"- meanwhile other programs used {foreign:.1%} of the cores, "
+        f"and the host took {stolen:.0%}"
         + ("; **too busy a machine for these figures to count**" if foreign > 0.05 else ""),
     ])
 

@@ -5,31 +5,60 @@ import platform
 import resource
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Usage(NamedTuple):
+    """Seconds up to some moment; but for `elapsed`, of all cores together."""
+
+    elapsed: float
+    # What cores have run, whoever for, and what the host did not give.
+    busy: float
+    stolen: float
+    # Of that, what the benchmark and its programs have run.
+    own: float
 
 
 class Others:
     """How much of the machine other programs used meanwhile."""
 
     def __init__(self):
-        self.started = time.monotonic()
-        self.busy, self.stolen = ticks()
-        self.own = own_seconds()
+        self.started = usage()
 
     def shares(self):
-        """Of all cores: the share that other programs used, and that the host took."""
-        busy, stolen = ticks()
-        available = (time.monotonic() - self.started) * os.cpu_count()
-        others = (busy - self.busy) - (own_seconds() - self.own)
-        return max(others, 0) / available, (stolen - self.stolen) / available
+        """The shares since the start, see `shares`."""
+        return shares(self.started, usage(), os.cpu_count())
 
 
-def ticks():
-    """Seconds that programs have run, and that the host did not give, since the start."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    user, nice, system, _, _, _, _, stolen = (int(field) / TICKS for field in fields[:8])
-    return user + nice + system, stolen
+def shares(before, after, cores):
+    """Of all cores: the share that other programs used, and that the host took.
+
+    The first may be a little below zero, for both of its terms are counted by the kernel,
+    each in its own way: one that is far below says that something is counted in one of them
+    only.
+    """
+    available = (after.elapsed - before.elapsed) * cores
+    others = (after.busy - before.busy) - (after.own - before.own)
+    return others / available, (after.stolen - before.stolen) / available
+
+
+def usage():
+    """The seconds up to now."""
+    busy, stolen = busy_and_stolen(Path("/proc/stat").read_text())
+    return Usage(time.monotonic(), busy, stolen, own_seconds())
+
+
+def busy_and_stolen(stat):
+    """The seconds of all cores in /proc/stat: run, and not given by the host.
+
+    Interrupts count as busy. What the network stack does for a program in a soft interrupt
+    within its own call is in that program's own seconds, too.
+    """
+    fields = stat.splitlines()[0].split()[1:9]
+    user, nice, system, _, _, irq, softirq, stolen = (int(field) / TICKS for field in fields)
+    return user + nice + system + irq + softirq, stolen
 
 
 def own_seconds():
