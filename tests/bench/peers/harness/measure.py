@@ -97,6 +97,7 @@ def idle(bench: Bench, proxy: Proxy, sessions: int, patience: float):
                 load.until(step)
                 time.sleep(SETTLE)
                 record[step] = memory(tree_of(pids))
+                # After `open` it fails if the proxy has ended any of the sessions.
                 load.go_on()
         time.sleep(patience)
         record["later"] = memory(tree_of(pids))
@@ -114,8 +115,8 @@ def held(bench: Bench, proxy: Proxy, sessions: int):
                     load.until(step)
                     time.sleep(SETTLE)
                     record[step] = memory(tree_of(running_proxy.pids))
-                    if step == "before":
-                        load.go_on()
+                    load.go_on()
+                load.until("closed")
                 return record
 
 

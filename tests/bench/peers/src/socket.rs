@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, sockopt},
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt},
 };
 
 /// Connections that may wait to be accepted: a burst must not wait for a repeated SYN.
@@ -103,6 +103,17 @@ pub fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usiz
 /// Writes once; `None` when there is no room.
 pub fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
     some(stream.write(bytes))
+}
+
+/// How many bytes of a socket that may block are there to be read; `None` when it is open and
+/// nothing is there.
+pub fn peek(stream: &TcpStream) -> io::Result<Option<usize>> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    some(
+        rustix::net::recv(stream, &mut [0; 1], flags)
+            .map(|(count, _)| count)
+            .map_err(Into::into),
+    )
 }
 
 /// The result of a call that may have nothing to do.
