@@ -225,7 +225,9 @@ def heading(options, started, programs, readygates, others):
     """What, when, where, and how disturbed."""
     foreign, stolen = others.shares()
     minutes = (time.time() - started.timestamp()) / 60
-    versions = [f"{row} {build(path)}" for row, path in readygates.items()]
+    versions = [f"{row}: {install.full_version(path)}" for row, path in readygates.items()]
+    if not options.readygate and install.has_changes():
+        versions.append("**with changes that are in no commit**")
     ask = {"nginx": "-v", "haproxy": "-v", "envoy": "--version", "caddy": "version"}
     versions += [
         f"{name} {install.version(path, ask[name])}" for name, path in programs.items()
@@ -241,16 +243,6 @@ def heading(options, started, programs, readygates, others):
         f"and the host took {stolen:.0%}"
         + ("; **too busy a machine for these figures to count**" if foreign > 0.05 else ""),
     ])
-
-
-def build(path):
-    """The version of a build of ours, and the commit when it is this checkout's."""
-    said = install.version(path, "--version")
-    if not path.is_relative_to(install.TARGET):
-        return said
-    git = ["git", "-C", str(install.ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{said} ({commit})" if commit else said
 
 
 def say(text):

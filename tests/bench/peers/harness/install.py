@@ -67,6 +67,18 @@ def pypi(name):
     return found or environment / "bin" / name
 
 
+def full_version(path):
+    """All that a build of ours says about itself: version, commit and target."""
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "of unknown version"
+
+
+def has_changes():
+    """Whether this checkout differs from its commit."""
+    git = ["git", "-C", str(ROOT), "status", "--porcelain"]
+    return bool(subprocess.run(git, capture_output=True, text=True, check=False).stdout)
+
+
 def version(path, *options):
     """The version in what a program says about itself."""
     done = subprocess.run([path, *options], capture_output=True, text=True, check=False)
