@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from . import install, measure
 from .machine import Others, description
 from .processes import Fleet
-from .proxies import YARDSTICK, all_proxies
+from .proxies import YARDSTICK, all_proxies, is_copy
 from .report import Results, render
 from .samples import rotated
 from .scenarios import ALL, FLUSH, HELD, IDLE, QUICK, echo_named, loaded
@@ -24,6 +25,9 @@ from .scenarios import ALL, FLUSH, HELD, IDLE, QUICK, echo_named, loaded
 IDLE_SESSIONS = 10_000
 HELD_SESSIONS = 5_000
 QUICK_SESSIONS = 1_000
+# What a measurement fails with: a program that ends, that does not answer, that is gone when
+# it is looked at, or that says something else.
+FAILURES = (RuntimeError, OSError, subprocess.TimeoutExpired, json.JSONDecodeError)
 # What a proxy needs descriptors for besides sessions, which take two each.
 SPARE_DESCRIPTORS = 200
 
@@ -56,6 +60,8 @@ def parse(words):
     parser.add_argument(
         "--with", type=words_of, default=[], dest="extra", metavar="envoy,caddy", help="these, too"
     )
+    again = "measure the relay so often again; default 1"
+    parser.add_argument("--copies", type=int, default=1, metavar="N", help=again)
     parser.add_argument(
         "--readygate",
         action="append",
@@ -107,7 +113,7 @@ def run(options):
     install.debian("strace")
     programs = find_programs(options)
     readygates = find_readygates(options)
-    proxies = all_proxies(tools, programs, readygates)
+    proxies = all_proxies(tools, programs, readygates, options.copies)
     if options.proxies:
         if unknown := set(options.proxies) - {proxy.name for proxy in proxies}:
             raise SystemExit(f"no row is called {', '.join(unknown)}")
@@ -133,6 +139,9 @@ def run(options):
     stem.with_suffix(".md").write_text(report)
     print(report)
     say(f"also in {stem}.md; raw values in {stem}.jsonl")
+    if records.failed:
+        rows = ", ".join(f"{proxy} in {scenario}" for scenario, proxy in records.failed)
+        raise RuntimeError(f"not everything could be measured: {rows}")
 
 
 def find_programs(options):
@@ -165,9 +174,25 @@ class Records:
 
     def __init__(self, path):
         self.all = []
+        # Scenarios and rows.
+        self.failed = []
         self.path = path
 
-    def add(self, kind, scenario, proxy, values, **fields):
+    def take(self, kind, scenario, proxy, measure, **fields):
+        """Adds what `measure` returns, or why it fails.
+
+        Then that row is left out of the rest of the scenario: the others are measured.
+        """
+        if (scenario, proxy.name) in self.failed:
+            return
+        try:
+            self._add(kind, scenario, proxy, measure(), **fields)
+        except FAILURES as error:
+            say(f"failed: {scenario}, {proxy.name}: {error}")
+            self.failed.append((scenario, proxy.name))
+            self._add("failed", scenario, proxy, {"why": f"{kind}: {error}"}, **fields)
+
+    def _add(self, kind, scenario, proxy, values, **fields):
         record = {"kind": kind, "scenario": scenario, "proxy": proxy.name, **fields, **values}
         self.all.append(record)
         with self.path.open("a") as output:
@@ -182,17 +207,18 @@ def measure_all(bench, proxies, options, records):
         for scenario in scenarios:
             say(f"round {number + 1} of {options.rounds}: {scenario.name}")
             for proxy in rotated(rows(proxies, scenario), number):
-                values = measure.cpu(bench, scenario, proxy, options.seconds)
-                records.add("load", scenario.name, proxy, values, round=number)
+                loading = partial(measure.cpu, bench, scenario, proxy, options.seconds)
+                records.take("load", scenario.name, proxy, loading, round=number)
         for proxy in ours if FLUSH in options.scenarios else []:
-            records.add("flush", FLUSH, proxy, measure.flush(bench, proxy), round=number)
+            records.take("flush", FLUSH, proxy, partial(measure.flush, bench, proxy), round=number)
     for scenario in scenarios:
         for proxy in rows(proxies, scenario) if scenario.traced else []:
             say(f"system calls: {scenario.name}, {proxy.name}")
-            records.add("calls", scenario.name, proxy, measure.calls(bench, scenario, proxy))
+            tracing = partial(measure.calls, bench, scenario, proxy)
+            records.take("calls", scenario.name, proxy, tracing)
     if FLUSH in options.scenarios:
         for proxy in ours:
-            records.add("writes", FLUSH, proxy, measure.flush_writes(bench, proxy))
+            records.take("writes", FLUSH, proxy, partial(measure.flush_writes, bench, proxy))
     measure_memory(bench, proxies, options, records)
 
 
@@ -209,16 +235,16 @@ def measure_memory(bench, proxies, options, records):
         sessions = min(QUICK_SESSIONS if options.quick else IDLE_SESSIONS, limit)
         for proxy in proxies:
             # The same program as another row, or one whose tuning is not about memory.
-            if not proxy.only_large and proxy.name != "relay-copy":
+            if not proxy.only_large and not is_copy(proxy.name):
                 say(f"{sessions} idle sessions: {proxy.name}")
-                values = measure.idle(bench, proxy, sessions, patience)
-                records.add("memory", IDLE, proxy, values)
+                idling = partial(measure.idle, bench, proxy, sessions, patience)
+                records.take("memory", IDLE, proxy, idling)
     if HELD in options.scenarios:
         sessions = min(QUICK_SESSIONS if options.quick else HELD_SESSIONS, limit)
         for proxy in proxies:
             if proxy.holds:
                 say(f"{sessions} held sessions: {proxy.name}")
-                records.add("memory", HELD, proxy, measure.held(bench, proxy, sessions))
+                records.take("memory", HELD, proxy, partial(measure.held, bench, proxy, sessions))
 
 
 def heading(options, started, programs, readygates, others):

@@ -5,6 +5,7 @@ nothing else.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -35,7 +36,7 @@ def wait_for_listener(address, process):
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if (status := process.popen.poll()) is not None:
-            raise RuntimeError(f"{process.name} ended with status {status}")
+            raise RuntimeError(process.ending(status))
         with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.01)
@@ -45,10 +46,17 @@ def wait_for_listener(address, process):
 class Process:
     """One running process and its descendants."""
 
-    def __init__(self, name, popen):
+    def __init__(self, name, popen, logged):
         self.name = name
         self.popen = popen
         self.descendants = {}
+        self._logged = logged
+
+    def ending(self, status):
+        """That it has ended, and the last that was logged since it was started."""
+        lines = self._logged().splitlines()
+        words = f": {lines[-1].strip()}" if lines else ""
+        return f"{self.name} ended with status {status}{words}"
 
     def pids(self, at_least=1):
         """Its process ids, descendants included, once there are enough of them."""
@@ -91,6 +99,7 @@ class Fleet(contextlib.AbstractContextManager):
 
     def start(self, command, cpu, environment=None, **pipes):
         """Starts `command` on one core. Its errors go to the log."""
+        log, start = Path(self.log.name), Path(self.log.name).stat().st_size
         popen = subprocess.Popen(
             # A process whose starter was killed ends, too.
             ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", str(cpu), *command],
@@ -100,7 +109,9 @@ class Fleet(contextlib.AbstractContextManager):
             env=os.environ | (environment or {}),
             text=True,
         )
-        process = Process(" ".join(command[:3]), popen)
+        words = itertools.takewhile(lambda word: not word.startswith("-"), command[1:])
+        name = " ".join([Path(command[0]).name, *words])
+        process = Process(name, popen, lambda: log.read_bytes()[start:].decode(errors="replace"))
         self.running.append(process)
         return process
 
@@ -123,8 +134,7 @@ class Load:
         """The next thing it says."""
         line = self.process.popen.stdout.readline()
         if not line:
-            status = self.process.popen.wait()
-            raise RuntimeError(f"{self.process.name} ended with status {status}")
+            raise RuntimeError(self.process.ending(self.process.popen.wait()))
         return json.loads(line)
 
     def until(self, step):

@@ -10,6 +10,9 @@ from .processes import fresh_address, wait_for_listener
 
 CONFIG = Path(__file__).parent.parent / "config"
 YARDSTICK = "relay"
+# The yardstick again: how far measurements of one program are apart.
+COPY = "relay-copy"
+OURS = "readygate"
 OPENS_AT_ONCE = '{ on = "upgrade" }'
 OPENS_WHEN_TOLD = '{ text = "go" }'
 
@@ -32,17 +35,27 @@ class Proxy:
     holds: bool = False
 
 
-def all_proxies(tools, programs, readygates):
-    """Every row that can be measured, the yardstick first.
+def is_copy(row):
+    """Whether the row of this name is one of the yardstick's copies."""
+    return row == COPY or row.startswith(f"{COPY}-")
+
+
+def is_ours(row):
+    """Whether the row of this name is a build of ours, for which the bounds are."""
+    return row == OURS or row.startswith(f"{OURS}-")
+
+
+def all_proxies(tools, programs, readygates, copies=1):
+    """Every row that can be measured, the yardstick first, then so many copies of it.
 
     `programs` has the paths of nginx, haproxy, envoy and caddy, as far as they are there,
     and `readygates` those of our builds by the names of their rows.
     """
     relay = (str(tools), "relay", "--listen", "@LISTEN@", "--to", "@BACKEND@")
+    names = [COPY] + [f"{COPY}-{number}" for number in range(2, copies + 1)]
     rows = [
         Proxy(YARDSTICK, relay),
-        # The same again: how far two measurements of one program are apart.
-        Proxy("relay-copy", relay),
+        *(Proxy(name, relay) for name in names[:copies]),
         Proxy("relay-splice", (*relay, "--splice"), only_large=True),
     ]
     for name, path in readygates.items():

@@ -3,18 +3,26 @@
 from collections import defaultdict
 from statistics import median
 
-from .proxies import YARDSTICK
-from .samples import paired_ratios, summary
-from .scenarios import HELD, IDLE, loaded
+from .bounds import (
+    CALLS,
+    FLUSH_TIME,
+    FLUSH_US,
+    FLUSH_WRITES,
+    HELD_BYTES,
+    IDLE_BYTES,
+    LEFT,
+    LEFT_OVER,
+    RATIO,
+    RESIDENT,
+    WRITES,
+    missed,
+    per_session,
+)
+from .proxies import YARDSTICK, is_copy
+from .samples import means, paired_ratios, summary
+from .scenarios import FLUSH, HELD, IDLE, loaded
 
 MIB = 1024 * 1024
-
-# Bounds without a relay to compare with, from the project's design.
-IDLE_BOUND_BYTES = 2048
-HELD_BOUND_BYTES = 8192
-LEFT_BOUND = 1.20
-FLUSH_BOUND_US = 2000
-FLUSH_BOUND_WRITES = 16
 
 
 class Results:
@@ -26,8 +34,11 @@ class Results:
         self.flushes = defaultdict(list)
         self.writes = {}
         self.memory = defaultdict(dict)
+        # Why, by scenario and proxy.
+        self.failures = {}
         for record in records:
             self._add(record)
+        self.missed = missed(self)
 
     def _add(self, record):
         scenario, proxy, kind = record["scenario"], record["proxy"], record["kind"]
@@ -41,6 +52,8 @@ class Results:
             self.writes[proxy] = record["writes"]
         elif kind == "memory":
             self.memory[scenario][proxy] = record
+        elif kind == "failed":
+            self.failures[scenario, proxy] = record["why"]
 
     def scenarios(self):
         """What was measured under load, the usual scenarios first."""
@@ -49,6 +62,12 @@ class Results:
     def proxies(self, scenario):
         """Who was measured in a scenario, in the order of measurement."""
         return [proxy for name, proxy in self.loads if name == scenario]
+
+    def failed(self, scenario):
+        """Who failed in a scenario before anything was measured."""
+        known = {*self.proxies(scenario), *self.memory[scenario]}
+        known |= {*self.flushes, *self.writes} if scenario == FLUSH else set()
+        return [proxy for name, proxy in self.failures if name == scenario and proxy not in known]
 
     def cost(self, scenario, proxy):
         """Microseconds of CPU per message, by round."""
@@ -64,20 +83,57 @@ class Results:
         base = self.cost(scenario, YARDSTICK)
         return summary(paired_ratios(self.cost(scenario, proxy), base))
 
+    def ratio_to_all(self, scenario, proxy):
+        """Cost as a multiple of the mean of relay and copies in the same round.
+
+        None without copies. One sample of the relay that is off is off in all ratios to it;
+        in these it counts for less.
+        """
+        relays = [YARDSTICK, *filter(is_copy, self.proxies(scenario))]
+        base = means([self.cost(scenario, relay) for relay in relays])
+        ratios = paired_ratios(self.cost(scenario, proxy), base)
+        return summary(ratios) if len(relays) > 1 else None
+
+    def name(self, scenario, proxy):
+        """The first cell of a row."""
+        return f"{proxy}, **failed**" if (scenario, proxy) in self.failures else proxy
+
+    def mark(self, text, scenario, proxy, what):
+        """`text`, in bold when that figure is above its bound."""
+        is_missed = any(figure[:3] == (scenario, proxy, what) for figure in self.missed)
+        return f"**{text}**" if is_missed else text
+
 
 def render(results, heading):
     """The whole report."""
-    parts = [heading, overview(results)]
+    parts = [heading + "\n" + verdict(results), failures(results), overview(results)]
     for scenario in results.scenarios():
-        if results.proxies(scenario.name):
-            parts.append(detail(results, scenario))
+        parts.append(detail(results, scenario))
     if results.flushes or results.writes:
         parts.append(flushes(results))
     if results.memory[IDLE]:
-        parts.append(idle(results.memory[IDLE]))
+        parts.append(idle(results))
     if results.memory[HELD]:
-        parts.append(held(results.memory[HELD]))
+        parts.append(held(results))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdict(results):
+    """The bounds that are missed, as points of the heading."""
+    if not results.missed:
+        return "- no figure of ours is above its bound"
+    figures = (f"  - {figure}" for figure in results.missed)
+    return "\n".join(["- **above the bound**, and in bold below:", *figures])
+
+
+def failures(results):
+    """What could not be measured, and why."""
+    rows = [
+        # A bar would be the end of a cell.
+        [scenario, proxy, why.replace("|", "\\|")]
+        for (scenario, proxy), why in results.failures.items()
+    ]
+    return table("failed", ["scenario", "proxy", "why"], rows) if rows else ""
 
 
 def table(title, columns, rows):
@@ -96,11 +152,21 @@ def overview(results):
     rows = []
     for scenario in results.scenarios():
         if costs := results.cost(scenario.name, YARDSTICK):
-            cells = [spread(results.ratio(scenario.name, name), 2) for name in compared]
+            cells = [compact(results, scenario.name, name) for name in compared]
             micros = f"{summary(costs.values()).median:.1f}"
             rows.append([scenario.name, micros, bound(scenario), *cells])
     title = "CPU of the proxy, as a multiple of the relay's in the same round"
+    if any(map(is_copy, compared)):
+        title += "; after the dot, of the mean of relay and copies"
     return table(title, ["scenario", "relay, µs", "bound", *compared], rows)
+
+
+def compact(results, scenario, proxy):
+    """Both ratios in one cell."""
+    ratio = results.mark(spread(results.ratio(scenario, proxy), 2), scenario, proxy, RATIO)
+    to_all = results.ratio_to_all(scenario, proxy)
+    cell = f"{ratio} · {to_all.median:.2f}" if to_all else ratio
+    return f"{cell} **failed**".strip() if (scenario, proxy) in results.failures else cell
 
 
 def bound(scenario):
@@ -109,26 +175,35 @@ def bound(scenario):
 
 def detail(results, scenario):
     """One scenario with everything that was measured."""
-    columns = ["proxy", f"CPU µs/{scenario.unit}", "× relay", f"{scenario.unit}s/s"]
-    columns += ["p50 µs", "p99 µs", "calls", "core busy", "errors"]
+    columns = ["proxy", f"CPU µs/{scenario.unit}", RATIO, "× relays", f"{scenario.unit}s/s"]
+    columns += ["p50 µs", "p99 µs", CALLS, "core busy", "errors"]
     rows = []
     for proxy in results.proxies(scenario.name):
-        rounds = list(results.loads[scenario.name, proxy].values())
-        calls = results.calls.get((scenario.name, proxy))
+        key = scenario.name, proxy
+        rounds = list(results.loads[key].values())
+        calls = f"{results.calls[key]['total']:.2f}" if key in results.calls else ""
         rows.append([
-            proxy,
-            spread(summary(results.cost(scenario.name, proxy).values()), 2),
-            spread(results.ratio(scenario.name, proxy), 2),
+            results.name(*key),
+            spread(summary(results.cost(*key).values()), 2),
+            results.mark(spread(results.ratio(*key), 2), *key, RATIO),
+            spread(results.ratio_to_all(*key), 2),
             f"{median(r['messages'] / r['seconds'] for r in rounds):,.0f}",
             f"{median(r['p50_us'] for r in rounds):,.0f}",
             f"{median(r['p99_us'] for r in rounds):,.0f}",
-            f"{calls['total']:.2f}" if calls else "",
+            results.mark(calls, *key, CALLS),
             f"{median(r['cpu_seconds'] / r['seconds'] for r in rounds):.0%}",
             str(sum(r["errors"] for r in rounds)),
         ])
+    rows += unmeasured(results, scenario.name, columns)
     calls_bound = f"{scenario.calls_bound:.2f}" if scenario.calls_bound else ""
-    rows.append(["bound", "", bound(scenario), "", "", "", calls_bound, "", ""])
+    rows.append(["bound", "", bound(scenario), "", "", "", "", calls_bound, "", ""])
     return table(scenario.name, columns, rows)
+
+
+def unmeasured(results, scenario, columns):
+    """Rows of those that failed before anything was measured."""
+    blank = [""] * (len(columns) - 1)
+    return [[results.name(scenario, proxy), *blank] for proxy in results.failed(scenario)]
 
 
 def spread(values, digits):
@@ -141,52 +216,65 @@ def spread(values, digits):
 
 def flushes(results):
     """The held messages' way to the backend."""
+    columns = ["proxy", FLUSH_TIME, "worst µs", WRITES]
     rows = []
-    for proxy, records in results.flushes.items():
-        times = summary(record["p50_us"] for record in records)
-        worst = max(record["max_us"] for record in records)
-        writes = results.writes.get(proxy)
-        counted = "" if writes is None else str(writes)
-        rows.append([proxy, spread(times, 0), f"{worst:.0f}", counted])
-    rows.append(["bound", str(FLUSH_BOUND_US), "", str(FLUSH_BOUND_WRITES)])
-    title = "flush: 1 000 held messages of 128 B, from the ready message to the last of them"
-    return table(title, ["proxy", "µs", "worst µs", "write calls"], rows)
-
-
-def idle(records):
-    """Memory of idle sessions."""
-    rows = []
-    for proxy, record in records.items():
-        before, still = record["before"]["resident"], record["later"]["resident"]
+    for proxy in dict.fromkeys([*results.flushes, *results.writes]):
+        records = results.flushes.get(proxy, [])
+        times = spread(summary(record["p50_us"] for record in records), 0)
+        worst = f"{max(record['max_us'] for record in records):.0f}" if records else ""
+        writes = str(results.writes.get(proxy, ""))
         rows.append([
-            proxy,
-            *per_session(record),
-            *(f"{record[step]['resident'] / MIB:.1f}" for step in ("before", "open", "closed")),
-            f"{still / MIB:.1f}",
-            f"{still / before:.2f}",
+            results.name(FLUSH, proxy),
+            results.mark(times, FLUSH, proxy, FLUSH_TIME),
+            worst,
+            results.mark(writes, FLUSH, proxy, WRITES),
         ])
-    rows.append(["bound", str(IDLE_BOUND_BYTES), "", "", "", "", "", f"{LEFT_BOUND:.2f}"])
-    sessions = next(iter(records.values()))["sessions"]
-    columns = ["proxy", "RSS B/session", "dirty B/session", "before MiB", "open MiB"]
-    columns += ["closed MiB", "later MiB", "later / before"]
+    rows += unmeasured(results, FLUSH, columns)
+    rows.append(["bound", str(FLUSH_US), "", str(FLUSH_WRITES)])
+    title = "flush: 1 000 held messages of 128 B, from the ready message to the last of them"
+    return table(title, columns, rows)
+
+
+def idle(results):
+    """Memory of idle sessions."""
+    columns = ["proxy", RESIDENT, "dirty B/session", "before MiB", "open MiB"]
+    columns += ["closed MiB", "later MiB", LEFT_OVER]
+    rows = []
+    for proxy, record in results.memory[IDLE].items():
+        left = f"{record['later']['resident'] / record['before']['resident']:.2f}"
+        rows.append([
+            *added(results, IDLE, proxy),
+            *mebibytes(record, "before", "open", "closed", "later"),
+            results.mark(left, IDLE, proxy, LEFT_OVER),
+        ])
+    rows += unmeasured(results, IDLE, columns)
+    rows.append(["bound", str(IDLE_BYTES), "", "", "", "", "", f"{LEFT:.2f}"])
+    sessions = next(iter(results.memory[IDLE].values()))["sessions"]
     return table(f"idle: {sessions:,} sessions after one message of 300 B each", columns, rows)
 
 
-def held(records):
+def held(results):
     """Memory of sessions that wait."""
+    columns = ["proxy", RESIDENT, "dirty B/session", "before MiB", "open MiB"]
     rows = [
-        [proxy, *per_session(record)]
-        + [f"{record[step]['resident'] / MIB:.1f}" for step in ("before", "open")]
-        for proxy, record in records.items()
+        [*added(results, HELD, proxy), *mebibytes(record, "before", "open")]
+        for proxy, record in results.memory[HELD].items()
     ]
-    rows.append(["bound", str(HELD_BOUND_BYTES), "", "", ""])
-    sessions = next(iter(records.values()))["sessions"]
-    columns = ["proxy", "RSS B/session", "dirty B/session", "before MiB", "open MiB"]
+    rows += unmeasured(results, HELD, columns)
+    rows.append(["bound", str(HELD_BYTES), "", "", ""])
+    sessions = next(iter(results.memory[HELD].values()))["sessions"]
     return table(f"held: {sessions:,} sessions that hold 1 KiB each", columns, rows)
 
 
-def per_session(record):
-    """What one session adds."""
-    kinds = ("resident", "private_dirty")
-    added = [record["open"][kind] - record["before"][kind] for kind in kinds]
-    return [f"{added_bytes / record['sessions']:,.0f}" for added_bytes in added]
+def added(results, scenario, proxy):
+    """Who, and what one session adds."""
+    record = results.memory[scenario][proxy]
+    resident = f"{per_session(record, 'resident'):,.0f}"
+    dirty = f"{per_session(record, 'private_dirty'):,.0f}"
+    marked = results.mark(resident, scenario, proxy, RESIDENT)
+    return [results.name(scenario, proxy), marked, dirty]
+
+
+def mebibytes(record, *steps):
+    """Resident memory at these steps."""
+    return [f"{record[step]['resident'] / MIB:.1f}" for step in steps]

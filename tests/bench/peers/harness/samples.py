@@ -1,6 +1,6 @@
 """Statistics over rounds."""
 
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 
@@ -25,6 +25,15 @@ def paired_ratios(values, base):
     were measured next to each other, on a machine in the same mood, are compared.
     """
     return [value / base[number] for number, value in sorted(values.items()) if number in base]
+
+
+def means(series):
+    """{round: mean}, of the {round: value} of several, as far as they have that round."""
+    rounds = sorted({number for values in series for number in values})
+    return {
+        number: mean(values[number] for values in series if number in values)
+        for number in rounds
+    }
 
 
 def rotated(items, turns):

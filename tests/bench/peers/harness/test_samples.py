@@ -3,7 +3,7 @@
 import unittest
 
 from .measure import parse_strace
-from .samples import Summary, paired_ratios, rotated, summary
+from .samples import Summary, means, paired_ratios, rotated, summary
 from .scenarios import loaded
 
 
@@ -16,6 +16,9 @@ class Samples(unittest.TestCase):
     def test_ratios_compare_only_values_of_the_same_round(self):
         relay = {0: 10.0, 1: 20.0, 3: 1.0}
         self.assertEqual(paired_ratios({0: 11.0, 1: 20.0, 2: 5.0}, relay), [1.1, 1.0])
+
+    def test_means_are_those_of_each_round_alone(self):
+        self.assertEqual(means([{0: 1.0, 1: 4.0}, {0: 3.0, 2: 7.0}]), {0: 2.0, 1: 4.0, 2: 7.0})
 
     def test_every_proxy_is_first_once(self):
         order = [rotated(["a", "b", "c"], turn) for turn in range(4)]
