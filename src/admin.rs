@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `GET /` | for browsers the page for people, otherwise this list |
 //! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
-//! | `GET /readyz` | `200`, or `503` while draining; `?backend=1`: only if all upstreams can be connected, asked once a second |
+//! | `GET /readyz` | `200`, or `503` while draining or without room for clients; `?backend=1`: only if all upstreams can be connected, asked once a second |
 //! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
 //! | `GET /sessions` | the sessions that run, as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
@@ -131,6 +131,7 @@ pub struct Admin {
     heard: Heard,
     events: Events,
     backends: health::Backends,
+    room: health::Room,
     started: Instant,
     stop: CancellationToken,
 }
@@ -144,6 +145,7 @@ impl Admin {
             process,
             events: Events::default(),
             backends: health::Backends::default(),
+            room: health::Room::default(),
             started: Instant::now(),
             stop,
         })

@@ -1,5 +1,7 @@
 //! Whether the process lives, and whether it is ready for clients.
 
+mod room;
+
 use std::{fmt::Write, time::Duration};
 
 use futures_util::future::join_all;
@@ -9,6 +11,7 @@ use tokio::{
     time::{self, Instant},
 };
 
+pub(super) use self::room::Room;
 use super::{
     Admin,
     answer::{self, Body},
@@ -63,7 +66,7 @@ pub(super) async fn livez(admin: &Admin, mut query: Query) -> Result<Response<Bo
     Ok(report(&workers(admin).await, is_verbose))
 }
 
-/// `200` if new clients are welcome.
+/// `200` if new clients are welcome: it does not drain, and has room for them.
 pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<Body>, String> {
     let is_verbose = query.take_switch("verbose")?;
     let asks_backend = query.take_switch("backend")?;
@@ -74,6 +77,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
         name: "drain".to_owned(),
         problem: is_draining.then(|| "draining".to_owned()),
     });
+    checks.extend(admin.room.checks(&admin.process.shared));
     if asks_backend {
         checks.extend(admin.backends.checks(async || backends(admin).await).await);
     }

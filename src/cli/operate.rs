@@ -70,7 +70,7 @@ struct Which {
 #[derive(Args, Debug)]
 #[command(after_help = HEALTHCHECK)]
 pub(super) struct Healthcheck {
-    /// Ask whether it takes new clients, too: it does not while it drains
+    /// Ask whether it takes new clients, too: it does not while it drains, or without room for them
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
@@ -211,6 +211,8 @@ impl Listener {
         loop {
             match self.ask(Method::GET, "/readyz").await {
                 Ok(_) => return,
+                // It has no room for clients, but does not drain.
+                Err(Unanswered::Refused(_, problems)) if !problems.contains("drain") => return,
                 Err(Unanswered::Unreachable(DialError::Unreachable(error)))
                     if error.kind() != io::ErrorKind::TimedOut =>
                 {

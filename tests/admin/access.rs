@@ -155,7 +155,9 @@ async fn a_drain_that_is_asked_for_is_seen_and_ends_the_process() {
     assert_eq!(status, 503);
     assert_eq!(
         body,
-        "[+] worker 0: ok\n[+] worker 1: ok\n[-] drain: draining\nnot ok\n"
+        "[+] worker 0: ok\n[+] worker 1: ok\n[-] drain: draining\n\
+         [+] limits.max_connections: ok\n[+] limits.max_held_bytes: ok\n\
+         [+] limits.max_memory_bytes: ok\n[+] file descriptors: ok\nnot ok\n"
     );
     // It lives, and what was held is still delivered.
     assert_eq!(proxy.get("/livez").await.0, 200);

@@ -12,5 +12,6 @@ mod crowd;
 mod events;
 mod metrics;
 mod page;
+mod readiness;
 mod sessions;
 mod support;

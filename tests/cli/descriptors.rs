@@ -122,6 +122,9 @@ fn what_needs_a_descriptor_more_is_told_to_come_again_and_operators_are_answered
         ask(connect(&admin), &request)
     };
     assert!(get("/livez").starts_with("HTTP/1.1 200 "));
+    let ready = get("/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    assert!(ready.contains("[-] file descriptors: "), "{ready}");
     let metrics = get("/metrics");
     for line in [
         "readygate_rejections_total{reason=\"descriptors\"} 2",

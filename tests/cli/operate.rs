@@ -113,6 +113,37 @@ fn a_process_that_does_not_end_in_time_is_still_there_and_not_ready() {
 }
 
 #[test]
+fn a_process_that_has_no_room_is_not_one_that_drains() {
+    let directory = tempfile::tempdir().unwrap();
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = admin.local_addr().unwrap().to_string();
+    let answering = thread::spawn(move || {
+        for answer in [
+            "202 Accepted\r\nContent-Length: 8\r\n\r\ndraining",
+            "503 Service Unavailable\r\nContent-Length: 28\r\n\r\n[-] drain: draining\nnot ok\n\n",
+            // Another process is in the place of that one.
+            "503 Service Unavailable\r\nContent-Length: 26\r\n\r\n[-] limits.x: full\nnot ok\n",
+        ] {
+            let (mut stream, _) = admin.accept().unwrap();
+            let request = BufReader::new(stream.try_clone().unwrap()).lines();
+            let end = request.map_while(Result::ok).find(String::is_empty);
+            assert!(end.is_some());
+            write!(stream, "HTTP/1.1 {answer}").unwrap();
+        }
+        // It stays there.
+        admin
+    });
+
+    let drained = run(
+        directory.path(),
+        &["drain", "--wait", "30s", "--admin", &address],
+    );
+
+    assert_eq!(drained.status.code(), Some(0), "{}", stderr(&drained));
+    let _admin = answering.join().unwrap();
+}
+
+#[test]
 fn the_address_comes_from_the_file_and_may_be_a_unix_socket_or_everywhere() {
     let directory = directory_with("proxy.toml", "");
     let socket = format!("unix:{}/admin.sock", directory.path().display());
