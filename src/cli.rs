@@ -26,7 +26,7 @@ use annotate_snippets::{Group, Level, Renderer};
 use clap::{
     Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
-    error::ErrorKind,
+    error::{ContextValue, ErrorKind},
     parser::ValueSource,
 };
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -35,7 +35,7 @@ use crate::{
     config::{
         Config, LoadError, Mistake, address, process_environment,
         reload::{self, Source, Trigger},
-        units,
+        units, userinfo,
     },
     server::{ListenAddress, service::Inherited},
     telemetry::{self, FORMATS, LEVELS},
@@ -233,10 +233,26 @@ pub fn main() -> ExitCode {
             command.unwrap_or(Command::Run(run)).execute().into()
         }
         // Also `--help` and `--version`, which go to standard output and succeed.
-        Err(error) => {
+        Err(mut error) => {
+            hide_userinfo(&mut error);
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
+    }
+}
+
+/// Hides the names and passwords of URLs among the arguments that clap is about to show.
+fn hide_userinfo(error: &mut clap::Error) {
+    let hidden = |(kind, value): (_, &ContextValue)| match value {
+        ContextValue::String(value) => {
+            let hidden = userinfo::hide(value).into_owned();
+            Some((kind, ContextValue::String(hidden)))
+        }
+        _ => None,
+    };
+    let hidden: Vec<_> = error.context().filter_map(hidden).collect();
+    for (kind, value) in hidden {
+        error.insert(kind, value);
     }
 }
 

@@ -23,6 +23,7 @@ mod server_settings;
 mod tls;
 mod trusted_proxies;
 pub mod units;
+pub mod userinfo;
 
 use std::{
     fs, io,
@@ -199,7 +200,9 @@ fn read<T>(
     read: impl FnOnce(&mut Table<'_>) -> T,
 ) -> Result<T, Problems> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let syntax = errors.iter().map(|error| syntax_problem(text, error));
+    // What is quoted in part does not look like a URL any more.
+    let shown = userinfo::hide(text);
+    let syntax = errors.iter().map(|error| syntax_problem(&shown, error));
     let file = File::new(text, environment);
     let result = file.read(root.get_ref(), read);
     let problems = Problems::new(name, text, syntax.collect(), file.take_problems());

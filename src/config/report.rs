@@ -1,4 +1,8 @@
 //! Problems of a configuration, each shown under its line.
+//!
+//! # Invariants
+//!
+//! * Whatever shows a problem shows no name and password of a URL ([`userinfo`]).
 
 use std::{borrow::Cow, error::Error, fmt, ops::Range};
 
@@ -6,7 +10,10 @@ use annotate_snippets::{
     AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as plain,
 };
 
-use super::expand::{Variables, hide};
+use super::{
+    expand::{Variables, hide},
+    userinfo,
+};
 
 /// What is wrong with one value, wherever it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +66,26 @@ impl Mistake {
         }
         *help = help.take().and_then(|text| hide(&text, variables));
     }
+
+    fn without_userinfo(self) -> Self {
+        let hide = |text: &str| userinfo::hide(text).into_owned();
+        Self {
+            what: hide(&self.what).into(),
+            expected: hide(&self.expected).into(),
+            help: self.help.as_deref().map(hide),
+        }
+    }
 }
 
 impl fmt::Display for Mistake {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.what, self.expected)?;
-        if let Some(help) = &self.help {
+        let Self {
+            what,
+            expected,
+            help,
+        } = self.clone().without_userinfo();
+        write!(formatter, "{what}: {expected}")?;
+        if let Some(help) = help {
             write!(formatter, " ({help})")?;
         }
         Ok(())
@@ -101,6 +122,13 @@ impl Problem {
             span: None,
             context: None,
             is_absence: false,
+        }
+    }
+
+    fn without_userinfo(self) -> Self {
+        Self {
+            mistake: self.mistake.without_userinfo(),
+            ..self
         }
     }
 
@@ -174,12 +202,14 @@ impl Problems {
         let meaning = meaning.into_iter().filter(|problem| {
             broken.is_empty() || !problem.is_absence && !broken.contains(&line(problem))
         });
-        let mut all: Vec<_> = meaning.collect();
-        all.extend(syntax);
+        let mut all: Vec<_> = meaning
+            .chain(syntax)
+            .map(Problem::without_userinfo)
+            .collect();
         all.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         Self {
             name: name.to_owned(),
-            text: text.to_owned(),
+            text: userinfo::hide(text).into_owned(),
             all,
         }
     }

@@ -299,6 +299,67 @@ fn a_variable_in_a_text_is_shown_as_it_is_written_wherever_the_configuration_is(
     assert!(refused.contains("${TOKEN}"), "{refused}");
 }
 
+/// A route to `upstream`, which has a name and a password, and another with these everywhere else
+/// where somebody could take a URL to belong.
+fn with_passwords(upstream: &str) -> String {
+    format!(
+        r#"
+        listen = "127.0.0.1:0"
+        workers = 1
+        admin.listen = "127.0.0.1:0"
+        trusted_proxies = ["{upstream}"]
+        [[route]]
+        upstream = "{upstream}"
+        tls.server_name = '{upstream}'
+        origins = ["{upstream}"]
+        host = "{upstream}"
+        "{upstream}" = 1
+        gate.timeout = 1 # {upstream}
+        [[route]]
+        path = "/b"
+        upstream = {upstream}
+        [[route]]
+        path = "/c"
+        upstream = "${{UPSTREAM}}"
+        "#
+    )
+}
+
+#[test]
+fn a_password_in_a_url_is_nowhere_that_a_problem_is() {
+    let good = "listen = \"127.0.0.1:0\"\nworkers = 1\nadmin.listen = \"127.0.0.1:0\"\n\
+                [[route]]\nupstream = \"http://127.0.0.1:1\"";
+    for format in FORMATS {
+        let secret = [("UPSTREAM", "http://canary:canary@a/b")];
+        let mut program = Program::configured(good, &["--log-format", format], &secret);
+        for upstream in [
+            "http://canary:canary@127.0.0.1:1",
+            "https://canary@127.0.0.1",
+            "ws://canary:c/a?n#canary@a:1",
+            "http://canary:canary@canary@a:x",
+            "canary:canary@a:1",
+        ] {
+            program.configure(&with_passwords(upstream));
+            let shown = [
+                program.ask("POST /reload"),
+                program.line_with("configuration"),
+                program.errors(&["check"], &secret),
+                program.errors(&["--upstream", upstream], &secret),
+                program.errors(&["explain", "/", "--upstream", upstream], &secret),
+                program.errors(&["--listen", upstream], &secret),
+                program.errors(&[upstream], &secret),
+            ];
+            for shown in shown {
+                assert!(
+                    !shown.to_lowercase().contains("canary"),
+                    "{upstream}: {shown}"
+                );
+                assert!(shown.contains("*@"), "{upstream}: {shown}");
+            }
+        }
+    }
+}
+
 /// Whether a character could do something to whoever looks at it.
 fn is_harmful(character: char) -> bool {
     character != '\n' && character.is_control()

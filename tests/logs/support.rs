@@ -118,6 +118,12 @@ impl Program {
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
+    /// What another one says is wrong with these arguments, or with the configuration.
+    pub(crate) fn errors(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+        let output = command(self.directory.path(), arguments, environment).output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    }
+
     /// Tells it to end.
     pub(crate) fn terminate(&self) {
         let id = self.child.id().to_string();
