@@ -289,6 +289,23 @@ fn cloud_logging_gets_its_own_names() {
 }
 
 #[test]
+fn what_never_became_a_request_is_one_for_cloud_logging() {
+    let arguments = ["--log-format", "gcp"];
+    let mut program = Program::start(backend(&[]), "", &arguments, &[]);
+
+    program.exchange("nonsense\r\n\r\n");
+
+    let line = json(&program.line_with("request ended"));
+    let request = &line["httpRequest"];
+    assert_eq!(request["status"], 400, "{line}");
+    assert_eq!(request["remoteIp"], "127.0.0.1", "{line}");
+    assert_eq!(request["protocol"], "HTTP/1.1", "{line}");
+    for moved in ["client", "http", "status"] {
+        assert_eq!(line.get(moved), None, "{moved} in {line}");
+    }
+}
+
+#[test]
 fn without_a_project_cloud_logging_gets_the_bare_trace() {
     let mut program = Program::start(backend(&[]), "", &["--log-format", "gcp"], &[]);
 

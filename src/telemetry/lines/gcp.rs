@@ -141,7 +141,8 @@ pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>, platform: 
     let mut object = Object::begin(line);
     object.text("severity", severity(*metadata.level()));
     object.text("time", time);
-    let is_request = metadata.fields().field("path").is_some();
+    // What never became a request has its version and no path.
+    let is_request = metadata.fields().field("http").is_some();
     let mut fields = Fields {
         request: is_request.then(|| Object::members(&mut request)),
         project: platform.project.get().map(String::as_str),
