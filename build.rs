@@ -14,7 +14,9 @@ fn main() {
     note("RUSTC", rustc.flatten());
     note("TARGET", env::var("TARGET").ok());
     note("PROFILE", env::var("PROFILE").ok());
-    note("COMMIT", env::var("READYGATE_COMMIT").ok().or_else(commit));
+    let told = env::var("READYGATE_COMMIT").ok();
+    let told = told.filter(|commit| !commit.is_empty());
+    note("COMMIT", told.or_else(commit));
 }
 
 /// Puts the files of the page where `src/admin/page.rs` includes them.

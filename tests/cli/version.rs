@@ -1,5 +1,7 @@
 //! `readygate version`, `--version` and `completions`.
 
+use std::{env, path::Path, process::Command};
+
 use crate::support::{run, stderr, stdout};
 
 #[test]
@@ -27,6 +29,58 @@ fn the_version_is_one_line_and_its_parts_are_told_as_text_and_json() {
         let line = format!("{name:8} {}\n", part(name));
         assert!(stdout(&long).contains(&line), "{line}");
     }
+    // Only a release looks after its commit: others would be built anew after each one.
+    if part("profile") == "release" && head().is_some() {
+        assert_ne!(part("commit"), "unknown");
+    }
+}
+
+/// The commit of the sources, where they are those of a repository.
+fn head() -> Option<String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !sources.join(".git").exists() {
+        return None;
+    }
+    let git = ["rev-parse", "HEAD"];
+    let output = Command::new("git").args(git).current_dir(sources).output();
+    Some(stdout(&output.unwrap()).trim().to_owned())
+}
+
+#[test]
+fn a_release_is_built_with_the_commit_of_its_sources() {
+    let Some(head) = head() else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("build");
+    let compiled = Command::new(env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned()))
+        .args(["--edition", "2024", "-o"])
+        .arg(&script)
+        .arg("build.rs")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{}", stderr(&compiled));
+    let noted = |commit: Option<&str>| {
+        let output = Command::new(&script)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("READYGATE_COMMIT")
+            .envs(commit.map(|commit| ("READYGATE_COMMIT", commit)))
+            .env("PROFILE", "release")
+            .env("OUT_DIR", directory.path())
+            .output()
+            .unwrap();
+        let line = "cargo::rustc-env=READYGATE_COMMIT=";
+        let mut lines = stdout(&output).lines();
+        lines
+            .find_map(|it| it.strip_prefix(line))
+            .unwrap()
+            .to_owned()
+    };
+
+    assert_eq!(noted(None), head);
+    assert_eq!(noted(Some("")), head);
+    assert_eq!(noted(Some("of-a-package")), "of-a-package");
 }
 
 #[test]
@@ -54,7 +108,7 @@ fn what_is_completed_for_bash_is_bash() {
     let ask = "source readygate.bash; COMP_WORDS=(readygate he); COMP_CWORD=1; \
                _readygate readygate he readygate; echo \"${COMPREPLY[*]}\"";
 
-    let completed = std::process::Command::new("bash")
+    let completed = Command::new("bash")
         .args(["--norc", "-c", ask])
         .current_dir(directory.path())
         .output()
