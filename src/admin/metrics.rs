@@ -328,6 +328,11 @@ impl Scrape {
             "What the sessions of a route hold, in accounted bytes.",
             self.by_route(|it| it.held_bytes),
         )?;
+        page.real_gauges(
+            "readygate_fullest_queue_used_ratio",
+            "How full the hold queue of a session is that is the fullest of its route.",
+            self.by_route(|it| it.fullest_queue),
+        )?;
         page.counters(
             "readygate_relayed_messages",
             "Messages that came from the clients, and those from the upstream that went to them.",

@@ -138,12 +138,11 @@ impl Local {
         let removed = routes.entry(REMOVED.into()).or_default();
         removed.totals += &self.tallies.removed.borrow();
         self.sessions.for_each(|running| {
-            let idle_after = running.route().session.tunnel.idle_after;
             let snapshot = match routes.get_mut(running.route_label()) {
                 Some(snapshot) => snapshot,
                 None => routes.entry(running.route_label().into()).or_default(),
             };
-            snapshot.add_session(running.record(), idle_after);
+            snapshot.add_session(running.record(), &running.route().session);
         });
         routes
     }

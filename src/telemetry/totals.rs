@@ -15,7 +15,7 @@ use std::{ops::AddAssign, time::Duration};
 use super::histogram::{Histogram, LENGTHS, WAITS, WORK};
 use crate::{
     session::{
-        Record,
+        Record, Settings, hold,
         ledger::Ledger,
         rules::Priority,
         state::SessionState,
@@ -216,21 +216,36 @@ pub struct RouteSnapshot {
     pub queued_messages: [u64; Priority::ALL.len()],
     /// What is held for its sessions, in accounted bytes.
     pub held_bytes: u64,
+    /// How full the hold queue of a session is that is the fullest, from 0 to 1.
+    pub fullest_queue: f64,
     /// Whether there is somebody who goes on counting.
     pub is_in_use: bool,
 }
 
 impl RouteSnapshot {
-    /// Adds a session that runs, and is called idle after `idle_after`.
-    pub fn add_session(&mut self, record: &Record, idle_after: Duration) {
+    /// Adds a session that runs with these settings.
+    pub fn add_session(&mut self, record: &Record, settings: &Settings) {
         self.totals.add_record(record);
-        self.sessions[record.state(idle_after) as usize] += 1;
+        self.sessions[record.state(settings.tunnel.idle_after) as usize] += 1;
         let queued = record.queued();
         for (total, messages) in self.queued_messages.iter_mut().zip(queued.messages) {
             *total += u64::from(messages);
         }
         self.held_bytes += queued.bytes as u64;
+        let filled = filled(queued.messages.iter().sum(), queued.bytes, &settings.hold);
+        self.fullest_queue = self.fullest_queue.max(filled);
     }
+}
+
+/// How full a queue is, from 0 to 1, by the closer one of its limits; beyond it, it is full.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "what is held is far below 2^52 bytes"
+)]
+fn filled(messages: u32, bytes: usize, limits: &hold::Settings) -> f64 {
+    let by_messages = f64::from(messages) / limits.max_messages as f64;
+    let by_bytes = bytes as f64 / limits.max_bytes as f64;
+    by_messages.max(by_bytes).min(1.0)
 }
 
 impl AddAssign<&Self> for RouteSnapshot {
@@ -239,6 +254,7 @@ impl AddAssign<&Self> for RouteSnapshot {
         add_each(&mut self.sessions, &more.sessions);
         add_each(&mut self.queued_messages, &more.queued_messages);
         self.held_bytes += more.held_bytes;
+        self.fullest_queue = self.fullest_queue.max(more.fullest_queue);
         self.is_in_use |= more.is_in_use;
     }
 }
@@ -253,7 +269,7 @@ mod tests {
         let record = Record::accepted();
         record.attempts().count();
         let mut running = RouteSnapshot::default();
-        running.add_session(&record, Duration::from_secs(1));
+        running.add_session(&record, &Settings::default());
         let mut totals = RouteTotals::default();
         totals.add_record(&record);
 
@@ -278,6 +294,29 @@ mod tests {
         assert!((totals.hold_time.sum_seconds() - 3.0).abs() < 1e-9);
         assert_eq!(totals.ready_time.count(), 0);
         assert_eq!(totals.length.count(), 1);
+    }
+
+    #[test]
+    fn a_queue_is_as_full_as_its_closer_limit_says() {
+        let limits = hold::Settings {
+            max_messages: 4,
+            max_bytes: 1000,
+            ..hold::Settings::default()
+        };
+
+        for (messages, bytes, expected) in [
+            (0, 0, 0.0),
+            (1, 10, 0.25),
+            (1, 500, 0.5),
+            (4, 10, 1.0),
+            (1, 1500, 1.0),
+        ] {
+            let filled = filled(messages, bytes, &limits);
+            assert!(
+                (filled - expected).abs() < 1e-9,
+                "{messages} {bytes}: {filled}"
+            );
+        }
     }
 
     #[test]

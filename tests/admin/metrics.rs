@@ -313,6 +313,41 @@ async fn limits_show_their_use_and_refusals_their_reasons() {
 }
 
 #[tokio::test]
+async fn the_fullest_queue_of_a_route_is_shown_against_its_limit() {
+    let upstream = Upstream::listen().await;
+    let limited = gated(upstream.address()) + "hold.max_messages = 4\n";
+    let other = gated(upstream.address()).replace("[[route]]", "[[route]]\npath = \"/other\"");
+    let proxy = Proxy::start(config(&(limited + &other)));
+    let expect = async |route: &str, expected: f64| {
+        let name = format!("readygate_fullest_queue_used_ratio{{route=\"{route}\"}}");
+        let ratio = scrape(&proxy).await[&name];
+        assert!((ratio - expected).abs() < 1e-9, "{route}: {ratio}");
+    };
+    expect("/", 0.0).await;
+    // Each is on a worker of its own.
+    let (mut full, mut other) = (proxy.open(&[]).await, proxy.open(&[]).await);
+    let mut backends = [upstream.accept().await, upstream.accept().await];
+
+    for _ in 0..3 {
+        full.send_text("held").await;
+    }
+    other.send_text("held").await;
+
+    let queued = |sessions: &serde_json::Value| {
+        let of = |index: usize| sessions["sessions"][index]["queue"]["messages"].as_u64();
+        of(0).zip(of(1)).map(|(one, other)| one + other)
+    };
+    proxy.until("/sessions", |it| queued(it) == Some(4)).await;
+    expect("/", 0.75).await;
+    expect("/other", 0.0).await;
+    for backend in &mut backends {
+        backend.say("ready").await;
+    }
+    proxy.until("/sessions", |it| queued(it) == Some(0)).await;
+    expect("/", 0.0).await;
+}
+
+#[tokio::test]
 async fn limits_of_addresses_and_rates_are_shown_with_their_use() {
     let limits = "[limits]\nmax_connections_per_address = 9\nsession_rate = 1\n\
                   session_rate_per_address = 1\n";
@@ -338,7 +373,7 @@ async fn limits_of_addresses_and_rates_are_shown_with_their_use() {
     let limits = "[limits]\nmax_connections_per_address = \"\"\nsession_rate_per_address = \"\"\n";
     let unlimited = Proxy::start(config(&format!("{limits}{route}")));
     let series = scrape(&unlimited).await;
-    assert!(!series.keys().any(|name| name.contains("used_ratio")));
+    assert!(!series.keys().any(|name| name.contains("rate_used_ratio")));
     assert!(
         !series
             .keys()

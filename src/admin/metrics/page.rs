@@ -31,6 +31,22 @@ impl<'a> Page<'a> {
         metric.encode_gauge(&value)
     }
 
+    /// The same with labels.
+    pub(super) fn real_gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn gauges(
         &mut self,
         name: &str,
