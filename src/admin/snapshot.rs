@@ -5,10 +5,14 @@
 //!   "listen": [ "http://0.0.0.0:8080" ],
 //!   "workers": [ { "worker": 0, "has_answered": true } ],
 //!   "connections": { "open": 1, "limit": 10000 },
+//!   "busiest_address": { "connections": { "open": 1, "limit": 1000 }, "session_rate_used": 0.1 },
+//!   "session_rate_used": 0.1,
+//!   "memory": { "bytes": 1, "bytes_limit": 1000 },
 //!   "files": { "open": 20, "limit": 1024 }, "resident_bytes": 1,
 //!   "sessions": { "total": 2, "by_state": { "accepted": 1, "…": 0 } },
 //!   "held": { "messages": 4, "bytes": 600, "bytes_limit": 1000,
 //!     "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } },
+//!   "fullest_queue": 0.1,
 //!   "held_requests": { "open": 0, "limit": 500 },
 //!   "waiting": [ "as in /sessions?sort=waiting&limit=10" ], "waiting_total": 1,
 //!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "…": 0 },
@@ -28,8 +32,9 @@
 //! `sessions_started`, `sessions_ended`, `attempts`, `attempt_failures`, `shed`, `lost` (expired,
 //! discarded or unknown), `http_requests`, `rejections` and `connections`; `rates` is how much each
 //! has grown in a second, `null` in the first event. The `counts` of `time_to_ready` are those of
-//! each bucket alone. `files` and `resident_bytes` are `null` where the
-//! system does not tell; a `limit` is `null` where there is none. A route's `breaker` is `closed`,
+//! each bucket alone. `fullest_queue` and what has been `used` of a rate are from 0 to 1, where 1 is
+//! all. `files` and `resident_bytes` are `null` where the system does not tell; `memory`, a `limit` and
+//! what has been used of one are `null` where there is none. A route's `breaker` is `closed`,
 //! `open` or `half_open`; `failures` is how many sessions in a row have failed while it is closed,
 //! and `probe_in_ms` how long it still is open at least, else `null`.
 //!
@@ -111,6 +116,7 @@ fn process(admin: &Admin, view: &View) -> Value {
 fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
     let shared = &admin.process.shared;
     let status = ProcessStatus::read();
+    let busiest = shared.addresses().busiest();
     let (held_requests, max_held_requests) = shared
         .held()
         .usage()
@@ -123,6 +129,18 @@ fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
             "open": shared.connections().taken(),
             "limit": shared.config().limits.max_connections,
         },
+        "busiest_address": {
+            "connections": busiest.connections.map(|(open, limit)| json!({
+                "open": open,
+                "limit": limit,
+            })),
+            "session_rate_used": busiest.session_rate,
+        },
+        "session_rate_used": shared.session_rate_used(),
+        "memory": shared.memory().used_and_max_bytes().map(|(bytes, limit)| json!({
+            "bytes": bytes,
+            "bytes_limit": limit,
+        })),
         "files": status.map(|it| json!({
             "open": it.open_files(),
             "limit": it.max_files(),
@@ -134,6 +152,7 @@ fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
             "bytes_limit": shared.budget().max_bytes(),
             "by_priority": object(Priority::ALL.map(Priority::name), sum.queued_messages),
         },
+        "fullest_queue": sum.fullest_queue,
         "held_requests": { "open": held_requests, "limit": max_held_requests },
     })
 }

@@ -80,6 +80,55 @@ async fn a_snapshot_comes_at_once_and_then_every_second_with_rates() {
 }
 
 #[tokio::test]
+async fn the_use_of_every_limit_of_the_process_is_in_it() {
+    let limits = "trusted_proxies = [\"127.0.0.1\"]\n[limits]\nmax_connections_per_address = 9\n\
+                  session_rate = 1\nsession_rate_per_address = 1\nmax_memory_bytes = \"1024GiB\"\n";
+    let upstream = Upstream::listen().await;
+    let route = gated(upstream.address()) + "hold.max_messages = 4\n";
+    let proxy = Proxy::start(config(&format!("{limits}{route}")));
+    let mut clients = Vec::new();
+    for address in [7, 7, 8] {
+        let line = format!("X-Forwarded-For: 192.0.2.{address}");
+        clients.push(proxy.open(&[&line]).await);
+    }
+    clients[0].send_text("held").await;
+    proxy
+        .until("/sessions?sort=waiting&limit=1", |it| {
+            it["sessions"][0]["queue"]["messages"] == 1
+        })
+        .await;
+
+    let (_, mut listener) = listen(&proxy).await;
+    let limited = next(&mut listener).await;
+
+    let share = |value: &Value| value.as_f64().unwrap();
+    let busiest = &limited["busiest_address"];
+    assert_eq!(busiest["connections"]["open"], 2);
+    assert_eq!(busiest["connections"]["limit"], 9);
+    let of_address = share(&busiest["session_rate_used"]);
+    assert!(0.0 < of_address && of_address <= 0.2, "{busiest}");
+    let of_all = share(&limited["session_rate_used"]);
+    assert!(of_address < of_all && of_all <= 0.3, "{limited}");
+    assert!((share(&limited["fullest_queue"]) - 0.25).abs() < 1e-9);
+    assert_eq!(limited["memory"]["bytes_limit"], 1_u64 << 40);
+    assert!(limited["memory"]["bytes"].as_u64().unwrap() > 0);
+
+    let limits = "[limits]\nmax_connections_per_address = \"\"\nsession_rate_per_address = \"\"\n\
+                  max_memory_bytes = \"\"\n";
+    let unlimited = Proxy::start(config(&format!("{limits}{route}")));
+    let (_, mut listener) = listen(&unlimited).await;
+    let unlimited = next(&mut listener).await;
+    for absent in [
+        &unlimited["busiest_address"]["connections"],
+        &unlimited["busiest_address"]["session_rate_used"],
+        &unlimited["session_rate_used"],
+        &unlimited["memory"],
+    ] {
+        assert_eq!(*absent, Value::Null, "{unlimited}");
+    }
+}
+
+#[tokio::test]
 async fn listeners_are_bounded_and_leave_their_places() {
     let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
     let mut listeners = Vec::new();

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 from harness import proxy
@@ -63,15 +63,16 @@ def page(processes, tmp_path: Path, admin: str) -> Iterator[Page]:
 
 
 @contextmanager
-def upstream(port: int) -> Iterator[threading.Event]:
-    """A backend at `port` that is ready when the event is set, and then echoes."""
+def upstream(port: int, echoes: int = 1) -> Iterator[threading.Event]:
+    """A backend at `port` that is ready when the event is set, and then echoes so many times."""
     is_ready = threading.Event()
 
     def speak(connection: ServerConnection) -> None:
         is_ready.wait()
         connection.send("ready")
         for message in connection:
-            connection.send(message)
+            for _ in range(echoes):
+                connection.send(message)
 
     with serve(speak, "127.0.0.1", port) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -333,6 +334,108 @@ def test_a_breaker_that_is_open_is_named(start, admin: str, page: Page) -> None:
         page.until(
             "document.querySelector('#routes-rows .loss')?.innerText.startsWith('open, probe in ')"
         )
+
+
+def test_a_breaker_that_probes_is_named(start, admin: str, page: Page) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        breaker = 'breaker = { failures = 1, cooldown = "100ms" }'
+        entry = start(upstream.getsockname()[1], route=breaker)
+        with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+            with upstream.accept()[0] as connection:
+                connection.sendall(b"nonsense\r\n\r\n")
+            with pytest.raises(ConnectionClosed):
+                client.recv(timeout=5)
+
+        def let_in() -> bool:
+            try:
+                probes.append(connect(f"ws://127.0.0.1:{entry}/chat", legacy=True))
+            except InvalidStatus as refused:
+                assert refused.response.status_code == 503
+            return bool(probes)
+
+        # Its backend does not answer, so that it goes on.
+        probes: list[ClientConnection] = []
+        wait_until(let_in, 10)
+        with probes[0]:
+            open_live(page, admin)
+
+            page.until(
+                "document.querySelector('#routes-rows .loss')?.innerText === 'half open, probing'"
+            )
+
+
+# What a line of a chart says that there was in all: the area below it.
+DRAWN = """
+((chart, line) => {
+  const figure = document.querySelectorAll("#charts figure")[chart];
+  const [number, unit] = figure.querySelector(".axis span").innerText.replace(/,/g, "").split(" ");
+  const top = number * { KiB: 1024, MiB: 1024 ** 2 }[unit] || Number(number);
+  const path = figure.querySelectorAll("[role=img] path:not(.rule)")[line].getAttribute("d");
+  const points = path.split(/[ML]/).slice(1).map((point) => point.split(" ").map(Number));
+  return points.slice(1).reduce(
+    (sum, [x, y], index) => sum + (x - points[index][0]) * top * (1 - y / 100), 0);
+})(%d, %d)
+"""
+
+
+def test_the_charts_show_what_is_sent(start, admin: str, page: Page, measured) -> None:
+    port = proxy.free_port()
+    entry = start(port)
+    url = f"ws://127.0.0.1:{entry}/chat"
+    figures = "[...document.querySelectorAll('#charts figure:nth-child(-n+2) .legend b')]"
+    texts = f"{figures}.map((it) => it.innerText)"
+    with upstream(port, echoes=2) as is_ready, connect(url) as client:
+        is_ready.set()
+        assert client.recv(timeout=5) == "ready"
+        open_live(page, admin)
+        page.until(f"{texts}.join() === '0.0,0.0,0 B,0 B'")
+
+        page.run(f"seen = {texts}; setInterval(() => {figures}.forEach((it, index) => "
+                 "seen[index] = parseFloat(it.innerText) > 0 ? it.innerText : seen[index]), 50); 0")
+        sent = 0
+        while page.run("seen.some((text) => !(parseFloat(text) > 0))"):
+            for _ in range(20):
+                client.send("x" * 100)
+                for _ in range(2):
+                    client.recv(timeout=5)
+            sent += 20
+        page.until(f"{texts}.join() === '0.0,0.0,0 B,0 B'")
+
+        # With their headers; those of clients have masks.
+        expected = {(0, 0): sent, (0, 1): 2 * sent, (1, 0): 106 * sent, (1, 1): 2 * 102 * sent}
+        for line, amount in expected.items():
+            # A tenth of a second is the least that a place on the picture tells.
+            assert page.run(DRAWN % line) == pytest.approx(amount, rel=0.25), line
+        measured(f"{sent} messages drawn as {page.run(DRAWN % (0, 0)):.0f}")
+
+
+def test_the_use_of_every_limit_is_shown(start, admin: str, page: Page) -> None:
+    start(proxy.free_port())
+    shown = snapshot(admin) | {
+        "busiest_address": {"connections": {"open": 3, "limit": 12}, "session_rate_used": 0.5},
+        "session_rate_used": None,
+        "memory": {"bytes": 3 << 20, "bytes_limit": 4 << 20},
+        "fullest_queue": 1,
+    }
+    page.replace(f"{admin}/events", events(shown))
+
+    page.open(admin)
+
+    page.until(says("#limits-rows", "3.0 MiB of 4.0 MiB"))
+    line = "document.querySelector('#limits-rows [data-name=\"%s\"]')"
+    for name, text, width in (
+        ("Connections of the busiest address", "3 of 12", "25%"),
+        ("New sessions of the busiest address", "50 % used", "50%"),
+        ("The fullest queue of a session", "100 % used", "100%"),
+        ("Memory", "3.0 MiB of 4.0 MiB", "75%"),
+        ("New sessions", "no limit", None),
+    ):
+        node = line % name
+        assert text in page.run(f"{node}.innerText")
+        if width is None:
+            assert page.run(f"{node}.querySelector('.bar').hidden")
+        else:
+            assert page.run(f"{node}.querySelector('.bar > div').style.width") == width
 
 
 def test_a_drain_and_a_worker_that_does_not_answer_are_named(

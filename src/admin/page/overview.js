@@ -225,21 +225,34 @@ function showCounts({ ledger, totals, attempt_failures, rejections, ended }) {
   showSome("ended", ended, false);
 }
 
+// A line about what is used of a limit; without a limit only the use.
+const used = (name, use, limit, format) => ({
+  name,
+  text: limit === null ? `${format(use)}, no limit` : `${format(use)} of ${format(limit)}`,
+  share: limit === null ? null : use / Math.max(limit, 1),
+});
+
+// The same for what is only known as a share; `null`: there is no limit.
+const usedShare = (name, share) => ({
+  name, share, text: share === null ? "no limit" : `${(100 * share).toFixed(0)} % used`,
+});
+
 function showLimits(now) {
-  const { connections, files, held, held_requests, resident_bytes } = now;
-  const limits = [
-    ["Connections of clients", connections.open, connections.limit, count],
-    ["Bytes held", held.bytes, held.bytes_limit, bytes],
-    ["HTTP requests held", held_requests.open, held_requests.limit, count],
+  const { connections, busiest_address: busiest, memory, files, held, held_requests } = now;
+  const items = [
+    used("Connections of clients", connections.open, connections.limit, count),
+    busiest.connections
+      ? used("Connections of the busiest address", busiest.connections.open, busiest.connections.limit, count)
+      : usedShare("Connections of the busiest address", null),
+    usedShare("New sessions", now.session_rate_used),
+    usedShare("New sessions of the busiest address", busiest.session_rate_used),
+    used("Bytes held", held.bytes, held.bytes_limit, bytes),
+    usedShare("The fullest queue of a session", now.fullest_queue),
+    used("HTTP requests held", held_requests.open, held_requests.limit, count),
   ];
-  if (files) limits.push(["Files open", files.open, files.limit, count]);
-  const items = limits.map(([name, use, limit, format]) => ({
-    name,
-    text: limit === null ? `${format(use)}, no limit` : `${format(use)} of ${format(limit)}`,
-    share: limit === null ? null : use / Math.max(limit, 1),
-  }));
-  items.push({ name: "Messages held", text: `${count(held.messages)}, bounded by session`, share: null });
-  if (resident_bytes !== null) items.push({ name: "Memory", text: bytes(resident_bytes), share: null });
+  if (memory) items.push(used("Memory", memory.bytes, memory.bytes_limit, bytes));
+  else if (now.resident_bytes !== null) items.push(used("Memory", now.resident_bytes, null, bytes));
+  if (files) items.push(used("Files open", files.open, files.limit, count));
   keep(byId("limits-rows"), items, ({ name }) => name, barLine);
 }
 
