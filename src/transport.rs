@@ -3,6 +3,7 @@
 //! [`Transport`] is the one place that knows the kinds of connection there are, on
 //! either side; everything above it is generic over [`Stream`] or just reads and writes.
 
+pub mod backlog;
 pub mod descriptors;
 mod http2;
 

@@ -44,7 +44,11 @@ use super::{
     target,
     upload::{self, Progress, State, Upload},
 };
-use crate::{route::Route, upstream::dial::Protocol};
+use crate::{
+    route::Route,
+    transport::backlog::{Backlog, Unread},
+    upstream::dial::Protocol,
+};
 
 /// What a `405` to another method names.
 pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -60,6 +64,8 @@ pub struct Downstream<'a> {
     pub is_gone: &'a dyn Fn() -> bool,
     /// Passes a `1xx` answer on, whose headers are clean.
     pub send_interim: &'a dyn Fn(&Interim),
+    /// The streams of its connection, if the request is one.
+    pub backlog: Option<&'a Arc<Backlog>>,
 }
 
 /// Sends one request to the route's upstream and returns the answer.
@@ -87,8 +93,9 @@ pub async fn forward(
     if upload::is_too_large(&body, &route.http) {
         return Err(Refusal::BodyTooLarge);
     }
+    let unread = downstream.backlog.map(Unread::begin);
     let is_broken = downstream.is_body_broken;
-    let (upload, progress) = Upload::new(body, &route.http, is_broken);
+    let (upload, progress) = Upload::new(body, &route.http, is_broken, unread);
     let asked = Asked {
         head: Request::from_parts(parts, ()),
         progress,

@@ -290,6 +290,7 @@ impl Requests {
             is_body_broken: Some(&self.is_body_broken),
             is_gone: &|| self.stream.is_hung_up(),
             send_interim: &|interim| self.stream.send_interim(interim),
+            backlog: None,
         };
         forward::forward(request, downstream, &route, local).await
     }

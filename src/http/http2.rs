@@ -10,6 +10,8 @@
 //!   on it, so that it counts for as long as any of them.
 //! * What one client can make the proxy keep is bounded: streams, header sections, unread
 //!   bytes of each stream, unsent bytes of each stream, and requests that it cancels.
+//! * While memory is short, a connection is not read that has streams which are not read
+//!   ([`handle`]): what its client sends waits in its socket then.
 //! * A session counts like a connection of its own, and no connection has more of them than
 //!   streams: a session may go on when its stream is reset, which makes room for another
 //!   stream but not for another session.
@@ -24,14 +26,14 @@
 //! bytes that is unread with what it lacks, for the whole connection, and ends that with
 //! `ENHANCE_YOUR_CALM`, all of its streams included, when half the connection's window is
 //! used up. So the window is larger than the streams need, and still only about seven of
-//! them may be full of the smallest messages.
+//! them, two where there is little memory, may be full of the smallest messages.
 
 mod activity;
 mod handle;
 mod pace;
 mod request;
 
-use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{convert::Infallible, ops::RangeInclusive, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -63,7 +65,10 @@ use super::{
 use crate::{
     session::Drain,
     telemetry::{connections::SessionPlace, rejections::Rejection},
-    transport::{Http2Stream, Transport},
+    transport::{
+        Http2Stream, Transport,
+        backlog::{Backlog, Unread},
+    },
     websocket::Opened,
 };
 
@@ -72,8 +77,11 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// The least that a client may send on all streams together before it is read: half of it is
 /// the budget for small frames. A stream full of the smallest messages that a WebSocket has,
-/// 7 bytes, takes 2.3 MB of that.
-const MIN_CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// 7 bytes, takes 2.3 MB of that, and some 3 MB of memory.
+///
+/// It is a part of the bound of memory within these, the largest without one.
+const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 8 * 1024 * 1024..=32 * 1024 * 1024;
+const CONNECTION_WINDOW_PART: u64 = 32;
 
 /// What may wait to be sent on one stream.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -95,17 +103,20 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
     let shared = Arc::clone(&connection.local.shared);
     let limits = shared.config().limits.clone();
     let activity = Rc::new(Activity::default());
+    let backlog = Arc::<Backlog>::default();
     let requests = Rc::new(Requests {
         connection,
         activity: Rc::clone(&activity),
+        backlog: Arc::clone(&backlog),
     });
 
-    let stream = Handle::new(stream);
+    let stream = Handle::new(stream, backlog, Arc::clone(&shared));
     let executor = OnThisThread {
         write_timeout: limits.write_timeout,
         shared: Arc::clone(&shared),
     };
-    let http = builder(limits.max_streams, executor).serve_connection(
+    let max_memory_bytes = shared.memory().used_and_max_bytes().map(|(_, max)| max);
+    let http = builder(limits.max_streams, max_memory_bytes, executor).serve_connection(
         TokioIo::new(stream.clone()),
         service_fn(move |request| respond(Rc::clone(&requests), request)),
     );
@@ -187,7 +198,17 @@ where
     }
 }
 
-fn builder(max_streams: u32, executor: OnThisThread) -> http2::Builder<OnThisThread> {
+fn builder(
+    max_streams: u32,
+    max_memory_bytes: Option<u64>,
+    executor: OnThisThread,
+) -> http2::Builder<OnThisThread> {
+    let part = max_memory_bytes.map_or(u64::MAX, |bytes| bytes / CONNECTION_WINDOW_PART);
+    let part = u32::try_from(part).unwrap_or(u32::MAX);
+    let least = part.clamp(
+        *CONNECTION_WINDOW_BYTES.start(),
+        *CONNECTION_WINDOW_BYTES.end(),
+    );
     let windows = STREAM_WINDOW_BYTES.saturating_mul(max_streams);
     let mut builder = http2::Builder::new(executor);
     builder
@@ -196,9 +217,7 @@ fn builder(max_streams: u32, executor: OnThisThread) -> http2::Builder<OnThisThr
         .max_concurrent_streams(max_streams)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(
-            windows.clamp(MIN_CONNECTION_WINDOW_BYTES, MAX_WINDOW_BYTES),
-        )
+        .initial_connection_window_size(windows.clamp(least, MAX_WINDOW_BYTES))
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
@@ -234,6 +253,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
 struct Requests {
     connection: Connection,
     activity: Rc<Activity>,
+    backlog: Arc<Backlog>,
 }
 
 async fn respond(
@@ -278,6 +298,7 @@ impl Requests {
             is_gone: &|| false,
             // hyper's server has no way to send them over HTTP/2.
             send_interim: &|_| {},
+            backlog: Some(&self.backlog),
         };
         forward::forward(request, downstream, &route, &self.connection.local).await
     }
@@ -302,6 +323,7 @@ impl Requests {
         meter.set_handshake();
         let places = self.admit_session()?;
         let upgraded = on_upgrade(&mut request);
+        let unread = Unread::begin(&self.backlog);
         let (parts, _body) = request.into_parts();
         // A stream that the client cancels is dropped.
         let answer = upgrade::answer(&parts, client, &route, local, None);
@@ -309,7 +331,7 @@ impl Requests {
         match accepted {
             Some(accepted) => {
                 meter.set_session();
-                task::spawn_local(self.session(upgraded, accepted, places));
+                task::spawn_local(self.session(upgraded, unread, accepted, places));
             }
             // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
             // the client of HTTP/2 must not read as a success.
@@ -335,6 +357,7 @@ impl Requests {
     fn session(
         &self,
         upgraded: OnUpgrade,
+        unread: Unread,
         accepted: Accepted,
         places: (Session, SessionPlace),
     ) -> impl Future<Output = ()> + use<> {
@@ -346,7 +369,7 @@ impl Requests {
                 return;
             };
             let opened = Opened {
-                stream: Transport::Http2(Box::new(Http2Stream::new(upgraded))),
+                stream: Transport::Http2(Box::new(Http2Stream::new(upgraded, unread))),
                 read_buf: bytes::Bytes::new(),
             };
             upgrade::session(opened, accepted, &local).await;

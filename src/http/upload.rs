@@ -19,7 +19,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use super::{headers, watchdog::Watchdog};
-use crate::route::HttpSettings;
+use crate::{route::HttpSettings, transport::backlog::Unread};
 
 /// The body of a request, as hyper's client reads it.
 #[derive(Debug, Default)]
@@ -59,7 +59,10 @@ pub struct Progress {
     last_piece: Cell<Option<Instant>>,
     /// Set when what looked like the body turns out to be none.
     is_broken: Option<Rc<Cell<bool>>>,
-    unread: RefCell<Option<Incoming>>,
+    /// The body, if it was given up before anything of it had been read.
+    returned: RefCell<Option<Incoming>>,
+    /// What it is on its connection, as long as it is there, if that has several streams.
+    unread: RefCell<Option<Unread>>,
 }
 
 /// How far an upload has got.
@@ -99,18 +102,20 @@ impl Upload {
     ///
     /// `is_broken` is set by whoever follows the bytes more strictly than hyper. The client may
     /// send nothing for `body_timeout` only before the upstream answers; after that the two may
-    /// be talking to each other, and silence means nothing.
+    /// be talking to each other, and silence means nothing. `unread` follows what is read of it.
     #[must_use]
     pub fn new(
         body: Incoming,
         settings: &HttpSettings,
         is_broken: Option<&Rc<Cell<bool>>>,
+        unread: Option<Unread>,
     ) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (Self(None), None);
         }
         let progress = Rc::new(Progress {
             is_broken: is_broken.cloned(),
+            unread: RefCell::new(unread),
             ..Progress::default()
         });
         (Self::again(body, settings, &progress), Some(progress))
@@ -162,7 +167,7 @@ impl Progress {
     /// The body, if it was given up before anything of it had been read.
     #[must_use]
     pub fn take_unread(&self) -> Option<Incoming> {
-        self.unread.take()
+        self.returned.take()
     }
 }
 
@@ -174,7 +179,12 @@ impl Sending {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let Poll::Ready(read) = Pin::new(&mut *body).poll_frame(context) else {
+        let mut read = |context: &mut Context<'_>| Pin::new(&mut *body).poll_frame(context);
+        let read = match &*self.progress.unread.borrow() {
+            Some(unread) => unread.poll(context, read, |frame| !matches!(frame, Some(Ok(_)))),
+            None => read(context),
+        };
+        let Poll::Ready(read) = read else {
             return self.poll_expired(context);
         };
         self.watchdog.set(None);
@@ -196,6 +206,9 @@ impl Sending {
             Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(Some(error))))),
             None => (State::Complete, None),
         };
+        if state != State::Reading {
+            self.progress.unread.take();
+        }
         self.progress.state.set(state);
         self.progress.last_piece.set(Some(Instant::now()));
         Poll::Ready(frame.map(|frame| frame.map(headers::without_forbidden_trailers)))
@@ -247,7 +260,9 @@ impl Body for Upload {
 impl Drop for Sending {
     fn drop(&mut self) {
         if self.progress.state() == State::Unread {
-            *self.progress.unread.borrow_mut() = self.body.take();
+            *self.progress.returned.borrow_mut() = self.body.take();
+        } else {
+            self.progress.unread.take();
         }
     }
 }

@@ -19,6 +19,13 @@ use std::{
 /// Which part of the bound has to become free until all is well again.
 const RELIEF: u64 = 20;
 
+/// When less than this part of the bound is left, every piece that is taken in is looked after.
+const NEAR: u64 = 4;
+
+/// Before that, how much may be taken in until somebody looks: 16 bytes on the wire may become
+/// 500 in memory.
+const LOOK_BYTES: u64 = 16 * 1024;
+
 /// The most memory that may be in use before nothing new is taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
@@ -109,16 +116,28 @@ pub struct Pressure {
     bound: Mutex<Option<Bound>>,
     used_bytes: AtomicU64,
     is_high: AtomicBool,
+    /// This process alone, which is quickly read.
+    process: Usage,
+    /// What it had at the last look, in bytes.
+    process_bytes: AtomicU64,
+    /// Whether little was left when somebody last looked.
+    is_near: AtomicBool,
+    /// What has been taken in since.
+    unlooked_bytes: AtomicU64,
 }
 
 impl Pressure {
     /// Not high, until somebody looks.
     #[must_use]
-    pub const fn new(bound: Option<Bound>) -> Self {
+    pub fn new(bound: Option<Bound>) -> Self {
         Self {
             bound: Mutex::new(bound),
             used_bytes: AtomicU64::new(0),
             is_high: AtomicBool::new(false),
+            process: Usage::of_process(Path::new("/")),
+            process_bytes: AtomicU64::new(0),
+            is_near: AtomicBool::new(false),
+            unlooked_bytes: AtomicU64::new(0),
         }
     }
 
@@ -144,9 +163,58 @@ impl Pressure {
     pub fn look(&self) {
         let bound = self.bound().clone();
         match bound {
-            Some(bound) => self.note(bound.usage.read(), bound.max_bytes),
+            Some(bound) => {
+                let process_bytes = self.process.read().unwrap_or(0);
+                self.process_bytes.store(process_bytes, Ordering::Relaxed);
+                self.note(bound.usage.read(), bound.max_bytes);
+            }
             None => self.note(None, u64::MAX),
         }
+    }
+
+    /// Takes note of bytes that have been taken in and may take much more memory than that.
+    pub fn take_in(&self, bytes: usize) {
+        self.unlooked_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether less than a quarter of the bound was left when somebody last looked.
+    #[must_use]
+    pub fn is_near(&self) -> bool {
+        self.is_near.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room to [take in](Self::take_in) more.
+    ///
+    /// Looks for itself, the more often the less is left: that costs a few microseconds.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let unlooked_bytes = self.unlooked_bytes.load(Ordering::Relaxed);
+        let is_due = unlooked_bytes >= LOOK_BYTES || unlooked_bytes > 0 && self.is_near();
+        if is_due && !self.is_high() {
+            self.unlooked_bytes.store(0, Ordering::Relaxed);
+            self.look_if_grown();
+        }
+        !self.is_high()
+    }
+
+    /// Looks again if this process has grown since the last look by what was left then.
+    fn look_if_grown(&self) {
+        let Some((used_bytes, max_bytes)) = self.used_and_max_bytes() else {
+            return;
+        };
+        let before = self.process_bytes.load(Ordering::Relaxed);
+        let grown = self.process.read().unwrap_or(0).saturating_sub(before);
+        let used_bytes = used_bytes.saturating_add(grown);
+        self.note_near(used_bytes, max_bytes);
+        if used_bytes > max_bytes {
+            self.look();
+        }
+    }
+
+    fn note_near(&self, used_bytes: u64, max_bytes: u64) {
+        let is_near = used_bytes > max_bytes - max_bytes / NEAR;
+        self.is_near.store(is_near, Ordering::Relaxed);
     }
 
     fn bound(&self) -> MutexGuard<'_, Option<Bound>> {
@@ -155,6 +223,7 @@ impl Pressure {
 
     fn note(&self, used: Option<u64>, max_bytes: u64) {
         let used_bytes = used.unwrap_or(0);
+        self.note_near(used_bytes, max_bytes);
         self.used_bytes.store(used_bytes, Ordering::Relaxed);
         let was_high = self.is_high();
         let bound = if was_high {
@@ -163,7 +232,7 @@ impl Pressure {
             max_bytes
         };
         let is_high = used_bytes > bound;
-        self.is_high.store(is_high, Ordering::Relaxed);
+        let was_high = self.is_high.swap(is_high, Ordering::Relaxed);
         match (was_high, is_high) {
             (false, true) => tracing::warn!(
                 used_bytes,
@@ -222,6 +291,43 @@ mod tests {
         assert_eq!(Usage::version_1(root.path()).read(), Some(2000));
         fs::remove_file(root.path().join("memory.current")).unwrap();
         assert_eq!(Usage::version_2(root.path()).read(), None);
+    }
+
+    #[test]
+    fn whoever_takes_in_much_looks_for_itself_before_the_bound_is_exceeded() {
+        let root = tempfile::tempdir().unwrap();
+        let page = rustix::param::page_size() as u64;
+        let file = root.path().join("statm");
+        let set = |pages: u64| fs::write(&file, format!("0 {pages}")).unwrap();
+        let statm = file.clone();
+        let mut pressure = Pressure::new(Some(Bound {
+            max_bytes: 100 * page,
+            usage: Usage::Process { statm },
+        }));
+        pressure.process = Usage::Process {
+            statm: file.clone(),
+        };
+        set(10);
+        pressure.look();
+
+        set(80);
+        pressure.take_in(1);
+        assert!(pressure.has_room());
+        assert_eq!(pressure.used_and_max_bytes(), Some((10 * page, 100 * page)));
+        pressure.take_in(16 * 1024);
+        assert!(pressure.has_room(), "little is left now");
+        set(101);
+        assert!(pressure.has_room(), "nothing has been taken in");
+        pressure.take_in(1);
+        assert!(!pressure.has_room());
+
+        assert_eq!(
+            pressure.used_and_max_bytes(),
+            Some((101 * page, 100 * page))
+        );
+        set(90);
+        pressure.look();
+        assert!(pressure.has_room());
     }
 
     #[test]

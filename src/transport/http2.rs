@@ -19,6 +19,8 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::backlog::Unread;
+
 /// The most that is taken in one write: a frame of the default size (RFC 9113 §6.5.2).
 const MAX_WRITE_BYTES: usize = 16 * 1024;
 
@@ -26,14 +28,17 @@ const MAX_WRITE_BYTES: usize = 16 * 1024;
 pub struct Http2Stream {
     /// Shared, because hyper tells whether the client is there only to who would write.
     upgraded: RefCell<TokioIo<Upgraded>>,
+    unread: Unread,
 }
 
 impl Http2Stream {
-    /// The stream on which hyper has sent the answer to an extended `CONNECT`.
+    /// The stream on which hyper has sent the answer to an extended `CONNECT`, and which is
+    /// `unread` on its connection.
     #[must_use]
-    pub fn new(upgraded: Upgraded) -> Self {
+    pub fn new(upgraded: Upgraded, unread: Unread) -> Self {
         Self {
             upgraded: RefCell::new(TokioIo::new(upgraded)),
+            unread,
         }
     }
 
@@ -66,7 +71,16 @@ impl AsyncRead for Http2Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.upgraded().poll_read(context, buffer)
+        let Self { upgraded, unread } = &mut *self;
+        let upgraded = Pin::new(upgraded.get_mut());
+        let before = buffer.filled().len();
+        let read = |context: &mut Context<'_>| {
+            let read = upgraded.poll_read(context, buffer);
+            read.map(|read| read.map(|()| buffer.filled().len() - before))
+        };
+        unread
+            .poll(context, read, |read| !matches!(read, Ok(1..)))
+            .map_ok(|_bytes| ())
     }
 }
 

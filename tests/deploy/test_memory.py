@@ -1,7 +1,10 @@
 """The defaults, in a small container."""
 
 import asyncio
+import contextlib
+import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +30,13 @@ FILL_SECONDS = 25
 BESIDE_THE_LIMIT = 16 * 1024
 """What each session may hold beyond the limit of all: 4 KiB, and the message under way."""
 SECONDS = 10
+FLOODS = 24
+STREAMS = 6
+WINDOW = 65535
+SMALLEST = b"\x81\x81\0\0\0\0x"
+"""A message of one byte; as a frame of its own it takes more than thirty times its length."""
+TAKEN_SECONDS = 1
+"""When nothing of them is taken for so long, nothing more is sent."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,22 @@ class Running:
 
 
 @pytest.fixture
-def running() -> Iterator[Running]:
+def running(tmp_path: Path) -> Iterator[Running]:
     """A readygate with defaults whose backend never listens, in a cgroup."""
     port, admin, upstream = (proxy.free_port() for _ in range(3))
-    command = [proxy.binary(), "--upstream", f"http://127.0.0.1:{upstream}"]
-    addresses = [f"--listen=127.0.0.1:{port}", f"--admin=127.0.0.1:{admin}"]
+    configuration = tmp_path / "proxy.toml"
+    configuration.write_text(
+        f"""\
+listen = [{{ address = "127.0.0.1:{port}", h2c = true }}]
+admin.listen = "127.0.0.1:{admin}"
+[[route]]
+upstream = "http://127.0.0.1:{upstream}"
+"""
+    )
     with cgroups.limited({"readygate": MEMORY}) as cgroup:
         join = cgroup and (cgroup / "readygate/cgroup.procs")
         process = subprocess.Popen(
-            [*command, *addresses],
+            [proxy.binary(), f"--config={configuration}"],
             stdout=subprocess.DEVNULL,
             preexec_fn=lambda: join and join.write_text("0"),
         )
@@ -105,3 +122,62 @@ async def push(running: Running, enough: int) -> tuple[int, int]:
 async def send(client: ClientConnection) -> None:
     for _ in range(MESSAGES):
         await client.send(MESSAGE)
+
+
+def test_small_frames_without_end_over_http_2_do_not_get_it_killed(
+    running: Running,
+) -> None:
+    connections = [flood(running.port) for _ in range(FLOODS)]
+    held = -1
+    while held != (held := running.metric("readygate_held_bytes")):
+        # Memory is looked at once a second.
+        time.sleep(2)
+
+    # Without a cgroup nothing bounds it, and what is sent is less than the machine has.
+    assert running.process.poll() is None
+    assert held >= FLOODS
+    for connection in connections:
+        connection.close()
+
+
+def flood(port: int) -> socket.socket:
+    """A connection with sessions that send small messages for as long as they are taken."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
+    streams = [1 + 2 * number for number in range(STREAMS)]
+    for stream in streams:
+        connection.sendall(frame(HEADERS, END_HEADERS, stream, HANDSHAKE))
+    connection.settimeout(TAKEN_SECONDS)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        for stream in streams:
+            connection.sendall(
+                frame(DATA, 0, stream, SMALLEST) * (WINDOW // len(SMALLEST))
+            )
+    return connection
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Of HTTP/2 (RFC 9113, section 4.1)."""
+    return (
+        len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+    )
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field that is not indexed (RFC 7541, section 6.2.2)."""
+    return b"".join([b"\0", *(bytes([len(it)]) + it.encode() for it in (name, value))])
+
+
+DATA, HEADERS, SETTINGS = 0, 1, 4
+END_HEADERS = 4
+HANDSHAKE = b"".join(
+    literal(name, value)
+    for name, value in [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "chat.example"),
+        (":path", "/"),
+        ("sec-websocket-version", "13"),
+    ]
+)

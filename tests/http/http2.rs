@@ -3,6 +3,7 @@
 mod client;
 mod floods;
 mod frames;
+mod memory;
 mod requests;
 mod strictness;
 mod tls;

@@ -8,12 +8,12 @@ use tempfile::TempDir;
 use crate::support::{Proxy, Reserved, Upstream, config, handshake, text_frame};
 
 /// What the system says about the memory of the process, in the test's hands.
-struct Reading {
+pub(crate) struct Reading {
     folder: TempDir,
 }
 
 impl Reading {
-    fn new(pages: u64) -> Self {
+    pub(crate) fn new(pages: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let reading = Self { folder };
         reading.set(pages);
@@ -24,7 +24,7 @@ impl Reading {
         self.folder.path().join("statm")
     }
 
-    fn set(&self, pages: u64) {
+    pub(crate) fn set(&self, pages: u64) {
         // Put in place as a whole, for it may be read at any time.
         let new = self.folder.path().join("new");
         fs::write(&new, format!("0 {pages} 0 0 0 0 0\n")).unwrap();
@@ -32,7 +32,7 @@ impl Reading {
     }
 
     /// A bound of a hundred pages.
-    fn bound(&self) -> Bound {
+    pub(crate) fn bound(&self) -> Bound {
         Bound {
             max_bytes: 100 * rustix::param::page_size() as u64,
             usage: Usage::Process { statm: self.path() },

@@ -1,35 +1,83 @@
 //! A client's byte stream while hyper serves HTTP/2 on it, which afterwards would only be
 //! dropped.
+//!
+//! What a client sends on a stream that nobody reads, because its session has enough or its
+//! upstream takes nothing, is in this process and in no queue of it: up to a stream's window,
+//! and for small frames many times what they have on the wire. While memory is short that must
+//! not grow. So a connection with such streams is not read then: its client is slowed down by
+//! TCP, as one of HTTP/1.1 is, and if that lasts the connection ends by its unanswered pings.
 
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
-use crate::{http::sniff::Sniffed, transport::Transport};
+use crate::{
+    http::{Shared, sniff::Sniffed, watchdog::Watchdog},
+    transport::{Transport, backlog::Backlog},
+};
+
+/// How much is read at once when little memory is left.
+const SMALL_READ_BYTES: usize = 2 * 1024;
+
+/// After this time a connection that is not read looks whether memory is still short.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One of the handles to a stream.
 #[derive(Clone)]
-pub(super) struct Handle(Rc<RefCell<Sniffed>>);
+pub(super) struct Handle(Rc<RefCell<Inner>>);
+
+struct Inner {
+    stream: Sniffed,
+    backlog: Arc<Backlog>,
+    shared: Arc<Shared>,
+    /// Set while it is not read.
+    watchdog: Watchdog,
+}
 
 impl Handle {
-    /// The only handle to `stream`.
-    pub(super) fn new(stream: Sniffed) -> Self {
-        Self(Rc::new(RefCell::new(stream)))
+    /// The only handle to `stream`, which carries the streams of `backlog`.
+    pub(super) fn new(stream: Sniffed, backlog: Arc<Backlog>, shared: Arc<Shared>) -> Self {
+        Self(Rc::new(RefCell::new(Inner {
+            stream,
+            backlog,
+            shared,
+            watchdog: Watchdog::default(),
+        })))
     }
 
     /// The stream alone; `None` while there are other handles.
     pub(super) fn into_inner(self) -> Option<Transport> {
-        Some(Rc::into_inner(self.0)?.into_inner().stream)
+        Some(Rc::into_inner(self.0)?.into_inner().stream.stream)
     }
 
     fn with<T>(&self, operation: impl FnOnce(Pin<&mut Sniffed>) -> T) -> T {
-        operation(Pin::new(&mut self.0.borrow_mut()))
+        operation(Pin::new(&mut self.0.borrow_mut().stream))
+    }
+}
+
+impl Inner {
+    /// Ready when nothing is unread, or there is memory for more.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.backlog.poll_empty(context).is_pending() && !self.shared.memory().has_room() {
+            if !self.watchdog.is_set() {
+                self.watchdog.set(Some(Instant::now() + LOOK_INTERVAL));
+            }
+            ready!(self.watchdog.poll_expired(context));
+            self.watchdog.set(None);
+        }
+        self.watchdog.set(None);
+        Poll::Ready(())
     }
 }
 
@@ -39,7 +87,25 @@ impl AsyncRead for Handle {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_read(context, buffer))
+        let inner = &mut *self.0.borrow_mut();
+        ready!(inner.poll_room(context));
+        let memory = inner.shared.memory();
+        let before = buffer.filled().len();
+        let stream = Pin::new(&mut inner.stream);
+        let read = if memory.is_near() {
+            let mut bytes = [0; SMALL_READ_BYTES];
+            let length = bytes.len().min(buffer.remaining());
+            let mut piece = ReadBuf::new(&mut bytes[..length]);
+            let read = stream.poll_read(context, &mut piece);
+            buffer.put_slice(piece.filled());
+            read
+        } else {
+            stream.poll_read(context, buffer)
+        };
+        if !inner.backlog.is_empty() {
+            memory.take_in(buffer.filled().len() - before);
+        }
+        read
     }
 }
 
@@ -61,7 +127,7 @@ impl AsyncWrite for Handle {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.borrow().is_write_vectored()
+        self.0.borrow().stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,211 @@
+//! Which streams of one connection may have something that nobody has read.
+//!
+//! Such bytes are in the memory of this process, and not, as those of a connection that is not
+//! read, in its socket: whoever reads the connection has to know.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+/// The streams of one connection.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    unread: AtomicUsize,
+    waiting: AtomicWaker,
+}
+
+/// A stream, which counts from its beginning until its reader has found nothing more, and
+/// again from when more has come, whether or not its reader wants it; and not when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Unread {
+    stream: Arc<Stream>,
+    /// Wakes `stream`.
+    waker: Waker,
+}
+
+#[derive(Debug)]
+struct Stream {
+    backlog: Arc<Backlog>,
+    is_open: AtomicBool,
+    is_counted: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Backlog {
+    /// Ready when the readers of all streams have read what there is.
+    ///
+    /// Only the last task that has asked is woken.
+    pub fn poll_empty(&self, context: &Context<'_>) -> Poll<()> {
+        if self.is_empty() {
+            return Poll::Ready(());
+        }
+        self.waiting.register(context.waker());
+        if self.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Whether the readers of all streams have read what there is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unread.load(Ordering::Acquire) == 0
+    }
+}
+
+impl Unread {
+    /// A stream that has begun.
+    #[must_use]
+    pub fn begin(backlog: &Arc<Backlog>) -> Self {
+        let stream = Arc::new(Stream {
+            backlog: Arc::clone(backlog),
+            is_open: AtomicBool::new(true),
+            is_counted: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        });
+        stream.set(true);
+        let waker = Arc::clone(&stream).into();
+        Self { stream, waker }
+    }
+
+    /// Reads from the stream. What is ready and `is_end` has nothing behind it.
+    pub fn poll<T>(
+        &self,
+        context: &Context<'_>,
+        read: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+        is_end: impl FnOnce(&T) -> bool,
+    ) -> Poll<T> {
+        self.stream.reader.register(context.waker());
+        let poll = read(&mut Context::from_waker(&self.waker));
+        match &poll {
+            Poll::Ready(read) if is_end(read) => self.stream.end(),
+            poll => self.stream.set(poll.is_ready()),
+        }
+        poll
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.stream.end();
+    }
+}
+
+impl Stream {
+    fn set(&self, is_counted: bool) {
+        let Backlog { unread, waiting } = &*self.backlog;
+        let was_counted = self.is_counted.swap(is_counted, Ordering::AcqRel);
+        if is_counted && !was_counted {
+            unread.fetch_add(1, Ordering::AcqRel);
+        }
+        if was_counted && !is_counted && unread.fetch_sub(1, Ordering::AcqRel) == 1 {
+            waiting.wake();
+        }
+    }
+
+    /// Nothing more comes that would be kept.
+    fn end(&self) {
+        self.is_open.store(false, Ordering::Release);
+        self.set(false);
+    }
+}
+
+impl Wake for Stream {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.is_open.load(Ordering::Acquire) {
+            self.set(true);
+        }
+        self.reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Wakes {
+        fn take(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    /// Reads from a stream with `outcome`; returns what is to be woken when more comes.
+    fn read(stream: &Unread, context: &Context<'_>, outcome: Poll<&str>) -> Waker {
+        let mut waker = None;
+        let read = |context: &mut Context<'_>| {
+            waker = Some(context.waker().clone());
+            outcome
+        };
+        let _ = stream.poll(context, read, |read| *read == "end");
+        waker.unwrap()
+    }
+
+    #[test]
+    fn a_stream_counts_while_it_may_have_something_that_its_reader_has_not_read() {
+        let readers = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&readers));
+        let context = Context::from_waker(&waker);
+        let backlog = Arc::<Backlog>::default();
+        assert!(backlog.is_empty());
+        let stream = Unread::begin(&backlog);
+        assert!(!backlog.is_empty(), "it has begun");
+
+        read(&stream, &context, Poll::Ready("more"));
+        assert!(!backlog.is_empty(), "there may be more");
+        let more = read(&stream, &context, Poll::Pending);
+        assert!(backlog.is_empty(), "all is read");
+        more.wake();
+        assert_eq!((backlog.is_empty(), readers.take()), (false, 1));
+
+        read(&stream, &context, Poll::Ready("end"));
+        assert!(backlog.is_empty(), "it has ended");
+        let more = read(&stream, &context, Poll::Pending);
+        more.wake_by_ref();
+        assert!(backlog.is_empty(), "it has ended");
+        assert_eq!(readers.take(), 1);
+
+        let stream = Unread::begin(&backlog);
+        let more = read(&stream, &context, Poll::Ready("more"));
+        drop(stream);
+        more.wake();
+        assert!(backlog.is_empty(), "it is gone");
+    }
+
+    #[test]
+    fn whoever_waits_is_woken_when_the_last_stream_has_been_read_or_is_gone() {
+        let wakes = Arc::new(Wakes::default());
+        let task = Waker::from(Arc::clone(&wakes));
+        let context = Context::from_waker(&task);
+        let backlog = Arc::<Backlog>::default();
+        assert!(backlog.poll_empty(&context).is_ready());
+        let (one, other) = (Unread::begin(&backlog), Unread::begin(&backlog));
+        let idle = Context::from_waker(Waker::noop());
+
+        assert!(backlog.poll_empty(&context).is_pending());
+        read(&one, &idle, Poll::Pending);
+        assert_eq!((backlog.is_empty(), wakes.take()), (false, 0));
+        drop(other);
+        assert_eq!((backlog.is_empty(), wakes.take()), (true, 1));
+    }
+}
