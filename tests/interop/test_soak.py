@@ -1,8 +1,11 @@
 """Churn for a minute, or as long as somebody wants; then everything is as before.
 
-Clients of several kinds come and go while the backend is killed and started again and
-again, and the configuration is read again, now and then with a mistake. The books of the proxy have to be right all the time, and when all have left it has
-to be as small as it was: descriptors, threads, gauges, memory.
+Clients of several kinds come and go while their backend is killed and started again and
+again, and the configuration is read again, now and then with a mistake. What the proxy says
+about their messages has to agree with what they have sent and the backend has received.
+Beside them others have a route and a backend of their own that nobody disturbs: these lose
+nothing. When all have left the proxy has to be as small as it was: descriptors, threads,
+gauges, memory.
 """
 
 import asyncio
@@ -16,31 +19,47 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from harness import proxy
 from harness.backends import FOLDER
+from harness.books import disagreements, losses, read_notes
+from harness.crowd import CALM, DISTURBED, Crowd
 from harness.processes import Process, Processes, wait_until
 
-CLIENTS = 60
 WARM_UP_SECONDS = 10
-QUIET_SECONDS = 20
+LISTEN_SECONDS = 20
+QUIET_SECONDS = 2
+"""A session whose client is gone waits a second for its gate, and half of one to be closed."""
 SPARE_PIPES = 8
 """How many pipes a worker keeps for large messages, two descriptors each."""
 GROWTH_BYTES = 8 * 1024 * 1024
 """What allocators and tables may keep; a leak of 200 bytes a message is more in a minute."""
 CONFIG = """\
-listen = "127.0.0.1:{port}"
+[[listen]]
+address = "127.0.0.1:{port}"
+h2c = true
 
 [[route]]
-upstream = "http://127.0.0.1:{upstream}"
+path = "/churn"
+upstream = "http://127.0.0.1:{churning}"
 hold = {{ overflow = "shed", max_messages = {max_messages} }}
-gate = {{ ready = {{ text = "ready" }}, timeout = "2s" }}
+gate = {{ ready = {{ text = "ready" }}, timeout = "1s" }}
+tunnel = {{ close_timeout = "500ms" }}
+http = {{ hold_timeout = "1s" }}
+
+[[route]]
+path = "/calm"
+upstream = "http://127.0.0.1:{calm}"
+hold = {{ max_messages = 20 }}
+gate = {{ ready = {{ text = "ready" }} }}
 """
+
+SHOWN = 20
+"""How many of the mistakes of a proxy that makes many."""
 
 Metrics = dict[tuple[str, tuple], float]
 
@@ -48,14 +67,14 @@ Metrics = dict[tuple[str, tuple], float]
 class Proxy:
     """The proxy under test, whose configuration changes."""
 
-    def __init__(self, processes: Processes, folder: Path, upstream: int) -> None:
-        self._upstream = upstream
+    def __init__(self, processes: Processes, folder: Path, churning: int, calm: int) -> None:
+        self._upstreams = {"churning": churning, "calm": calm}
         self.port = proxy.start_with(processes, folder, self._config)
         self._file = folder / f"proxy-{self.port}.toml"
         self.process = processes.named("readygate")
 
     def _config(self, port: int, max_messages: object = 50) -> str:
-        return CONFIG.format(port=port, upstream=self._upstream, max_messages=max_messages)
+        return CONFIG.format(port=port, max_messages=max_messages, **self._upstreams)
 
     def reload(self) -> None:
         """Has another configuration read, which in one of four cases has a mistake."""
@@ -65,17 +84,20 @@ class Proxy:
 
 
 class Backend:
-    """A backend that is killed and comes back at the same port."""
+    """A backend, which may be killed and comes back at the same port."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, notes: Path, *options: str) -> None:
         self._processes = processes
+        self.notes = notes
         self.port = proxy.free_port()
         self.kills = 0
+        self._command = [sys.executable, FOLDER / "churn.py", "--port", str(self.port)]
+        self._command += ["--notes", notes, *options]
         self._start()
+        self._process.announcement(LISTEN_SECONDS)
 
     def _start(self) -> None:
-        command = [sys.executable, FOLDER / "churn.py", "--port", str(self.port)]
-        self._process = self._processes.start("churn", command)
+        self._process = self._processes.start("churn", self._command)
 
     async def restart(self) -> None:
         """Kills it, so that its connections end anyhow, and starts it a moment later."""
@@ -123,57 +145,10 @@ def check_books(metrics: Metrics, before: Metrics) -> None:
     assert back == []
 
 
-async def talk(client: ClientConnection) -> None:
-    """Sends at once, and reads what comes as fast as it comes."""
-    for number in range(random.randint(1, 40)):
-        await client.send(f"{number}" * random.randint(1, 200))
-    async with asyncio.timeout(random.uniform(0, 3)):
-        async for _ in client:
-            pass
-
-
-async def read_slowly(client: ClientConnection) -> None:
-    """Lets megabytes pile up on the way back."""
-    for _ in range(40):
-        await client.send("x" * 50_000)
-        await asyncio.sleep(0.01)
-    for _ in range(10):
-        await client.recv()
-        await asyncio.sleep(random.uniform(0, 0.2))
-
-
-async def vanish(client: ClientConnection) -> None:
-    """Is gone without a word, in the middle of whatever."""
-    for _ in range(random.randint(0, 20)):
-        await client.send("gone")
-    await asyncio.sleep(random.uniform(0, 1))
-    client.transport.abort()
-
-
-async def overflow(client: ClientConnection) -> None:
-    """Sends more than may be held."""
-    for _ in range(120):
-        await client.send("much")
-    await client.recv()
-
-
-async def be_a_client(url: str, until: float, seen: Counter) -> None:
-    while time.monotonic() < until:
-        behave = random.choices((talk, read_slowly, vanish, overflow), (6, 1, 2, 1))[0]
-        try:
-            async with connect(url, max_queue=1, close_timeout=1, proxy=None) as client:
-                await behave(client)
-                seen["finished"] += 1
-        except (ConnectionClosed, TimeoutError) as end:
-            seen[type(end).__name__] += 1
-        except (OSError, InvalidHandshake, EOFError) as refusal:
-            seen[f"no session: {type(refusal).__name__}"] += 1
-            await asyncio.sleep(0.05)
-
-
-async def churn(running: Proxy, admin: str, backend: Backend, seconds: float) -> Counter:
-    """Lets clients come and go for so long; what became of them."""
-    seen: Counter = Counter()
+async def churn(
+    running: Proxy, admin: str, backend: Backend, crowd: Crowd, seconds: float
+) -> None:
+    """Lets clients come and go for so long."""
     until = time.monotonic() + seconds
 
     async def disturb() -> None:
@@ -193,15 +168,12 @@ async def churn(running: Proxy, admin: str, backend: Backend, seconds: float) ->
             now = await asyncio.to_thread(scrape, admin)
             check_books(now, before)
             before = now
-            seen["scrapes"] += 1
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(disturb())
         tasks.create_task(reload())
         tasks.create_task(watch())
-        for _ in range(CLIENTS):
-            tasks.create_task(be_a_client(f"ws://127.0.0.1:{running.port}/", until, seen))
-    return seen
+        tasks.create_task(crowd.come_and_go(until))
 
 
 class Footprint:
@@ -253,34 +225,60 @@ def test_after_churn_everything_is_as_before(
     processes, tmp_path: Path, admin: str, measured, request: pytest.FixtureRequest
 ) -> None:
     seconds = request.config.getoption("--soak-seconds")
-    backend = Backend(processes)
-    running = Proxy(processes, tmp_path, backend.port)
-    asyncio.run(churn(running, admin, backend, WARM_UP_SECONDS))
+    backend = Backend(processes, tmp_path / "churning")
+    calm = Backend(processes, tmp_path / "calm", "--calm")
+    running = Proxy(processes, tmp_path, backend.port, calm.port)
+    crowd = Crowd(running.port)
+    asyncio.run(churn(running, admin, backend, crowd, WARM_UP_SECONDS))
     before = Footprint(admin, running.process.pid)
 
-    seen = asyncio.run(churn(running, admin, backend, seconds))
+    asyncio.run(churn(running, admin, backend, crowd, seconds))
 
     after = Footprint(admin, running.process.pid)
     assert running.process.exit_code() is None
+    assert "panicked" not in running.process.whole_log()
+    check_messages(running.process, crowd, [backend.notes, calm.notes])
     kept = 2 * SPARE_PIPES * int(total(after.metrics, "workers"))
     assert after.files.pop("pipe", 0) <= before.files.pop("pipe", 0) + kept
     assert (after.files, after.threads) == (before.files, before.threads)
     assert after.bytes - before.bytes < GROWTH_BYTES
     check_books(after.metrics, before.metrics)
     check_log(running.process, after.metrics)
+    opened = by_label(after.metrics, "handshakes_total", "result")["accepted"]
+    assert opened == total(after.metrics, "sessions_ended_total")
     accepted = int(total(after.metrics, "messages_accepted_total"))
     growth = (after.bytes - before.bytes) // 1024
     reloads = by_label(after.metrics, "config_reloads_total", "result")
     assert all(reloads.values())
-    measured(f"{seconds:.0f} s, {backend.kills} kills, reloads {reloads}, {dict(seen)}")
-    measured(f"{accepted} messages, {growth} KiB more than after the first {WARM_UP_SECONDS} s")
-    assert seen["finished"] > 0 and accepted > 0
+    measured(f"{seconds:.0f} s, {backend.kills} kills, reloads {reloads}, {dict(crowd.seen)}")
+    measured(f"{accepted} messages in {opened} sessions")
+    measured(f"{growth} KiB more than after the first {WARM_UP_SECONDS} s")
+
+
+def check_messages(running: Process, crowd: Crowd, notes: list[Path]) -> None:
+    """What clients sent and backends received is what the lines of all sessions say."""
+    received = {name: got for file in notes for name, got in read_notes(file).items()}
+    lines = session_lines(running)
+    calm = [line for line in lines if line["path"].startswith(f"{CALM}/")]
+    wrong = losses(crowd.sent, received, calm)
+    wrong += disagreements(crowd.sent, received, lines) + crowd.complaints
+    assert not wrong, f"{len(wrong)} times, first:\n" + "\n".join(wrong[:SHOWN])
+    for kind in ("disturb", "disturb_over_http2", "be_calm", "be_calm_over_http2", "download"):
+        assert crowd.seen[f"{kind}: finished"] > 0
+    assert crowd.seen["download_and_leave: 200"] > 0
+    # Else less would be compared than it seems.
+    assert any(got.is_whole and got.numbers for name, got in received.items() if DISTURBED in name)
+
+
+def session_lines(running: Process) -> list[dict[str, Any]]:
+    """What it has logged about sessions that have ended."""
+    lines = running.whole_log().splitlines()
+    return [json.loads(one) for one in lines if '"session ended"' in one]
 
 
 def check_log(running: Process, metrics: Metrics) -> None:
     """What the lines of all sessions say together is what the metrics say."""
-    lines = [json.loads(one) for one in running.whole_log().splitlines() if '"session ended"' in one]
-    assert not any("panicked" in one for one in running.whole_log().splitlines())
+    lines = session_lines(running)
     assert len(lines) == total(metrics, "session_duration_seconds_count")
     accepted = sum(line["accepted"] for line in lines)
     assert accepted == total(metrics, "messages_accepted_total")
