@@ -138,6 +138,7 @@ MISTAKES = (
     Mistake("deploy/kubernetes/README.md", "`--wait`", "`--waits`", "nothing has --waits"),
     Mistake("deploy/systemd/README.md", "readygate drain --wait", "readygate drain --await", "drain has no --await"),
     Mistake("docs/platforms.md", "`max_session_age`", "`max_session_ages`", "max_session_ages"),
+    Mistake("docs/platforms.md", "`max_session_age`", "`max_session_age2`", "max_session_age2"),
     Mistake("docs/troubleshooting.md", "`ready_ms`", "`ready_millis`", "ready_millis"),
     Mistake("docs/troubleshooting.md", "`readygate_worker_up`", "`readygate_worker_down`", "readygate_worker_down"),
     Mistake("docs/troubleshooting.md", "`GET /livez`", "`GET /lives`", "/lives"),

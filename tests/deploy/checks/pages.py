@@ -17,7 +17,9 @@ TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z]+)+")
+IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
+LOGS = re.compile(r"^## Logs\n(.*?)^## ", re.MULTILINE | re.DOTALL)
+FIRST_CELL = re.compile(r"^\| ([^|]+) \|", re.MULTILINE)
 METRIC = re.compile(r"`((?:readygate|process)_\w+)`")
 OPTION = re.compile(r"--[a-z-]+")
 COMMAND = re.compile(
@@ -119,9 +121,18 @@ def identifiers(page: Path) -> set[str]:
 def unknown_identifiers(page: Path, running: Observed) -> list[str]:
     """Words that are no key, no metric and no field of the log."""
     known = observed.tokens((ROOT / "proxy.toml").read_text())
-    known |= observed.tokens(running.metrics) | running.session.keys()
+    known |= observed.tokens(running.metrics) | fields()
     known |= observed.tokens(running.session["trail"])
     return sorted(identifiers(page) - known - OTHER_IDENTIFIERS)
+
+
+@cache
+def fields() -> set[str]:
+    """Those of the log's lines: tests/logs holds the README's table against the program."""
+    (section,) = LOGS.findall((ROOT / "README.md").read_text())
+    return {
+        field for cell in FIRST_CELL.findall(section) for field in CODE.findall(cell)
+    }
 
 
 def unknown_metrics(page: Path, running: Observed) -> list[str]:
