@@ -151,6 +151,7 @@ MISTAKES = (
     Mistake("kubernetes/deployment.yaml", "failureThreshold: 10", "failureThreshold: ten", "ten"),
     Mistake("kubernetes/deployment.yaml", "mountPath: /etc/readygate", "mountPath: /etc/gate", "not /etc/readygate, where the image looks"),
     Mistake("kubernetes/deployment.yaml", "kind: Deployment", "kind: Deploymnet", "Deploymnet"),
+    Mistake("kubernetes/deployment.yaml", "            preStop:", "            stopSignal: SIGTERM\n            preStop:", "Deployment 1.30"),
     Mistake("kubernetes/deployment.yaml", "name: my-service", "name: my-service\n  name: other", "duplication"),
     Mistake("kubernetes/deployment.yaml", "periodSeconds: 2\n", "periodSeconds: 5\n", "readiness probe (5 s) is not below delay (5 s)"),
     Mistake("kubernetes/deployment.yaml", "failureThreshold: 1\n", "failureThreshold: 3\n", "readiness probe (6 s) is not below delay (5 s)"),

@@ -1,5 +1,6 @@
 """The Kubernetes manifests together: what no schema says."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def pod(manifests: dict[str, Manifest]) -> Manifest:
 @pytest.fixture
 def sidecar(pod: Manifest) -> Manifest:
     return pod["initContainers"][0]
+
+
+def test_the_oldest_version_is_the_one_that_the_page_says() -> None:
+    page = (FOLDER / "README.md").read_text()
+
+    assert re.findall(r"needs Kubernetes ([\d.]+\d)", page) == [kubernetes.VERSIONS[-1]]
 
 
 def test_all_select_the_same_pods(manifests: dict[str, Manifest]) -> None:

@@ -1,4 +1,4 @@
-"""Kubernetes manifests, by the schemas of its own API in four versions."""
+"""Kubernetes manifests, by the schemas of its own API in several versions."""
 
 import os
 import tempfile
@@ -12,7 +12,8 @@ import yaml
 
 from checks import drains, mounts, names, programs, readygate, yaml_files
 
-VERSIONS = ("1.37", "1.36", "1.35", "1.34")
+VERSIONS = ("1.37", "1.36", "1.35", "1.34", "1.30")
+"""The current one, three older ones, and the oldest one that the manifests are for."""
 WAIT = ["/readygate", "drain", "--wait"]
 BACKEND_ENDS_SECONDS = 10
 """What the backend is given to end, when its hook has."""
