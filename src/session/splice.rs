@@ -10,10 +10,11 @@
 //!   stream stays known.
 //! * A pipe belongs to one direction of one session from its first byte to its last, and is
 //!   empty when it goes back to the thread's store.
-//! * Where splicing does not work, bytes are copied: nothing depends on it.
+//! * Where there is no pipe to be had, or a socket is not spliced, bytes are copied: nothing
+//!   depends on splicing, and nothing is lost by trying.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io,
     os::fd::OwnedFd,
     task::{Context, Poll, ready},
@@ -35,10 +36,11 @@ const PIPE_BYTES: usize = 256 * 1024;
 /// How many empty pipes a thread keeps.
 const MAX_SPARE_PIPES: usize = 8;
 
+/// Pipes in the boxes that directions keep them in.
+type SparePipes = Vec<Box<Pipe>>;
+
 thread_local! {
-    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
-    /// Cleared for good when the kernel, or a sandbox, does not splice.
-    static WORKS: Cell<bool> = const { Cell::new(true) };
+    static SPARE: RefCell<SparePipes> = const { RefCell::new(Vec::new()) };
 }
 
 /// A pipe between two sockets.
@@ -50,27 +52,14 @@ pub(super) struct Pipe {
     ends_message: bool,
 }
 
-/// What came of filling a pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Filled {
-    /// So many bytes are in it.
-    Bytes(usize),
-    /// The source has ended.
-    End,
-    /// Splicing does not work here.
-    Refused,
-}
-
 impl Pipe {
-    /// An empty pipe, where there is one to be had and splicing works.
-    pub(super) fn take() -> Option<Self> {
-        if !WORKS.get() {
-            return None;
-        }
-        SPARE.with_borrow_mut(Vec::pop).or_else(|| Self::new().ok())
+    /// An empty pipe, where there is one to be had.
+    pub(super) fn take() -> Option<Box<Self>> {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        spare.or_else(|| Self::new().ok().map(Box::new))
     }
 
-    fn new() -> Result<Self, Errno> {
+    fn new() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Beyond its user's share of pipe memory a smaller one has to do.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
@@ -82,8 +71,8 @@ impl Pipe {
         })
     }
 
-    /// Gives an empty pipe back.
-    pub(super) fn give_back(mut self) {
+    /// Gives an empty pipe back to the thread.
+    pub(super) fn give_back(mut self: Box<Self>) {
         debug_assert_eq!(self.filled_bytes, 0);
         self.ends_message = false;
         SPARE.with_borrow_mut(|spare| {
@@ -108,13 +97,18 @@ impl Pipe {
         self.ends_message = ended;
     }
 
-    /// Moves at most `max_bytes` from `source` into the empty pipe.
+    /// Moves at most `max_bytes` from `source` into the empty pipe; says how many, none when the
+    /// source has ended.
+    ///
+    /// # Errors
+    ///
+    /// Also [refusals](is_refusal), after which the pipe still is empty.
     pub(super) fn poll_fill(
         &mut self,
         context: &mut Context<'_>,
         source: &TcpStream,
         max_bytes: u64,
-    ) -> Poll<io::Result<Filled>> {
+    ) -> Poll<io::Result<usize>> {
         let max_bytes = usize::try_from(max_bytes).map_or(PIPE_BYTES, |max| max.min(PIPE_BYTES));
         loop {
             ready!(source.poll_read_ready(context))?;
@@ -123,22 +117,22 @@ impl Pipe {
                 Ok(splice(source, None, &self.writer, None, max_bytes, flags)?)
             });
             match moved {
-                Ok(0) => return Poll::Ready(Ok(Filled::End)),
                 Ok(bytes) => {
                     self.filled_bytes = bytes;
-                    return Poll::Ready(Ok(Filled::Bytes(bytes)));
+                    return Poll::Ready(Ok(bytes));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if is_refusal(&error) => {
-                    WORKS.set(false);
-                    return Poll::Ready(Ok(Filled::Refused));
-                }
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 
     /// Moves everything in the pipe to `target`.
+    ///
+    /// # Errors
+    ///
+    /// Also [refusals](is_refusal): what is still in the pipe can be
+    /// [taken out](Self::into_bytes) and written.
     pub(super) fn poll_drain(
         &mut self,
         context: &mut Context<'_>,
@@ -168,7 +162,7 @@ impl Pipe {
     }
 
     /// Takes everything out of the pipe, for a target that is written to otherwise.
-    pub(super) fn into_bytes(mut self) -> io::Result<Vec<u8>> {
+    pub(super) fn into_bytes(mut self: Box<Self>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.filled_bytes];
         let mut start = 0;
         while start < bytes.len() {
@@ -180,10 +174,28 @@ impl Pipe {
     }
 }
 
-/// Whether an error says that splicing is not to be had, rather than that it failed.
-fn is_refusal(error: &io::Error) -> bool {
-    let refusals = [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::OPNOTSUPP];
-    refusals
-        .iter()
-        .any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
+/// Whether an error says that the kernel or a sandbox does not splice these sockets, rather than
+/// that a connection failed.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_refuses_and_a_lost_connection_fails() {
+        let is_refused = |errno: Errno| is_refusal(&errno.into());
+
+        for errno in [Errno::PERM, Errno::ACCESS, Errno::NOSYS] {
+            assert!(is_refused(errno), "{errno}");
+        }
+        for errno in [Errno::CONNRESET, Errno::PIPE, Errno::TIMEDOUT] {
+            assert!(!is_refused(errno), "{errno}");
+        }
+    }
 }

@@ -76,6 +76,8 @@ pub(super) struct End<S> {
     pub(super) pipe: Option<Box<Pipe>>,
     /// Whether what had been read before the tunnel began has been passed on.
     has_begun: bool,
+    /// Whether large payloads may go through pipes: until one of the sockets refuses.
+    may_splice: bool,
 }
 
 impl<S> End<S> {
@@ -85,6 +87,7 @@ impl<S> End<S> {
             scanner,
             pipe: None,
             has_begun: false,
+            may_splice: true,
         }
     }
 }
@@ -188,8 +191,10 @@ pub(super) fn run<C: Stream, U: Stream>(
         let Ends {
             client, upstream, ..
         } = ends;
-        let to_upstream = empty_pipe(client, upstream);
-        let to_client = empty_pipe(upstream, client);
+        let (mut to_upstream, mut to_client) = (Passed::default(), Passed::default());
+        // For the closing handshake to write; what is lost with a pipe is in doubt.
+        let _ = empty_pipe(client, upstream, &mut to_upstream);
+        let _ = empty_pipe(upstream, client, &mut to_client);
         note(session, to_upstream, to_client, upstream);
         if let Some(since) = idle_since {
             session.enter_idle(since);

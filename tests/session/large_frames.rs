@@ -1,16 +1,175 @@
 //! The tunnel between real sockets, where large payloads are moved by the kernel.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
 use readygate::{
-    session::{Settings, ledger::Account},
-    transport::Transport,
+    session::{Drain, Report, Settings, ledger::Account},
+    transport::Stream,
+};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+        timerfd_settime,
+    },
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
+    task::JoinHandle,
 };
 
 use crate::support::*;
+
+/// What becomes of large payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The kernel moves them.
+    Spliced,
+    /// Nobody tries to have them moved.
+    Copied,
+    /// The kernel moves nothing out of the socket.
+    RefusedBySource,
+    /// The kernel moves nothing into the socket, which is found out when a pipe is full.
+    RefusedByTarget,
+}
+
+const WAYS: [Way; 4] = [
+    Way::Spliced,
+    Way::Copied,
+    Way::RefusedBySource,
+    Way::RefusedByTarget,
+];
+
+/// The most that one pipe holds.
+const MAX_PIPE_BYTES: u64 = 256 * 1024;
+
+/// How many bytes a session has read itself.
+type Copied = Rc<Cell<u64>>;
+
+/// A socket of a session.
+struct Socket {
+    stream: TcpStream,
+    /// What the session has spliced in place of it.
+    stand_in: Option<TcpStream>,
+    way: Way,
+    copied: Copied,
+}
+
+impl Socket {
+    fn new(stream: TcpStream, way: Way, copied: &Copied) -> Self {
+        if way == Way::RefusedByTarget {
+            // The one flag with which sockets are written to as ever, and not spliced to.
+            let flags = fcntl_getfl(&stream).unwrap();
+            fcntl_setfl(&stream, flags | OFlags::APPEND).unwrap();
+        }
+        Self {
+            stream,
+            stand_in: (way == Way::RefusedBySource).then(unspliceable),
+            way,
+            copied: copied.clone(),
+        }
+    }
+}
+
+/// A timer that has expired: always readable, and nothing that the kernel splices.
+fn unspliceable() -> TcpStream {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK).unwrap();
+    let expired = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec {
+            tv_sec: 0,
+            tv_nsec: 1,
+        },
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &expired).unwrap();
+    TcpStream::from_std(timer.into()).unwrap()
+}
+
+impl Stream for Socket {
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        match self.way {
+            Way::Copied => None,
+            _ => Some(self.stand_in.as_ref().unwrap_or(&self.stream)),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = (buffer.filled().len() - before) as u64;
+        self.copied.set(self.copied.get() + read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A session whose sockets are of one kind, with their other ends.
+struct Scene {
+    client: TcpStream,
+    upstream: TcpStream,
+    report: JoinHandle<Report>,
+    drain: Drain,
+    copied: Copied,
+}
+
+impl Scene {
+    async fn start(way: Way, settings: Settings) -> Self {
+        let (client, client_far) = socket_pair().await;
+        let (upstream, upstream_far) = socket_pair().await;
+        let copied = Copied::default();
+        let (report, drain) = start_between(
+            Socket::new(client_far, way, &copied),
+            Socket::new(upstream_far, way, &copied),
+            settings,
+        );
+        Self {
+            client,
+            upstream,
+            report,
+            drain,
+            copied,
+        }
+    }
+}
+
+/// Runs `scene` each way.
+async fn each_way(scene: impl AsyncFn(Way)) {
+    for way in WAYS {
+        local(scene(way)).await;
+    }
+}
 
 async fn socket_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -76,14 +235,14 @@ async fn read_slowly(mut socket: TcpStream, bytes: usize) -> (TcpStream, Vec<u8>
 
 #[tokio::test]
 async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
-    local(async {
-        let (client, client_far) = socket_pair().await;
-        let (upstream, upstream_far) = socket_pair().await;
-        let (report, _drain) = start_between(
-            Transport::Tcp(client_far),
-            Transport::Tcp(upstream_far),
-            Settings::default(),
-        );
+    each_way(async |way| {
+        let Scene {
+            client,
+            upstream,
+            report,
+            copied,
+            ..
+        } = Scene::start(way, Settings::default()).await;
         let (up, down) = (stream(true), stream(false));
         let (client_reads, mut client_writes) = client.into_split();
         let (upstream_reads, mut upstream_writes) = upstream.into_split();
@@ -108,8 +267,8 @@ async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
 
         let ((), (at_client, at_upstream, ..)) = tokio::join!(sent, received);
 
-        assert!(at_client == down, "the client's bytes differ");
-        assert!(at_upstream == up, "the upstream's bytes differ");
+        assert!(at_client == down, "the client's bytes differ, {way:?}");
+        assert!(at_upstream == up, "the upstream's bytes differ, {way:?}");
         drop((client_writes, upstream_writes));
         let report = report.await.unwrap();
         assert_eq!(report.ledger.of(Account::Delivered), 4);
@@ -117,22 +276,59 @@ async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
         // Which is also what keeps a session from being idle.
         assert_eq!(report.traffic.client_bytes, up.len() as u64);
         assert_eq!(report.traffic.upstream_bytes, down.len() as u64);
+        let all = (up.len() + down.len()) as u64;
+        match way {
+            // Of each large frame at least what follows the first read and is not its end.
+            Way::Spliced => assert!(copied.get() < all / 2, "{copied:?} of {all}"),
+            Way::Copied | Way::RefusedBySource => assert_eq!(copied.get(), all),
+            // A pipe in each direction was filled before that was found out.
+            Way::RefusedByTarget => {
+                let rescued = all - copied.get();
+                assert!((1..=2 * MAX_PIPE_BYTES).contains(&rescued), "{rescued}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_that_ends_in_what_the_kernel_moves_or_refuses_to() {
+    each_way(async |way| {
+        let Scene {
+            mut client,
+            mut upstream,
+            report,
+            copied,
+            ..
+        } = Scene::start(way, Settings::default()).await;
+        let frame = client_frame(0x82, &pattern(60_000, 1));
+        let (start, rest) = frame.split_at(100);
+        let mut received = vec![0; frame.len()];
+
+        client.write_all(start).await.unwrap();
+        upstream.read_exact(&mut received[..100]).await.unwrap();
+        client.write_all(rest).await.unwrap();
+        upstream.read_exact(&mut received[100..]).await.unwrap();
+
+        assert!(received == frame, "{way:?}");
+        drop((client, upstream));
+        assert_eq!(report.await.unwrap().ledger.of(Account::Delivered), 1);
+        let is_spliced = matches!(way, Way::Spliced | Way::RefusedByTarget);
+        assert_eq!(copied.get() < frame.len() as u64, is_spliced, "{way:?}");
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_large_message_that_waited_half_read_for_the_gate_arrives_unchanged() {
-    local(async {
-        let (mut client, client_far) = socket_pair().await;
-        let (mut upstream, upstream_far) = socket_pair().await;
+    each_way(async |way| {
         let mut settings = gated();
         settings.hold.max_bytes = 100_000;
-        let (_report, _drain) = start_between(
-            Transport::Tcp(client_far),
-            Transport::Tcp(upstream_far),
-            settings,
-        );
+        let Scene {
+            mut client,
+            mut upstream,
+            ..
+        } = Scene::start(way, settings).await;
         let frame = long_frame(0x82, true, &pattern(3_000_000, 1));
         let sent = frame.clone();
         let writer = tokio::task::spawn_local(async move {
@@ -141,7 +337,7 @@ async fn a_large_message_that_waited_half_read_for_the_gate_arrives_unchanged() 
         });
         // Long enough for the session to have read the client until it was full; were it not,
         // the test would only try less.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         upstream
             .write_all(&server_frame(0x81, b"ready"))
             .await
@@ -158,14 +354,12 @@ async fn a_large_message_that_waited_half_read_for_the_gate_arrives_unchanged() 
 
 #[tokio::test]
 async fn a_slow_reader_gets_every_byte_of_a_large_frame() {
-    local(async {
-        let (mut client, client_far) = socket_pair().await;
-        let (upstream, upstream_far) = socket_pair().await;
-        let (_report, _drain) = start_between(
-            Transport::Tcp(client_far),
-            Transport::Tcp(upstream_far),
-            Settings::default(),
-        );
+    each_way(async |way| {
+        let Scene {
+            mut client,
+            upstream,
+            ..
+        } = Scene::start(way, Settings::default()).await;
         let sent = stream(true);
 
         let ((_upstream, received), ()) = tokio::join!(read_slowly(upstream, sent.len()), async {
@@ -179,14 +373,14 @@ async fn a_slow_reader_gets_every_byte_of_a_large_frame() {
 
 #[tokio::test]
 async fn a_drain_in_the_middle_of_a_large_frame_completes_it_before_the_close() {
-    local(async {
-        let (mut client, client_far) = socket_pair().await;
-        let (mut upstream, upstream_far) = socket_pair().await;
-        let (report, drain) = start_between(
-            Transport::Tcp(client_far),
-            Transport::Tcp(upstream_far),
-            Settings::default(),
-        );
+    each_way(async |way| {
+        let Scene {
+            mut client,
+            mut upstream,
+            report,
+            drain,
+            ..
+        } = Scene::start(way, Settings::default()).await;
         let frame = long_frame(0x82, true, &pattern(8_000_000, 1));
         let (first, second) = frame.split_at(5_000_000);
         let mut received = vec![0; frame.len()];
@@ -218,14 +412,16 @@ async fn a_drain_in_the_middle_of_a_large_frame_completes_it_before_the_close() 
 
 #[tokio::test]
 async fn an_upstream_that_vanishes_inside_a_large_frame_leaves_its_message_in_doubt() {
-    local(async {
-        let (mut client, client_far) = socket_pair().await;
-        let (mut upstream, upstream_far) = socket_pair().await;
-        let (report, _drain) = start_between(
-            Transport::Tcp(client_far),
-            Transport::Tcp(upstream_far),
-            Settings::default(),
-        );
+    each_way(async |way| {
+        let mut settings = Settings::default();
+        // The client, which is inside a frame, does not take part.
+        settings.tunnel.close_timeout = Duration::from_millis(100);
+        let Scene {
+            mut client,
+            mut upstream,
+            report,
+            ..
+        } = Scene::start(way, settings).await;
         let frame = long_frame(0x82, true, &pattern(30_000_000, 1));
         let writer = tokio::task::spawn_local(async move {
             client.write_all(&frame).await.ok();

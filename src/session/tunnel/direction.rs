@@ -12,7 +12,7 @@ use super::End;
 use crate::{
     session::{
         peer::{Peer, with_scratch},
-        splice::{Filled, MIN_SPLICE_BYTES, Pipe},
+        splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
         watch,
     },
     transport::Stream,
@@ -127,18 +127,29 @@ fn poll_splice<S: Stream, T: Stream>(
     let (Some(from), Some(to)) = (source.peer.stream.as_tcp(), target.peer.stream.as_tcp()) else {
         return Poll::Ready(None);
     };
-    // What was read before goes first.
-    let is_read_up = source.has_begun && source.peer.inbox.is_empty();
-    if source.pipe.is_none() && is_read_up && source.scanner.payload_left() >= MIN_SPLICE_BYTES {
-        source.pipe = Pipe::take().map(Box::new);
+    if source.pipe.is_none() {
+        // What was read before goes first.
+        let is_read_up = source.has_begun && source.peer.inbox.is_empty();
+        let is_large = source.scanner.payload_left() >= MIN_SPLICE_BYTES;
+        if !(source.may_splice && is_read_up && is_large) {
+            return Poll::Ready(None);
+        }
+        source.pipe = Pipe::take();
     }
     for _ in 0..READS_PER_TURN {
         let Some(pipe) = &mut source.pipe else {
             return Poll::Ready(None);
         };
-        if ready!(pipe.poll_drain(context, to)).is_err() {
-            target.peer.stop_writing();
-            return Poll::Ready(Some(Ending::Undeliverable));
+        match ready!(pipe.poll_drain(context, to)) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                source.may_splice = false;
+                return poll_rescue(context, source, target, passed);
+            }
+            Err(_) => {
+                target.peer.stop_writing();
+                return Poll::Ready(Some(Ending::Undeliverable));
+            }
         }
         if source.scanner.is_at_boundary() {
             let messages = u64::from(pipe.ends_message());
@@ -151,15 +162,18 @@ fn poll_splice<S: Stream, T: Stream>(
             return Poll::Ready(None);
         }
         match ready!(pipe.poll_fill(context, from, source.scanner.payload_left())) {
-            Ok(Filled::Bytes(bytes)) => {
+            Ok(bytes @ 1..) => {
                 let (_, ended) = source.scanner.take_payload(bytes);
                 pipe.note_message_end(ended);
                 passed.bytes += bytes as u64;
             }
-            Ok(Filled::Refused) => source.pipe = None,
-            Ok(Filled::End) => {
+            Ok(_) => {
                 source.peer.end();
                 return Poll::Ready(Some(Ending::Lost));
+            }
+            Err(error) if is_refusal(&error) => {
+                source.may_splice = false;
+                source.pipe = None;
             }
             Err(_) => {
                 source.peer.break_off();
@@ -171,22 +185,43 @@ fn poll_splice<S: Stream, T: Stream>(
     Poll::Pending
 }
 
-/// Puts what is still in the pipe behind `source` into the outbox of `target`, for the
-/// closing handshake to write.
-pub(super) fn empty_pipe<S, T>(source: &mut End<S>, target: &mut End<T>) -> Passed {
+/// Lets what is in the pipe behind `source` be written to a `target` that is not spliced to, at
+/// the next turn: before anything more is read.
+#[cold]
+fn poll_rescue<S, T: Stream>(
+    context: &mut Context<'_>,
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Poll<Option<Ending>> {
+    if empty_pipe(source, target, passed).is_err() {
+        target.peer.stop_writing();
+        return Poll::Ready(Some(Ending::Undeliverable));
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Puts what is still in the pipe behind `source` into the outbox of `target`.
+///
+/// # Errors
+///
+/// It cannot be taken out: the message that it belongs to stays in doubt.
+pub(super) fn empty_pipe<S, T>(
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> io::Result<()> {
     let Some(pipe) = source.pipe.take() else {
-        return Passed::default();
+        return Ok(());
     };
     let messages = u64::from(pipe.ends_message());
+    passed.messages += messages;
+    let bytes = pipe.into_bytes()?;
     let ends_frame = source.scanner.is_at_boundary();
-    if let Ok(bytes) = pipe.into_bytes() {
-        target.peer.outbox.push_passing(&bytes, ends_frame);
-        target.peer.outbox.count_passed(messages);
-    }
-    Passed {
-        messages,
-        ..Passed::default()
-    }
+    target.peer.outbox.push_passing(&bytes, ends_frame);
+    target.peer.outbox.count_passed(messages);
+    Ok(())
 }
 
 /// Passes `bytes`, of which the last `fresh` have just been read, on as far as they may go and

@@ -10,10 +10,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    session::{
-        peer::Peer,
-        splice::{Filled, Pipe},
-    },
+    session::{peer::Peer, splice::Pipe},
     transport::Transport,
     websocket::{FrameScanner, Opened},
 };
@@ -177,7 +174,7 @@ async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
     near.write_all(&[7; 100]).await.unwrap();
     let mut pipe = Pipe::take().unwrap();
     let filled = poll_fn(|context| pipe.poll_fill(context, &far, 60)).await;
-    assert_eq!(filled.unwrap(), Filled::Bytes(60));
+    assert_eq!(filled.unwrap(), 60);
     let end = |stream| {
         let opened = Opened {
             stream,
@@ -189,7 +186,7 @@ async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
     assert!(!source.waits_for(&target));
     assert_eq!(source.taken_of(100, &target), 100);
 
-    source.pipe = Some(Box::new(pipe));
+    source.pipe = Some(pipe);
 
     assert!(source.waits_for(&target));
     assert_eq!(source.taken_of(100, &target), 40);
