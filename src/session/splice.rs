@@ -8,8 +8,9 @@
 //!
 //! * Only payload goes through a pipe, never a header, so that the scanner's place in the
 //!   stream stays known.
-//! * A pipe belongs to one direction of one session from its first byte to its last, and is
-//!   empty when it goes back to the thread's store.
+//! * A direction of a session has a pipe only while something is in it: a frame whose sender
+//!   pauses occupies none. Those that are empty are kept by the thread, a few of them.
+//! * No pipe takes one of the last file descriptors.
 //! * Where there is no pipe to be had, or a socket is not spliced, bytes are copied: nothing
 //!   depends on splicing, and nothing is lost by trying.
 
@@ -26,6 +27,8 @@ use rustix::{
 };
 use tokio::{io::Interest, net::TcpStream};
 
+use crate::transport::descriptors;
+
 /// From this much payload still to come, moving it in the kernel is worth its system calls:
 /// with less there is nothing to gain, and from twice as much it begins later than it could.
 pub(super) const MIN_SPLICE_BYTES: u64 = 32 * 1024;
@@ -33,7 +36,8 @@ pub(super) const MIN_SPLICE_BYTES: u64 = 32 * 1024;
 /// The size of a pipe in bytes; the kernel may give less.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// How many empty pipes a thread keeps.
+/// How many empty pipes a thread keeps, so that a frame whose sender pauses again and again does
+/// not make a new one each time.
 const MAX_SPARE_PIPES: usize = 8;
 
 /// Pipes in the boxes that directions keep them in.
@@ -53,14 +57,22 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// An empty pipe, where there is one to be had.
-    pub(super) fn take() -> Option<Box<Self>> {
+    /// An empty pipe, as soon as `source` has something for it; `None` where there is none to
+    /// be had.
+    pub(super) fn poll_take(
+        context: &mut Context<'_>,
+        source: &TcpStream,
+    ) -> Poll<Option<Box<Self>>> {
+        // Whoever reads it next finds the same error.
+        let _ = ready!(source.poll_read_ready(context));
         let spare = SPARE.with_borrow_mut(Vec::pop);
-        spare.or_else(|| Self::new().ok().map(Box::new))
+        Poll::Ready(spare.or_else(|| Self::new().ok().map(Box::new)))
     }
 
     fn new() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        descriptors::check(&reader)?;
+        descriptors::check(&writer)?;
         // Beyond its user's share of pipe memory a smaller one has to do.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
         Ok(Self {

@@ -72,7 +72,8 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 pub(super) struct End<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
-    /// Through which the payload of its present frame goes, where that is large.
+    /// Where a part of its present frame is that was read and is not yet written, if that goes
+    /// through a pipe.
     pub(super) pipe: Option<Box<Pipe>>,
     /// Whether what had been read before the tunnel began has been passed on.
     has_begun: bool,

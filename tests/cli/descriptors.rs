@@ -7,10 +7,12 @@ use std::{
     io::{BufRead, BufReader, Lines, Read, Write},
     net::{TcpListener, TcpStream},
     process::{ChildStdout, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite;
 
 use crate::support::{Killed, directory_with};
 
@@ -61,6 +63,30 @@ impl Limited {
             address.split('"').next().unwrap().to_owned()
         })
     }
+
+    /// Its descriptors below `limit`, and whether each is an end of a pipe: those above it has
+    /// inherited.
+    fn descriptors(&self, limit: usize) -> Vec<(usize, bool)> {
+        let directory = fs::read_dir(format!("/proc/{}/fd", self.program.0.id())).unwrap();
+        let paths = directory.map(|entry| entry.unwrap().path());
+        let numbered = paths.map(|path| {
+            let number = path.file_name().unwrap().to_str().unwrap();
+            (number.parse().unwrap(), path)
+        });
+        let below = numbered.filter(|(number, _)| *number < limit);
+        // One that was closed meanwhile leads nowhere.
+        let read = below.filter_map(|(number, path)| Some((number, fs::read_link(path).ok()?)));
+        read.map(|(number, target)| (number, target.to_string_lossy().starts_with("pipe:")))
+            .collect()
+    }
+
+    /// The numbers of the pipes' ends.
+    fn pipe_ends(&self) -> Vec<usize> {
+        let descriptors = self.descriptors(LIMIT).into_iter();
+        descriptors
+            .filter_map(|(number, is_pipe)| is_pipe.then_some(number))
+            .collect()
+    }
 }
 
 #[test]
@@ -71,7 +97,7 @@ fn without_file_descriptors_it_waits_without_spinning_and_recovers() {
     let connections: Vec<_> = (0..60).map(|_| connect(&address)).collect();
     limited.await_line("cannot accept connections");
     let before = cpu_ticks(limited.program.0.id());
-    std::thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1));
     // A tick is 10 ms: a loop that spins uses 100 of them, or a good part on a busy machine;
     // one that pauses wakes up ten times.
     let used = cpu_ticks(limited.program.0.id()) - before;
@@ -140,6 +166,85 @@ fn what_needs_a_descriptor_more_is_told_to_come_again_and_operators_are_answered
 }
 
 #[test]
+fn large_frames_whose_clients_pause_take_no_descriptors() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut limited = Limited::start(
+        &format!("ulimit -n {LIMIT}"),
+        &upstream.local_addr().unwrap().to_string(),
+    );
+    let [address, admin] = limited.addresses();
+    let before = limited.pipe_ends().len();
+    let frame = large_frame();
+    // Just the header, so that what follows may go through a pipe.
+    let header = frame.len() - LARGE;
+    let cuts = [0, header, header + 1, frame.len()];
+    let mut tunnels: Vec<_> = (0..TUNNELS).map(|_| tunnel(&address, &upstream)).collect();
+
+    let mut received = vec![0; frame.len()];
+    for cut in cuts.windows(2).take(2) {
+        for (client, upstream) in &mut tunnels {
+            client.write_all(&frame[cut[0]..cut[1]]).unwrap();
+            upstream.read_exact(&mut received[cut[0]..cut[1]]).unwrap();
+        }
+    }
+
+    assert!(is_alive(&admin));
+    let pipe_ends = limited.pipe_ends().len() - before;
+    assert_eq!(pipe_ends, 2, "one pipe for one worker");
+    for (client, upstream) in &mut tunnels {
+        thread::scope(|scope| {
+            scope.spawn(|| client.write_all(&frame[cuts[2]..]).unwrap());
+            upstream.read_exact(&mut received[cuts[2]..]).unwrap();
+        });
+        assert!(received == frame);
+    }
+}
+
+#[test]
+fn large_frames_that_nobody_takes_leave_operators_their_descriptors() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut limited = Limited::start(
+        &format!("ulimit -n {LIMIT}"),
+        &upstream.local_addr().unwrap().to_string(),
+    );
+    let reserved_from = LIMIT - LIMIT / 8;
+    let [address, admin] = limited.addresses();
+    let before = limited.pipe_ends().len();
+    let frame = large_frame();
+    let tunnels: Vec<_> = (0..TUNNELS).map(|_| tunnel(&address, &upstream)).collect();
+
+    thread::scope(|scope| {
+        let (clients, upstreams): (Vec<_>, Vec<_>) = tunnels.into_iter().unzip();
+        for mut client in clients {
+            let frame = &frame;
+            scope.spawn(move || {
+                client.write_all(frame).unwrap();
+                client
+            });
+        }
+        // A pipe has two ends, and one descriptor may be left over.
+        let is_full = || limited.descriptors(reserved_from).len() >= reserved_from - 1;
+        let pause = Duration::from_millis(10);
+        let looks = PATIENCE.as_millis() / pause.as_millis();
+        assert!((0..looks).any(|_| {
+            thread::sleep(pause);
+            is_full()
+        }));
+
+        assert!(is_alive(&admin));
+        let pipe_ends = limited.pipe_ends();
+        assert!(pipe_ends.len() > before, "{pipe_ends:?}");
+        let highest = pipe_ends.into_iter().max().unwrap();
+        assert!(highest < reserved_from, "{highest}");
+        for mut upstream in upstreams {
+            let mut received = vec![0; frame.len()];
+            upstream.read_exact(&mut received).unwrap();
+            assert!(received == frame);
+        }
+    });
+}
+
+#[test]
 fn the_limit_is_raised_and_one_that_is_too_low_is_warned_of() {
     let mut limited = Limited::start("ulimit -Sn 60 && ulimit -Hn 300", "127.0.0.1:8081");
 
@@ -155,11 +260,51 @@ fn the_limit_is_raised_and_one_that_is_too_low_is_warned_of() {
     assert_eq!(numbers, ["300", "300"]);
 }
 
+/// The limit of tests with tunnels.
+const LIMIT: usize = 60;
+
+/// How many tunnels there is room for, but not for a pipe for each.
+const TUNNELS: usize = 12;
+
+/// The payload of a large frame: more than the sockets to an upstream keep that takes nothing.
+const LARGE: usize = 8 * 1024 * 1024;
+
+/// A client's frame with a mask of zeros.
+fn large_frame() -> Vec<u8> {
+    let mut frame = vec![0x82, 0xff];
+    frame.extend((LARGE as u64).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend((0..LARGE).map(|index| (index ^ (index >> 9)).to_le_bytes()[0]));
+    frame
+}
+
+/// Both ends of a session through the program at `address`, after their handshakes.
+fn tunnel(address: &str, upstream: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect(address);
+    let url = format!("ws://{address}/");
+    let mut client = tungstenite::client(url, client).unwrap().0;
+    let upstream = upstream.accept().unwrap().0;
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut upstream = tungstenite::accept(upstream).unwrap();
+    let sockets = [client.get_mut(), upstream.get_mut()];
+    let [client, upstream] = sockets.map(|socket| socket.try_clone().unwrap());
+    (client, upstream)
+}
+
+/// Whether the program answers operators.
+fn is_alive(admin: &str) -> bool {
+    let request = format!("GET /livez HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    ask(connect(admin), &request).starts_with("HTTP/1.1 200 ")
+}
+
+/// How long a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A connection on which nobody waits for ever.
 fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    let patience = Duration::from_secs(10);
-    stream.set_read_timeout(Some(patience)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 

@@ -134,7 +134,7 @@ fn poll_splice<S: Stream, T: Stream>(
         if !(source.may_splice && is_read_up && is_large) {
             return Poll::Ready(None);
         }
-        source.pipe = Pipe::take();
+        source.pipe = ready!(Pipe::poll_take(context, from));
     }
     for _ in 0..READS_PER_TURN {
         let Some(pipe) = &mut source.pipe else {
@@ -161,25 +161,25 @@ fn poll_splice<S: Stream, T: Stream>(
             }
             return Poll::Ready(None);
         }
-        match ready!(pipe.poll_fill(context, from, source.scanner.payload_left())) {
-            Ok(bytes @ 1..) => {
-                let (_, ended) = source.scanner.take_payload(bytes);
-                pipe.note_message_end(ended);
-                passed.bytes += bytes as u64;
-            }
-            Ok(_) => {
-                source.peer.end();
-                return Poll::Ready(Some(Ending::Lost));
-            }
+        let filled = pipe.poll_fill(context, from, source.scanner.payload_left());
+        if let Poll::Ready(Ok(bytes @ 1..)) = filled {
+            let (_, ended) = source.scanner.take_payload(bytes);
+            pipe.note_message_end(ended);
+            passed.bytes += bytes as u64;
+            continue;
+        }
+        if let Some(pipe) = source.pipe.take() {
+            pipe.give_back();
+        }
+        match ready!(filled) {
+            Ok(_) => source.peer.end(),
             Err(error) if is_refusal(&error) => {
                 source.may_splice = false;
-                source.pipe = None;
+                return Poll::Ready(None);
             }
-            Err(_) => {
-                source.peer.break_off();
-                return Poll::Ready(Some(Ending::Lost));
-            }
+            Err(_) => source.peer.break_off(),
         }
+        return Poll::Ready(Some(Ending::Lost));
     }
     context.waker().wake_by_ref();
     Poll::Pending

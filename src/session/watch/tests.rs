@@ -172,7 +172,8 @@ async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
     let (near, far) = tokio::join!(connect, listener.accept());
     let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
     near.write_all(&[7; 100]).await.unwrap();
-    let mut pipe = Pipe::take().unwrap();
+    let taken = poll_fn(|context| Pipe::poll_take(context, &far)).await;
+    let mut pipe = taken.unwrap();
     let filled = poll_fn(|context| pipe.poll_fill(context, &far, 60)).await;
     assert_eq!(filled.unwrap(), 60);
     let end = |stream| {
