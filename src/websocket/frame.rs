@@ -21,6 +21,16 @@ const LENGTH_16: u8 = 126;
 /// The short length that announces a 64-bit one.
 const LENGTH_64: u8 = 127;
 
+/// The bit of a frame's second byte that says that its payload is masked.
+const MASK: u8 = 0x80;
+
+/// How long the mask is then.
+const MASK_BYTES: usize = 4;
+
+/// The first byte of a text and of a binary message of one frame.
+const WHOLE_TEXT: u8 = 0x81;
+const WHOLE_BINARY: u8 = 0x82;
+
 /// Which end of the connection sends the frames: the client masks, the server does not
 /// (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -504,6 +514,9 @@ impl FrameScanner {
                 bytes += taken;
                 messages += u64::from(ended);
             }
+            let whole = self.whole_messages(&input[bytes..]);
+            bytes += whole.bytes;
+            messages += whole.messages;
             let rest = &input[bytes..];
             if rest.is_empty() {
                 break Stop::End;
@@ -528,6 +541,48 @@ impl FrameScanner {
             stop,
         }
     }
+
+    /// What of `input` is messages of one frame that are there to their ends, as most are;
+    /// a header is decoded for those alone that are not.
+    fn whole_messages(&self, input: &[u8]) -> Whole {
+        let mut whole = Whole::default();
+        if self.in_message || !self.is_at_boundary() {
+            return whole;
+        }
+        let (mask_bit, mask_bytes) = match self.sender {
+            Role::Client => (MASK, MASK_BYTES),
+            Role::Server => (0, 0),
+        };
+        let rsv1 = match self.compression {
+            Compression::Agreed => RSV1,
+            Compression::Declined => 0,
+        };
+        while let [first, second, rest @ ..] = &input[whole.bytes..] {
+            if !matches!(first & !rsv1, WHOLE_TEXT | WHOLE_BINARY) || second & MASK != mask_bit {
+                break;
+            }
+            let (length_bytes, payload_bytes) = match (second & !MASK, rest) {
+                (LENGTH_16, [high, low, ..]) => (2, u16::from_be_bytes([*high, *low])),
+                (LENGTH_16 | LENGTH_64, _) => break,
+                (length, _) => (0, u16::from(length)),
+            };
+            let is_minimal = length_bytes == 0 || payload_bytes >= u16::from(LENGTH_16);
+            let behind = length_bytes + mask_bytes + usize::from(payload_bytes);
+            if !is_minimal || behind > rest.len() {
+                break;
+            }
+            whole.bytes += 2 + behind;
+            whole.messages += 1;
+        }
+        whole
+    }
+}
+
+/// Whole messages.
+#[derive(Default)]
+struct Whole {
+    bytes: usize,
+    messages: u64,
 }
 
 impl fmt::Debug for FrameScanner {
@@ -613,7 +668,11 @@ mod tests {
     type Scan = (Vec<u8>, u64, Stop);
 
     fn scan(sender: Role, pieces: &[&[u8]]) -> Scan {
-        let mut scanner = FrameScanner::new(sender);
+        scan_by(FrameScanner::new(sender), pieces)
+    }
+
+    fn scan_by(scanner: FrameScanner, pieces: &[&[u8]]) -> Scan {
+        let mut scanner = scanner;
         let mut inbox = Vec::new();
         let mut forwarded = Vec::new();
         let mut messages = 0;
@@ -705,6 +764,32 @@ mod tests {
             let whole = scan(sender, &[&stream]);
             prop_assert!(stream.starts_with(&whole.0));
             prop_assert_eq!(scan(sender, &samples::cut(&stream, &sizes)), whole);
+        }
+    }
+
+    #[test]
+    fn a_frame_is_judged_the_same_whether_it_comes_whole_or_byte_by_byte() {
+        // Also as the lengths of frames with 16 bits for them: 0, 125 and 126.
+        let lengths = [[0, 0], [0, 125], [0, 126]];
+        let starts = (0..=u8::MAX).flat_map(|first| {
+            [0, 1, 125, LENGTH_16, LENGTH_64]
+                .into_iter()
+                .flat_map(move |length| [[first, length], [first, MASK | length]])
+        });
+        for (start, length) in starts.flat_map(|start| lengths.map(|length| (start, length))) {
+            let mut stream = [&start[..], &length].concat();
+            stream.resize(stream.len() + 140, 0x81);
+            for sender in [Role::Client, Role::Server] {
+                for compression in [Compression::Declined, Compression::Agreed] {
+                    let scanner = FrameScanner::new(sender).with(compression);
+                    let bytes: Vec<_> = stream.chunks(1).collect();
+                    assert_eq!(
+                        scan_by(scanner.clone(), &[&stream]),
+                        scan_by(scanner, &bytes),
+                        "{start:02x?} {length:02x?} {sender:?} {compression:?}"
+                    );
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
 
 /// The short lengths that announce a longer one.
 const BITS_16: u8 = 126;
@@ -135,7 +136,11 @@ fn mischief(sender: Role) -> impl Strategy<Value = Vec<u8>> {
         ][..],
     );
     let masked = prop::bool::weighted(if sender == Role::Client { 0.8 } else { 0.2 });
-    (masked, any::<u8>(), length, vec(any::<u8>(), 0..140))
+    let first = prop_oneof![
+        any::<u8>(),
+        select(&[TEXT, BINARY, RSV1 | TEXT, RSV1 | BINARY][..]),
+    ];
+    (masked, first, length, vec(any::<u8>(), 0..140))
         .prop_map(|(masked, first, length, payload)| raw_frame(masked, first, length, &payload))
 }
 

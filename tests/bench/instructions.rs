@@ -85,7 +85,7 @@ fn frames(count: usize, payload_bytes: usize) -> Vec<u8> {
     frame(&vec![b'x'; payload_bytes]).repeat(count)
 }
 
-#[library_benchmark(config = at_most(136_135))]
+#[library_benchmark(config = at_most(35_173))]
 #[bench::frames_of_128_bytes(args = (1000, 128), setup = frames)]
 fn scan(stream: Vec<u8>) -> u64 {
     black_box(FrameScanner::new(Role::Client).skip(&stream)).messages
@@ -326,7 +326,7 @@ fn tunnel() -> Polled {
     polled
 }
 
-#[library_benchmark(config = at_most(1_321))]
+#[library_benchmark(config = at_most(1_311))]
 #[bench::message_of_128_bytes(setup = tunnel)]
 fn relay(mut polled: Polled) -> Polled {
     let mut context = Context::from_waker(Waker::noop());
