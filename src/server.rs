@@ -128,18 +128,17 @@ pub async fn run_from(
     let (workers, visits): (Vec<_>, Vec<_>) =
         (0..config.workers.get()).map(visit::Worker::new).unzip();
     let watched = workers.clone();
-    let admin = match admin {
-        Some(listener) => {
-            tracing::info!(address = %listener.address(), "listening for admin requests");
-            let shared = Arc::clone(&shared);
-            let process = Process {
-                shared,
-                workers,
-                reload: trigger.clone(),
-            };
-            Some(AdminThread::start(listener, process).await?)
-        }
-        None => None,
+    let admin = if let Some(listener) = admin {
+        tracing::info!(address = %listener.address(), "listening for admin requests");
+        let process = Process {
+            shared: Arc::clone(&shared),
+            workers,
+            reload: trigger.clone(),
+        };
+        Some(AdminThread::start(listener, process).await?)
+    } else {
+        drop(workers);
+        None
     };
     let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
     drop(alive);
@@ -169,11 +168,12 @@ pub async fn run_from(
             return Ok(how);
         }
     }
-    let ended = workers.join();
+    // The workers answer until nobody can ask any more.
     if let Some(admin) = admin {
         admin.stop();
     }
-    ended.map(|()| how)
+    drop(watched);
+    workers.join().map(|()| how)
 }
 
 /// One listener as it is configured.

@@ -1,4 +1,10 @@
 //! Workers: one thread and one single-threaded runtime each.
+//!
+//! # Invariants
+//!
+//! * A worker that has ended goes on answering what others want to know of it until nobody can
+//!   ask any more: what it has counted is not lost while others still drain, and it is not
+//!   taken for one that is stuck.
 
 use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread};
 
@@ -27,8 +33,9 @@ pub(super) struct Workers(Vec<thread::JoinHandle<io::Result<()>>>);
 impl Workers {
     /// Starts `config.workers` threads; the first one also accepts from `listeners`.
     ///
-    /// When one ends, for whatever reason, all the others drain. Each holds `alive` until
-    /// it has ended. The workers get their `visits` in order.
+    /// When one ends, for whatever reason, all the others drain. Each holds `alive` until it
+    /// has ended; its thread is there until the other side of its `visits`, which the workers
+    /// get in order, is gone.
     pub(super) fn start(
         listeners: Vec<Listener>,
         config: &Config,
@@ -44,23 +51,18 @@ impl Workers {
                 inbox,
                 visits,
                 count: seat.count,
-                shared: Arc::clone(shared),
             };
-            let alive = alive.clone();
+            let (shared, alive) = (Arc::clone(shared), alive.clone());
             thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || {
-                    let _alive = alive;
-                    let _drain_on_end = worker.shared.drain().begin_on_drop();
-                    worker.run()
-                })
+                .spawn(move || worker.live(shared, alive))
         };
         let threads = inboxes.into_iter().zip(seats).zip(visits);
         let threads = threads.enumerate().map(start_one);
         threads.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Waits for the threads, which have ended but for their last instructions.
+    /// Waits for the threads of workers that have ended, and that nobody can ask any more.
     pub(super) fn join(self) -> io::Result<()> {
         let mut result = Ok(());
         for thread in self.0 {
@@ -96,51 +98,61 @@ struct Worker {
     inbox: Inbox,
     visits: Visits,
     count: Arc<Count>,
-    shared: Arc<Shared>,
 }
 
 impl Worker {
-    fn run(self) -> io::Result<()> {
+    /// Works, which is what it is `alive` for, and then answers for as long as somebody asks.
+    fn live(mut self, shared: Arc<Shared>, alive: mpsc::Sender<Infallible>) -> io::Result<()> {
+        let drain_on_end = shared.drain().begin_on_drop();
+        let local = Local::new(shared);
+        let result = self.run(&local);
+        drop((drain_on_end, alive));
+        while let Some(visit) = self.visits.blocking_recv() {
+            visit.pay(&local);
+        }
+        local.sessions().forget_ended();
+        result
+    }
+
+    fn run(&mut self, local: &Rc<Local>) -> io::Result<()> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())?;
-        let result = runtime.block_on(self.serve());
+        let result = runtime.block_on(self.serve(local));
         // A name that is being resolved must not delay the end.
         runtime.shutdown_background();
         result
     }
 
     /// Serves until the drain is over; what is left then ends with the runtime.
-    async fn serve(mut self) -> io::Result<()> {
-        let local = Local::new(Arc::clone(&self.shared));
+    async fn serve(&mut self, local: &Rc<Local>) -> io::Result<()> {
         let pacer = Pacer::new(Arc::clone(&self.count));
         if let Some(acceptor) = self.acceptor.take() {
-            acceptor.start(&local, &pacer)?;
+            acceptor.start(local, &pacer)?;
         }
         loop {
             tokio::select! {
-                () = self.shared.drain().begun() => break,
-                Some(handed) = self.inbox.recv() => take_over(handed, &local, &pacer),
-                Some(visit) = self.visits.recv() => visit.pay(&local),
+                () = local.drain().begun() => break,
+                Some(handed) = self.inbox.recv() => take_over(handed, local, &pacer),
+                Some(visit) = self.visits.recv() => visit.pay(local),
             }
         }
         self.inbox.close();
         // What was on its way has a place, and a client that may have asked already.
         while let Some(handed) = self.inbox.recv().await {
-            take_over(handed, &local, &pacer);
+            take_over(handed, local, &pacer);
         }
         let is_empty = async {
             tokio::select! {
                 () = self.count.emptied() => true,
-                () = self.shared.drain().over() => false,
+                () = local.drain().over() => false,
             }
         };
-        if !answering(&mut self.visits, &local, is_empty).await {
+        if !answering(&mut self.visits, local, is_empty).await {
             let connections = self.count.get();
             tracing::warn!(connections, "cut off at the end of the drain");
             local.cut_off();
         }
-        local.sessions().forget_ended();
         Ok(())
     }
 }

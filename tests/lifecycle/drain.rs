@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch, task::JoinHandle, time};
 
-use crate::support::{Client, Program, Upstream, closed_port, frame, outcome, text};
+use crate::support::{Client, Program, Upstream, all_settled, closed_port, frame, outcome, text};
 
 /// How long the program may take to end.
 const GRACE: Duration = Duration::from_secs(4);
@@ -59,7 +59,7 @@ async fn a_drain_ends_a_thousand_sessions_in_every_state_within_the_grace_period
     request.send("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut idle = program.connect().await;
     let messages: usize = KINDS.iter().map(|(_, messages, _)| messages * EACH).sum();
-    all_settled(&program, KINDS.len() * EACH, EACH, messages).await;
+    all_settled(&program, KINDS.len() * EACH, &[("closing", EACH)], messages).await;
 
     let told_to_stop = time::Instant::now();
     program.signal("TERM");
@@ -119,25 +119,6 @@ async fn end(path: &str, mut client: Client) -> Option<u16> {
         assert_eq!(client.read(2).await, frame("half")[4..]);
     }
     client.close_code().await
-}
-
-/// Waits until as many sessions are there, as many of them close, and all together have accepted
-/// as many messages.
-async fn all_settled(program: &Program, sessions: usize, closing: usize, messages: usize) {
-    let expected = (sessions, closing as u64, messages as u64);
-    loop {
-        let (_, answer) = program.ask("GET", "/sessions?limit=1000").await;
-        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        let sessions = answer["sessions"].as_array().unwrap();
-        let accepted = |session: &serde_json::Value| session["accepted"].as_u64().unwrap();
-        let accepted: u64 = sessions.iter().map(accepted).sum();
-        let closing = answer["by_state"]["closing"].as_u64().unwrap();
-        if (sessions.len(), closing, accepted) == expected {
-            return;
-        }
-        // What is asked tells states and not their changes, so it is asked again.
-        time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Serves what the clients want; returns how many messages it got of those whose upstream is
@@ -224,7 +205,7 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
             client.send(text("a")).await;
             clients.push(client);
         }
-        all_settled(&program, 20, 0, 20).await;
+        all_settled(&program, 20, &[], 20).await;
 
         program.signal("TERM");
         program.logged("\"draining\"").await;

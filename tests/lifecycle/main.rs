@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
 
 mod breaker;
+mod counts;
 mod drain;
 mod reload;
 mod service;

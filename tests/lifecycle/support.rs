@@ -9,6 +9,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
     sync::Mutex,
     thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
+    time,
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -190,6 +192,44 @@ pub(crate) fn handshake(path: &str) -> String {
         "GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
+}
+
+/// The sum of the series of metrics of a name that have `label`.
+pub(crate) fn sum(metrics: &str, name: &str, label: &str) -> u64 {
+    let series = format!("readygate_{name}{{");
+    let of_series = |line: &str| {
+        let (labels, value) = line.strip_prefix(&series)?.rsplit_once(' ')?;
+        labels
+            .contains(label)
+            .then(|| value.parse::<u64>().unwrap())
+    };
+    let values: Vec<_> = metrics.lines().filter_map(of_series).collect();
+    assert!(!values.is_empty(), "no {series}…{label} in {metrics}");
+    values.into_iter().sum()
+}
+
+/// Waits until as many sessions are there, as many of them are in each of these states, and all
+/// together have accepted as many messages.
+pub(crate) async fn all_settled(
+    program: &Program,
+    sessions: usize,
+    states: &[(&str, usize)],
+    messages: usize,
+) {
+    loop {
+        let (_, metrics) = program.ask("GET", "/metrics").await;
+        let is = |name, label: &str, count| sum(&metrics, name, label) == count as u64;
+        let in_state =
+            |(state, count): &(&str, usize)| is("sessions", &format!("state=\"{state}\""), *count);
+        if is("sessions", "", sessions)
+            && states.iter().all(in_state)
+            && is("messages_accepted_total", "", messages)
+        {
+            return;
+        }
+        // What is asked tells states and not their changes, so it is asked again.
+        time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// One end of a connection.
