@@ -170,6 +170,60 @@ async fn serve_one(path: String, mut client: Client, draining: watch::Receiver<b
     messages
 }
 
+// L02
+#[tokio::test]
+async fn a_flush_that_goes_on_when_the_drain_begins_delivers_all_that_was_held() {
+    /// Together more than the buffers of sockets take.
+    const MESSAGES: usize = 400;
+    let upstream = Upstream::listen().await;
+    let program = Program::start(&format!(
+        "drain = {{ grace = \"1h\", spread = \"0s\" }}\nlimits.max_held_bytes = \"64MiB\"\n\
+         [[route]]\nupstream = \"http://{}\"\ngate.ready = {{ text = \"ready\" }}\n\
+         gate.timeout = \"1h\"\nhold.max_bytes = \"64MiB\"\n",
+        upstream.address()
+    ))
+    .await;
+    let mut client = program.open("/").await;
+    let (_, mut backend) = upstream.accept().await;
+    for index in 0..MESSAGES {
+        client.send(long_text(index)).await;
+    }
+    all_settled(&program, 1, &[], MESSAGES).await;
+
+    backend.send(frame("ready")).await;
+    let mut read = async |messages: std::ops::Range<usize>| {
+        for index in messages {
+            let text = backend.read_text().await;
+            assert_eq!(text.trim_start().parse(), Ok(index));
+        }
+    };
+    read(0..10).await;
+    program.signal("TERM");
+    program.logged("\"draining\"").await;
+    all_settled(&program, 1, &[("processing_ready", 1)], MESSAGES).await;
+    read(10..MESSAGES).await;
+
+    let ending = tokio::spawn(async move { backend.close_code().await });
+    assert_eq!(client.read_text().await, "ready");
+    assert_eq!(client.close_code().await, Some(1001));
+    assert_eq!(ending.await.unwrap(), Some(1001));
+    assert_eq!(outcome(program.end().await), Ok(0));
+    let line = program.logged("\"session ended\"").await;
+    let of_all = |account| format!("\"{account}\":{MESSAGES}");
+    // The drain has ended the tunnel behind the flush.
+    let state = "\"state\":\"processing\"".to_owned();
+    for part in [of_all("accepted"), of_all("delivered"), state] {
+        assert!(line.contains(&part), "{part}: {line}");
+    }
+}
+
+/// A client's text frame of 60 000 bytes, which end with a number.
+fn long_text(number: usize) -> Vec<u8> {
+    let length = 60_000_u16;
+    let head = [[0x81, 0xfe], length.to_be_bytes(), [0, 0], [0, 0]].concat();
+    [head, format!("{number:>60000}").into_bytes()].concat()
+}
+
 // L04
 #[tokio::test]
 async fn a_second_signal_cuts_the_drain_off() {
