@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use crate::support::{Client, Program, Upstream, frame, handshake, text};
+use crate::support::{Client, Program, Upstream, all_settled, frame, handshake, sum, text};
 
 const RELOADED: &str = "\"configuration reloaded\"";
 const REFUSED: &str = "\"configuration not reloaded; the one before stays\"";
@@ -73,6 +73,45 @@ async fn five_hundred_tunnels_outlive_reloads_and_new_sessions_have_the_new_conf
     let metrics = metrics(&program).await;
     let applied = "readygate_config_reloads_total{result=\"success\"} 3";
     assert!(metrics.iter().any(|line| line == applied), "{metrics:?}");
+}
+
+// L06
+#[tokio::test]
+async fn a_session_that_is_held_keeps_its_timeout_its_rules_and_its_messages() {
+    let upstream = Upstream::listen().await;
+    let gated = |ready: &str, timeout: &str, urgent: &str| {
+        format!(
+            "{}gate.ready = {{ text = \"{ready}\" }}\ngate.timeout = \"{timeout}\"\n\
+             message = [{{ match = {{ prefix = \"{urgent}\" }}, priority = \"high\" }}]\n",
+            route(&upstream)
+        )
+    };
+    let program = Program::start(&gated("ready", "1h", "urgent")).await;
+    let mut client = program.open("/").await;
+    let (_, mut backend) = upstream.accept().await;
+    for message in ["usual 1", "urgent 1"] {
+        client.send(text(message)).await;
+    }
+    all_settled(&program, 1, &[], 2).await;
+
+    program.configure(&gated("steady", "10ms", "usual"));
+    assert_eq!(program.ask("POST", "/reload").await.0, 200);
+
+    // The timeout of whoever comes now is over while the one before still holds.
+    let mut newcomer = program.open("/").await;
+    assert_eq!(newcomer.close_code().await, Some(1013));
+    backend.send(frame("steady")).await;
+    assert_eq!(client.read_text().await, "steady");
+    for message in ["usual 2", "urgent 2"] {
+        client.send(text(message)).await;
+    }
+    all_settled(&program, 1, &[], 4).await;
+    let (_, metrics) = program.ask("GET", "/metrics").await;
+    assert_eq!(sum(&metrics, "queued_messages", "priority=\"high\""), 2);
+    backend.send(frame("ready")).await;
+    for message in ["urgent 1", "urgent 2", "usual 1", "usual 2"] {
+        assert_eq!(backend.read_text().await, message);
+    }
 }
 
 #[tokio::test]
