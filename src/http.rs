@@ -423,7 +423,8 @@ impl Connection {
             Protocol::Http2 => (Spoken::Http2, stream.into()),
             Protocol::Either => {
                 let timeout = self.local.config().limits.header_timeout;
-                match sniff::sniff(stream, timeout).await {
+                let drained = self.local.drain().begun();
+                match sniff::sniff(stream, timeout, drained).await {
                     Ok(sniffed) => sniffed,
                     Err(Unknown::Silent) => return None,
                     Err(Unknown::Slow(stream)) => {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
@@ -37,19 +37,30 @@ pub(super) enum Unknown {
 
 /// Reads no more than what tells the versions apart, and returns it with the stream.
 ///
+/// A client that has not told them apart when `drained` resolves counts as one of HTTP/1, where
+/// it is known what becomes of a request that has not come by then.
+///
 /// # Errors
 ///
 /// The client leaves first, or sends nothing that tells within `timeout`.
 pub(super) async fn sniff(
     stream: Transport,
     timeout: Duration,
+    drained: impl Future<Output = ()>,
 ) -> Result<(Spoken, Sniffed), Unknown> {
     let mut stream = stream;
+    let mut drained = pin!(drained);
     let mut read = BytesMut::with_capacity(PREFACE.len());
     let spoken = time::timeout(timeout, async {
         loop {
             let mut rest = (&mut stream).take((PREFACE.len() - read.len()) as u64);
-            if rest.read_buf(&mut read).await.ok()? == 0 {
+            let length = tokio::select! {
+                // What is there already tells more.
+                biased;
+                length = rest.read_buf(&mut read) => length.ok()?,
+                () = &mut drained => return Some(Spoken::Http1),
+            };
+            if length == 0 {
                 return None;
             }
             if !PREFACE.starts_with(&read) {

@@ -219,6 +219,27 @@ async fn a_drain_says_goaway_and_lets_requests_finish() {
 }
 
 #[tokio::test]
+async fn a_drain_does_not_wait_to_hear_what_a_client_speaks() {
+    let upstream = Reserved::port();
+    let mut config = config(vec![upstream.route()]);
+    // Whatever does not close by itself keeps this test from ending.
+    config.drain.grace = Duration::from_hours(1);
+    config.limits.header_timeout = Duration::from_hours(1);
+    let proxy = start(config);
+    let mut silent = proxy.connect().await;
+    let mut undecided = proxy.connect().await;
+    undecided.send("P").await;
+    // They were accepted before it.
+    Connection::open(&proxy).await.ask(get("/")).await;
+
+    let ended = proxy.stop();
+
+    assert_eq!(silent.read_to_end().await, "");
+    assert_eq!(undecided.read_to_end().await, "");
+    ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed_after_the_header_timeout() {
     let upstream = Reserved::port();
     let mut config = config(vec![upstream.route()]);
