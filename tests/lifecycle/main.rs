@@ -4,6 +4,7 @@
 
 mod breaker;
 mod counts;
+mod crowd;
 mod drain;
 mod reload;
 mod service;

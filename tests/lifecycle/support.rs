@@ -155,8 +155,12 @@ pub(crate) fn outcome(status: ExitStatus) -> Result<i32, i32> {
 }
 
 fn write_config(directory: &Path, text: &str) {
-    let text =
-        format!("listen = \"127.0.0.1:0\"\nworkers = 2\nadmin.listen = \"127.0.0.1:0\"\n{text}");
+    let listen = if text.starts_with("listen = ") {
+        ""
+    } else {
+        "listen = \"127.0.0.1:0\"\n"
+    };
+    let text = format!("{listen}workers = 2\nadmin.listen = \"127.0.0.1:0\"\n{text}");
     // As whoever edits a file does: nobody sees half of it.
     fs::write(directory.join("proxy.toml.new"), text).unwrap();
     fs::rename(
