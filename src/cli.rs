@@ -245,7 +245,7 @@ pub fn main() -> ExitCode {
 fn hide_userinfo(error: &mut clap::Error) {
     let hidden = |(kind, value): (_, &ContextValue)| match value {
         ContextValue::String(value) => {
-            let hidden = userinfo::hide(value).into_owned();
+            let hidden = userinfo::hide_in_word(value);
             Some((kind, ContextValue::String(hidden)))
         }
         _ => None,

@@ -36,6 +36,14 @@ pub fn hide(text: &str) -> Cow<'_, str> {
     hidden.into()
 }
 
+/// The same of a text that is one word, whatever is in it.
+#[must_use]
+pub fn hide_in_word(word: &str) -> String {
+    let mut hidden = String::with_capacity(word.len());
+    hide_in(word, &mut hidden);
+    hidden
+}
+
 /// What URLs stand between, in the file and in what is said about it.
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
@@ -71,16 +79,28 @@ fn hide_in(word: &str, hidden: &mut String) {
     *hidden += &word[end..];
 }
 
-/// Whether this is a name, or a scheme that lacks a slash, with a colon behind it.
+/// Whether this is a name (RFC 3986 §3.2.1), which may be empty, or a scheme that lacks a slash,
+/// with a colon behind it.
 fn has_password(text: &str) -> bool {
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%+/".contains(&byte);
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=/".contains(&byte);
     text.split_once(':')
-        .is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(is_legal))
+        .is_some_and(|(name, _)| name.bytes().all(is_legal))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_one_word_there_may_be_anything() {
+        for (word, expected) in [
+            ("http://u:p w@h", "http://*****@h"),
+            ("http://u:p'w`@h", "http://******@h"),
+            ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ] {
+            assert_eq!(hide_in_word(word), expected);
+        }
+    }
 
     #[test]
     fn names_and_passwords_are_hidden_byte_for_byte() {
@@ -104,6 +124,8 @@ mod tests {
             ("\"u:pw@h\"", "\"****@h\""),
             ("\"http:/u:pw@h\"", "\"**********@h\""),
             ("--upstream //u:pw@h", "--upstream ******@h"),
+            ("\"my$user:pw@h\"", "\"**********@h\""),
+            ("\":pw@h\"", "\"***@h\""),
             // The quotes are not closed, or only those of another line are.
             (
                 "a = \"http://u:pw@h\nb = \"@\"",
