@@ -150,6 +150,7 @@ impl Body {
         if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
             line.set_whole();
         }
+        line.set_length(hyper::body::Body::size_hint(&self).exact());
         Self {
             line: Some(line),
             ..self

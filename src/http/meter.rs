@@ -68,6 +68,7 @@ impl Meter {
                 tally: RefCell::new(local.tallies.unrouted()),
                 answer: None,
                 end: End::Open,
+                length: None,
                 response_bytes: 0,
                 is_cut_off: Rc::clone(&local.is_cut_off),
             },
@@ -149,6 +150,8 @@ pub(super) struct Line {
     /// `None` when nobody has waited for it.
     answer: Option<(StatusCode, Option<Refusal>)>,
     end: End,
+    /// Of its body.
+    length: Option<u64>,
     response_bytes: u64,
     /// Whether the process ends at this instant.
     is_cut_off: Rc<Cell<bool>>,
@@ -166,9 +169,18 @@ enum End {
 }
 
 impl Line {
+    /// Notes how long the body of the answer will be, if that is known.
+    pub(super) fn set_length(&mut self, bytes: Option<u64>) {
+        self.length = bytes;
+    }
+
     /// Counts what was sent of the body of the answer.
     pub(super) fn add_bytes(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
+        // Whatever may come behind that, hyper's server does not ask for it.
+        if self.length == Some(self.response_bytes) {
+            self.end = End::Whole;
+        }
     }
 
     /// Notes that all of the answer has been handed on.
