@@ -80,7 +80,7 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// 7 bytes, takes 2.3 MB of that, and some 3 MB of memory.
 ///
 /// It is a part of the bound of memory within these, the largest without one.
-const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 8 * 1024 * 1024..=32 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 10 * 1024 * 1024..=32 * 1024 * 1024;
 const CONNECTION_WINDOW_PART: u64 = 32;
 
 /// What may wait to be sent on one stream.
@@ -110,9 +110,10 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
         backlog: Arc::clone(&backlog),
     });
 
-    let stream = Handle::new(stream, backlog, Arc::clone(&shared));
+    let stream = Handle::new(stream, Arc::clone(&backlog), Arc::clone(&shared));
     let executor = OnThisThread {
         write_timeout: limits.write_timeout,
+        backlog,
         shared: Arc::clone(&shared),
     };
     let max_memory_bytes = shared.memory().used_and_max_bytes().map(|(_, max)| max);
@@ -232,6 +233,7 @@ const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 #[derive(Clone)]
 struct OnThisThread {
     write_timeout: Duration,
+    backlog: Arc<Backlog>,
     shared: Arc<Shared>,
 }
 
@@ -239,10 +241,12 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
     fn execute(&self, future: F) {
         let Self {
             write_timeout,
+            backlog,
             shared,
         } = self.clone();
         task::spawn_local(async move {
-            if !pace::run(future, write_timeout).await {
+            let is_heard = || !backlog.is_waited_for();
+            if !pace::run(future, write_timeout, is_heard).await {
                 shared.rejections.count(Rejection::WriteTimeout);
             }
         });

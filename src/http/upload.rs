@@ -10,7 +10,7 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -63,7 +63,12 @@ pub struct Progress {
     returned: RefCell<Option<Incoming>>,
     /// What it is on its connection, as long as it is there, if that has several streams.
     unread: RefCell<Option<Unread>>,
+    /// What has been found of it when nobody wanted to read.
+    found: RefCell<Option<Found>>,
 }
+
+/// What comes of reading a piece of a body.
+type Found = Option<Result<Frame<Bytes>, hyper::Error>>;
 
 /// How far an upload has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +123,8 @@ impl Upload {
             unread: RefCell::new(unread),
             ..Progress::default()
         });
+        let mut body = body;
+        progress.look(&mut body);
         (Self::again(body, settings, &progress), Some(progress))
     }
 
@@ -159,6 +166,35 @@ impl Progress {
         self.state.get()
     }
 
+    /// Looks whether something of `body` has come, so that it is unread no sooner than that.
+    fn look(&self, body: &mut Incoming) {
+        if self.unread.borrow().is_some()
+            && let Poll::Ready(found) = self.poll_frame(body, &Context::from_waker(Waker::noop()))
+        {
+            self.found.replace(Some(found));
+        }
+    }
+
+    fn poll_frame(&self, body: &mut Incoming, context: &Context<'_>) -> Poll<Found> {
+        if let Some(found) = self.found.take() {
+            return Poll::Ready(found);
+        }
+        let read = |context: &mut Context<'_>| Pin::new(body).poll_frame(context);
+        match &*self.unread.borrow() {
+            Some(unread) => unread.poll(context, read, |frame| !matches!(frame, Some(Ok(_)))),
+            None => read(&mut Context::from_waker(context.waker())),
+        }
+    }
+
+    /// How many bytes have been found.
+    fn found_bytes(&self) -> u64 {
+        let found = self.found.borrow();
+        let Some(Some(Ok(frame))) = &*found else {
+            return 0;
+        };
+        frame.data_ref().map_or(0, |data| data.len() as u64)
+    }
+
     /// Notes that the upstream has begun to answer.
     pub fn set_answered(&self) {
         self.is_answered.set(true);
@@ -179,11 +215,7 @@ impl Sending {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let mut read = |context: &mut Context<'_>| Pin::new(&mut *body).poll_frame(context);
-        let read = match &*self.progress.unread.borrow() {
-            Some(unread) => unread.poll(context, read, |frame| !matches!(frame, Some(Ok(_)))),
-            None => read(context),
-        };
+        let read = self.progress.poll_frame(body, context);
         let Poll::Ready(read) = read else {
             return self.poll_expired(context);
         };
@@ -247,22 +279,36 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.0.as_ref().and_then(|sending| sending.body.as_ref());
-        body.is_none_or(Incoming::is_end_stream)
+        let Some(sending) = &self.0 else {
+            return true;
+        };
+        let has_found = sending.progress.found.borrow().is_some();
+        !has_found && sending.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let body = self.0.as_ref().and_then(|sending| sending.body.as_ref());
-        body.map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        let sending = self.0.as_ref();
+        let Some((sending, body)) = sending.and_then(|it| Some((it, it.body.as_ref()?))) else {
+            return SizeHint::with_exact(0);
+        };
+        let (found, left) = (sending.progress.found_bytes(), body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower().saturating_add(found));
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper.saturating_add(found));
+        }
+        hint
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if self.progress.state() == State::Unread {
+        let may_be_sent_again = !self.progress.is_answered.get();
+        if self.progress.state() == State::Unread && may_be_sent_again {
             *self.progress.returned.borrow_mut() = self.body.take();
         } else {
             self.progress.unread.take();
+            self.progress.found.take();
         }
     }
 }

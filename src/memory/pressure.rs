@@ -237,7 +237,8 @@ impl Pressure {
             (false, true) => tracing::warn!(
                 used_bytes,
                 max_bytes,
-                "memory is short: new sessions and requests that would be held are refused"
+                "memory is short: new sessions and requests that would be held are refused, and HTTP/2 \
+                 connections on which something waits to be read are not read"
             ),
             (true, false) => tracing::info!(used_bytes, max_bytes, "memory is no longer short"),
             _ => {}

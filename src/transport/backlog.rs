@@ -2,6 +2,9 @@
 //!
 //! Such bytes are in the memory of this process, and not, as those of a connection that is not
 //! read, in its socket: whoever reads the connection has to know.
+//!
+//! All streams of a connection are on one thread; the atomics are here because wakers are not
+//! bound to one.
 
 use std::{
     sync::{
@@ -18,6 +21,7 @@ use futures_util::task::AtomicWaker;
 pub struct Backlog {
     unread: AtomicUsize,
     waiting: AtomicWaker,
+    is_waited_for: AtomicBool,
 }
 
 /// A stream, which counts from its beginning until its reader has found nothing more, and
@@ -52,6 +56,17 @@ impl Backlog {
         } else {
             Poll::Pending
         }
+    }
+
+    /// Notes whether the connection is not read before that.
+    pub fn set_waited_for(&self, is_waited_for: bool) {
+        self.is_waited_for.store(is_waited_for, Ordering::Release);
+    }
+
+    /// Whether the connection is not read: then nothing that its client says is heard.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.is_waited_for.load(Ordering::Acquire)
     }
 
     /// Whether the readers of all streams have read what there is.
@@ -101,7 +116,9 @@ impl Drop for Unread {
 
 impl Stream {
     fn set(&self, is_counted: bool) {
-        let Backlog { unread, waiting } = &*self.backlog;
+        let Backlog {
+            unread, waiting, ..
+        } = &*self.backlog;
         let was_counted = self.is_counted.swap(is_counted, Ordering::AcqRel);
         if is_counted && !was_counted {
             unread.fetch_add(1, Ordering::AcqRel);

@@ -5,7 +5,8 @@
 //! upstream takes nothing, is in this process and in no queue of it: up to a stream's window,
 //! and for small frames many times what they have on the wire. While memory is short that must
 //! not grow. So a connection with such streams is not read then: its client is slowed down by
-//! TCP, as one of HTTP/1.1 is, and if that lasts the connection ends by its unanswered pings.
+//! TCP, as one of HTTP/1.1 is. If that lasts, the connection ends: its streams may wait for
+//! each other, or for something that the client has long said.
 
 use std::{
     cell::RefCell,
@@ -24,6 +25,7 @@ use tokio::{
 
 use crate::{
     http::{Shared, sniff::Sniffed, watchdog::Watchdog},
+    telemetry::rejections::Rejection,
     transport::{Transport, backlog::Backlog},
 };
 
@@ -32,6 +34,9 @@ const SMALL_READ_BYTES: usize = 2 * 1024;
 
 /// After this time a connection that is not read looks whether memory is still short.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a connection may not be read.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// One of the handles to a stream.
 #[derive(Clone)]
@@ -43,6 +48,8 @@ struct Inner {
     shared: Arc<Shared>,
     /// Set while it is not read.
     watchdog: Watchdog,
+    /// Since when it is not.
+    waiting_since: Option<Instant>,
 }
 
 impl Handle {
@@ -53,6 +60,7 @@ impl Handle {
             backlog,
             shared,
             watchdog: Watchdog::default(),
+            waiting_since: None,
         })))
     }
 
@@ -68,16 +76,31 @@ impl Handle {
 
 impl Inner {
     /// Ready when nothing is unread, or there is memory for more.
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// # Errors
+    ///
+    /// That was not so for too long.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.backlog.poll_empty(context).is_pending() && !self.shared.memory().has_room() {
+            let now = Instant::now();
+            let since = *self.waiting_since.get_or_insert(now);
+            if now - since >= MAX_WAIT {
+                self.shared.rejections.count(Rejection::Memory);
+                let words = "memory is short, and streams wait to be read";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, words)));
+            }
+            self.backlog.set_waited_for(true);
             if !self.watchdog.is_set() {
-                self.watchdog.set(Some(Instant::now() + LOOK_INTERVAL));
+                self.watchdog.set(Some(now + LOOK_INTERVAL));
             }
             ready!(self.watchdog.poll_expired(context));
             self.watchdog.set(None);
         }
         self.watchdog.set(None);
-        Poll::Ready(())
+        if self.waiting_since.take().is_some() {
+            self.backlog.set_waited_for(false);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -88,7 +111,7 @@ impl AsyncRead for Handle {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
-        ready!(inner.poll_room(context));
+        ready!(inner.poll_room(context))?;
         let memory = inner.shared.memory();
         let before = buffer.filled().len();
         let stream = Pin::new(&mut inner.stream);

@@ -12,7 +12,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -52,7 +52,13 @@ impl Pace {
 }
 
 /// Runs the `task` of a stream; false when its client has let a piece wait for `timeout`.
-pub(super) async fn run(task: impl Future<Output = ()>, timeout: Duration) -> bool {
+///
+/// As long as it is not `is_heard` that means nothing, and the time begins anew.
+pub(super) async fn run(
+    task: impl Future<Output = ()>,
+    timeout: Duration,
+    is_heard: impl Fn() -> bool,
+) -> bool {
     let pace = Pace::default();
     let mut watchdog = Watchdog::default();
     let mut task = pin!(CURRENT.scope(pace.clone(), task));
@@ -60,8 +66,14 @@ pub(super) async fn run(task: impl Future<Output = ()>, timeout: Duration) -> bo
         if task.as_mut().poll(context).is_ready() {
             return Poll::Ready(true);
         }
-        watchdog.set(pace.0.get().map(|since| since + timeout));
-        watchdog.poll_expired(context).map(|()| false)
+        loop {
+            watchdog.set(pace.0.get().map(|since| since + timeout));
+            ready!(watchdog.poll_expired(context));
+            if is_heard() {
+                return Poll::Ready(false);
+            }
+            pace.wait();
+        }
     })
     .await
 }
@@ -85,7 +97,7 @@ mod tests {
             pending::<()>().await;
         };
 
-        assert!(!run(task, TIMEOUT).await);
+        assert!(!run(task, TIMEOUT, || true).await);
         assert_eq!(start.elapsed(), 2 * TIMEOUT);
     }
 
@@ -100,7 +112,7 @@ mod tests {
             sleep(9 * TIMEOUT).await;
         };
 
-        assert!(run(task, TIMEOUT).await);
+        assert!(run(task, TIMEOUT, || true).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -110,9 +122,25 @@ mod tests {
             pending::<()>().await;
         };
 
-        let (stuck, other) = tokio::join!(run(stuck, TIMEOUT), run(sleep(2 * TIMEOUT), TIMEOUT));
+        let (stuck, other) = tokio::join!(
+            run(stuck, TIMEOUT, || true),
+            run(sleep(2 * TIMEOUT), TIMEOUT, || true)
+        );
 
         assert!(!stuck);
         assert!(other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_not_heard_has_its_time_again() {
+        let start = Instant::now();
+        let task = async {
+            Pace::current().wait();
+            pending::<()>().await;
+        };
+
+        let is_heard = || start.elapsed() > 3 * TIMEOUT;
+        assert!(!run(task, TIMEOUT, is_heard).await);
+        assert_eq!(start.elapsed(), 4 * TIMEOUT);
     }
 }

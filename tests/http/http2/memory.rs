@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use readygate::server::ListenAddress;
 use tokio::time::timeout;
 
 use super::{
@@ -22,12 +23,19 @@ const HANDSHAKE: [(&str, &str); 6] = [
     ("sec-websocket-version", "13"),
 ];
 
+/// The fields of a request with a body.
+fn post() -> Vec<(&'static str, &'static str)> {
+    [&[(":method", "POST")], &GET[1..]].concat()
+}
+
 /// A connection with one stream that has begun so, and what came on it.
 async fn open(proxy: &Proxy, fields: &[(&str, &str)], data: &[u8]) -> Raw {
     let mut raw = Raw::open(proxy).await;
     raw.send(&frame(HEADERS, END_HEADERS, 1, &block(fields)))
         .await;
-    raw.send(&frame(DATA, 0, 1, data)).await;
+    if !data.is_empty() {
+        raw.send(&frame(DATA, 0, 1, data)).await;
+    }
     ping(&mut raw).await;
     raw
 }
@@ -61,10 +69,7 @@ async fn while_memory_is_short_a_connection_is_not_read_whose_streams_are_not() 
     let mut config = config(vec![route]);
     config.limits.max_memory = Some(reading.bound());
     let proxy = start(config);
-    let post: Vec<_> = [(":method", "POST")]
-        .into_iter()
-        .chain(GET[1..].to_vec())
-        .collect();
+    let post = post();
     let messages = ["held", "unread", "unread"].map(text_frame);
     let mut stalled = [
         open(&proxy, &HANDSHAKE, &messages.concat()).await,
@@ -89,4 +94,25 @@ async fn while_memory_is_short_a_connection_is_not_read_whose_streams_are_not() 
     for raw in &mut stalled {
         assert_eq!(raw.next_of(&[PING]).await.unwrap().payload, [7; 8]);
     }
+}
+
+#[tokio::test]
+async fn while_memory_is_short_a_connection_does_not_wait_for_ever_to_be_read() {
+    let upstream = Reserved::port();
+    let reading = Reading::new(100);
+    let mut config = config(vec![upstream.route()]);
+    config.limits.max_memory = Some(reading.bound());
+    config.admin = Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into()));
+    let proxy = start(config);
+    let mut stalled = open(&proxy, &post(), b"waits for the upstream").await;
+    let mut other = open(&proxy, &post(), b"").await;
+    reading.set(101);
+    until_short(&proxy, true).await;
+    let refused = proxy.rejections("memory").await;
+
+    stalled.send(&frame(PING, 0, 0, &[7; 8])).await;
+    while stalled.next().await.is_some() {}
+
+    assert_eq!(proxy.rejections("memory").await, refused + 1);
+    ping(&mut other).await;
 }
