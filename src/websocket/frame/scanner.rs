@@ -189,17 +189,29 @@ impl FrameScanner {
     /// Steps over everything in `input` that may be forwarded: payloads and whole headers,
     /// up to a close frame, a violation or, if it is to stop there, a pong.
     pub fn skip(&mut self, input: &[u8]) -> Skipped {
-        let mut bytes = 0;
-        let mut messages = 0;
+        let Whole { bytes, messages } = self.whole_messages(input);
+        if bytes == input.len() {
+            let stop = Stop::End;
+            return Skipped {
+                bytes,
+                messages,
+                stop,
+            };
+        }
+        self.skip_rest(input, bytes, messages)
+    }
+
+    /// [`skip`](Self::skip) behind so many `bytes` with so many `messages`.
+    fn skip_rest(&mut self, input: &[u8], mut bytes: usize, mut messages: u64) -> Skipped {
         let stop = loop {
             if self.payload_left > 0 {
                 let (taken, ended) = self.take_payload(input.len() - bytes);
                 bytes += taken;
                 messages += u64::from(ended);
+                let whole = self.whole_messages(&input[bytes..]);
+                bytes += whole.bytes;
+                messages += whole.messages;
             }
-            let whole = self.whole_messages(&input[bytes..]);
-            bytes += whole.bytes;
-            messages += whole.messages;
             let rest = &input[bytes..];
             if rest.is_empty() {
                 break Stop::End;
@@ -227,6 +239,11 @@ impl FrameScanner {
 
     /// What of `input` is messages of one frame that are there to their ends, as most are;
     /// a header is decoded for those alone that are not.
+    #[expect(
+        clippy::inline_always,
+        reason = "a message of the tunnel needs nothing else"
+    )]
+    #[inline(always)]
     fn whole_messages(&self, input: &[u8]) -> Whole {
         let mut whole = Whole::default();
         if self.in_message || !self.is_at_boundary() {
