@@ -210,13 +210,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             .push_passing(&partial, scanner.is_at_boundary());
         let client = End::new(client, scanner);
         let upstream = End::new(upstream, link.tap.into_scanner());
-        let charge = Some(charge);
-        Box::new(Ends {
-            client,
-            upstream,
-            charge,
-            watch: self.watch,
-        })
+        Box::new(Ends::new(client, upstream, Some(charge), self.watch))
     }
 
     /// Says what the session's beginning tells of the upstream. That the gate opens without

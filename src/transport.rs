@@ -6,11 +6,12 @@
 pub mod backlog;
 pub mod descriptors;
 mod http2;
+mod tcp;
 
 use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::{
@@ -38,6 +39,32 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// to it by the kernel.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
+    }
+
+    /// Reads what has come, like `poll_read`, into a buffer that is initialized; 0 at the end of
+    /// the stream.
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Whether it may be worth reading again after a read that did not fill its buffer; on
+    /// `Pending` the task is woken when it is.
+    fn poll_readable(&self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// Whether it is known, without a system call, that nothing has come since a read had to
+    /// wait: then the task that it was called for is still to be woken.
+    ///
+    /// `false` when the stream cannot tell.
+    fn is_unready(&self) -> bool {
+        false
     }
 }
 
@@ -94,6 +121,33 @@ impl Stream for Transport {
             Self::Unix(_) | Self::Tls(_) | Self::Http2(_) => None,
         }
     }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Self::Tcp(stream) = self {
+            return tcp::poll_receive(stream, context, buffer);
+        }
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(context).map(|_| ()),
+            Self::Unix(_) | Self::Tls(_) | Self::Http2(_) => Poll::Ready(()),
+        }
+    }
+
+    fn is_unready(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => tcp::is_unready(stream),
+            Self::Unix(_) | Self::Tls(_) | Self::Http2(_) => false,
+        }
+    }
 }
 
 /// Whether the readiness that the reactor has noted says that the peer has hung up.
@@ -131,7 +185,7 @@ impl AsyncWrite for Transport {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tcp(stream) => tcp::poll_send(stream, context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Http2(stream) => Pin::new(stream).poll_write(context, bytes),

@@ -192,7 +192,7 @@ impl Drain {
     /// Whether it has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.0.has_begun.is_cancelled()
+        self.0.schedule.get().is_some()
     }
 
     /// Resolves when it begins, at once if it has.

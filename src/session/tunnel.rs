@@ -15,15 +15,21 @@
 
 mod direction;
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    ptr,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::time;
+use tokio::{task::coop, time};
 
 pub(super) use self::direction::Passed;
 use self::direction::{Ending, empty_pipe, poll_direction};
 use super::{
     budget::Charge,
-    drain::Drain,
+    drain::{Drain, Turn},
     ledger::Account,
     peer::Peer,
     record::Record,
@@ -77,6 +83,8 @@ pub(super) struct End<S> {
     pub(super) pipe: Option<Box<Pipe>>,
     /// Whether what had been read before the tunnel began has been passed on.
     has_begun: bool,
+    /// Whether reading from it had to wait and the task is to be woken, or has been.
+    is_waiting: bool,
     /// Whether large payloads may go through pipes: until one of the sockets refuses.
     may_splice: bool,
 }
@@ -88,8 +96,14 @@ impl<S> End<S> {
             scanner,
             pipe: None,
             has_begun: false,
+            is_waiting: false,
             may_splice: true,
         }
+    }
+
+    /// Notes that reading from it had to wait; not if it waits for its turn on the thread alone.
+    fn note_waiting(&mut self) {
+        self.is_waiting = coop::has_budget_remaining();
     }
 }
 
@@ -102,9 +116,27 @@ pub(super) struct Ends<C, U> {
     pub(super) charge: Option<Charge>,
     /// Where the route bounds what it watches.
     pub(super) watch: Option<Box<Watch>>,
+    /// Whose waker those have that wake the tunnel: its address, which nobody else has while the
+    /// drain keeps the waker.
+    known_task: *const (),
 }
 
 impl<C, U> Ends<C, U> {
+    pub(super) const fn new(
+        client: End<C>,
+        upstream: End<U>,
+        charge: Option<Charge>,
+        watch: Option<Box<Watch>>,
+    ) -> Self {
+        Self {
+            client,
+            upstream,
+            charge,
+            watch,
+            known_task: ptr::null(),
+        }
+    }
+
     /// The tunnel begins.
     fn begin_watch(&mut self) {
         let Some(watch) = &mut self.watch else { return };
@@ -133,46 +165,8 @@ pub(super) fn run<C: Stream, U: Stream>(
         session.touch();
         ends.begin_watch();
         let mut turn = pin!(drain.turn());
-        let cause = poll_fn(|context| {
-            let Ends {
-                client,
-                upstream,
-                charge,
-                watch,
-            } = &mut *ends;
-            let mut to_upstream = Passed::default();
-            let mut to_client = Passed::default();
-            let up = poll_direction(context, client, upstream, &mut to_upstream);
-            let down = match up {
-                Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
-                // What the upstream has said is left to the closing handshake.
-                Poll::Ready(_) => Poll::Pending,
-            };
-            if charge.is_some() && upstream.peer.outbox.is_empty() {
-                *charge = None;
-            }
-            note(session, to_upstream, to_client, upstream);
-            if let Some(watch) = watch {
-                watch.hear(&to_upstream, &to_client);
-            }
-            match (up, down) {
-                // A side that takes nothing more may have said why before it went.
-                (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
-                    Poll::Ready(upstream_cause(ending))
-                }
-                (Poll::Ready(ending), Poll::Ready(Ending::Undeliverable)) => {
-                    Poll::Ready(client_cause(ending))
-                }
-                (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
-                (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
-                _ => match (drain.poll_turn(turn.as_mut(), context), watch) {
-                    (Poll::Ready(()), _) => Poll::Ready(Cause::Drained),
-                    (Poll::Pending, None) => Poll::Pending,
-                    (Poll::Pending, Some(watch)) => watch.poll(context, session, client, upstream),
-                },
-            }
-        })
-        .await;
+        let cause =
+            poll_fn(|context| ends.poll_relay(context, session, drain, turn.as_mut())).await;
         let cause = match cause {
             Cause::UpstreamLost if ends.upstream.peer.is_broken() => {
                 let rest = hear_out(&mut ends.upstream, &mut ends.client);
@@ -204,7 +198,76 @@ pub(super) fn run<C: Stream, U: Stream>(
     }
 }
 
+impl<C: Stream, U: Stream> Ends<C, U> {
+    /// Relays what is there; resolves as [`run`] does.
+    // By itself it has a small frame, which a message crosses sooner.
+    #[inline(never)]
+    fn poll_relay(
+        &mut self,
+        context: &mut Context<'_>,
+        session: &Record,
+        drain: &Drain,
+        turn: Pin<&mut Turn<'_>>,
+    ) -> Poll<Cause> {
+        let Self {
+            client,
+            upstream,
+            charge,
+            watch,
+            known_task,
+        } = self;
+        let task = context.waker().data();
+        let is_known = *known_task == task && !task.is_null();
+        if !is_known {
+            *known_task = task;
+            client.is_waiting = false;
+            upstream.is_waiting = false;
+        }
+        let mut to_upstream = Passed::default();
+        let mut to_client = Passed::default();
+        let up = poll_direction(context, client, upstream, &mut to_upstream);
+        let down = match up {
+            Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
+            // What the upstream has said is left to the closing handshake.
+            Poll::Ready(_) => Poll::Pending,
+        };
+        if charge.is_some() && upstream.peer.outbox.is_empty() {
+            *charge = None;
+        }
+        note(session, to_upstream, to_client, upstream);
+        if let Some(watch) = watch {
+            watch.hear(&to_upstream, &to_client);
+        }
+        match (up, down) {
+            // A side that takes nothing more may have said why before it went.
+            (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
+                Poll::Ready(upstream_cause(ending))
+            }
+            (Poll::Ready(ending), Poll::Ready(Ending::Undeliverable)) => {
+                Poll::Ready(client_cause(ending))
+            }
+            (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
+            (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
+            _ => {
+                let may_have_turn = !is_known || drain.has_begun();
+                if may_have_turn && drain.poll_turn(turn, context).is_ready() {
+                    return Poll::Ready(Cause::Drained);
+                }
+                match watch {
+                    None => Poll::Pending,
+                    Some(watch) => watch.poll(context, session, client, upstream),
+                }
+            }
+        }
+    }
+}
+
 /// Notes what both directions have passed on.
+#[expect(
+    clippy::inline_always,
+    reason = "each message goes through it, and through little else"
+)]
+#[inline(always)]
 fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &End<U>) {
     if to_upstream.bytes + to_client.bytes > 0 {
         if !(to_upstream.is_own() && to_client.is_own()) {
@@ -232,6 +295,7 @@ async fn hear_out<S: Stream, T: Stream>(
         if source.peer.has_ended() {
             return Poll::Ready(Ending::Lost);
         }
+        source.is_waiting = false;
         poll_direction(context, source, target, &mut passed)
     });
     let ending = time::timeout(HEAR_OUT, rest).await.unwrap_or(Ending::Lost);

@@ -12,7 +12,7 @@ use std::{
 
 use readygate::{
     session::{Drain, Report, Settings, ledger::Account},
-    transport::Stream,
+    transport::{Stream, Transport},
 };
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
@@ -57,7 +57,7 @@ type Copied = Rc<Cell<u64>>;
 
 /// A socket of a session.
 struct Socket {
-    stream: TcpStream,
+    stream: Transport,
     /// What the session has spliced in place of it.
     stand_in: Option<TcpStream>,
     way: Way,
@@ -72,7 +72,7 @@ impl Socket {
             fcntl_setfl(&stream, flags | OFlags::APPEND).unwrap();
         }
         Self {
-            stream,
+            stream: Transport::Tcp(stream),
             stand_in: (way == Way::RefusedBySource).then(unspliceable),
             way,
             copied: copied.clone(),
@@ -98,8 +98,26 @@ impl Stream for Socket {
     fn as_tcp(&self) -> Option<&TcpStream> {
         match self.way {
             Way::Copied => None,
-            _ => Some(self.stand_in.as_ref().unwrap_or(&self.stream)),
+            _ => self.stand_in.as_ref().or_else(|| self.stream.as_tcp()),
         }
+    }
+
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = ready!(self.stream.poll_receive(context, buffer))?;
+        self.copied.set(self.copied.get() + read as u64);
+        Poll::Ready(Ok(read))
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_readable(context)
+    }
+
+    fn is_unready(&self) -> bool {
+        self.stream.is_unready()
     }
 }
 

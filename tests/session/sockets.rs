@@ -1,6 +1,13 @@
 //! Sessions over real sockets, on the real clock.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::{self, Either};
 use readygate::{
     session::{Settings, hold::Overflow},
     transport::Transport,
@@ -8,6 +15,9 @@ use readygate::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::{coop, spawn_local},
+    time,
 };
 
 use crate::{scene::*, support::*};
@@ -74,4 +84,98 @@ async fn say_goodbye(upstream: &mut DuplexStream) -> Frame {
     let close = read_frame(upstream).await;
     upstream.write_all(&server_close(1001, "")).await.unwrap();
     close
+}
+
+/// A socket in the test's hands, and the other end of it.
+async fn socket() -> (TcpStream, Transport) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), Transport::Tcp(far.unwrap().0))
+}
+
+/// Passes a message each way, now and not at some later event.
+async fn exchange(client: &mut TcpStream, upstream: &mut TcpStream) {
+    pass(&client_frame(0x81, b"question"), client, upstream).await;
+    pass(&server_frame(0x82, b"answer"), upstream, client).await;
+}
+
+async fn pass(frame: &[u8], from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(frame).await.unwrap();
+    let mut got = vec![0; frame.len()];
+    let in_time = time::timeout(Duration::from_secs(10), to.read_exact(&mut got)).await;
+    in_time.expect("it is passed on").unwrap();
+    assert_eq!(got, frame);
+}
+
+#[tokio::test]
+async fn a_tunnel_goes_on_in_whatever_task_it_is_polled() {
+    local(async {
+        let (mut client, far_client) = socket().await;
+        let (mut upstream, far_upstream) = socket().await;
+        let (session, drain) = session_between(far_client, far_upstream, Settings::default());
+
+        let (stop, stopped) = oneshot::channel::<()>();
+        let first = spawn_local(future::select(Box::pin(session), stopped));
+        exchange(&mut client, &mut upstream).await;
+        stop.send(()).unwrap();
+        let Either::Right((_, session)) = first.await.unwrap() else {
+            panic!("nobody has ended it");
+        };
+        let session = spawn_local(session);
+
+        exchange(&mut client, &mut upstream).await;
+        drain.begin();
+        let mut close = [0; 256];
+        let in_time = time::timeout(Duration::from_secs(10), upstream.read(&mut close)).await;
+        let bytes = in_time.expect("it has its turn in the drain").unwrap();
+        assert_eq!(Told::close(&Frame::all(&close[..bytes])).0, 1001);
+        drop((client, upstream));
+        session.await.unwrap();
+    })
+    .await;
+}
+
+/// A task that has used up its turn on the thread, but for so many steps, whenever it is polled.
+struct AtTheEndOfItsTurn<F> {
+    left: u8,
+    inner: Pin<Box<F>>,
+}
+
+/// How many steps a task may do in one turn.
+const STEPS_PER_TURN: u8 = 128;
+
+impl<F: Future> Future for AtTheEndOfItsTurn<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        for _ in self.left..STEPS_PER_TURN {
+            let Poll::Ready(step) = coop::poll_proceed(context) else {
+                panic!("a turn has fewer steps than {STEPS_PER_TURN}");
+            };
+            step.made_progress();
+        }
+        self.inner.as_mut().poll(context)
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_turn_is_over_at_any_step_is_polled_again_for_what_comes() {
+    for left in 1..8 {
+        local(async {
+            let (mut client, far_client) = socket().await;
+            let (mut upstream, far_upstream) = socket().await;
+            let (session, _drain) = session_between(far_client, far_upstream, Settings::default());
+            let inner = Box::pin(session);
+            let session = spawn_local(AtTheEndOfItsTurn { left, inner });
+
+            for _ in 0..3 {
+                exchange(&mut client, &mut upstream).await;
+            }
+
+            drop((client, upstream));
+            session.await.unwrap();
+        })
+        .await;
+    }
 }

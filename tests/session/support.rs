@@ -224,21 +224,35 @@ where
     C: Stream + 'static,
     U: Stream + 'static,
 {
+    let (session, drain) = session_between(client, upstream, settings);
+    (tokio::task::spawn_local(session), drain)
+}
+
+/// A session between two streams of any kind.
+pub(crate) fn session_between<C, U>(
+    client: C,
+    upstream: U,
+    settings: Settings,
+) -> (impl Future<Output = Report>, Drain)
+where
+    C: Stream + 'static,
+    U: Stream + 'static,
+{
     let drain = at_once();
     let context = Context {
         budget: Arc::new(Budget::new(64 * 1024 * 1024)),
         drain: drain.clone(),
     };
     let upstream = RefCell::new(Some(upstream));
-    let report = tokio::task::spawn_local(async move {
+    let session = async move {
         let connect = async |count: &Attempts| {
             count.count();
             let stream = upstream.borrow_mut().take().expect("one connection");
             Ok(opened(stream))
         };
         session::run(opened(client), connect, &settings, &context).await
-    });
-    (report, drain)
+    };
+    (session, drain)
 }
 
 fn opened<S>(stream: S) -> Opened<S> {

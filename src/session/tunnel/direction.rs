@@ -6,8 +6,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::ReadBuf;
-
 use super::End;
 use crate::{
     session::{
@@ -55,7 +53,27 @@ impl Passed {
 
 /// Relays from `source` to `target` as long as both are ready and its turn lasts; resolves
 /// when that direction has ended.
+#[inline]
 pub(super) fn poll_direction<S: Stream, T: Stream>(
+    context: &mut Context<'_>,
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Poll<Ending> {
+    if source.is_waiting
+        && target.peer.outbox.is_empty()
+        && source.pipe.is_none()
+        && source.peer.stream.is_unready()
+    {
+        return Poll::Pending;
+    }
+    source.is_waiting = false;
+    poll_turn(context, source, target, passed)
+}
+
+/// [`poll_direction`] of a source that may have something.
+#[inline(never)]
+fn poll_turn<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     source: &mut End<S>,
     target: &mut End<T>,
@@ -74,50 +92,79 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
             target.peer.stop_writing();
             return Poll::Ready(Ending::Undeliverable);
         }
-        if let Some(ending) = ready!(poll_splice(context, source, target, passed)) {
+        if (source.pipe.is_some() || source.scanner.payload_left() >= MIN_SPLICE_BYTES)
+            && let Some(ending) = ready!(poll_splice(context, source, target, passed))
+        {
             return Poll::Ready(ending);
         }
-        let ending = with_scratch(|scratch| {
-            let carried = std::mem::take(&mut source.peer.inbox);
-            if !source.has_begun {
-                // What was read before the tunnel began may fill more than the carry.
-                source.has_begun = true;
-                let fresh = carried.len();
-                passed.bytes += fresh as u64;
-                return Poll::Ready(relay(context, &carried, fresh, source, target, passed));
-            }
-            scratch[..carried.len()].copy_from_slice(&carried);
-            let mut buffer = ReadBuf::new(&mut scratch[carried.len()..]);
-            match Pin::new(&mut source.peer.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => {
-                    source.peer.inbox = carried;
+        let more = with_scratch(|scratch| poll_pass(context, scratch, source, target, passed));
+        match ready!(more) {
+            Ok(false) if target.peer.outbox.is_empty() => {
+                if source.peer.stream.poll_readable(context).is_pending() {
+                    source.note_waiting();
                     return Poll::Pending;
                 }
-                Poll::Ready(Err(_)) => {
-                    source.peer.break_off();
-                    return Poll::Ready(Some(Ending::Lost));
-                }
-                Poll::Ready(Ok(())) => {}
             }
-            let read = buffer.filled().len();
-            if read == 0 {
-                source.peer.end();
-                return Poll::Ready(Some(Ending::Lost));
-            }
-            passed.bytes += read as u64;
-            let bytes = &scratch[..carried.len() + read];
-            Poll::Ready(relay(context, bytes, read, source, target, passed))
-        });
-        if let Some(ending) = ready!(ending) {
-            return Poll::Ready(ending);
+            Ok(_) => {}
+            Err(ending) => return Poll::Ready(ending),
         }
     }
     context.waker().wake_by_ref();
     Poll::Pending
 }
 
+/// Passes on what one read brings; says whether the source may have more.
+///
+/// # Errors
+///
+/// The direction ends there.
+#[inline]
+fn poll_pass<S: Stream, T: Stream>(
+    context: &mut Context<'_>,
+    scratch: &mut [u8],
+    source: &mut End<S>,
+    target: &mut End<T>,
+    passed: &mut Passed,
+) -> Poll<Result<bool, Ending>> {
+    let before;
+    let (bytes, fresh, may_have_more) = if source.has_begun {
+        let carried = source.peer.inbox.len();
+        if carried > 0 {
+            scratch[..carried].copy_from_slice(&source.peer.inbox);
+        }
+        let room = &mut scratch[carried..];
+        let room_bytes = room.len();
+        let Poll::Ready(received) = source.peer.stream.poll_receive(context, room) else {
+            source.note_waiting();
+            return Poll::Pending;
+        };
+        if carried > 0 {
+            source.peer.inbox = Vec::new();
+        }
+        match received {
+            Ok(fresh @ 1..) => (&scratch[..carried + fresh], fresh, fresh == room_bytes),
+            Ok(0) => {
+                source.peer.end();
+                return Poll::Ready(Err(Ending::Lost));
+            }
+            Err(_) => {
+                source.peer.break_off();
+                return Poll::Ready(Err(Ending::Lost));
+            }
+        }
+    } else {
+        // What was read before the tunnel began may fill more than the carry.
+        source.has_begun = true;
+        before = std::mem::take(&mut source.peer.inbox);
+        (&*before, before.len(), true)
+    };
+    passed.bytes += fresh as u64;
+    let ending = relay(context, bytes, fresh, source, target, passed);
+    Poll::Ready(ending.map_or(Ok(may_have_more), Err))
+}
+
 /// Moves the rest of a large payload in the kernel, where source and target are sockets;
-/// ready when there is nothing, or no more, to move.
+/// ready when there is no more to move.
 fn poll_splice<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     source: &mut End<S>,
@@ -130,8 +177,7 @@ fn poll_splice<S: Stream, T: Stream>(
     if source.pipe.is_none() {
         // What was read before goes first.
         let is_read_up = source.has_begun && source.peer.inbox.is_empty();
-        let is_large = source.scanner.payload_left() >= MIN_SPLICE_BYTES;
-        if !(source.may_splice && is_read_up && is_large) {
+        if !(source.may_splice && is_read_up) {
             return Poll::Ready(None);
         }
         source.pipe = ready!(Pipe::poll_take(context, from));
@@ -302,6 +348,11 @@ fn closed(scanner: &FrameScanner, mut rest: &[u8]) -> Option<Ending> {
 }
 
 /// Writes what `target` takes at once and keeps the rest in its outbox, which is empty.
+#[expect(
+    clippy::inline_always,
+    reason = "each message goes through it, and through little else"
+)]
+#[inline(always)]
 fn send<T: Stream>(
     context: &mut Context<'_>,
     mut bytes: &[u8],
