@@ -370,17 +370,16 @@ pub enum Protocol {
     Either,
 }
 
-/// Serves one connection to its end.
-///
-/// HTTP is served in a box of its own which is gone before a session starts: a session,
-/// which may last for hours, does not carry hyper's buffers.
+/// Serves one connection to its end, or until it becomes that of a session, which is returned:
+/// it is to be run in a task of its own, which carries nothing of hyper's for hours, and where a
+/// message has less to go through.
 pub fn serve(
     stream: Transport,
     protocol: Protocol,
     ends: Endpoints,
     admission: Admission,
     local: &Rc<Local>,
-) -> impl Future<Output = ()> + use<> {
+) -> Pin<Box<impl Future<Output = Option<impl Future<Output = ()> + use<>>> + use<>>> {
     let config = local.config();
     let trusted = &config.trusted_proxies;
     let connection = Connection {
@@ -394,12 +393,7 @@ pub fn serve(
         admission,
         local: Rc::clone(local),
     };
-    let http = Box::pin(connection.serve(stream, protocol));
-    async move {
-        if let Some(session) = http.await {
-            session.await;
-        }
-    }
+    Box::pin(connection.serve(stream, protocol))
 }
 
 /// What the requests of one connection share, whatever their version.
@@ -417,7 +411,7 @@ impl Connection {
         self,
         stream: Transport,
         protocol: Protocol,
-    ) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+    ) -> Option<impl Future<Output = ()> + use<>> {
         let (spoken, stream) = match protocol {
             Protocol::Http1 => (Spoken::Http1, stream.into()),
             Protocol::Http2 => (Spoken::Http2, stream.into()),

@@ -352,7 +352,8 @@ mod tests {
                 response
             };
             let served = http::serve(socket, protocol, ends, admission, &self.local);
-            let ((), response) = tokio::join!(served, ask);
+            let (session, response) = tokio::join!(served, ask);
+            assert!(session.is_none());
             assert!(response.starts_with("HTTP/1.1 426 "), "{response}");
         }
     }

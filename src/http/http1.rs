@@ -53,7 +53,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) async fn serve(
     stream: Sniffed,
     connection: Connection,
-) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+) -> Option<impl Future<Output = ()> + use<>> {
     let client = connection.client;
     let local = Rc::clone(&connection.local);
     let shared = &local.shared;

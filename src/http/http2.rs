@@ -376,7 +376,7 @@ impl Requests {
                 stream: Transport::Http2(Box::new(Http2Stream::new(upgraded, unread))),
                 read_buf: bytes::Bytes::new(),
             };
-            upgrade::session(opened, accepted, &local).await;
+            Box::pin(upgrade::session(opened, accepted, &local)).await;
         }
     }
 }

@@ -5,7 +5,7 @@
 //! upstream, unless the route says so (`ask.rs`). hyper answers `101` to whatever it is told
 //! to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
-use std::{cell::Cell, ops::Deref, pin::Pin, rc::Rc, sync::Arc};
+use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
 
 use futures_util::FutureExt;
 use hyper::{
@@ -234,7 +234,7 @@ pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
     local: &Rc<Local>,
-) -> Pin<Box<impl Future<Output = ()> + use<>>> {
+) -> impl Future<Output = ()> + use<> {
     let Accepted {
         route,
         request,
@@ -270,10 +270,10 @@ pub fn session(
     let record = SharedRecord(running);
     let session = session::run_agreed(opened, agreed, connect, settings, context, record);
     // Not an `async` block, which would have room for the session twice.
-    Box::pin(session.map(move |report| {
+    session.map(move |report| {
         drop(place);
         entry.end(report);
-    }))
+    })
 }
 
 /// A valid handshake.

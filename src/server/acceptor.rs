@@ -272,7 +272,7 @@ impl Connection {
                 Protocol::Http1
             };
             let served = http::serve(socket, protocol, ends, admission, local);
-            task::spawn_local(served.map(move |()| drop(place)));
+            spawn(served, place);
             return;
         };
         let local = Rc::clone(local);
@@ -287,7 +287,7 @@ impl Connection {
             };
             OptionFuture::from(stream.map(serve))
         });
-        task::spawn_local(served.map(move |_| drop(place)));
+        spawn(served.map(Option::flatten), place);
     }
 
     fn unregister(self) -> io::Result<Handed> {
@@ -299,6 +299,19 @@ impl Connection {
             place: self.place,
         })
     }
+}
+
+/// Serves a connection in a task of its own on this thread, and then the session that it may
+/// become in another; until then it keeps its `place`.
+fn spawn<S>(served: impl Future<Output = Option<S>> + 'static, place: impl Sized + 'static)
+where
+    S: Future<Output = ()> + 'static,
+{
+    task::spawn_local(served.map(move |session| {
+        if let Some(session) = session {
+            task::spawn_local(session.map(move |()| drop(place)));
+        }
+    }));
 }
 
 /// The connection over TLS; `None` when the client does not get there.
