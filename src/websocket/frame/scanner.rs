@@ -257,7 +257,8 @@ impl FrameScanner {
             Compression::Agreed => RSV1,
             Compression::Declined => 0,
         };
-        while let [first, second, rest @ ..] = &input[whole.bytes..] {
+        let mut left = input;
+        while let [first, second, rest @ ..] = left {
             if !matches!(first & !rsv1, WHOLE_TEXT | WHOLE_BINARY) || second & MASK != mask_bit {
                 break;
             }
@@ -268,12 +269,13 @@ impl FrameScanner {
             };
             let is_minimal = length_bytes == 0 || payload_bytes >= u16::from(LENGTH_16);
             let behind = length_bytes + mask_bytes + usize::from(payload_bytes);
-            if !is_minimal || behind > rest.len() {
+            let Some((_, next)) = rest.split_at_checked(behind).filter(|_| is_minimal) else {
                 break;
-            }
-            whole.bytes += 2 + behind;
+            };
+            left = next;
             whole.messages += 1;
         }
+        whole.bytes = input.len() - left.len();
         whole
     }
 }
