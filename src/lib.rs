@@ -46,7 +46,7 @@
 //! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
-//! | `telemetry` | `session`, `upstream`, `websocket` | logs, counts |
+//! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs, counts |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `upstream` | `tls`, `transport`, `websocket` | resolve, dial, opening handshake, back-off |
 //! | `matcher` |  | what a message is compared with |

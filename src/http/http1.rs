@@ -171,7 +171,7 @@ fn no_request(
     if local.config().log.requests != telemetry::Requests::None {
         access_log::no_request(&NoRequest {
             request_id: identity.as_ref().map(Identity::id),
-            client: &client.address.to_string(),
+            client: client.address,
             status,
             refusal: (rejection.name(), detail),
         });

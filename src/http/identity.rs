@@ -26,14 +26,14 @@ const MAX_ID_BYTES: usize = 128;
 /// have, and a number.
 #[derive(Debug)]
 pub(super) struct Ids {
-    prefix: u64,
+    prefix: String,
     given: Cell<u64>,
 }
 
 impl Default for Ids {
     fn default() -> Self {
         Self {
-            prefix: rand::random(),
+            prefix: format!("{:012x}-", rand::random::<u64>() >> 16),
             given: Cell::default(),
         }
     }
@@ -43,7 +43,13 @@ impl Ids {
     fn next(&self) -> HeaderValue {
         let number = self.given.get() + 1;
         self.given.set(number);
-        let id = format!("{:012x}-{number:x}", self.prefix >> 16);
+        // By hand: every request has one, and `format!` takes ten times as long.
+        let digits = (number.ilog2() / 4 + 1) as usize;
+        let mut id = String::with_capacity(self.prefix.len() + digits);
+        id.push_str(&self.prefix);
+        let digit = |place| u32::try_from(number >> (4 * place) & 0xf).ok();
+        let digits = (0..digits).rev().filter_map(digit);
+        id.extend(digits.filter_map(|digit| char::from_digit(digit, 16)));
         HeaderValue::try_from(id).expect("digits and a hyphen")
     }
 }

@@ -235,7 +235,7 @@ impl Drop for Line {
         access_log::request_ended(&Answered {
             request_id: self.identity.id(),
             trace: self.identity.trace(),
-            client: &self.client.address.to_string(),
+            client: self.client.address,
             is_http2: self.version == Version::HTTP_2,
             method: self.method.as_str(),
             path: self.uri.path(),

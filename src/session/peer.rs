@@ -9,8 +9,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::ReadBuf;
-
 use super::outbox::Outbox;
 use crate::{transport::Stream, websocket::Opened};
 
@@ -155,11 +153,11 @@ impl<S: Stream> Peer<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
-            let mut buffer = ReadBuf::new(&mut scratch[..INBOX_READ_BYTES]);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
-            self.inbox.reserve_exact(buffer.filled().len());
-            self.inbox.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
+            let room = &mut scratch[..INBOX_READ_BYTES];
+            let read = ready!(self.stream.poll_receive(context, room))?;
+            self.inbox.reserve_exact(read);
+            self.inbox.extend_from_slice(&scratch[..read]);
+            Poll::Ready(Ok(read))
         })
     }
 

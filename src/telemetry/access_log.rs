@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::trace::Trace;
 use crate::{
+    client::ClientAddr,
     session::{Cause, Report, ledger::Account, state::SessionState, termination::Initiator},
     websocket::CloseCode,
 };
@@ -23,7 +24,7 @@ pub struct Origin<'a> {
     /// The trace that it is part of.
     pub trace: Option<Trace>,
     /// The client's address.
-    pub client: &'a str,
+    pub client: ClientAddr,
     /// Whether its session is a stream of an HTTP/2 connection.
     pub is_http2: bool,
     /// The path it asked for, without the query.
@@ -40,7 +41,7 @@ pub struct Answered<'a> {
     /// The trace that it is part of.
     pub trace: Option<Trace>,
     /// The client's address.
-    pub client: &'a str,
+    pub client: ClientAddr,
     /// Whether it came over HTTP/2.
     pub is_http2: bool,
     /// Its method.
@@ -69,7 +70,7 @@ pub struct NoRequest<'a> {
     /// The id in the answer, if that has one.
     pub request_id: Option<&'a str>,
     /// The client's address.
-    pub client: &'a str,
+    pub client: ClientAddr,
     /// The status of the answer, if there is one.
     pub status: Option<u16>,
     /// Why it is none: a name, and in words.
@@ -99,7 +100,7 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
     log!(
         is_warning(report),
         session = origin.session,
-        client = origin.client,
+        client = origin.client.to_string().as_str(),
         http = http(origin.is_http2),
         method,
         path = origin.path,
@@ -146,7 +147,7 @@ pub fn request_ended(answered: &Answered<'_>) {
     let reason = answered.reason.as_ref();
     log!(
         answered.is_warning,
-        client = answered.client,
+        client = answered.client.to_string().as_str(),
         http = http(answered.is_http2),
         method = answered.method,
         path = answered.path,
@@ -169,7 +170,7 @@ pub fn request_ended(answered: &Answered<'_>) {
 pub fn no_request(refused: &NoRequest<'_>) {
     let (reason, detail) = refused.refusal;
     tracing::info!(
-        client = refused.client,
+        client = refused.client.to_string().as_str(),
         http = http(false),
         status = refused.status,
         answered_by = refused.status.map(|_| "proxy"),
