@@ -370,9 +370,10 @@ pub enum Protocol {
     Either,
 }
 
-/// Serves one connection to its end, or until it becomes that of a session, which is returned:
-/// it is to be run in a task of its own, which carries nothing of hyper's for hours, and where a
-/// message has less to go through.
+/// Serves one connection to its end, or until it becomes that of a session, which is returned.
+///
+/// The session is to be run in a task of its own: that has nothing of hyper's for hours, and a
+/// message has less to go through in it.
 pub fn serve(
     stream: Transport,
     protocol: Protocol,

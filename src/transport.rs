@@ -48,9 +48,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        poll_read_into(self, context, buffer)
     }
 
     /// Whether it may be worth reading again after a read that did not fill its buffer; on
@@ -59,16 +57,27 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         Poll::Ready(())
     }
 
-    /// Whether it is known, without a system call, that nothing has come since a read had to
-    /// wait: then the task that it was called for is still to be woken.
+    /// Whether it is known, without a system call, that nothing has come since
+    /// [`poll_receive`](Self::poll_receive) or [`poll_readable`](Self::poll_readable) had to wait
+    /// with some of the task's budget left: then that task is still to be woken.
     ///
-    /// `false` when the stream cannot tell.
+    /// `false` when the stream cannot tell, or has anything in a buffer of its own.
     fn is_unready(&self) -> bool {
         false
     }
 }
 
 impl Stream for tokio::io::DuplexStream {}
+
+fn poll_read_into(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    context: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
 
 /// A connection to a client or to an upstream.
 #[derive(Debug)]
@@ -130,9 +139,7 @@ impl Stream for Transport {
         if let Self::Tcp(stream) = self {
             return tcp::poll_receive(stream, context, buffer);
         }
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(self).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
+        poll_read_into(self, context, buffer)
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {

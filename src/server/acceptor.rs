@@ -263,8 +263,8 @@ impl Connection {
         let Self { place, .. } = self;
         let place = (place, address);
         let socket = Transport::from(self.socket);
-        // Neither is an `async` block, which would have room for what it awaits twice: a task
-        // lives as long as its session.
+        // Neither is an `async` block, which would have room for what it awaits twice: with
+        // HTTP/2, and while a connection is kept, a task lives long.
         let Some(tls) = self.listener.tls.clone() else {
             let protocol = if self.listener.h2c {
                 Protocol::Either
@@ -301,8 +301,8 @@ impl Connection {
     }
 }
 
-/// Serves a connection in a task of its own on this thread, and then the session that it may
-/// become in another; until then it keeps its `place`.
+/// Serves a connection in a task of its own on this thread, and the session that it may become in
+/// another. The `place` is kept until both have ended.
 fn spawn<S>(served: impl Future<Output = Option<S>> + 'static, place: impl Sized + 'static)
 where
     S: Future<Output = ()> + 'static,

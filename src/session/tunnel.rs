@@ -101,7 +101,8 @@ impl<S> End<S> {
         }
     }
 
-    /// Notes that reading from it had to wait; not if it waits for its turn on the thread alone.
+    /// Notes that reading from it had to wait; not if its task has used up its budget, and will
+    /// only be polled again.
     fn note_waiting(&mut self) {
         self.is_waiting = coop::has_budget_remaining();
     }
@@ -116,8 +117,9 @@ pub(super) struct Ends<C, U> {
     pub(super) charge: Option<Charge>,
     /// Where the route bounds what it watches.
     pub(super) watch: Option<Box<Watch>>,
-    /// Whose waker those have that wake the tunnel: its address, which nobody else has while the
-    /// drain keeps the waker.
+    /// Whose waker those have that wake the tunnel: its address, which nobody else has while they
+    /// keep it: the drain or the timer for its turn, and the socket of each end that is waiting,
+    /// which gives it back only when it has noted that there is something to read.
     known_task: *const (),
 }
 
@@ -295,6 +297,7 @@ async fn hear_out<S: Stream, T: Stream>(
         if source.peer.has_ended() {
             return Poll::Ready(Ending::Lost);
         }
+        // Of the task that polls this nothing is known.
         source.is_waiting = false;
         poll_direction(context, source, target, &mut passed)
     });

@@ -9,14 +9,15 @@ use std::{
 };
 
 use rustix::{
-    io::Errno,
+    io::{Errno, retry_on_intr},
     net::{RecvFlags, SendFlags, recv, send},
 };
 use tokio::{io::Interest, net::TcpStream, task::coop};
 
 /// Reads what has come; 0 at the end of the stream.
 ///
-/// It has to wait where the task has a step of its turn left; else for its next turn.
+/// `Pending` with some of the task's budget left says that it will be woken for what comes;
+/// without, only that it is polled again.
 pub(super) fn poll_receive(
     stream: &TcpStream,
     context: &mut Context<'_>,
@@ -26,7 +27,7 @@ pub(super) fn poll_receive(
     loop {
         let coop = ready!(coop::poll_proceed(context));
         let received = try_some(stream, Interest::READABLE, whole, || {
-            Ok(recv(stream, &mut *buffer, RecvFlags::empty())?.1)
+            Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty()))?.1)
         });
         if received != Err(Errno::AGAIN) {
             coop.made_progress();
@@ -46,7 +47,7 @@ pub(super) fn poll_send(
     loop {
         let coop = ready!(coop::poll_proceed(context));
         let sent = try_some(stream, Interest::WRITABLE, bytes.len(), || {
-            send(stream, bytes, SendFlags::NOSIGNAL)
+            retry_on_intr(|| send(stream, bytes, SendFlags::NOSIGNAL))
         });
         if sent != Err(Errno::AGAIN) {
             coop.made_progress();
@@ -62,14 +63,14 @@ pub(super) fn poll_send(
 pub(super) fn is_unready(stream: &TcpStream) -> bool {
     let ready = stream.try_io(Interest::READABLE, || Ok(()));
     let is_unready = ready.is_err();
-    // It owns nothing, and would be looked at for that.
+    // An error of this kind owns nothing: to drop it costs more than to have made it.
     mem::forget(ready);
     is_unready
 }
 
 /// `transfer`, which is for `whole` bytes; less, and the socket has no more to give or to take
 /// until the reactor says so (epoll(7), "Do I need to continuously read/write a file
-/// descriptor until EAGAIN").
+/// descriptor until EAGAIN"). Bytes behind TCP's urgent ones wait for that, too.
 ///
 /// # Errors
 ///
@@ -92,7 +93,7 @@ fn try_some(
             .then_some(())
             .ok_or_else(|| io::ErrorKind::WouldBlock.into())
     });
-    // It owns nothing, and would be looked at for that.
+    // An error of this kind owns nothing: to drop it costs more than to have made it.
     mem::forget(noted);
     result
 }

@@ -100,11 +100,16 @@ async fn exchange(client: &mut TcpStream, upstream: &mut TcpStream) {
     pass(&server_frame(0x82, b"answer"), upstream, client).await;
 }
 
+/// What comes of a `future` that is woken.
+async fn in_time<F: Future>(future: F) -> F::Output {
+    let in_time = time::timeout(Duration::from_secs(10), future).await;
+    in_time.expect("it is woken")
+}
+
 async fn pass(frame: &[u8], from: &mut TcpStream, to: &mut TcpStream) {
     from.write_all(frame).await.unwrap();
     let mut got = vec![0; frame.len()];
-    let in_time = time::timeout(Duration::from_secs(10), to.read_exact(&mut got)).await;
-    in_time.expect("it is passed on").unwrap();
+    in_time(to.read_exact(&mut got)).await.unwrap();
     assert_eq!(got, frame);
 }
 
@@ -127,31 +132,40 @@ async fn a_tunnel_goes_on_in_whatever_task_it_is_polled() {
         exchange(&mut client, &mut upstream).await;
         drain.begin();
         let mut close = [0; 256];
-        let in_time = time::timeout(Duration::from_secs(10), upstream.read(&mut close)).await;
-        let bytes = in_time.expect("it has its turn in the drain").unwrap();
+        let bytes = in_time(upstream.read(&mut close)).await.unwrap();
         assert_eq!(Told::close(&Frame::all(&close[..bytes])).0, 1001);
         drop((client, upstream));
-        session.await.unwrap();
+        in_time(session).await.unwrap();
     })
     .await;
 }
 
-/// A task that has used up its turn on the thread, but for so many steps, whenever it is polled.
+/// A task that does so many steps of its turn on the thread before it is polled, each time.
 struct AtTheEndOfItsTurn<F> {
-    left: u8,
+    steps: usize,
     inner: Pin<Box<F>>,
 }
 
 /// How many steps a task may do in one turn.
-const STEPS_PER_TURN: u8 = 128;
+async fn steps_per_turn() -> usize {
+    let count = future::poll_fn(|context| {
+        let mut steps = 0;
+        while let Poll::Ready(step) = coop::poll_proceed(context) {
+            step.made_progress();
+            steps += 1;
+        }
+        Poll::Ready(steps)
+    });
+    spawn_local(count).await.unwrap()
+}
 
 impl<F: Future> Future for AtTheEndOfItsTurn<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        for _ in self.left..STEPS_PER_TURN {
+        for _ in 0..self.steps {
             let Poll::Ready(step) = coop::poll_proceed(context) else {
-                panic!("a turn has fewer steps than {STEPS_PER_TURN}");
+                panic!("a turn has fewer steps than {}", self.steps);
             };
             step.made_progress();
         }
@@ -167,15 +181,45 @@ async fn a_tunnel_whose_turn_is_over_at_any_step_is_polled_again_for_what_comes(
             let (mut upstream, far_upstream) = socket().await;
             let (session, _drain) = session_between(far_client, far_upstream, Settings::default());
             let inner = Box::pin(session);
-            let session = spawn_local(AtTheEndOfItsTurn { left, inner });
+            let steps = steps_per_turn().await - left;
+            let session = spawn_local(AtTheEndOfItsTurn { steps, inner });
 
             for _ in 0..3 {
                 exchange(&mut client, &mut upstream).await;
             }
 
             drop((client, upstream));
-            session.await.unwrap();
+            in_time(session).await.unwrap();
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn an_end_that_comes_with_the_last_message_is_seen_behind_it() {
+    local(async {
+        for is_client in [true, false] {
+            let (mut client, far_client) = socket().await;
+            let (mut upstream, far_upstream) = socket().await;
+            let (session, _drain) = session_between(far_client, far_upstream, Settings::default());
+            let session = spawn_local(session);
+            exchange(&mut client, &mut upstream).await;
+            let (from, to, frame) = if is_client {
+                (&mut client, &mut upstream, client_frame(0x81, b"last"))
+            } else {
+                (&mut upstream, &mut client, server_frame(0x81, b"last"))
+            };
+            from.write_all(&frame).await.unwrap();
+            from.shutdown().await.unwrap();
+
+            let mut got = vec![0; frame.len()];
+            in_time(to.read_exact(&mut got)).await.unwrap();
+            assert_eq!(got, frame);
+            // The proxy's close frame, for the one who has just left cannot send any.
+            assert_ne!(in_time(to.read(&mut got)).await.unwrap(), 0);
+            drop((client, upstream));
+            in_time(session).await.unwrap();
+        }
+    })
+    .await;
 }

@@ -68,12 +68,12 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
         return Poll::Pending;
     }
     source.is_waiting = false;
-    poll_turn(context, source, target, passed)
+    poll_passes(context, source, target, passed)
 }
 
-/// [`poll_direction`] of a source that may have something.
+/// [`poll_direction`] of a source that may have something, one read after the other.
 #[inline(never)]
-fn poll_turn<S: Stream, T: Stream>(
+fn poll_passes<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     source: &mut End<S>,
     target: &mut End<T>,
