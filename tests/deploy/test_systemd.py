@@ -51,6 +51,14 @@ def filters() -> list[str]:
     return re.findall(r"^SystemCallFilter=(.+)$", UNIT.read_text(), re.MULTILINE)
 
 
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 @pytest.fixture
 def made(tmp_path: Path, processes: Processes) -> set[str]:
     """The system calls of a process with sessions, from its start to its end."""
@@ -75,16 +83,16 @@ def made(tmp_path: Path, processes: Processes) -> set[str]:
     ]
     readygate = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     plans = [FASTAPI_AGENT.plan(user=f"user-{user}") for user in range(5)]
-    while not (trace.exists() and "listen(" in trace.read_text()):
-        assert readygate.poll() is None
+    # Its trace has a call before the kernel has made it.
+    wait_until(lambda: is_listening(port), SECONDS)
 
     results = asyncio.run(CLIENTS["websockets"](f"ws://127.0.0.1:{port}/", plans))
+    assert errors(results) == []
     readygate.terminate()
 
     assert readygate.wait(SECONDS) == 0
     ended = re.compile(rf"^{readygate.pid} +\+\+\+ exited with 0", re.MULTILINE)
     wait_until(lambda: ended.search(trace.read_text()), SECONDS)
-    assert errors(results) == []
     return set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
 
 
