@@ -201,11 +201,13 @@ fn read<T>(
 ) -> Result<T, Problems> {
     let (root, errors) = DeTable::parse_recoverable(text);
     // What is quoted in part does not look like a URL any more.
-    let shown = userinfo::hide(text);
+    let named = userinfo::named(root.get_ref());
+    let shown = userinfo::hide_named(text, &named);
     let syntax = errors.iter().map(|error| syntax_problem(&shown, error));
     let file = File::new(text, environment);
+    file.conceal(named.iter().filter_map(userinfo::Named::concealed));
     let result = file.read(root.get_ref(), read);
-    let problems = Problems::new(name, text, syntax.collect(), file.take_problems());
+    let problems = Problems::new(name, shown.clone(), syntax.collect(), file.take_problems());
     if problems.is_empty() {
         Ok(result)
     } else {

@@ -13,6 +13,10 @@ use crate::{server::ListenAddress, upstream::Address};
 ///
 /// What is wrong with `text`.
 pub fn listen(text: &str) -> Result<ListenAddress, Mistake> {
+    listen_address(text).map_err(|mistake| mistake.about(text))
+}
+
+fn listen_address(text: &str) -> Result<ListenAddress, Mistake> {
     if let Some(path) = text.strip_prefix("unix:") {
         return socket_path(path).map(|path| ListenAddress::Unix(path.into()));
     }
@@ -77,6 +81,10 @@ impl fmt::Display for Upstream {
 ///
 /// What is wrong with `text`.
 pub fn upstream(text: &str) -> Result<Upstream, Mistake> {
+    upstream_address(text).map_err(|mistake| mistake.about(text))
+}
+
+fn upstream_address(text: &str) -> Result<Upstream, Mistake> {
     if let Some(path) = text.strip_prefix("unix:") {
         return socket_path(path).map(|path| Upstream {
             address: Address::Unix(path.into()),

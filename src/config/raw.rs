@@ -14,7 +14,7 @@ use super::{
     effective::{self, Effective, Origin, Revealed},
     expand::{self, Variables},
     report::{Mistake, Problem, any_of, similar},
-    units,
+    units, userinfo,
 };
 
 /// What all readers of one file share.
@@ -95,6 +95,11 @@ impl<'a> File<'a> {
 
     pub(super) fn environment(&self, name: &str) -> Option<String> {
         (self.environment)(name)
+    }
+
+    /// Hides what else is not to be shown.
+    pub(super) fn conceal(&self, values: impl Iterator<Item = Variables>) {
+        self.variables.borrow_mut().extend(values);
     }
 
     pub(super) fn report(&self, problem: Problem) {
@@ -525,7 +530,7 @@ impl<'a> Value<'a> {
                 if !expanded.values.is_empty() {
                     self.file.variables.borrow_mut().push(Variables {
                         place: self.span(),
-                        written: text.to_owned(),
+                        written: userinfo::hide_in_word(text),
                         expanded,
                     });
                 }

@@ -67,6 +67,15 @@ impl Mistake {
         *help = help.take().and_then(|text| hide(&text, variables));
     }
 
+    /// Hides the name and the password that are in `value`, which this is about, whatever is in
+    /// them.
+    pub(super) fn about(mut self, value: &str) -> Self {
+        if let Some(concealed) = userinfo::conceal(value, 0..0) {
+            self.hide(&[&concealed]);
+        }
+        self
+    }
+
     fn without_userinfo(self) -> Self {
         let hide = |text: &str| userinfo::hide(text).into_owned();
         Self {
@@ -189,11 +198,16 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// The problems in the file `name`, which contains `text`.
+    /// The problems in the file `name`, which contains `text`: without names and passwords.
     ///
     /// What stands on a line with a syntax error, or is missing when there are any, is left
     /// out: it is most likely the same problem once more.
-    pub(super) fn new(name: &str, text: &str, syntax: Vec<Problem>, meaning: Vec<Problem>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        text: String,
+        syntax: Vec<Problem>,
+        meaning: Vec<Problem>,
+    ) -> Self {
         let line = |problem: &Problem| {
             let start = problem.span.as_ref().map(|span| span.start)?;
             Some(text[..start].matches('\n').count())
@@ -209,7 +223,7 @@ impl Problems {
         all.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         Self {
             name: name.to_owned(),
-            text: userinfo::hide(text).into_owned(),
+            text,
             all,
         }
     }

@@ -1,6 +1,7 @@
 //! Whole files: what they mean, and every problem that they may have.
 
 mod bounds;
+mod passwords;
 
 use std::collections::{BTreeMap, BTreeSet};
 
