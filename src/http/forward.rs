@@ -301,7 +301,7 @@ impl Asked<'_> {
         let is_for_client = interim.status != StatusCode::CONTINUE
             || !self.head.headers().contains_key(header::EXPECT);
         if is_for_client && self.head.version() >= Version::HTTP_11 {
-            let headers = headers::of_response(interim.headers.clone());
+            let headers = headers::of_interim(&interim.headers);
             let status = interim.status;
             (self.downstream.send_interim)(&Interim { status, headers });
         }

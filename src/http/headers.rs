@@ -123,10 +123,11 @@ pub fn of_handshake(headers: &HeaderMap, underscores: Underscores) -> HeaderMap 
 }
 
 /// The end-to-end headers of an upstream's `101`, without those that are part of the
-/// handshake itself.
+/// handshake itself, and without a length, which no interim answer may have.
 #[must_use]
 pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
     let of_the_handshake = [
+        header::CONTENT_LENGTH,
         header::SEC_WEBSOCKET_ACCEPT,
         header::SEC_WEBSOCKET_EXTENSIONS,
         header::SEC_WEBSOCKET_PROTOCOL,
@@ -134,6 +135,13 @@ pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
         header::TRAILER,
     ];
     filter(headers, |name| !of_the_handshake.contains(name))
+}
+
+/// The end-to-end headers of a `1xx` answer, which has no body and must not say anything of
+/// one (RFC 9110 §8.6).
+#[must_use]
+pub fn of_interim(headers: &HeaderMap) -> HeaderMap {
+    filter(headers, |name| name != header::CONTENT_LENGTH)
 }
 
 /// The end-to-end headers of a response.

@@ -1,7 +1,7 @@
 //! The opening handshake towards the upstream (RFC 6455 §4.1).
 //!
 //! tungstenite's client is not used: it accepts an extension that was never offered, a
-//! `101` with a body, two accept keys and bare line feeds, fails on a `100` or `103` before
+//! `101` that announces a body, two accept keys and bare line feeds, fails on a `100` or `103` before
 //! the `101`, and compares the whole `Connection` header with `Upgrade`.
 
 use std::{io, mem::MaybeUninit};
@@ -323,7 +323,11 @@ impl Answer {
         if self.has_bare_line_feed {
             return Err(Broken("bare line feed"));
         }
-        if self.has(&header::CONTENT_LENGTH) || self.has(&header::TRANSFER_ENCODING) {
+        // A `101` ends at its empty line whatever its headers say (RFC 9112 §6.3): common
+        // frameworks write a length of 0 or `chunked` into each answer. Of one that announces
+        // bytes it is not sure whether they are frames.
+        let mut lengths = self.headers.get_all(header::CONTENT_LENGTH).iter();
+        if !lengths.all(is_zero) {
             return Err(Broken("has a body"));
         }
         if !self
@@ -390,6 +394,10 @@ impl Answer {
             (Some(_), Some(_)) => Err(Broken("header twice")),
         }
     }
+}
+
+fn is_zero(length: &HeaderValue) -> bool {
+    !length.is_empty() && length.as_bytes().iter().all(|digit| *digit == b'0')
 }
 
 #[cfg(test)]

@@ -119,6 +119,8 @@ async fn the_client_gets_the_upstreams_101_with_its_headers_and_with_its_own_key
             "X-Private: hop",
             "Connection: X-Private",
             "Keep-Alive: timeout=5",
+            "Content-Length: 0",
+            "Transfer-Encoding: chunked",
         ]))
         .await;
 
@@ -130,6 +132,8 @@ async fn the_client_gets_the_upstreams_101_with_its_headers_and_with_its_own_key
     assert_eq!(header(&head, "upgrade"), Some("websocket"));
     assert_eq!(header(&head, "x-private"), None);
     assert_eq!(header(&head, "keep-alive"), None);
+    assert_eq!(header(&head, "content-length"), None);
+    assert_eq!(header(&head, "transfer-encoding"), None);
     assert_eq!(header(&head, "sec-websocket-extensions"), None);
     assert!(head.contains("set-cookie: one=1\r\n") && head.contains("set-cookie: two=2\r\n"));
     let frame = text_frame("hello");

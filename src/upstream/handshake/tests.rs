@@ -174,8 +174,9 @@ async fn a_101_that_is_not_one_is_broken() {
         ),
         (&["Connection:"], "Connection does not say upgrade"),
         (&["Connection: close"], "Connection does not say upgrade"),
-        (&["Content-Length: 0"], "has a body"),
-        (&["Transfer-Encoding: chunked"], "has a body"),
+        (&["Content-Length: 5"], "has a body"),
+        (&["Content-Length: 0", "Content-Length: 5"], "has a body"),
+        (&["Content-Length: 00x"], "has a body"),
         (
             &["Sec-WebSocket-Extensions: permessage-deflate"],
             "extension that was not offered",
@@ -193,6 +194,26 @@ async fn a_101_that_is_not_one_is_broken() {
             *reason,
             "{lines:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_101_ends_at_its_empty_line_whatever_its_headers_say() {
+    let cases: [&[&str]; 5] = [
+        &["Content-Length: 0"],
+        &["Content-Length: 0", "Content-Length: 000"],
+        &["Transfer-Encoding: chunked"],
+        &["Transfer-Encoding: gzip, chunked"],
+        &["Transfer-Encoding: chunked", "Content-Length: 0"],
+    ];
+    for lines in cases {
+        for request in [request(None), asking()] {
+            let answer = answer_with(lines) + "0\r\n\r\nframes";
+
+            let opened = perform_with(&request, &answer).await.unwrap();
+
+            assert_eq!(&opened.read_buf[..], b"0\r\n\r\nframes", "{lines:?}");
+        }
     }
 }
 

@@ -401,13 +401,14 @@ async fn ask(head: &str) -> (Answer, Exchange, Proxy) {
 async fn a_client_that_waits_for_the_upstream_gets_its_101_as_200() {
     let (mut answer, mut exchange, _proxy) = ask(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\nSet-Cookie: a=1\r\n\r\n",
+         Sec-WebSocket-Accept: {accept}\r\nSet-Cookie: a=1\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
 
     assert_eq!(answer.head.status(), 200);
     assert_eq!(answer.head.headers()["set-cookie"], "a=1");
     assert_eq!(answer.head.headers().get("sec-websocket-accept"), None);
+    assert_eq!(answer.head.headers().get("content-length"), None);
     answer.stream.send(text_frame("hello"));
     assert_eq!(read_text(&mut exchange.stream).await, "hello");
 }
