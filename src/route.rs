@@ -46,8 +46,9 @@ pub struct HttpSettings {
     /// What the upstream speaks with them; default HTTP/1.1. A session is opened with that in
     /// any case.
     pub version: Protocol,
-    /// How long a request waits for an upstream that does not listen yet; default 30 s.
-    pub hold_timeout: Duration,
+    /// How long a request waits for an upstream that does not listen yet; default `None`: as
+    /// long as a session waits for its gate, for both wait for the same start.
+    pub hold_timeout: Option<Duration>,
     /// How many requests may wait at once; default 500.
     pub max_held_requests: usize,
     /// The largest body of a request in bytes; default no limit.
@@ -73,7 +74,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             version: Protocol::Http1,
-            hold_timeout: Duration::from_secs(30),
+            hold_timeout: None,
             max_held_requests: 500,
             max_body_bytes: None,
             underscores: Underscores::Drop,
@@ -125,6 +126,13 @@ impl Route {
     #[must_use]
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path)
+    }
+
+    /// How long a plain request waits for an upstream that does not listen yet.
+    #[must_use]
+    pub fn hold_timeout(&self) -> Duration {
+        let of_its_own = self.http.hold_timeout;
+        of_its_own.unwrap_or(self.session.gate.timeout)
     }
 
     /// Whether a page of `origin` may open a WebSocket.

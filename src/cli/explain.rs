@@ -272,7 +272,7 @@ fn explain_plain(settings: &Settings, text: &mut Lines) {
         "hold",
         format_args!(
             "{} while the upstream does not listen, {} requests at once",
-            http("hold_timeout"),
+            settings.of_or("http.hold_timeout", &settings.of("gate.timeout")),
             http("max_held_requests"),
         ),
     );

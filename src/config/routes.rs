@@ -352,7 +352,10 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         &mut http.version,
         table.take("version", |value| value.choice(&versions)),
     );
-    override_with(&mut http.hold_timeout, table.duration("hold_timeout"));
+    override_with(
+        &mut http.hold_timeout,
+        table.measure("hold_timeout", hold_timeout),
+    );
     override_with(
         &mut http.max_body_bytes,
         table.measure("max_body_bytes", units::optional_size),
@@ -380,6 +383,14 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         table.measure("body_timeout", units::optional_time),
     );
     http
+}
+
+/// A duration, zero included, or `""` for that of the gate.
+fn hold_timeout(text: &str) -> Result<Option<Duration>, Mistake> {
+    match text {
+        "" => Ok(None),
+        text => units::duration(text).map(Some),
+    }
 }
 
 fn breaker(table: &mut Table<'_>) -> breaker::Settings {

@@ -126,7 +126,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].tunnel.max_session_age", OptionalDuration),
     ("route[].tunnel.close_timeout", Duration),
     ("route[].http.version", Word(&["1.1", "2"])),
-    ("route[].http.hold_timeout", Duration),
+    ("route[].http.hold_timeout", OptionalDuration),
     ("route[].http.max_held_requests", Count(0, MAX)),
     ("route[].http.max_body_bytes", OptionalSize),
     ("route[].http.underscores", Word(&["drop", "pass"])),

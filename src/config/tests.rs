@@ -171,6 +171,23 @@ fn without_settings_everything_is_as_the_settings_types_say() {
 }
 
 #[test]
+fn plain_requests_wait_as_long_as_sessions_unless_said_otherwise() {
+    let held = |settings: &str| route_with(settings).hold_timeout().as_millis();
+
+    assert_eq!(held(""), 30_000);
+    assert_eq!(held("gate.timeout = \"60s\""), 60_000);
+    assert_eq!(
+        held("gate.timeout = \"60s\"\nhttp.hold_timeout = \"\""),
+        60_000
+    );
+    assert_eq!(
+        held("gate.timeout = \"60s\"\nhttp.hold_timeout = \"5s\""),
+        5_000
+    );
+    assert_eq!(held("http.hold_timeout = \"0s\""), 0);
+}
+
+#[test]
 fn the_default_port_comes_from_the_environment() {
     let route = "[[route]]\nupstream = \"http://127.0.0.1:8081\"";
     let listen = |port: Option<&str>| {

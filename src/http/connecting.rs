@@ -177,7 +177,7 @@ impl<'a> Connecting<'a> {
     }
 
     fn deadline(&mut self) -> Instant {
-        let hold_timeout = self.route.http.hold_timeout;
+        let hold_timeout = self.route.hold_timeout();
         *self
             .deadline
             .get_or_insert_with(|| Instant::now() + hold_timeout)

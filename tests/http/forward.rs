@@ -279,7 +279,7 @@ async fn an_upstream_that_gives_no_valid_answer_is_502() {
 fn holding_one(reserved: &Reserved) -> Route {
     Route {
         http: HttpSettings {
-            hold_timeout: Duration::from_secs(30),
+            hold_timeout: Some(Duration::from_secs(30)),
             max_held_requests: 1,
             ..HttpSettings::default()
         },
@@ -382,12 +382,16 @@ async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
 #[tokio::test]
 async fn a_request_that_waited_too_long_is_504() {
     let reserved = Reserved::port();
-    let mut route = holding_one(&reserved);
-    route.http.hold_timeout = Duration::from_millis(50);
-    let proxy = Proxy::start(config(vec![route]));
-
-    for _ in 0..2 {
-        let answer = proxy.exchange(GET).await;
-        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    let mut of_its_own = holding_one(&reserved);
+    of_its_own.http.hold_timeout = Some(Duration::from_millis(50));
+    let mut of_the_gate = holding_one(&reserved);
+    of_the_gate.http.hold_timeout = None;
+    of_the_gate.session.gate.timeout = Duration::from_millis(50);
+    for route in [of_its_own, of_the_gate] {
+        let proxy = Proxy::start(config(vec![route]));
+        for _ in 0..2 {
+            let answer = proxy.exchange(GET).await;
+            assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+        }
     }
 }
