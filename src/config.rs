@@ -180,7 +180,7 @@ impl Config {
             listen: server_settings::listen(top, &trusted_proxies),
             trusted_proxies,
             workers: server_settings::workers(top),
-            admin: top.table("admin", server_settings::admin),
+            admin: server_settings::admin(top),
             log: top.table("log", server_settings::log),
             limits: top.table("limits", server_settings::limits),
             drain: top.table("drain", server_settings::drain),

@@ -60,7 +60,7 @@ struct Which {
     /// Ask the admin listener at ADDR: IP:PORT or unix:PATH
     ///
     /// Otherwise it is the one of the configuration file, and 127.0.0.1:9901 without a file.
-    #[arg(long, value_name = "ADDR", value_parser = address::listen)]
+    #[arg(long, value_name = "ADDR", value_parser = address::admin_listen)]
     admin: Option<ListenAddress>,
     /// Take the address from FILE [default: ./proxy.toml if there is one]
     #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]

@@ -1,6 +1,9 @@
 //! Addresses as they are written: where to listen, where the upstream is.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::Uri;
 
@@ -13,10 +16,23 @@ use crate::{server::ListenAddress, upstream::Address};
 ///
 /// What is wrong with `text`.
 pub fn listen(text: &str) -> Result<ListenAddress, Mistake> {
-    listen_address(text).map_err(|mistake| mistake.about(text))
+    listen_address(text, EVERYWHERE).map_err(|mistake| mistake.about(text))
 }
 
-fn listen_address(text: &str) -> Result<ListenAddress, Mistake> {
+/// The same, for what only this machine is meant to reach.
+///
+/// # Errors
+///
+/// What is wrong with `text`.
+pub fn admin_listen(text: &str) -> Result<ListenAddress, Mistake> {
+    listen_address(text, LOOPBACK).map_err(|mistake| mistake.about(text))
+}
+
+/// What a port alone stands for where clients connect, and where only this machine does.
+pub(super) const EVERYWHERE: &str = "0.0.0.0";
+pub(super) const LOOPBACK: &str = "127.0.0.1";
+
+fn listen_address(text: &str, default: &str) -> Result<ListenAddress, Mistake> {
     if let Some(path) = text.strip_prefix("unix:") {
         return socket_path(path).map(|path| ListenAddress::Unix(path.into()));
     }
@@ -25,8 +41,11 @@ fn listen_address(text: &str) -> Result<ListenAddress, Mistake> {
             format!("`{text}` is not an address to listen on"),
             "expected an IP address and a port, or \"unix:/path.sock\"",
         );
-        match listen_help(text) {
-            Some(help) => mistake.help(help),
+        match meant(text, default) {
+            Some(address) if address.starts_with(EVERYWHERE) => {
+                mistake.help(format!("for all interfaces write \"{address}\""))
+            }
+            Some(address) => mistake.help(format!("write \"{address}\"")),
             None => mistake,
         }
     })
@@ -40,17 +59,30 @@ fn listen_address(text: &str) -> Result<ListenAddress, Mistake> {
 pub fn admin(text: &str) -> Result<Option<ListenAddress>, Mistake> {
     match text {
         "" => Ok(None),
-        text => listen(text).map(Some),
+        text => admin_listen(text).map(Some),
     }
 }
 
-/// What somebody meant who wrote `text`.
-fn listen_help(text: &str) -> Option<String> {
-    if let Some(port) = text.strip_prefix("localhost:") {
-        return Some(format!("write \"127.0.0.1:{port}\""));
+/// The address that somebody meant who wrote `text`; a port alone is one of `default`.
+pub(super) fn meant(text: &str, default: &str) -> Option<String> {
+    /// Where nobody says another.
+    const PORT: u16 = 8080;
+    let text = text.strip_prefix("http://").unwrap_or(text);
+    let text = text.strip_suffix('/').unwrap_or(text);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.to_string());
     }
-    let port: u16 = text.strip_prefix(':').unwrap_or(text).parse().ok()?;
-    Some(format!("for all interfaces write \"0.0.0.0:{port}\""))
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(SocketAddr::new(address, PORT).to_string());
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port.parse().ok()?;
+    match host {
+        "" => Some(format!("{default}:{port}")),
+        "*" => Some(format!("{EVERYWHERE}:{port}")),
+        "localhost" => Some(format!("{LOOPBACK}:{port}")),
+        _ => None,
+    }
 }
 
 /// The address of an upstream as it is written.
@@ -255,7 +287,9 @@ mod tests {
             ("8080", "write \"0.0.0.0:8080\""),
             (":8080", "write \"0.0.0.0:8080\""),
             ("localhost:8080", "write \"127.0.0.1:8080\""),
-            ("127.0.0.1", "expected an IP address and a port"),
+            ("127.0.0.1", "write \"127.0.0.1:8080\""),
+            ("::1", "write \"[::1]:8080\""),
+            ("a.example:80", "expected an IP address and a port"),
             ("0.0.0.0:eighty", "expected an IP address and a port"),
             ("unix:gate.sock", "is not an absolute path"),
         ] {

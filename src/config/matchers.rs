@@ -5,7 +5,7 @@ use toml::de::DeValue;
 
 use super::{
     raw::{Table, Value},
-    report::{Mistake, any_of},
+    report::{Mistake, any_of, similar},
 };
 use crate::{
     matcher::{
@@ -74,14 +74,48 @@ fn each<'a, T>(
     value: Value<'a>,
     mut read: impl FnMut(&mut Table<'a>) -> Option<T>,
 ) -> Option<Vec<T>> {
+    let mut read = |table: &mut Table<'a>| match fields(table) {
+        Some(mistake) => {
+            table.problem_at(table.span(), mistake);
+            None
+        }
+        None => read(table),
+    };
     match value.content() {
         DeValue::Table(_) => value.table(read)?.map(|matcher| vec![matcher]),
         DeValue::Array(_) => {
             let tables = value.list()?;
             Some(tables.filter_map(|table| table.table(&mut read)?).collect())
         }
-        _ => value.mismatch("a matcher such as { text = \"ready\" }, or a list of them"),
+        content => {
+            let expected = "expected a matcher such as { text = \"ready\" }, or a list of them";
+            let mistake = Mistake::new(format!("{} is not a matcher", value.written()), expected);
+            value.problem(match content {
+                DeValue::String(_) => {
+                    mistake.help(format!("write {{ text = {} }}", value.written()))
+                }
+                _ => mistake,
+            })
+        }
     }
+}
+
+/// What is wrong with a table that says which fields a message has, without saying where.
+fn fields(table: &Table<'_>) -> Option<Mistake> {
+    let kinds = || CONTENT.into_iter().chain(EVENTS);
+    let conditions = table.entries().map(|(_, key, value)| {
+        let is_other = kinds().any(|kind| kind == key) || similar(key, kinds()).is_some();
+        let is_told_elsewhere = ["priority", "release"].contains(&key);
+        let is_table = matches!(value.content(), DeValue::Table(_));
+        let pointer = toml::Value::from(pointer(key));
+        let condition = format!("{pointer} = {}", value.written());
+        (!is_other && !is_told_elsewhere && !is_table).then_some(condition)
+    });
+    let conditions = conditions.collect::<Option<Vec<_>>>()?;
+    let what = "this matcher does not say what it looks at";
+    let mistake = Mistake::new(what, "expected a kind of matcher");
+    let help = format!("write {{ json = {{ {} }} }}", conditions.join(", "));
+    (!conditions.is_empty()).then(|| mistake.help(help))
 }
 
 /// Reads a table that must have exactly one of the keys `kinds`.
@@ -188,12 +222,48 @@ fn pointer_mistake(pointer: &str, error: PointerError) -> Mistake {
         error.to_string(),
     );
     match error {
-        PointerError::NoSlash => mistake.help(format!(
-            "write \"/{}\"",
-            pointer.replace('~', "~0").replace('.', "/")
-        )),
+        PointerError::NoSlash => {
+            let help = format!("write {}", toml::Value::from(self::pointer(pointer)));
+            mistake.help(help)
+        }
         PointerError::Escape => mistake,
     }
+}
+
+/// The JSON pointer (RFC 6901) that somebody meant who wrote `text`, perhaps as a JSON path.
+fn pointer(text: &str) -> String {
+    if text.starts_with('/') {
+        return text.to_owned();
+    }
+    let rest = text.strip_prefix(['$', '#']).unwrap_or(text);
+    let rest = match rest.chars().next() {
+        None if !text.is_empty() => return String::new(),
+        Some('/') => return rest.to_owned(),
+        Some('.' | '[') => rest,
+        _ => text,
+    };
+    let mut pointer = String::new();
+    let mut is_quoted = false;
+    let mut is_begun = false;
+    for character in rest.chars() {
+        match character {
+            '\'' | '"' => is_quoted = !is_quoted,
+            '.' | '[' if !is_quoted => is_begun = false,
+            ']' if !is_quoted => {}
+            character => {
+                if !is_begun {
+                    pointer.push('/');
+                    is_begun = true;
+                }
+                match character {
+                    '~' => pointer += "~0",
+                    '/' if is_quoted => pointer += "~1",
+                    character => pointer.push(character),
+                }
+            }
+        }
+    }
+    pointer
 }
 
 fn scalars(value: Value<'_>) -> Option<Vec<Scalar>> {

@@ -199,10 +199,18 @@ impl<'a> Table<'a> {
         self.file.report(Problem::at(span, mistake));
     }
 
-    /// Reports that something is missing from the table.
-    pub(super) fn lacks(&self, mistake: Mistake) {
-        self.file
-            .report(Problem::at(self.span(), mistake).absence());
+    /// Reports that `key` is missing from the table, unless a letter of it is wrong.
+    pub(super) fn lacks(&self, key: &'static str, mistake: Mistake) {
+        if !self.has_like(key) {
+            let problem = Problem::at(self.span(), mistake);
+            self.file.report(problem.absence());
+        }
+    }
+
+    /// Whether there is a key that nobody knows, and by which most likely `key` is meant.
+    pub(super) fn has_like(&self, key: &'static str) -> bool {
+        let mut entries = self.all_entries();
+        entries.any(|(_, it, _)| !self.known.contains(&it) && similar(it, [key]).is_some())
     }
 
     /// The value of `key`, as `read` understands it.
@@ -441,6 +449,25 @@ impl<'a> Value<'a> {
         self.content
     }
 
+    /// The value as the file has it; less where that are several lines.
+    pub(super) fn written(&self) -> &'a str {
+        let written = &self.file.text[self.span()];
+        if written.contains('\n') {
+            "…"
+        } else {
+            written
+        }
+    }
+
+    /// The value, unless it is a list; what a list is written as instead is the `help`.
+    pub(super) fn alone(self, expected: &'static str, help: &str) -> Option<Self> {
+        if !matches!(self.content, DeValue::Array(_)) {
+            return Some(self);
+        }
+        let what = format!("`{}` cannot be a list", self.key);
+        self.problem(Mistake::new(what, expected).help(help))
+    }
+
     /// A string, with its variables replaced.
     pub(super) fn string(self) -> Option<String> {
         match self.content {
@@ -504,7 +531,9 @@ impl<'a> Value<'a> {
     /// The elements of a list.
     pub(super) fn list(self) -> Option<impl Iterator<Item = Self>> {
         let DeValue::Array(elements) = self.content else {
-            return self.mismatch("a list");
+            let what = format!("`{}` cannot be {}", self.key, kind(self.content));
+            let help = format!("write [{}]", self.written());
+            return self.problem(Mistake::new(what, "expected a list").help(help));
         };
         Some(elements.iter().map(move |element| Self {
             content: element.get_ref(),

@@ -270,9 +270,13 @@ pub(super) fn similar<'a>(
 ) -> Option<&'a str> {
     /// From half of the letters on, two words are taken for the same.
     const ENOUGH: f64 = 0.5;
+    let unknown = unknown.to_lowercase();
     known
         .into_iter()
-        .map(|word| (strsim::normalized_damerau_levenshtein(unknown, word), word))
+        .map(|word| {
+            let similarity = strsim::normalized_damerau_levenshtein(&unknown, word);
+            (similarity, word)
+        })
         .filter(|(similarity, _)| *similarity > ENOUGH)
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
         .map(|(_, word)| word)

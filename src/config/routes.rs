@@ -46,7 +46,7 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
         seen.push((key, table.span()));
         Some(route)
     });
-    if routes.is_empty() && top.is_sound() {
+    if routes.is_empty() && top.is_sound() && !top.has_like("route") {
         let example = "[[route]] with upstream = \"http://127.0.0.1:8081\"";
         let mistake = Mistake::new("there is no route", format!("expected {example}"));
         top.file().report(Problem::nowhere(mistake).absence());
@@ -56,8 +56,8 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
 
 /// One route; `None` when there is a problem.
 fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
-    let host = table.parse("host", host);
-    let path = table.parse("path", path);
+    let host = table.take("host", |value| one_each(value)?.parse(host));
+    let path = table.take("path", |value| one_each(value)?.parse(path));
     let accept = accept(table);
     let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
     let origins = table.take("origins", |value| list(value, origin));
@@ -80,6 +80,11 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
         http,
         breaker,
     })
+}
+
+/// A value of which a route has one.
+fn one_each(value: Value<'_>) -> Option<Value<'_>> {
+    value.alone("expected one", "write one [[route]] for each")
 }
 
 fn accept(table: &mut Table<'_>) -> Accept {
@@ -119,10 +124,15 @@ pub(super) fn to_everything(top: &Table<'_>, upstream: Upstream) -> Option<Route
 
 fn upstream(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Settings> {
     let is_missing = table.lookup("upstream").is_none();
-    let upstream: Option<Upstream> = table.measure("upstream", address::upstream);
+    let upstream: Option<Upstream> = table.take("upstream", |value| {
+        let expected = "expected one address, such as \"http://127.0.0.1:8081\"";
+        let help = "where a name has several addresses, they are tried in turn";
+        value.alone(expected, help)?.measure(address::upstream)
+    });
     if is_missing {
         let expected = "expected upstream = \"http://127.0.0.1:8081\"";
-        table.lacks(Mistake::new("this route has no upstream", expected));
+        let mistake = Mistake::new("this route has no upstream", expected);
+        table.lacks("upstream", mistake);
     }
     // The rest is read in any case, for its problems.
     let placeholder = || Address::Unix("/".into());
@@ -228,7 +238,7 @@ fn rule(table: &mut Table<'_>, gate: Option<&gate::Settings>) -> Option<Rule> {
     let matching = table.value("match");
     if matching.is_none() {
         let expected = "expected match = { json = { \"/type\" = \"…\" } }";
-        table.lacks(Mistake::new("this rule matches nothing", expected));
+        table.lacks("match", Mistake::new("this rule matches nothing", expected));
     }
     let matchers = matching.and_then(|value| {
         if is_empty_list(value) {

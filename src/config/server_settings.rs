@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::{
     address,
     effective::Origin,
-    raw::{Table, override_with},
+    raw::{Table, Value, override_with},
     report::{Mistake, Problem},
     tls,
     units::{self, Memory},
@@ -41,9 +41,13 @@ pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> V
         top.note("listen", address.to_string(), origin);
         return vec![ListenAddress::Tcp(address).into()];
     };
-    if matches!(value.content(), DeValue::String(_)) {
+    if matches!(value.content(), DeValue::String(_) | DeValue::Integer(_)) {
         let address = top.measure("listen", address::listen);
         return address.into_iter().map(ListenSettings::from).collect();
+    }
+    if let Some(mistake) = addresses_alone(value) {
+        value.report(mistake);
+        return Vec::new();
     }
     let mut seen = Vec::new();
     let listeners = top.tables("listen", |table| {
@@ -56,6 +60,25 @@ pub(super) fn listen(top: &mut Table<'_>, trusted_proxies: &TrustedProxies) -> V
     listeners.into_iter().flatten().collect()
 }
 
+/// What is wrong with a list of addresses where one of tables belongs.
+fn addresses_alone(value: Value<'_>) -> Option<Mistake> {
+    let addresses = value.content().as_array()?.iter();
+    let tables = addresses.map(|address| {
+        let text = match address.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(number) => number.as_str(),
+            _ => return None,
+        };
+        let meant = address::meant(text, address::EVERYWHERE);
+        let address = meant.unwrap_or_else(|| text.to_owned());
+        Some(format!("{{ address = \"{address}\" }}"))
+    });
+    let tables = tables.collect::<Option<Vec<_>>>()?;
+    let mistake = Mistake::new("`listen` cannot be a list of addresses", "expected tables");
+    let help = format!("write [{}]", tables.join(", "));
+    (!tables.is_empty()).then(|| mistake.help(help))
+}
+
 /// One `[[listen]]`; `seen` are the addresses of those before it.
 fn listener(
     table: &mut Table<'_>,
@@ -66,7 +89,10 @@ fn listener(
     let proxy_protocol = proxy_protocol(table, trusted_proxies);
     if address.is_none() && table.is_sound() {
         let what = "this listener has no address";
-        table.lacks(Mistake::new(what, "expected address = \"0.0.0.0:8080\""));
+        table.lacks(
+            "address",
+            Mistake::new(what, "expected address = \"0.0.0.0:8080\""),
+        );
     }
     let address = address?;
     if seen.contains(&address) {
@@ -139,11 +165,23 @@ pub(super) fn workers(top: &mut Table<'_>) -> NonZeroUsize {
 }
 
 /// Where the admin listener is.
-pub(super) fn admin(table: &mut Table<'_>) -> Option<ListenAddress> {
-    let default = ListenAddress::Tcp(DEFAULT_ADMIN);
-    table
-        .measure("listen", address::admin)
-        .unwrap_or(Some(default))
+pub(super) fn admin(top: &mut Table<'_>) -> Option<ListenAddress> {
+    let default = Some(ListenAddress::Tcp(DEFAULT_ADMIN));
+    let meant = top.lookup("admin").and_then(|value| match value.content() {
+        DeValue::String(text) => Some((value, text.to_string())),
+        DeValue::Integer(number) => Some((value, number.as_str().to_owned())),
+        DeValue::Boolean(false) => Some((value, String::new())),
+        _ => None,
+    });
+    if let Some((value, text)) = meant {
+        let address = address::meant(&text, address::LOOPBACK).unwrap_or(text);
+        let mistake = Mistake::new("`admin` is a table", "expected its `listen`");
+        value.report(mistake.help(format!("write admin.listen = \"{address}\"")));
+        return default;
+    }
+    top.table("admin", |table| {
+        table.measure("listen", address::admin).unwrap_or(default)
+    })
 }
 
 pub(super) fn log(table: &mut Table<'_>) -> Settings {

@@ -1,6 +1,7 @@
 //! Whole files: what they mean, and every problem that they may have.
 
 mod bounds;
+mod helps;
 mod passwords;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -810,7 +811,7 @@ fn trusted_proxies_are_networks_addresses_and_words() {
 fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
     for (settings, reason) in [
         ("listen = \"localhost:80\"", "write \"127.0.0.1:80\""),
-        ("listen = 80", "expected a list of tables"),
+        ("listen = 80", "write \"0.0.0.0:80\""),
         ("listen = []", "expected at least one address"),
         ("[[listen]]", "this listener has no address"),
         (

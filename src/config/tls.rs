@@ -33,13 +33,19 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
     if first.is_none() && table.is_sound() {
         let what = "this listener has no certificate";
         let mistake = Mistake::new(what, "expected certificate = \"/path.pem\"");
-        table.lacks(mistake.help("leave out [listen.tls] for a listener without TLS"));
+        table.lacks(
+            "certificate",
+            mistake.help("leave out [listen.tls] for a listener without TLS"),
+        );
     }
     let additional = table.tables("additional", |additional| {
         let identity = identity(additional);
         if identity.is_none() && additional.is_sound() {
             let what = "there is no certificate";
-            additional.lacks(Mistake::new(what, "expected certificate = \"/path.pem\""));
+            additional.lacks(
+                "certificate",
+                Mistake::new(what, "expected certificate = \"/path.pem\""),
+            );
         }
         identity
     });

@@ -21,14 +21,18 @@ pub(super) enum Memory {
 pub fn duration(text: &str) -> Result<Duration, Mistake> {
     const EXPECTED: &str = "expected a whole number and a unit (ms, s, m or h), such as \"30s\"";
     let mistake = || Mistake::new(format!("`{text}` is not a duration"), EXPECTED);
-    let (number, unit) = number_and_unit(text).ok_or_else(mistake)?;
+    let helped = || match meant(text) {
+        Some(duration) => mistake().help(format!("write \"{duration}\"")),
+        None => mistake(),
+    };
+    let (number, unit) = number_and_unit(text).ok_or_else(helped)?;
     let milliseconds = match unit {
         "ms" => 1,
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
         "" => return Err(mistake().help(format!("for seconds write \"{number}s\""))),
-        _ => return Err(mistake()),
+        _ => return Err(helped()),
     };
     let total = number.checked_mul(milliseconds);
     total.map(Duration::from_millis).ok_or_else(|| {
@@ -37,6 +41,33 @@ pub fn duration(text: &str) -> Result<Duration, Mistake> {
             "expected less than 500 million years",
         )
     })
+}
+
+/// The duration that somebody meant who wrote `text`: several units, a fraction, other names.
+fn meant(text: &str) -> Option<String> {
+    let mut rest = text.trim();
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, after) = rest.split_at(rest.find(|c| !is_digit(c))?);
+        let after = after.trim_start();
+        let end = after.find(is_digit).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let milliseconds = match unit.trim_end().to_lowercase().as_str() {
+            "ms" | "msec" | "millis" | "milliseconds" => 1.0,
+            "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60e3,
+            "h" | "hr" | "hour" | "hours" => 3_600e3,
+            "d" | "day" | "days" => 86_400e3,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * milliseconds;
+        rest = after;
+    }
+    let in_whole = |unit: f64| (total % unit == 0.0).then_some(total / unit);
+    let units = [(3_600e3, "h"), (60e3, "m"), (1e3, "s"), (1.0, "ms")];
+    let mut units = units.into_iter();
+    units.find_map(|(unit, name)| Some(format!("{}{name}", in_whole(unit)?)))
 }
 
 /// A duration other than zero.

@@ -373,7 +373,7 @@ impl UnregisteredSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// An address cannot be listened on.
-    #[error("cannot listen{purpose} on {address}: {}", advice(source))]
+    #[error("cannot listen{purpose} on {address}: {}", advice(address, source))]
     Address {
         /// The address.
         address: ListenAddress,
@@ -387,7 +387,9 @@ pub enum BindError {
     Superfluous(&'static str),
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn advice(address: &ListenAddress, error: &io::Error) -> &'static str {
+    /// The first port that needs no privilege, where the system is not told otherwise.
+    const UNPRIVILEGED: u16 = 1024;
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "it is in use; stop the program that listens there, or choose another address"
@@ -395,9 +397,16 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "this machine does not have that address; 0.0.0.0 is every address it has"
         }
-        io::ErrorKind::PermissionDenied => {
-            "permission denied; choose a port from 1024 on, or a directory that can be written to"
-        }
+        io::ErrorKind::PermissionDenied => match address {
+            ListenAddress::Tcp(address) if address.port() < UNPRIVILEGED => {
+                "permission denied; give the program the capability CAP_NET_BIND_SERVICE, or \
+                 choose a port from 1024 on"
+            }
+            ListenAddress::Tcp(_) => "permission denied; the system lets this user listen nowhere",
+            ListenAddress::Unix(_) => {
+                "permission denied; choose a directory that this user can write to"
+            }
+        },
         io::ErrorKind::NotFound => "its directory does not exist; create it",
         io::ErrorKind::InvalidInput => "the path is too long for a socket; choose a shorter one",
         _ => "the system refuses it",
@@ -455,6 +464,29 @@ mod tests {
         assert!(error.to_string().starts_with(&format!(
             "cannot listen on {taken}: it is in use; stop the program"
         )));
+    }
+
+    #[test]
+    fn a_port_that_needs_a_privilege_is_refused_with_its_name() {
+        let refused = |address| BindError::Address {
+            address,
+            purpose: "",
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let of_port =
+            |port: u16| refused(ListenAddress::Tcp(([0, 0, 0, 0], port).into())).to_string();
+
+        assert_eq!(
+            of_port(80),
+            "cannot listen on http://0.0.0.0:80: permission denied; give the program the \
+             capability CAP_NET_BIND_SERVICE, or choose a port from 1024 on"
+        );
+        assert!(!of_port(8080).contains("1024"), "{}", of_port(8080));
+        let path = refused(ListenAddress::Unix("/a.sock".into())).to_string();
+        assert!(
+            path.contains("write to") && !path.contains("port"),
+            "{path}"
+        );
     }
 
     #[test]

@@ -97,7 +97,8 @@ pub async fn dial(
 async fn connect(settings: &Settings) -> io::Result<Transport> {
     match &settings.address {
         Address::Tcp { host, port } => {
-            let addresses = within(settings.timeout, resolve(host, *port)).await?;
+            let addresses = within(settings.timeout, resolve(host, *port)).await;
+            let addresses = addresses.map_err(|error| about(host, error))?;
             let stream = first_that_answers(addresses, settings.timeout).await?;
             stream.set_nodelay(true)?;
             Ok(Transport::Tcp(stream))
@@ -122,6 +123,14 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![ipv4, ipv6]);
     }
     Ok(lookup_host((host, port)).await?.collect())
+}
+
+/// The error of looking `host` up, with its name, which is nowhere in what the system says.
+fn about(host: &str, error: io::Error) -> io::Error {
+    if descriptors::is_shortage(&error) {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("no address of `{host}`: {error}"))
 }
 
 async fn first_that_answers(
@@ -206,7 +215,9 @@ mod tests {
     async fn a_name_that_does_not_resolve_is_an_error_of_this_attempt_only() {
         let settings = upstream_at("name.invalid", 80);
 
-        assert!(dial(&settings, Protocol::Http1, b"").await.is_err());
+        let error = dial(&settings, Protocol::Http1, b"").await.unwrap_err();
+
+        assert!(error.to_string().contains("`name.invalid`"), "{error}");
     }
 
     #[tokio::test]
