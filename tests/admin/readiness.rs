@@ -93,6 +93,10 @@ async fn a_process_that_is_short_of_memory_is_not_ready() {
 
     let proxy = Proxy::start(config);
 
+    // Memory is looked at now and then.
+    while proxy.get("/readyz").await.0 == 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     expect_full(&proxy, "limits.max_memory_bytes").await;
 }
 

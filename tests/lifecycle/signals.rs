@@ -36,7 +36,7 @@ async fn a_process_that_was_stopped_goes_on_with_what_came_in_time() {
     let upstream = Upstream::listen().await;
     let program = Program::start(&format!(
         "[[route]]\nupstream = \"http://{}\"\ngate.ready = {{ text = \"ready\" }}\n\
-         gate.timeout = \"{}s\"\n",
+         gate.timeout = \"{}s\"\nbreaker.failures = 0\n",
         upstream.address(),
         GATE_TIMEOUT.as_secs(),
     ))
