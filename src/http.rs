@@ -33,10 +33,12 @@ mod identity;
 mod meter;
 pub mod multiplexed;
 pub mod pool;
+mod recent;
 mod replay;
 pub mod response;
 pub mod sessions;
 mod sniff;
+mod subprotocols;
 mod tallies;
 pub mod target;
 pub mod upgrade;
@@ -68,6 +70,7 @@ use self::{
     response::{Refusal, Shortage},
     sessions::Sessions,
     sniff::{Spoken, Unknown},
+    subprotocols::Subprotocols,
     tallies::Tallies,
 };
 pub use crate::client::{Client, ClientAddr, Endpoints};
@@ -99,6 +102,7 @@ pub struct Shared {
     held: HeldRequests,
     memory: Pressure,
     breakers: Breakers,
+    subprotocols: Subprotocols,
     addresses: Arc<Addresses>,
     /// When all sessions that began are paid for, where their rate is limited.
     next_session: Mutex<Option<Instant>>,
@@ -197,6 +201,7 @@ impl Shared {
             held: HeldRequests::new(&config.routes),
             memory: Pressure::new(config.limits.max_memory.clone()),
             breakers: Breakers::new(&config.routes),
+            subprotocols: Subprotocols::new(&config.routes),
             reloads: Reloads::default(),
             config: ArcSwap::new(config),
         }
@@ -221,6 +226,7 @@ impl Shared {
         self.session.drain.set(config.drain);
         self.held.set_routes(&config.routes);
         self.breakers.set_routes(&config.routes);
+        self.subprotocols.set_routes(&config.routes);
         self.memory.set_bound(limits.max_memory.clone());
         self.config.store(config);
     }

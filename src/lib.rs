@@ -44,7 +44,7 @@
 //! | `server` | `admin`, `client`, `config`, `http`, `memory`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
 //! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `tls`, `transport`, `upstream`, `websocket` | health, sessions and metrics, on a listener of its own |
 //! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
-//! | `route` | `session`, `upstream` | host and path to upstream and settings |
+//! | `route` | `session`, `upstream`, `websocket` | host and path to upstream and settings |
 //! | `client` |  | where clients connect from, and whose word about that counts |
 //! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs, counts |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |

@@ -21,6 +21,7 @@ use self::path::Path;
 use crate::{
     session,
     upstream::{self, breaker, dial::Protocol},
+    websocket::subprotocol::is_token_like,
 };
 
 /// What becomes of headers of a client whose names have an underscore.
@@ -96,6 +97,18 @@ pub enum Accept {
     AfterUpstream,
 }
 
+/// The subprotocol that a client is told before the upstream has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subprotocol<'a> {
+    /// None: the client offers none, or none that the route names.
+    None,
+    /// This one of its offers.
+    Named(&'a str),
+    /// Unknown before the upstream has answered: every offer is like a token, and only the
+    /// upstream knows with which one it answers, if with any.
+    Upstreams,
+}
+
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -105,7 +118,8 @@ pub struct Route {
     /// The path prefix it applies to, on a segment boundary, `/` being every path; or `=` and
     /// a path, and it applies to that path alone. Normalized as [`path::of_route`] does.
     pub path: String,
-    /// The subprotocols the upstream is known to speak; empty: the client's first offer.
+    /// The subprotocols the upstream is known to speak; empty: what it has named before, or the
+    /// client's first offer.
     pub subprotocols: Vec<String>,
     /// Origins that may connect; empty: any.
     pub origins: Vec<String>,
@@ -147,18 +161,25 @@ impl Route {
         self.origins.is_empty() || origin.is_some_and(is_allowed)
     }
 
-    /// The first of the route's subprotocols that is among `offers`; when it names none, the
-    /// first offer, for browsers fail when their offers get no answer.
+    /// The subprotocol of a client with these `offers` that does not wait for the upstream: the
+    /// first of the route's that is among them; when the route names none, the first offer that
+    /// is not like a token.
     pub fn choose_subprotocol<'a>(
         &self,
-        mut offers: impl Iterator<Item = &'a str>,
-    ) -> Option<&'a str> {
+        offers: impl IntoIterator<Item = &'a str>,
+    ) -> Subprotocol<'a> {
+        let mut offers = offers.into_iter().peekable();
         if self.subprotocols.is_empty() {
-            return offers.next();
+            if offers.peek().is_none() {
+                return Subprotocol::None;
+            }
+            let named = offers.find(|offer| !is_token_like(offer));
+            return named.map_or(Subprotocol::Upstreams, Subprotocol::Named);
         }
         let offers: Vec<_> = offers.collect();
         let mut known = self.subprotocols.iter();
-        known.find_map(|known| offers.iter().copied().find(|offer| offer == known))
+        let chosen = known.find_map(|known| offers.iter().copied().find(|offer| offer == known));
+        chosen.map_or(Subprotocol::None, Subprotocol::Named)
     }
 
     /// A route with default settings for everything to `upstream`.

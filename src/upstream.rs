@@ -29,7 +29,7 @@ use tokio::time;
 pub use self::{
     attempts::{Attempts, Failure, FailureCounts},
     backoff::Retry,
-    handshake::{Offered, OpeningRequest, Terms},
+    handshake::{Mismatch, OpeningRequest, Terms},
 };
 use self::{
     backoff::Backoff,
@@ -158,6 +158,10 @@ async fn attempt(settings: &Settings, request: &OpeningRequest) -> Result<Switch
         Ok(Err(AnswerError::Broken(Broken(reason)))) => {
             Err(AttemptError::Final(ConnectError::Broken(reason)))
         }
+        Ok(Err(AnswerError::Subprotocol(mismatch))) => {
+            let mismatch = Box::new(mismatch);
+            Err(AttemptError::Final(ConnectError::Subprotocol(mismatch)))
+        }
         Err(_elapsed) => Err(AttemptError::Silent(settings.handshake_timeout)),
     }
 }
@@ -193,7 +197,7 @@ impl AttemptError {
             Self::Silent(_) => Failure::Silent,
             Self::Temporary(_) => Failure::Unavailable,
             Self::Refused(_) | Self::Final(ConnectError::Refused(_)) => Failure::Refused,
-            Self::Final(ConnectError::Broken(_)) => Failure::Broken,
+            Self::Final(ConnectError::Broken(_) | ConnectError::Subprotocol(_)) => Failure::Broken,
             Self::Final(ConnectError::Tls(_)) => Failure::Tls,
             Self::Final(ConnectError::Shortage) => return None,
         })
@@ -282,6 +286,10 @@ pub enum ConnectError {
     /// Its `101` is not one (RFC 6455 §4.1).
     #[error("upstream's opening handshake is broken: {0}")]
     Broken(&'static str),
+    /// Its `101` names a subprotocol that the client cannot be told. That tells nothing of the
+    /// upstream: what a client offers has a part in it.
+    #[error("{0}")]
+    Subprotocol(Box<Mismatch>),
     /// It is not who it should be, or does not trust the proxy.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),

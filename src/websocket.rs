@@ -11,6 +11,7 @@ pub mod mask;
 pub mod message;
 #[cfg(test)]
 mod samples;
+pub mod subprotocol;
 pub mod utf8;
 
 pub use close_code::{CloseCode, CloseFrame};

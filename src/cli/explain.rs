@@ -155,14 +155,14 @@ fn explain_websocket(
         some => some.to_owned(),
     };
     text.line("origins", origins);
-    let subprotocol = match request.subprotocol(route) {
-        Ok(subprotocol) => subprotocol,
+    let early_answer = match request.early_answer(route) {
+        Ok(answer) => answer,
         Err(refusal) => {
             text.refused(refusal);
             return false;
         }
     };
-    explain_answer(subprotocol.as_deref(), route, settings, text);
+    explain_answer(&early_answer, route, settings, text);
     explain_waiting(route, settings, text);
     text.line(
         "tunnel",
@@ -187,16 +187,10 @@ fn explain_websocket(
 }
 
 /// What the client is answered, and when.
-fn explain_answer(subprotocol: Option<&str>, route: &Route, settings: &Settings, text: &mut Lines) {
+fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Lines) {
     let timeout = settings.of("gate.timeout");
     match route.accept {
-        Accept::Early => {
-            let subprotocol = match subprotocol {
-                Some(subprotocol) => format!("with the subprotocol {subprotocol}"),
-                None => "without a subprotocol".to_owned(),
-            };
-            text.line("answer", format_args!("101 at once, {subprotocol}"));
-        }
+        Accept::Early => text.line("answer", early),
         Accept::AfterUpstream => text.line(
             "answer",
             format_args!("that of the upstream, or 504 after {timeout}"),

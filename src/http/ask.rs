@@ -1,4 +1,6 @@
-//! The opening handshake of a client that gets its upstream's own answer.
+//! The opening handshake of a client that gets its upstream's own answer: because its route says
+//! so, or because an early one is likely to be wrong for it. What an early route declines, which
+//! is compression, it declines here, too: only when it answers is another matter.
 //!
 //! ```text
 //!  client's handshake, checked ──► upstream, again and again ──┬── 101 ──► 101 ──► session
@@ -35,11 +37,11 @@ use super::{
     upgrade::{self, Accepted},
 };
 use crate::{
-    route::Route,
+    route::{Accept, Route},
     session::{self, Agreed},
     transport::Transport,
     upstream::{
-        self, Answer, Attempts, ConnectError, Offered, OpeningRequest, Refused, Switched, Terms,
+        self, Answer, Attempts, ConnectError, OpeningRequest, Refused, Switched, Terms,
         breaker::Trial,
     },
     websocket::{
@@ -82,16 +84,15 @@ pub(super) async fn ask(
     let shared = &local.shared;
     let context = &shared.session;
     let handshake = upgrade::check(request, route, shared)?;
-    let offered = Offered {
-        subprotocols: upgrade::offered_subprotocols(&request.headers)?
-            .map(str::to_owned)
-            .collect(),
-        compression: offers(request, &route.session)?,
+    drop(upgrade::offered_subprotocols(&request.headers)?);
+    let compression = match route.accept {
+        Accept::Early => Vec::new(),
+        Accept::AfterUpstream => offers(request, &route.session)?,
     };
     let trial = shared.breakers.admit(route)?;
     let place = shared.admit_session(client, request.version)?;
     let opening = upgrade::upstream_request(request, client, route, |target, headers| {
-        OpeningRequest::asking(target, headers, offered)
+        OpeningRequest::asking(target, headers, compression)
     });
 
     let mut series = Series::new(local.tallies.of(route));
@@ -103,17 +104,21 @@ pub(super) async fn ask(
     };
     let switched = match answer {
         Ok(Said::Switched(switched)) => *switched,
-        Ok(Said::Refused(refused)) => {
+        Ok(Said::Refused(refused) | Said::Unavailable(refused)) => {
             judge(trial, &refused);
             return Ok((refused?, None));
         }
-        Err(refusal) => {
-            judge(trial, &Err(refusal));
+        Err(Unanswered(refusal, who)) => {
+            match who {
+                Blamed::Upstream => judge(trial, &Err(refusal)),
+                Blamed::Nobody => drop(trial),
+            }
             let error = attempts.last_error().unwrap_or_default();
             tracing::debug!(%client, error, "upstream failed");
             return Err(refusal);
         }
     };
+    upgrade::learn_terms(&switched.terms, route, &opening, shared);
 
     let Switched {
         opened,
@@ -183,20 +188,46 @@ impl Drop for Series {
 enum Said {
     Switched(Box<Switched>),
     Refused(Result<Response<Body>, Refusal>),
+    /// The latest that might have been another a moment later.
+    Unavailable(Result<Response<Body>, Refusal>),
 }
 
-/// The upstream's answer; at the gate's deadline the latest that might have been another a
-/// moment later.
+/// Nothing that a client can be given as the upstream's answer.
+struct Unanswered(Refusal, Blamed);
+
+/// Whose fault that is.
+enum Blamed {
+    Upstream,
+    /// Not the upstream's: the client has a part in it, or the proxy.
+    Nobody,
+}
+
+impl From<ConnectError> for Unanswered {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Shortage => {
+                Self(Refusal::Unavailable(Shortage::Descriptors), Blamed::Nobody)
+            }
+            ConnectError::Subprotocol(_) => Self(Refusal::BadGateway, Blamed::Nobody),
+            ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_) => {
+                Self(Refusal::BadGateway, Blamed::Upstream)
+            }
+        }
+    }
+}
+
+/// The upstream's answer; at the gate's deadline the latest that was not final.
 async fn until_deadline(
     route: &Route,
     opening: &OpeningRequest,
     attempts: &Attempts,
     client: Client,
-) -> Result<Said, Refusal> {
+) -> Result<Said, Unanswered> {
     let mut latest = None;
     let asked = async {
         loop {
-            match upstream::ask(&route.upstream, opening, attempts).await? {
+            let answer = upstream::ask(&route.upstream, opening, attempts).await;
+            match answer.map_err(Unanswered::from)? {
                 Answer::Switched(switched) => return Ok(Said::Switched(switched)),
                 Answer::Refused(refused) => {
                     return Ok(Said::Refused(pass_on(refused, client).await));
@@ -206,13 +237,10 @@ async fn until_deadline(
         }
     };
     match time::timeout(route.session.gate.timeout, asked).await {
-        Ok(said) => said.map_err(|no_answer| match no_answer {
-            ConnectError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
-            ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_) => {
-                Refusal::BadGateway
-            }
-        }),
-        Err(_elapsed) => latest.map(Said::Refused).ok_or(Refusal::GatewayTimeout),
+        Ok(said) => said,
+        Err(_elapsed) => latest
+            .map(Said::Unavailable)
+            .ok_or(Unanswered(Refusal::GatewayTimeout, Blamed::Upstream)),
     }
 }
 

@@ -2,7 +2,8 @@
 //! session after it.
 //!
 //! The `101`, which over HTTP/2 is a `200`, is the proxy's own and does not wait for the
-//! upstream, unless the route says so (`ask.rs`). hyper answers `101` to whatever it is told
+//! upstream, unless the route says so, or only the upstream can tell what is right for this
+//! client (`ask.rs`). hyper answers `101` to whatever it is told
 //! to (`POST`, HTTP/1.0, a request with a body), so every check is here.
 
 use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
@@ -26,10 +27,10 @@ use super::{
     sessions::{self, Entry, Running},
 };
 use crate::{
-    route::{Accept, Route},
+    route::{Accept, Route, Subprotocol},
     session::{self, Agreed, Record},
     transport::Transport,
-    upstream::{self, Attempts, OpeningRequest, Terms},
+    upstream::{self, Attempts, ConnectError, OpeningRequest, Terms},
     websocket::{
         Opened,
         handshake::{VERSION, is_key, list},
@@ -93,13 +94,15 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// Answers a handshake: at once or, where the route says so, as the upstream does, while
-/// `is_client_gone` is asked now and then; `None` where a client that leaves takes the future
-/// with it.
+/// Answers a handshake: at once or, where the route or what is known of its upstream says so, as
+/// the upstream does, while `is_client_gone` is asked now and then; `None` where a client that
+/// leaves takes the future with it.
 ///
 /// # Errors
 ///
-/// Those of [`accept`], and an upstream that gives no valid answer in time.
+/// The request is not a valid handshake, its origin is not allowed, the process drains or has
+/// no room for the session or for what it would hold, the route's breaker is open, or an upstream
+/// that was asked has given no valid answer in time.
 pub async fn answer(
     request: &Parts,
     client: Client,
@@ -107,55 +110,74 @@ pub async fn answer(
     local: &Local,
     is_client_gone: Option<&dyn Fn() -> bool>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
-    match route.accept {
-        Accept::Early => {
-            let (response, accepted) = accept(request, client, route, &local.shared)?;
-            Ok((response, Some(accepted)))
-        }
-        Accept::AfterUpstream => {
-            Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
+    if route.accept == Accept::Early {
+        let shared = &local.shared;
+        let handshake = check(request, route, shared)?;
+        if let Some(early) = Early::of(request, client, route, shared)? {
+            let (response, accepted) = early.accept(&handshake, request, client, route, shared)?;
+            return Ok((response, Some(accepted)));
         }
     }
+    Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
 }
 
-/// Checks a handshake, and makes the client's `101` and the request for the upstream.
-///
-/// # Errors
-///
-/// The request is not a valid handshake, its origin is not allowed, the process drains or has
-/// no room for the session or for what it would hold, or the route's breaker is open.
-pub fn accept(
-    request: &Parts,
-    client: Client,
-    route: &Arc<Route>,
-    shared: &Shared,
-) -> Result<(Response<Body>, Accepted), Refusal> {
-    let handshake = check(request, route, shared)?;
-    let subprotocol = choose_subprotocol(&request.headers, route)?;
-    let agreed = Agreed {
-        trial: shared.breakers.admit(route)?,
-        ..Agreed::default()
-    };
+/// What is settled of a handshake that does not wait for the upstream.
+struct Early {
+    terms: Terms,
+    opening: OpeningRequest,
+}
 
-    let terms = Terms {
-        subprotocol,
-        compression: None,
-    };
-    let response = handshake.accept(&terms, HeaderMap::new());
-    let accepted = Accepted {
-        route: Arc::clone(route),
-        request: upstream_request(request, client, route, |target, headers| {
-            OpeningRequest::new(target, headers, terms.subprotocol)
-        }),
-        client: client.address,
-        path: request.uri.path().to_owned(),
-        place: shared.admit_session(client, request.version)?,
-        version: request.version,
-        identity: Identity::tagged(&request.headers),
-        agreed,
-        connected: None,
-    };
-    Ok((response, accepted))
+impl Early {
+    /// `None`: only the upstream knows with which subprotocol it will answer.
+    fn of(
+        request: &Parts,
+        client: Client,
+        route: &Arc<Route>,
+        shared: &Shared,
+    ) -> Result<Option<Self>, Refusal> {
+        let offers: Vec<_> = offered_subprotocols(&request.headers)?.collect();
+        let path = request.uri.path();
+        let subprotocol = match shared.subprotocols.choose(route, path, &offers) {
+            Subprotocol::None => None,
+            Subprotocol::Named(named) => Some(named.to_owned()),
+            Subprotocol::Upstreams => return Ok(None),
+        };
+        let terms = Terms {
+            subprotocol,
+            compression: None,
+        };
+        let opening = upstream_request(request, client, route, |target, headers| {
+            OpeningRequest::new(target, headers, terms.subprotocol.clone())
+        });
+        Ok(Some(Self { terms, opening }))
+    }
+
+    fn accept(
+        self,
+        handshake: &Handshake<'_>,
+        request: &Parts,
+        client: Client,
+        route: &Arc<Route>,
+        shared: &Shared,
+    ) -> Result<(Response<Body>, Accepted), Refusal> {
+        let agreed = Agreed {
+            trial: shared.breakers.admit(route)?,
+            ..Agreed::default()
+        };
+        let accepted = Accepted {
+            route: Arc::clone(route),
+            request: self.opening,
+            client: client.address,
+            path: request.uri.path().to_owned(),
+            place: shared.admit_session(client, request.version)?,
+            version: request.version,
+            identity: Identity::tagged(&request.headers),
+            agreed,
+            connected: None,
+        };
+        let response = handshake.accept(&self.terms, HeaderMap::new());
+        Ok((response, accepted))
+    }
 }
 
 /// Checks a handshake by itself, whatever goes on in the process, and chooses its subprotocol.
@@ -163,10 +185,36 @@ pub fn accept(
 /// # Errors
 ///
 /// The request is not a valid handshake, or its origin is not allowed.
-pub fn judge(request: &Parts, route: &Route) -> Result<Option<String>, Refusal> {
+pub fn judge<'a>(request: &'a Parts, route: &Route) -> Result<Subprotocol<'a>, Refusal> {
     check_handshake(request)?;
     check_origin(&request.headers, route)?;
-    choose_subprotocol(&request.headers, route)
+    Ok(route.choose_subprotocol(offered_subprotocols(&request.headers)?))
+}
+
+/// Remembers what `outcome`, which the upstream has given to a handshake, says about the next one
+/// like it, where that might have its answer before the upstream's.
+pub(super) fn learn<T>(
+    outcome: &Result<T, ConnectError>,
+    route: &Arc<Route>,
+    request: &OpeningRequest,
+    shared: &Shared,
+) {
+    if let (Accept::Early, Err(ConnectError::Subprotocol(mismatch))) = (route.accept, outcome) {
+        let subprotocols = &shared.subprotocols;
+        subprotocols.learn_mismatch(route, request, mismatch);
+    }
+}
+
+/// The same of the `terms` of an upstream that was asked first.
+pub(super) fn learn_terms(
+    terms: &Terms,
+    route: &Arc<Route>,
+    request: &OpeningRequest,
+    shared: &Shared,
+) {
+    if let (Accept::Early, Some(named)) = (route.accept, &terms.subprotocol) {
+        shared.subprotocols.learn(route, request, named);
+    }
 }
 
 /// Checks whether a handshake may be answered with a `101` at all.
@@ -249,12 +297,15 @@ pub fn session(
     let connect = {
         let route = Arc::clone(&route);
         let connected = Cell::new(connected);
+        let shared = Arc::clone(&local.shared);
         async move |attempts: &Attempts| {
             if let Some(connected) = connected.take() {
                 attempts.resume(&connected.attempts);
                 return Ok(connected.upstream);
             }
-            upstream::connect(&route.upstream, &request, attempts).await
+            let outcome = upstream::connect(&route.upstream, &request, attempts).await;
+            learn(&outcome, &route, &request, &shared);
+            outcome
         }
     };
     let origin = sessions::Origin {
@@ -352,11 +403,6 @@ fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
         tracing::debug!(?origin, "origin not allowed");
         Err(Refusal::OriginNotAllowed)
     }
-}
-
-fn choose_subprotocol(headers: &HeaderMap, route: &Route) -> Result<Option<String>, Refusal> {
-    let chosen = route.choose_subprotocol(offered_subprotocols(headers)?);
-    Ok(chosen.map(str::to_owned))
 }
 
 /// What the client offers, in its order.

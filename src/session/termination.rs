@@ -147,7 +147,10 @@ impl Cause {
             | Self::UpstreamLost
             | Self::UpstreamError(_)
             | Self::ConnectFailed(
-                ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_),
+                ConnectError::Refused(_)
+                | ConnectError::Broken(_)
+                | ConnectError::Subprotocol(_)
+                | ConnectError::Tls(_),
             )
             | Self::UpstreamVanished => Initiator::Upstream,
             Self::ConnectFailed(ConnectError::Shortage)
@@ -176,7 +179,9 @@ impl Cause {
             Self::UpstreamLost => "upstream_lost",
             Self::UpstreamError(_) => "upstream_protocol_error",
             Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
-            Self::ConnectFailed(ConnectError::Broken(_)) => "bad_upstream_handshake",
+            Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Subprotocol(_)) => {
+                "bad_upstream_handshake"
+            }
             Self::ConnectFailed(ConnectError::Tls(_)) => "upstream_tls_failed",
             Self::ConnectFailed(ConnectError::Shortage) => "out_of_descriptors",
             Self::ReadyTimeout {
@@ -215,9 +220,9 @@ impl Cause {
             Self::UpstreamLost
             | Self::UpstreamError(_)
             | Self::UpstreamVanished
-            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => {
-                CloseCode::BAD_GATEWAY
-            }
+            | Self::ConnectFailed(
+                ConnectError::Broken(_) | ConnectError::Subprotocol(_) | ConnectError::Tls(_),
+            ) => CloseCode::BAD_GATEWAY,
             // Of the registered codes only this one is about the connection, and not about
             // what went over it: 1000 would say that all is done, 1013 that there is too much.
             Self::Idle | Self::Drained => CloseCode::GOING_AWAY,
@@ -278,8 +283,8 @@ impl Cause {
     /// order.
     ///
     /// It does not where another client might fare otherwise: after a refusal with a status
-    /// below 500 (credentials, a path that does not exist), or a close frame whose code is
-    /// about what the client did.
+    /// below 500 (credentials, a path that does not exist), another subprotocol than the client
+    /// was told, or a close frame whose code is about what the client did.
     #[must_use]
     pub fn blames_upstream(&self) -> bool {
         match self {
@@ -297,7 +302,7 @@ impl Cause {
             | Self::ClientVanished
             | Self::MessageTooBig { .. }
             | Self::QueueFull
-            | Self::ConnectFailed(ConnectError::Shortage)
+            | Self::ConnectFailed(ConnectError::Subprotocol(_) | ConnectError::Shortage)
             | Self::Idle
             | Self::TooOld
             | Self::Drained
@@ -407,7 +412,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::upstream::tls::TlsError;
+    use crate::upstream::{Mismatch, tls::TlsError};
 
     #[test]
     fn what_another_client_might_fare_better_with_is_not_the_upstreams_fault() {
@@ -442,6 +447,11 @@ mod tests {
             connected,
         };
         let status = http::StatusCode::FORBIDDEN;
+        let mismatch = Mismatch {
+            told: None,
+            chosen: "chat".to_owned(),
+            is_offered: false,
+        };
         let tls = io::Error::other(rustls::Error::DecryptError);
         let tls = TlsError::of(&tls).unwrap();
         let causes = [
@@ -457,6 +467,7 @@ mod tests {
             Cause::UpstreamError(ProtocolError::InvalidUtf8),
             Cause::ConnectFailed(ConnectError::Refused(status)),
             Cause::ConnectFailed(ConnectError::Broken("broken")),
+            Cause::ConnectFailed(ConnectError::Subprotocol(Box::new(mismatch))),
             Cause::ConnectFailed(ConnectError::Tls(tls)),
             Cause::ConnectFailed(ConnectError::Shortage),
             timeout(false),

@@ -4,7 +4,7 @@
 //! `101` that announces a body, two accept keys and bare line feeds, fails on a `100` or `103` before
 //! the `101`, and compares the whole `Connection` header with `Upgrade`.
 
-use std::{io, mem::MaybeUninit};
+use std::{fmt, io, mem::MaybeUninit, str};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -17,6 +17,7 @@ use crate::{
         Opened,
         extension::{self, Agreement, Offer},
         handshake::{VERSION, find_head_end, has_bare_line_feed, list},
+        subprotocol::Shown,
     },
 };
 
@@ -43,10 +44,11 @@ pub struct OpeningRequest {
 /// What the upstream may choose.
 #[derive(Clone, Debug)]
 enum Expected {
-    /// Only what the client has been told.
+    /// Only what the client has been told; of subprotocols also none.
     Told(Terms),
-    /// What the client has offered; it will be told.
-    Offered(Offered),
+    /// What the client has offered; it will be told. Of compression these ways, the preferred one
+    /// first.
+    Offered(Vec<Offer>),
 }
 
 /// What an opening handshake settles beyond itself.
@@ -56,15 +58,6 @@ pub struct Terms {
     pub subprotocol: Option<String>,
     /// What may be compressed, and how.
     pub compression: Option<Agreement>,
-}
-
-/// What a client leaves to the upstream to choose.
-#[derive(Clone, Debug, Default)]
-pub struct Offered {
-    /// Subprotocols.
-    pub subprotocols: Vec<String>,
-    /// Ways to compress, the preferred one first.
-    pub compression: Vec<Offer>,
 }
 
 impl OpeningRequest {
@@ -82,12 +75,13 @@ impl OpeningRequest {
         Self::expecting(target, headers, &[], Expected::Told(terms))
     }
 
-    /// A request for a client that will be told what the upstream chooses of what it has
-    /// `offered`; otherwise as [`new`](Self::new).
+    /// A request for a client that will be told what the upstream chooses of the subprotocols in
+    /// `headers`, and of these ways to compress, the preferred one first; otherwise as
+    /// [`new`](Self::new).
     #[must_use]
-    pub fn asking(target: &str, headers: &HeaderMap, offered: Offered) -> Self {
-        let compression = offered.compression.clone();
-        Self::expecting(target, headers, &compression, Expected::Offered(offered))
+    pub fn asking(target: &str, headers: &HeaderMap, compression: Vec<Offer>) -> Self {
+        let offers = compression.clone();
+        Self::expecting(target, headers, &offers, Expected::Offered(compression))
     }
 
     /// The same request for a client that has been told `terms`.
@@ -134,6 +128,38 @@ impl OpeningRequest {
             preamble_bytes: u16::try_from(preamble.len()).expect("a preamble is short"),
             ..self
         }
+    }
+
+    /// The path and the query.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        let line = self.request().split(|byte| *byte == b'\r').next();
+        let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+        let target = words.nth(1).and_then(|target| str::from_utf8(target).ok());
+        target.unwrap_or_default()
+    }
+
+    /// The values of the headers with this name, in their order. Those that the handshake itself
+    /// adds are among them, but for its key.
+    pub fn values_of(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
+        let lines = self.request().split(|byte| *byte == b'\n');
+        let lines = lines.filter_map(|line| line.strip_suffix(b"\r"));
+        lines.filter_map(move |line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let (found, value) = (&line[..colon], &line[colon + 1..]);
+            let is_it = found.eq_ignore_ascii_case(name.as_str().as_bytes());
+            is_it.then(|| value.trim_ascii())
+        })
+    }
+
+    /// The subprotocols that the client offers, in its order.
+    pub fn offers(&self) -> impl Iterator<Item = &str> {
+        let lines = self.values_of(&header::SEC_WEBSOCKET_PROTOCOL);
+        let lines = lines.filter_map(|line| str::from_utf8(line).ok());
+        let offers = lines.flat_map(|line| line.split(','));
+        offers
+            .map(|offer| offer.trim_matches([' ', '\t']))
+            .filter(|offer| !offer.is_empty())
     }
 
     /// What a connection begins with, before any handshake; mostly nothing.
@@ -190,6 +216,8 @@ pub(super) enum AnswerError<S> {
     Refused(Refused<S>),
     /// The answer is not one.
     Broken(Broken),
+    /// The answer is one, and chooses a subprotocol that the client cannot be told.
+    Subprotocol(Mismatch),
 }
 
 impl<S> From<io::Error> for AnswerError<S> {
@@ -208,6 +236,38 @@ impl<S> From<Broken> for AnswerError<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
+/// A subprotocol that an upstream has chosen and its client cannot be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The one that the client has been told, if that was any.
+    pub told: Option<String>,
+    /// The upstream's choice.
+    pub chosen: String,
+    /// Whether the client has offered that.
+    pub is_offered: bool,
+}
+
+/// For the log: what is like a token is not in it.
+impl fmt::Display for Mismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            told,
+            chosen,
+            is_offered,
+        } = self;
+        write!(
+            formatter,
+            "upstream chose the subprotocol {}, ",
+            Shown(chosen)
+        )?;
+        match told {
+            _ if !is_offered => formatter.write_str("which the client did not offer"),
+            Some(told) => write!(formatter, "and the client was told {}", Shown(told)),
+            None => formatter.write_str("and the client was told none"),
+        }
+    }
+}
+
 /// Sends `request` with a fresh key and checks the answer.
 ///
 /// Nothing but the request is written.
@@ -224,7 +284,8 @@ pub(super) async fn perform<S: Stream>(
         let answer = Answer::parse(&head)?;
         match answer.status {
             StatusCode::SWITCHING_PROTOCOLS => {
-                let terms = answer.check(&key, &request.expected)?;
+                answer.check(&key)?;
+                let terms = answer.terms(request)?;
                 let read_buf = received.freeze();
                 return Ok(Switched {
                     opened: Opened { stream, read_buf },
@@ -316,7 +377,7 @@ impl Answer {
 
     /// Checks a `101` as RFC 6455 §4.1 demands, and more strictly where two parties might
     /// read it differently.
-    fn check(&self, key: &str, expected: &Expected) -> Result<Terms, Broken> {
+    fn check(&self, key: &str) -> Result<(), Broken> {
         if !self.is_http_11 {
             return Err(Broken("not HTTP/1.1"));
         }
@@ -346,39 +407,58 @@ impl Answer {
         {
             return Err(Broken("wrong Sec-WebSocket-Accept"));
         }
-        self.terms(expected)
+        Ok(())
     }
 
     /// What the upstream has chosen, which must be among what is expected.
-    fn terms(&self, expected: &Expected) -> Result<Terms, Broken> {
-        let subprotocol = self.only(&header::SEC_WEBSOCKET_PROTOCOL)?;
+    fn terms<S>(&self, request: &OpeningRequest) -> Result<Terms, AnswerError<S>> {
+        let subprotocol = self.subprotocol(request)?;
         let extensions = self.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
-        let compression = match expected {
+        let compression = match &request.expected {
             Expected::Told(told) => {
-                if subprotocol != told.subprotocol.as_deref() {
-                    return Err(Broken("another subprotocol than the client was told"));
-                }
                 if told.compression.is_none() && self.has(&header::SEC_WEBSOCKET_EXTENSIONS) {
-                    return Err(Broken("extension that was not offered"));
+                    return Err(Broken("extension that was not offered").into());
                 }
                 let compression = extension::agreement(extensions).map_err(Broken)?;
                 if compression != told.compression {
-                    return Err(Broken("another extension than the client was told"));
+                    return Err(Broken("another extension than the client was told").into());
                 }
                 compression
             }
-            Expected::Offered(offered) => {
-                let is_offered = |chosen| offered.subprotocols.iter().any(|one| one == chosen);
-                if !subprotocol.is_none_or(is_offered) {
-                    return Err(Broken("subprotocol that was not offered"));
-                }
-                extension::answer(extensions, &offered.compression).map_err(Broken)?
-            }
+            Expected::Offered(offers) => extension::answer(extensions, offers).map_err(Broken)?,
         };
         Ok(Terms {
-            subprotocol: subprotocol.map(str::to_owned),
+            subprotocol,
             compression,
         })
+    }
+
+    /// The subprotocol that the upstream names, if it names one.
+    ///
+    /// That it names none where the client was told one is no error: a client may go on without
+    /// (RFC 6455 §4.1), and so does a server that does not know of any.
+    fn subprotocol<S>(&self, request: &OpeningRequest) -> Result<Option<String>, AnswerError<S>> {
+        let named = self.only(&header::SEC_WEBSOCKET_PROTOCOL)?;
+        let Some(chosen) = named.filter(|named| !named.is_empty()) else {
+            return Ok(None);
+        };
+        let is_offered = || request.offers().any(|offer| offer == chosen);
+        let (told, is_expected) = match &request.expected {
+            Expected::Told(Terms { subprotocol, .. }) => {
+                (subprotocol.clone(), subprotocol.as_deref() == Some(chosen))
+            }
+            Expected::Offered(_) => (None, is_offered()),
+        };
+        let chosen = chosen.to_owned();
+        if is_expected {
+            return Ok(Some(chosen));
+        }
+        let is_offered = is_offered();
+        Err(AnswerError::Subprotocol(Mismatch {
+            told,
+            chosen,
+            is_offered,
+        }))
     }
 
     fn has(&self, name: &HeaderName) -> bool {

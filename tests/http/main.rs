@@ -21,6 +21,7 @@ mod proxy_protocol;
 mod routes;
 mod server;
 mod strictness;
+mod subprotocols;
 mod support;
 mod tls;
 mod tls_sessions;

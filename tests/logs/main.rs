@@ -7,4 +7,5 @@ mod lines;
 mod metadata;
 mod output;
 mod secrets;
+mod subprotocols;
 mod support;

@@ -11,7 +11,7 @@ use hyper::{
 use crate::{
     config::{Config, Mistake},
     http::{find_route, framing::Framing, response::Refusal, target::origin_form, upgrade},
-    route::Route,
+    route::{Route, Subprotocol},
     websocket::handshake::{VERSION, list},
 };
 
@@ -119,12 +119,13 @@ impl Request {
         find_route(&request, config)
     }
 
-    /// Its subprotocol, if it is a handshake and `route` accepts it.
+    /// What it is answered before the upstream is asked, if it is a handshake and `route` accepts
+    /// it.
     ///
     /// # Errors
     ///
     /// What the proxy answers instead.
-    pub(super) fn subprotocol(&self, route: &Route) -> Result<Option<String>, Refusal> {
+    pub(super) fn early_answer(&self, route: &Route) -> Result<String, Refusal> {
         let mut request = self.sent();
         // What clients send by themselves.
         for (name, value) in [
@@ -137,7 +138,14 @@ impl Request {
             request.headers_mut().entry(name).or_insert(value);
         }
         let (request, ()): (Parts, ()) = request.into_parts();
-        upgrade::judge(&request, route)
+        Ok(match upgrade::judge(&request, route)? {
+            Subprotocol::None => "101 at once, without a subprotocol".to_owned(),
+            Subprotocol::Named(named) => format!("101 at once, with the subprotocol {named}"),
+            Subprotocol::Upstreams => {
+                "that of the upstream: which of its tokens it answers with is not known before"
+                    .to_owned()
+            }
+        })
     }
 
     /// The request over HTTP/1.1; for some host where nobody says for which.

@@ -181,10 +181,6 @@ async fn a_101_that_is_not_one_is_broken() {
             &["Sec-WebSocket-Extensions: permessage-deflate"],
             "extension that was not offered",
         ),
-        (
-            &["Sec-WebSocket-Protocol: chat"],
-            "another subprotocol than the client was told",
-        ),
     ];
 
     for (lines, reason) in cases {
@@ -217,27 +213,86 @@ async fn a_101_ends_at_its_empty_line_whatever_its_headers_say() {
     }
 }
 
-#[tokio::test]
-async fn the_upstream_must_choose_the_subprotocol_that_the_client_was_told() {
-    let request = request(Some("chat"));
-    let chosen = |lines: &[&str]| answer_with(lines);
-
-    perform_with(&request, &chosen(&["Sec-WebSocket-Protocol: chat"]))
-        .await
-        .unwrap();
-
-    let wrong: [&[&str]; 4] = [
-        &[],
-        &["Sec-WebSocket-Protocol: other"],
-        &["Sec-WebSocket-Protocol: chat, other"],
-        &[
-            "Sec-WebSocket-Protocol: chat",
-            "Sec-WebSocket-Protocol: chat",
-        ],
-    ];
-    for lines in wrong {
-        why_broken(&request, &chosen(lines)).await;
+async fn why_mismatched(request: &OpeningRequest, answer: &str) -> Mismatch {
+    match perform_with(request, answer).await {
+        Err(AnswerError::Subprotocol(mismatch)) => mismatch,
+        other => panic!("{answer:?} gave {other:?}"),
     }
+}
+
+/// A request for a client that was told the first of its offers.
+fn offering(offers: &[&str]) -> OpeningRequest {
+    let line = HeaderValue::from_str(&offers.join(" ,\t")).unwrap();
+    let headers = HeaderMap::from_iter([(header::SEC_WEBSOCKET_PROTOCOL, line)]);
+    let told = offers.first().map(ToString::to_string);
+    OpeningRequest::new("/chat?room=1", &headers, told)
+}
+
+#[tokio::test]
+async fn the_upstream_must_choose_the_subprotocol_that_the_client_was_told_or_none() {
+    let request = offering(&["chat", "other"]);
+    let named = |name: &str| answer_with(&[&format!("Sec-WebSocket-Protocol: {name}")]);
+    let terms = async |answer: &str| switch_with(&request, answer).await.unwrap().terms;
+
+    assert_eq!(
+        terms(&named("chat")).await.subprotocol.as_deref(),
+        Some("chat")
+    );
+    assert_eq!(terms(&answer_with(&[])).await, Terms::default());
+    assert_eq!(terms(&named(" ")).await, Terms::default());
+
+    for (chosen, is_offered) in [("other", true), ("Chat", false), ("chat, other", false)] {
+        let mismatch = why_mismatched(&request, &named(chosen)).await;
+        let expected = Mismatch {
+            told: Some("chat".to_owned()),
+            chosen: chosen.to_owned(),
+            is_offered,
+        };
+        assert_eq!(mismatch, expected);
+    }
+    let twice = answer_with(&[
+        "Sec-WebSocket-Protocol: chat",
+        "Sec-WebSocket-Protocol: chat",
+    ]);
+    assert_eq!(why_broken(&request, &twice).await, "header twice");
+    assert!(
+        !why_mismatched(&offering(&[]), &named("chat"))
+            .await
+            .is_offered
+    );
+}
+
+#[tokio::test]
+async fn a_mismatch_names_both_but_no_token() {
+    let answer = answer_with(&["Sec-WebSocket-Protocol: b"]);
+    let told = why_mismatched(&offering(&["a", "b"]), &answer).await;
+    assert_eq!(
+        told.to_string(),
+        "upstream chose the subprotocol \"b\", and the client was told \"a\""
+    );
+    let not_offered = why_mismatched(&offering(&["a"]), &answer).await;
+    assert_eq!(
+        not_offered.to_string(),
+        "upstream chose the subprotocol \"b\", which the client did not offer"
+    );
+    let token = "jwt.eyJhbGciOiJIUzI1NiJ9";
+    let answer = answer_with(&[&format!("Sec-WebSocket-Protocol: {token}")]);
+    let told_none = why_mismatched(&offering(&["a", token]).told(Terms::default()), &answer).await;
+    assert_eq!(
+        told_none.to_string(),
+        "upstream chose the subprotocol a token of 24 characters, and the client was told none"
+    );
+}
+
+#[test]
+fn what_was_asked_for_can_be_read_from_the_request() {
+    let request = offering(&["a", "b"]).behind(b"PROXY TCP4\r\nCookie: no\r\n");
+
+    assert_eq!(request.target(), "/chat?room=1");
+    assert!(request.offers().eq(["a", "b"]));
+    let upgrade: Vec<_> = request.values_of(&header::UPGRADE).collect();
+    assert_eq!(upgrade, [b"websocket"]);
+    assert_eq!(request.values_of(&header::COOKIE).count(), 0);
 }
 
 #[tokio::test]
@@ -328,14 +383,13 @@ async fn an_end_before_the_answer_is_complete_is_a_lost_connection() {
 
 /// A request for a client that offers subprotocols and one way to compress.
 fn asking() -> OpeningRequest {
-    let offered = Offered {
-        subprotocols: vec!["a".to_owned(), "b".to_owned()],
-        compression: vec![Offer {
-            client_max_window_bits: Some(None),
-            ..Offer::default()
-        }],
+    let offers = HeaderValue::from_static("a, b");
+    let headers = HeaderMap::from_iter([(header::SEC_WEBSOCKET_PROTOCOL, offers)]);
+    let compression = Offer {
+        client_max_window_bits: Some(None),
+        ..Offer::default()
     };
-    OpeningRequest::asking("/", &HeaderMap::new(), offered)
+    OpeningRequest::asking("/", &headers, vec![compression])
 }
 
 #[tokio::test]
@@ -370,7 +424,7 @@ async fn what_a_client_offers_is_passed_on_and_what_the_upstream_chooses_is_retu
     let switched = switch_with(&asking(), &answer_with(&[])).await.unwrap();
     assert_eq!(switched.terms, Terms::default());
 
-    // Once the client has been told, every other choice is broken.
+    // Once the client has been told, every other choice is broken, but for no subprotocol.
     let told = asking().told(terms);
     switch_with(&told, &answer).await.unwrap();
     let other_extension = answer_with(&[
@@ -380,20 +434,22 @@ async fn what_a_client_offers_is_passed_on_and_what_the_upstream_chooses_is_retu
     for answer in [
         answer_with(&[]),
         answer_with(&["Sec-WebSocket-Protocol: b"]),
-        answer.replace("Protocol: b", "Protocol: a"),
         other_extension,
     ] {
         why_broken(&told, &answer).await;
     }
+    why_mismatched(&told, &answer.replace("Protocol: b", "Protocol: a")).await;
+    let without = answer.replace("Sec-WebSocket-Protocol: b\r\n", "");
+    let terms = switch_with(&told, &without).await.unwrap().terms;
+    assert_eq!(
+        (terms.subprotocol, terms.compression),
+        (None, Some(compression))
+    );
 }
 
 #[tokio::test]
 async fn a_choice_that_was_not_offered_is_broken() {
     for (line, reason) in [
-        (
-            "Sec-WebSocket-Protocol: c",
-            "subprotocol that was not offered",
-        ),
         (
             "Sec-WebSocket-Extensions: x-other",
             "extension that was not offered",
@@ -409,6 +465,8 @@ async fn a_choice_that_was_not_offered_is_broken() {
     ] {
         assert_eq!(why_broken(&asking(), &answer_with(&[line])).await, reason);
     }
+    let answer = answer_with(&["Sec-WebSocket-Protocol: c"]);
+    assert!(!why_mismatched(&asking(), &answer).await.is_offered);
 }
 
 #[tokio::test]

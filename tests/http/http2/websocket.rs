@@ -18,7 +18,7 @@ use super::{
     client::{Answer, Connection, Stream, get, handshake},
     start,
 };
-use crate::support::{Client, Exchange, Proxy, Upstream, config, text_frame};
+use crate::support::{Client, Exchange, Proxy, SWITCHING_PROTOCOLS, Upstream, config, text_frame};
 
 /// A route whose application is ready when it says so, and to which `now` is urgent.
 fn gated(upstream: &Upstream) -> Route {
@@ -421,6 +421,58 @@ async fn a_client_that_waits_for_the_upstream_gets_its_refusal() {
     assert_eq!(answer.head.status(), 401);
     assert_eq!(answer.head.headers()["x"], "1");
     assert_eq!(answer.stream.read_to_end().await, "no");
+}
+
+/// Sends a handshake with these offers; the upstream answers `head`.
+async fn offer(
+    connection: &mut Connection,
+    upstream: &Upstream,
+    offers: &'static str,
+    head: &str,
+) -> (Answer, Exchange) {
+    let request = handshake().header("sec-websocket-protocol", offers);
+    let (answer, exchange) = tokio::join!(connection.send(request, false), async {
+        let mut exchange = upstream.accept().await;
+        exchange.answer(head).await;
+        exchange
+    });
+    (answer.unwrap(), exchange)
+}
+
+#[tokio::test]
+async fn a_client_of_http2_is_told_what_the_upstream_has_named_before_or_waits() {
+    let naming = |subprotocol: &str| {
+        let line = format!("\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n");
+        SWITCHING_PROTOCOLS.replace("\r\n\r\n", &line)
+    };
+    let named = |answer: &Answer| {
+        let value = answer.head.headers().get("sec-websocket-protocol");
+        value.map(|value| value.to_str().unwrap().to_owned())
+    };
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut connection = Connection::open(&proxy).await;
+    connection.wait_for_extended_connect().await;
+    let (mut answer, _) = offer(&mut connection, &upstream, "a, b", &naming("b")).await;
+    assert_eq!(named(&answer).as_deref(), Some("a"));
+    assert_eq!(answer.stream.read_close_code().await, 1014);
+
+    for (offers, told, head) in [
+        ("a, b", "b", naming("b")),
+        ("a, b", "b", SWITCHING_PROTOCOLS.to_owned()),
+        ("a.AAAAAAAAAAAAAAAAAAA0, b", "b", naming("b")),
+        (
+            "a.AAAAAAAAAAAAAAAAAAA0",
+            "a.AAAAAAAAAAAAAAAAAAA0",
+            naming("a.AAAAAAAAAAAAAAAAAAA0"),
+        ),
+    ] {
+        let (mut answer, mut exchange) = offer(&mut connection, &upstream, offers, &head).await;
+        assert_eq!(answer.head.status(), 200);
+        assert_eq!(named(&answer).as_deref(), Some(told));
+        answer.stream.send(text_frame("hello"));
+        assert_eq!(read_text(&mut exchange.stream).await, "hello");
+    }
 }
 
 #[tokio::test]
