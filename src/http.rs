@@ -34,6 +34,7 @@ mod meter;
 pub mod multiplexed;
 pub mod pool;
 mod recent;
+mod refusals;
 mod replay;
 pub mod response;
 pub mod sessions;
@@ -67,6 +68,7 @@ use self::{
     identity::Identity,
     meter::Meter,
     pool::Pools,
+    refusals::Refusals,
     response::{Refusal, Shortage},
     sessions::Sessions,
     sniff::{Spoken, Unknown},
@@ -102,6 +104,7 @@ pub struct Shared {
     held: HeldRequests,
     memory: Pressure,
     breakers: Breakers,
+    refusals: Refusals,
     subprotocols: Subprotocols,
     addresses: Arc<Addresses>,
     /// When all sessions that began are paid for, where their rate is limited.
@@ -201,6 +204,7 @@ impl Shared {
             held: HeldRequests::new(&config.routes),
             memory: Pressure::new(config.limits.max_memory.clone()),
             breakers: Breakers::new(&config.routes),
+            refusals: Refusals::default(),
             subprotocols: Subprotocols::new(&config.routes),
             reloads: Reloads::default(),
             config: ArcSwap::new(config),

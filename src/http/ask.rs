@@ -104,7 +104,15 @@ pub(super) async fn ask(
     };
     let switched = match answer {
         Ok(Said::Switched(switched)) => *switched,
-        Ok(Said::Refused(refused) | Said::Unavailable(refused)) => {
+        Ok(Said::Refused(refused)) => {
+            if let Ok(response) = &refused {
+                let refused = ConnectError::Refused(response.status());
+                upgrade::learn(&Err::<(), _>(refused), route, &opening, shared);
+            }
+            judge(trial, &refused);
+            return Ok((refused?, None));
+        }
+        Ok(Said::Unavailable(refused)) => {
             judge(trial, &refused);
             return Ok((refused?, None));
         }

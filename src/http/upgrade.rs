@@ -128,7 +128,8 @@ struct Early {
 }
 
 impl Early {
-    /// `None`: only the upstream knows with which subprotocol it will answer.
+    /// `None`: only the upstream knows with which subprotocol it will answer, or it has lately
+    /// refused such a handshake.
     fn of(
         request: &Parts,
         client: Client,
@@ -149,7 +150,8 @@ impl Early {
         let opening = upstream_request(request, client, route, |target, headers| {
             OpeningRequest::new(target, headers, terms.subprotocol.clone())
         });
-        Ok(Some(Self { terms, opening }))
+        let is_refused = shared.refusals.include(route, &opening);
+        Ok((!is_refused).then_some(Self { terms, opening }))
     }
 
     fn accept(
@@ -199,9 +201,23 @@ pub(super) fn learn<T>(
     request: &OpeningRequest,
     shared: &Shared,
 ) {
-    if let (Accept::Early, Err(ConnectError::Subprotocol(mismatch))) = (route.accept, outcome) {
-        let subprotocols = &shared.subprotocols;
-        subprotocols.learn_mismatch(route, request, mismatch);
+    if route.accept == Accept::AfterUpstream {
+        return;
+    }
+    match outcome {
+        Ok(_) => shared.refusals.forget(route, request),
+        Err(ConnectError::Refused(status)) => {
+            // From the code of its own a client can tell what has happened, and of a status a
+            // page learns nothing.
+            if !route.session.close_codes.name(*status) {
+                shared.refusals.note(route, request);
+            }
+        }
+        Err(ConnectError::Subprotocol(mismatch)) => {
+            let subprotocols = &shared.subprotocols;
+            subprotocols.learn_mismatch(route, request, mismatch);
+        }
+        Err(ConnectError::Broken(_) | ConnectError::Tls(_) | ConnectError::Shortage) => {}
     }
 }
 
@@ -212,6 +228,7 @@ pub(super) fn learn_terms(
     request: &OpeningRequest,
     shared: &Shared,
 ) {
+    learn(&Ok(()), route, request, shared);
     if let (Accept::Early, Some(named)) = (route.accept, &terms.subprotocol) {
         shared.subprotocols.learn(route, request, named);
     }

@@ -18,6 +18,8 @@ const SHORT: Duration = Duration::from_millis(1);
 
 const NOT_IMPLEMENTED: &str = "HTTP/1.1 501 Not Implemented\r\ncontent-length: 0\r\n\r\n";
 
+const BROKEN: &str = "HTTP/1.0 101 Switching Protocols\r\n\r\n";
+
 fn route(upstream: &Upstream, failures: u32, cooldown: Duration) -> Route {
     let mut route = upstream.route();
     route.breaker = breaker::Settings { failures, cooldown };
@@ -71,7 +73,7 @@ async fn after_failures_in_a_row_clients_get_a_503_before_the_101() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 3, LONG);
     for _ in 0..3 {
-        fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+        fail(&proxy, &upstream, BROKEN).await;
     }
 
     let answer = proxy.exchange(&handshake(&[])).await;
@@ -90,7 +92,7 @@ async fn a_session_that_becomes_ready_breaks_the_row() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 2, LONG);
     for _ in 0..3 {
-        fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+        fail(&proxy, &upstream, BROKEN).await;
         let (mut client, head) = open(&proxy).await;
         assert_eq!(status(&head), "101");
         let mut exchange = upstream.accept().await;
@@ -111,7 +113,13 @@ async fn what_is_the_clients_fault_does_not_count() {
         "200 OK",
     ] {
         let answer = format!("HTTP/1.1 {refusal}\r\ncontent-length: 0\r\n\r\n");
-        fail(&proxy, &upstream, &answer).await;
+        // What is refused once is waited for the next time.
+        let request = format!("GET /{} HTTP/1.1", &refusal[..3]);
+        let mut client = proxy.connect().await;
+        client.send(handshake(&[&request])).await;
+        assert_eq!(status(&client.read_head().await.unwrap()), "101");
+        upstream.accept().await.answer(&answer).await;
+        client.read_close_code().await;
     }
     let close = |code: u16| {
         let mut frame = vec![0x88, 2];
@@ -175,7 +183,7 @@ async fn each_way_to_fail_before_readiness_counts() {
 async fn one_session_is_let_through_after_the_cooldown_and_closes_it_when_it_is_ready() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, SHORT);
-    fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+    fail(&proxy, &upstream, BROKEN).await;
 
     let (_probe, mut exchange) = open_when_admitted(&proxy, &upstream).await;
     let (_, head) = open(&proxy).await;
@@ -193,7 +201,7 @@ async fn one_session_is_let_through_after_the_cooldown_and_closes_it_when_it_is_
 async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, SHORT);
-    fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+    fail(&proxy, &upstream, BROKEN).await;
     for _ in 0..3 {
         let (probe, exchange) = open_when_admitted(&proxy, &upstream).await;
         assert_eq!(status(&open(&proxy).await.1), "503");
@@ -201,7 +209,7 @@ async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
     }
 
     let (mut probe, mut exchange) = open_when_admitted(&proxy, &upstream).await;
-    exchange.answer(NOT_IMPLEMENTED).await;
+    exchange.answer(BROKEN).await;
     assert_eq!(probe.read_close_code().await, 1014);
 }
 
@@ -214,7 +222,7 @@ async fn the_first_waiting_session_that_becomes_ready_closes_it() {
     let (mut waiting, _) = open(&proxy).await;
     let mut exchange = upstream.accept().await;
     exchange.answer_101().await;
-    fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+    fail(&proxy, &upstream, BROKEN).await;
     assert_eq!(status(&open(&proxy).await.1), "503");
 
     exchange.stream.send([0x81, 1, b'r']).await;
@@ -318,7 +326,7 @@ async fn plain_requests_pass_while_it_is_open_and_do_not_open_it() {
         assert_eq!(status(&get("NONSENSE\r\n\r\n").await), "502");
     }
 
-    fail(&proxy, &upstream, NOT_IMPLEMENTED).await;
+    fail(&proxy, &upstream, BROKEN).await;
 
     assert_eq!(status(&open(&proxy).await.1), "503");
     let answer = "HTTP/1.1 204 No Content\r\n\r\n";

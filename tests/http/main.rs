@@ -18,6 +18,7 @@ mod multiplexed;
 mod pki;
 mod pool;
 mod proxy_protocol;
+mod refusals;
 mod routes;
 mod server;
 mod strictness;

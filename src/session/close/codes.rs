@@ -27,6 +27,13 @@ impl CloseCodes {
             .copied()
             .unwrap_or(CloseCode::BAD_GATEWAY)
     }
+
+    /// Whether `status` has a code, by default or because the route says so, from which a client
+    /// can tell that it was refused.
+    #[must_use]
+    pub fn name(&self, status: http::StatusCode) -> bool {
+        self.0.contains_key(&status.as_u16())
+    }
 }
 
 impl Default for CloseCodes {

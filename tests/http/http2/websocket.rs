@@ -440,6 +440,25 @@ async fn offer(
 }
 
 #[tokio::test]
+async fn a_client_that_was_refused_after_its_200_gets_the_upstreams_response_next_time() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut connection = Connection::open(&proxy).await;
+    let not_found = "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone";
+    let (mut answer, _) = offer(&mut connection, &upstream, "a", not_found).await;
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(answer.stream.read_close_code().await, 1014);
+
+    let (mut answer, _) = offer(&mut connection, &upstream, "a", not_found).await;
+
+    assert_eq!(answer.head.status(), 404);
+    assert_eq!(answer.stream.read_to_end().await, "gone");
+    let mut other = connection.websocket().await;
+    upstream.accept().await.answer(not_found).await;
+    assert_eq!(other.read_close_code().await, 1014);
+}
+
+#[tokio::test]
 async fn a_client_of_http2_is_told_what_the_upstream_has_named_before_or_waits() {
     let naming = |subprotocol: &str| {
         let line = format!("\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n");
