@@ -19,6 +19,7 @@ pub mod answers;
 use std::{cell::Cell, collections::VecDeque, mem::MaybeUninit, rc::Rc};
 
 use bytes::{Buf, BytesMut};
+use hyper::header::{self, HeaderMap};
 
 use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
 
@@ -356,6 +357,14 @@ fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, &'static 
     }
 }
 
+/// Whether `headers` say nothing of a length, or say it once (RFC 9112 §6.3).
+pub(super) fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    length.is_none_or(|length| content_length(length.as_bytes()).is_some())
+        && lengths.next().is_none()
+}
+
 fn values<'a>(
     lines: &'a [httparse::Header<'a>],
     name: &'static str,
@@ -366,6 +375,7 @@ fn values<'a>(
         .map(|line| line.value)
 }
 
+/// The length that the value of one `Content-Length` says (RFC 9110 §8.6).
 fn content_length(value: &[u8]) -> Option<u64> {
     let digits = str::from_utf8(value).ok()?;
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -28,8 +28,31 @@
 //! used up. So the window is larger than the streams need, and still only about seven of
 //! them, two where there is little memory, may be full of the smallest messages.
 
+//!
+//! # What one stream can do to the others
+//!
+//! A proxy puts many clients on one connection, and what one of them sends must not end it for
+//! the others. These are all the ways in which h2 and hyper end a connection for what came on
+//! one of its streams:
+//!
+//! | what comes | the connection |
+//! |---|---|
+//! | a header section that breaks the rules of HTTP, or is too large | goes on: [`heads`] |
+//! | a field that is longer than 64 KiB on the wire and in several frames, or a section of 256 KiB or in 65 frames | ends: whoever makes such frames has no bound of its own |
+//! | `CONNECT` with content | goes on: [`heads`] |
+//! | requests that are reset before they are looked at | goes on for as many as there may be streams at once; a flood ends it |
+//! | requests that are cancelled | goes on if they were there for [a while](activity), or as many are answered; ends after 200 otherwise |
+//! | more than 1024 streams that h2 resets: a body that is not as long as it says, a window that overflows | ends: those that translate HTTP/1.1 make no such frames |
+//! | small messages that are not read | ends, see above: a session that is held takes what comes at once, up to its queue's bounds |
+//! | bytes that are not read while memory is short | ends after 5 s, see [`handle`] |
+//! | frames that HTTP/2 does not allow: behind the end of a stream, beyond a window, a section that is no HPACK, more than 100 `DATA` frames with nothing in them | ends (RFC 9113 §5.4.1): they are not what a client has said, but how the other end says it |
+//!
+//! The answer to a request, and what goes wrong with it, is its stream's alone.
+
 mod activity;
 mod handle;
+mod heads;
+mod hpack;
 mod pace;
 mod request;
 
@@ -216,6 +239,8 @@ fn builder(
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(max_streams)
+        // Of clients that share the connection many may leave at once: as many as there are.
+        .max_pending_accept_reset_streams(Some(max_streams as usize))
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(windows.clamp(least, MAX_WINDOW_BYTES))

@@ -228,10 +228,11 @@ impl Drop for Line {
             return;
         }
         let is_refused = self.answer.is_some_and(|(_, refusal)| refusal.is_some());
+        // What the proxy does not know is the client's to ask for: no client writes warnings.
         let is_failure = is_refused
-            && self
-                .answer
-                .is_some_and(|(status, _)| status.is_server_error());
+            && self.answer.is_some_and(|(status, _)| {
+                status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+            });
         access_log::request_ended(&Answered {
             request_id: self.identity.id(),
             trace: self.identity.trace(),

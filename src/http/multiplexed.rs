@@ -34,6 +34,7 @@ use tokio::{
 use super::{
     causes::Causes,
     exchange::SendError,
+    framing::has_one_length,
     upload::{self, Upload},
     watchdog::Watchdog,
 };
@@ -262,6 +263,10 @@ impl Stream {
         let mut error = match sent.await? {
             Ok(answer) => {
                 self.0.has_answered.set(true);
+                // h2 reads an empty length as none, and two that are alike as one.
+                if !has_one_length(answer.headers()) {
+                    return Err(SendError::Malformed("illegal Content-Length"));
+                }
                 return Ok(answer);
             }
             Err(error) => error,

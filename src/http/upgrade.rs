@@ -348,9 +348,9 @@ pub fn session(
 pub(super) enum Handshake<'a> {
     /// HTTP/1.1 with this key (RFC 6455 §4.2.1).
     Upgrade(&'a HeaderValue),
-    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It has no key, and one that a client
-    /// sends anyway says nothing.
-    Connect,
+    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It needs no key; proxies that translate
+    /// the handshake of HTTP/1.1 pass on that of their client, for which they need the answer.
+    Connect(Option<&'a HeaderValue>),
 }
 
 /// Checks what a handshake must be.
@@ -360,7 +360,7 @@ pub(super) enum Handshake<'a> {
 fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
     if request.version == Version::HTTP_2 {
         check_version(&request.headers)?;
-        return Ok(Handshake::Connect);
+        return Ok(Handshake::Connect(key(&request.headers)));
     }
     let headers = &request.headers;
     if request.method != Method::GET {
@@ -386,10 +386,14 @@ fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
         return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
     }
     check_version(headers)?;
-    only(headers, &header::SEC_WEBSOCKET_KEY)
-        .filter(|key| is_key(key.as_bytes()))
+    key(headers)
         .map(Handshake::Upgrade)
         .ok_or(Refusal::BadRequest("illegal Sec-WebSocket-Key"))
+}
+
+/// The key, if there is one and it is legal.
+fn key(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()))
 }
 
 fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -449,11 +453,13 @@ impl Handshake<'_> {
             let element = agreement.to_element();
             headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, visible(element));
         }
-        if let Self::Upgrade(key) = self {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        if let Self::Upgrade(key) | Self::Connect(Some(key)) = self {
             let accept_key = derive_accept_key(key.as_bytes());
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, visible(accept_key));
+        }
+        if let Self::Upgrade(_) = self {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
         response

@@ -1,6 +1,7 @@
 //! HTTP/2 from clients: requests, sessions, and what is not answered.
 
 mod client;
+mod faults;
 mod floods;
 mod frames;
 mod memory;

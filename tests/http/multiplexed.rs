@@ -428,3 +428,35 @@ async fn a_websocket_is_opened_with_http_1_1() {
 
     assert!(exchange.head.contains(" HTTP/1.1\r\n"), "{}", exchange.head);
 }
+
+#[tokio::test]
+async fn an_answer_whose_length_is_ambiguous_is_502() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+    let mut asked = connection.streams.recv().await;
+    for lengths in [&[""][..], &["2", "2"], &["2", "02"], &["2"]] {
+        let (_request, mut respond) = asked.unwrap();
+        let mut head = Response::builder();
+        for length in lengths {
+            head = head.header("content-length", *length);
+        }
+        let mut stream = respond
+            .send_response(head.body(()).unwrap(), false)
+            .unwrap();
+        // The stream is reset meanwhile.
+        let _ = stream.send_data(Bytes::from_static(b"ok"), true);
+
+        let got = client.read_to_end().await;
+        let status = if *lengths == ["2"] { "200" } else { "502" };
+        assert!(
+            got.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{lengths:?}: {got}"
+        );
+        client = proxy.connect().await;
+        client.send(GET).await;
+        asked = connection.streams.recv().await;
+    }
+}

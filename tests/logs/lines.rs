@@ -140,6 +140,39 @@ fn what_never_became_a_request_is_logged_and_counted() {
     }
 }
 
+/// What every client can ask for is no warning.
+#[test]
+fn a_protocol_that_the_proxy_does_not_know_is_no_warning() {
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "CONNECT"),
+        (":protocol", "connect-udp"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/"),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.bytes());
+        }
+    }
+    request.extend([0, 0, u8::try_from(block.len()).unwrap(), 1, 5, 0, 0, 0, 1]);
+    request.extend(block);
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\nh2c = true\n";
+    let route = format!("[[route]]\nupstream = \"http://{}\"\n", backend(&[]));
+    let base = "workers = 1\nadmin.listen = \"127.0.0.1:0\"\nlimits.header_timeout = \"100ms\"";
+    let mut program = Program::configured(&format!("{base}\n{listen}{route}"), &[], &[]);
+
+    program.exchange(request);
+
+    let line = json(&program.line_with("request ended"));
+    assert_eq!(line["status"], 501, "{line}");
+    assert_eq!(line["reason"], "connect_protocol", "{line}");
+    assert_eq!(line["level"], "INFO", "{line}");
+}
+
 #[test]
 fn whose_requests_have_a_line_is_a_setting() {
     for (requests, expected) in [

@@ -19,7 +19,10 @@ use hyper::{
     Response,
     body::{Body, Frame, SizeHint},
 };
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 
 use super::pace::{MAX_PIECE_BYTES, Pace};
 
@@ -28,6 +31,11 @@ use super::pace::{MAX_PIECE_BYTES, Pace};
 /// Cancelling costs the client nothing and the upstream a request each (CVE-2023-44487). A
 /// browser may well cancel many, when somebody leaves a page, but not most.
 const MAX_CANCELLED: u32 = 200;
+
+/// One that has been there for so long counts as answered, however it ends: streams of events
+/// and polls that wait end when their clients leave. With 100 of them at a time, that is ten a
+/// second.
+const LONG: Duration = Duration::from_secs(10);
 
 /// The streams of one connection.
 #[derive(Debug, Default)]
@@ -96,6 +104,7 @@ impl Activity {
 #[derive(Debug)]
 pub(super) struct Stream {
     activity: Rc<Activity>,
+    begun: Instant,
     is_answered: bool,
 }
 
@@ -105,6 +114,7 @@ impl Stream {
         activity.enter();
         Self {
             activity: Rc::clone(activity),
+            begun: Instant::now(),
             is_answered: false,
         }
     }
@@ -126,7 +136,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let activity = &self.activity;
-        let count = if self.is_answered {
+        let count = if self.is_answered || self.begun.elapsed() >= LONG {
             &activity.answered
         } else {
             &activity.cancelled
@@ -269,6 +279,19 @@ mod tests {
             assert_eq!(activity.answered.get(), answered);
             assert_eq!(activity.cancelled.get(), 1);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_ends_after_a_long_time_is_not_cancelled() {
+        let activity = Rc::default();
+        for wait in [LONG / 2, LONG] {
+            let request = Stream::request(&activity);
+            time::advance(wait).await;
+            drop(request);
+        }
+
+        assert_eq!(activity.cancelled.get(), 1);
+        assert_eq!(activity.answered.get(), 1);
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! A client's byte stream while hyper serves HTTP/2 on it, which afterwards would only be
 //! dropped.
 //!
+//! The header sections that go through it are those that h2 and hyper can read
+//! ([`heads`](super::heads)).
+//!
 //! What a client sends on a stream that nobody reads, because its session has enough or its
 //! upstream takes nothing, is in this process and in no queue of it: up to a stream's window,
 //! and for small frames many times what they have on the wire. While memory is short that must
@@ -23,6 +26,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::heads::Heads;
 use crate::{
     http::{Shared, sniff::Sniffed, watchdog::Watchdog},
     telemetry::rejections::Rejection,
@@ -44,6 +48,7 @@ pub(super) struct Handle(Rc<RefCell<Inner>>);
 
 struct Inner {
     stream: Sniffed,
+    heads: Heads,
     backlog: Arc<Backlog>,
     shared: Arc<Shared>,
     /// Set while it is not read.
@@ -57,6 +62,7 @@ impl Handle {
     pub(super) fn new(stream: Sniffed, backlog: Arc<Backlog>, shared: Arc<Shared>) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
+            heads: Heads::default(),
             backlog,
             shared,
             watchdog: Watchdog::default(),
@@ -102,19 +108,16 @@ impl Inner {
         }
         Poll::Ready(Ok(()))
     }
-}
 
-impl AsyncRead for Handle {
+    /// Reads what the client has sent, little at a time when little memory is left.
     fn poll_read(
-        self: Pin<&mut Self>,
+        &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let inner = &mut *self.0.borrow_mut();
-        ready!(inner.poll_room(context))?;
-        let memory = inner.shared.memory();
+        let memory = self.shared.memory();
         let before = buffer.filled().len();
-        let stream = Pin::new(&mut inner.stream);
+        let stream = Pin::new(&mut self.stream);
         let read = if memory.is_near() {
             let mut bytes = [0; SMALL_READ_BYTES];
             let length = bytes.len().min(buffer.remaining());
@@ -125,10 +128,38 @@ impl AsyncRead for Handle {
         } else {
             stream.poll_read(context, buffer)
         };
-        if !inner.backlog.is_empty() {
+        if !self.backlog.is_empty() {
             memory.take_in(buffer.filled().len() - before);
         }
         read
+    }
+}
+
+impl AsyncRead for Handle {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let inner = &mut *self.0.borrow_mut();
+        let before = buffer.filled().len();
+        loop {
+            if inner.heads.has_output() {
+                inner.heads.read(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            ready!(inner.poll_room(context))?;
+            ready!(inner.poll_read(context, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let passed = inner.heads.follow(read);
+            buffer.set_filled(before + passed);
+            if passed > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 

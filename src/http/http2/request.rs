@@ -5,20 +5,26 @@ use hyper::{
     header::{self, Entry, HeaderValue},
 };
 
-use crate::http::{framing::is_text, response::Refusal};
+use super::heads;
+use crate::http::{
+    framing::{has_one_length, is_text},
+    response::Refusal,
+};
 
 /// Checks what HTTP/2 leaves open, and says the rest in the terms of HTTP/1.1: the authority
 /// is in `Host`, and there is one `Cookie`.
 ///
 /// The h2 crate has refused by then, each with an error of its stream: pseudo-header fields
-/// that are unknown, missing, or behind others, names in upper case, fields of the
-/// connection, any `TE` but `trailers` (RFC 9113 §8.2 and §8.3).
+/// that are missing, there twice, or behind others, fields of the connection, any `TE` but
+/// `trailers` (RFC 9113 §8.2 and §8.3). What it would end the connection for is refused here
+/// ([`heads`]).
 ///
 /// # Errors
 ///
 /// What is refused in a head of HTTP/1.1 as well.
 pub(super) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     let mut request = request;
+    heads::check(request.headers())?;
     if !request
         .headers()
         .values()
@@ -30,6 +36,9 @@ pub(super) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
         return Err(Refusal::BadRequest(
             "header value begins or ends with a blank",
         ));
+    }
+    if !has_one_length(request.headers()) {
+        return Err(Refusal::BadRequest("illegal Content-Length"));
     }
     if !request.uri().scheme_str().is_none_or(is_scheme) {
         return Err(Refusal::BadRequest("unknown scheme"));

@@ -85,6 +85,9 @@ pub(super) const GET: [(&str, &str); 4] = [
     (":path", "/"),
 ];
 
+/// The setting of a client that keeps no table, so that every block can be read by itself.
+pub(super) const NO_TABLE: [u8; 6] = [0, 1, 0, 0, 0, 0];
+
 /// A whole request without a body.
 pub(super) fn request(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(fields))
@@ -157,14 +160,16 @@ impl Raw {
 
 /// The `:status` of a header block that begins with it, as an encoder does.
 pub(super) fn status(block: &[u8]) -> String {
+    // The table of a client that wants none has no size (RFC 7541 §6.3).
+    let block = block.strip_prefix(&[0x20]).unwrap_or(block);
     // An index into the static table, or a literal value under the name that stands there.
     match block[0] {
         0x88 => "200".to_owned(),
         0x8c => "400".to_owned(),
         0x8d => "404".to_owned(),
         0x8e => "500".to_owned(),
-        0x48 if block[1] & 0x80 == 0 => String::from_utf8(block[2..5].to_vec()).unwrap(),
-        0x48 => huffman_digits(&block[2..2 + usize::from(block[1] & 0x7f)]),
+        0x08 | 0x48 if block[1] & 0x80 == 0 => String::from_utf8(block[2..5].to_vec()).unwrap(),
+        0x08 | 0x48 => huffman_digits(&block[2..2 + usize::from(block[1] & 0x7f)]),
         other => panic!("{other:x} is no status"),
     }
 }

@@ -3,8 +3,8 @@
 use super::{
     client::{Connection, get, handshake},
     frames::{
-        END_HEADERS, GET, HEADERS, PREFACE, PROTOCOL_ERROR, RST_STREAM, Raw, block, frame, request,
-        status,
+        END_HEADERS, GET, HEADERS, NO_TABLE, PREFACE, PROTOCOL_ERROR, RST_STREAM, Raw, block,
+        frame, request, status,
     },
     start,
 };
@@ -94,21 +94,6 @@ async fn malformed_requests_end_their_stream_and_are_never_forwarded() {
             verdict == refused("400") || verdict == Verdict::Reset(PROTOCOL_ERROR),
             "{fields:?}: {verdict:?}"
         );
-    }
-
-    // What cannot even be a header field ends the connection.
-    for field in [
-        (":unknown", "1"),
-        ("X-Upper", "1"),
-        ("x", "a\rb"),
-        ("x", "a\nb"),
-        ("x", "a\0b"),
-        ("x y", "1"),
-    ] {
-        let mut raw = Raw::open(&proxy).await;
-        raw.send(&request(1, &get_with(&[field]))).await;
-
-        assert!(matches!(raw.goodbye().await, Some(1..)), "{field:?}");
     }
 
     assert!(upstream.is_untouched());
@@ -245,7 +230,8 @@ async fn a_header_section_is_bounded_in_decoded_bytes_and_in_fields() {
     let proxy = start(config(vec![upstream.route()]));
     // A client that does not take the answer's body, either.
     let no_window = [0, 4, 0, 0, 0, 0];
-    let (mut raw, _) = Raw::open_with(&proxy, &no_window).await;
+    let settings = [NO_TABLE, no_window].concat();
+    let (mut raw, _) = Raw::open_with(&proxy, &settings).await;
     // A field of 3 KB goes into the dynamic table, and each further byte stands for it
     // (RFC 7541 §5.1 writes 3000 as 127 and 2873 in groups of seven bits).
     let bomb = |times: usize| {
@@ -255,15 +241,13 @@ async fn a_header_section_is_bounded_in_decoded_bytes_and_in_fields() {
         bomb.resize(bomb.len() + times, 0xbe);
         bomb
     };
-    raw.send(&frame(HEADERS, END_HEADERS | 1, 1, &bomb(10)))
-        .await;
-    let answer = raw.next_of(&[HEADERS, RST_STREAM]).await.unwrap();
-    assert_eq!((answer.kind, answer.stream), (HEADERS, 1));
-    assert_eq!(status(&answer.payload), "431");
-
-    raw.send(&frame(HEADERS, END_HEADERS | 1, 3, &bomb(10_000)))
-        .await;
-    assert!(matches!(raw.goodbye().await, Some(1..)));
+    for (stream, times) in [(1, 10), (3, 10_000)] {
+        raw.send(&frame(HEADERS, END_HEADERS | 1, stream, &bomb(times)))
+            .await;
+        let answer = raw.next_of(&[HEADERS, RST_STREAM]).await.unwrap();
+        assert_eq!((answer.kind, answer.stream), (HEADERS, stream));
+        assert_eq!(status(&answer.payload), "431", "{times}");
+    }
 
     let many: Vec<_> = std::iter::repeat_n(("a", ""), 101).collect();
     assert_eq!(
