@@ -144,26 +144,27 @@ async fn try_until<T>(
 async fn attempt(settings: &Settings, request: &OpeningRequest) -> Result<Switched, AttemptError> {
     let stream = dial::dial(settings, Protocol::Http1, request.preamble()).await?;
     let answer = handshake::perform(stream, request);
-    match time::timeout(settings.handshake_timeout, answer).await {
-        Ok(Ok(switched)) => Ok(switched),
+    let answered = match settings.handshake_timeout {
+        None => answer.await,
+        Some(timeout) => time::timeout(timeout, answer)
+            .await
+            .map_err(|_elapsed| AttemptError::Silent(timeout))?,
+    };
+    answered.map_err(|error| match error {
         // In TLS 1.3 a client learns only now that its certificate is refused.
-        Ok(Err(AnswerError::Lost(error))) => Err(match TlsError::of(&error) {
+        AnswerError::Lost(error) => match TlsError::of(&error) {
             Some(error) => DialError::Tls(error).into(),
             None => AttemptError::Lost(error),
-        }),
-        Ok(Err(AnswerError::Refused(refused))) if is_temporary(refused.status) => {
-            Err(AttemptError::Temporary(refused))
+        },
+        AnswerError::Refused(refused) if is_temporary(refused.status) => {
+            AttemptError::Temporary(refused)
         }
-        Ok(Err(AnswerError::Refused(refused))) => Err(AttemptError::Refused(refused)),
-        Ok(Err(AnswerError::Broken(Broken(reason)))) => {
-            Err(AttemptError::Final(ConnectError::Broken(reason)))
+        AnswerError::Refused(refused) => AttemptError::Refused(refused),
+        AnswerError::Broken(Broken(reason)) => AttemptError::Final(ConnectError::Broken(reason)),
+        AnswerError::Subprotocol(mismatch) => {
+            AttemptError::Final(ConnectError::Subprotocol(Box::new(mismatch)))
         }
-        Ok(Err(AnswerError::Subprotocol(mismatch))) => {
-            let mismatch = Box::new(mismatch);
-            Err(AttemptError::Final(ConnectError::Subprotocol(mismatch)))
-        }
-        Err(_elapsed) => Err(AttemptError::Silent(settings.handshake_timeout)),
-    }
+    })
 }
 
 /// What an application, or a proxy before it, answers while it is not there yet.
@@ -239,8 +240,9 @@ pub struct Settings {
     /// the name may take; default 1 s.
     pub timeout: Duration,
     /// How long the TLS handshake may take, and then how long the upstream may take to answer
-    /// the opening handshake; default 5 s.
-    pub handshake_timeout: Duration,
+    /// the opening handshake, until another attempt is made; default `None`: as long as somebody
+    /// waits for it, for an application that works before it answers would begin anew each time.
+    pub handshake_timeout: Option<Duration>,
     /// The waits between attempts.
     pub retry: Retry,
     /// Whether every connection begins with a header of the PROXY protocol; default no.
@@ -255,7 +257,7 @@ impl Settings {
             address,
             tls: None,
             timeout: Duration::from_secs(1),
-            handshake_timeout: Duration::from_secs(5),
+            handshake_timeout: None,
             retry: Retry::default(),
             proxy_protocol: None,
         }

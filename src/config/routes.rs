@@ -152,7 +152,7 @@ fn upstream(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Setting
         override_with(&mut settings.timeout, connect.some_time("timeout"));
         override_with(
             &mut settings.handshake_timeout,
-            connect.some_time("handshake_timeout"),
+            connect.measure("handshake_timeout", units::optional_time),
         );
         settings.retry = connect.table("retry", retry);
     });

@@ -90,7 +90,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].subprotocols", Texts),
     ("route[].origins", Texts),
     ("route[].connect.timeout", Duration),
-    ("route[].connect.handshake_timeout", Duration),
+    ("route[].connect.handshake_timeout", OptionalDuration),
     ("route[].connect.retry.initial", Duration),
     ("route[].connect.retry.max", Duration),
     ("route[].connect.retry.jitter", Fraction),

@@ -82,7 +82,7 @@ impl<'a> Connecting<'a> {
             return Ok(stream);
         }
         if let Some(waiting) = multiplexed.waiting_stream() {
-            let another = self.share_another().await;
+            let another = self.share_another(deadline).await;
             return Ok(another.unwrap_or(waiting));
         }
         let stream = self.dial().await?;
@@ -92,17 +92,18 @@ impl<'a> Connecting<'a> {
 
     /// A stream on another connection, as all have as many as they may have, if the upstream
     /// takes one.
-    async fn share_another(&self) -> Option<Stream> {
+    async fn share_another(&self, deadline: Instant) -> Option<Stream> {
         let multiplexed = &self.pool.multiplexed;
         if !multiplexed.may_open() {
             return None;
         }
-        let opened = match dial_for(self.route, self.downstream.client).await {
-            Ok(stream) => {
+        let dialled = dial_for(self.route, self.downstream.client);
+        let opened = match time::timeout_at(deadline, dialled).await {
+            Ok(Ok(stream)) => {
                 let opened = multiplexed.open(stream, self.route.http.idle_timeout);
                 opened.await.ok()
             }
-            Err(_) => None,
+            Ok(Err(_)) | Err(_) => None,
         };
         if opened.is_none() {
             multiplexed.set_refused();
@@ -147,7 +148,7 @@ impl<'a> Connecting<'a> {
         let (route, client) = (self.route, self.downstream.client);
         let dial = || dial_for(route, client);
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
-            match dial().await {
+            match self.in_time(deadline, dial()).await? {
                 Ok(stream) => return Ok(stream),
                 Err(DialError::Unreachable(_)) => {}
                 Err(error) => return Err(hold::give_up(&error)),

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UnixSocket, lookup_host},
@@ -58,6 +59,21 @@ impl From<io::Error> for DialError {
     }
 }
 
+/// How long a connection may be silent until the host at its other end is asked whether it is
+/// there, and how long each of the [`PROBES`] may take.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+
+/// How many times in a row the host may not answer.
+const PROBES: u32 = 3;
+
+/// What finds a host that has vanished, which an upstream that says nothing for long is not.
+fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_AFTER)
+        .with_retries(PROBES)
+}
+
 /// Makes one connection to the upstream and writes `preamble` as its first bytes, before
 /// TLS where the upstream speaks it.
 ///
@@ -68,7 +84,7 @@ impl From<io::Error> for DialError {
 ///
 /// The error of the last address; `TimedOut` when it did not answer within
 /// `settings.timeout`, or did not finish the TLS handshake within
-/// `settings.handshake_timeout`.
+/// `settings.handshake_timeout`, where there is one.
 ///
 /// # Cancel safety
 ///
@@ -87,7 +103,10 @@ pub async fn dial(
         return Ok(stream);
     };
     let handshake = Box::pin(tls.connect(stream, protocol));
-    let shaken = within(settings.handshake_timeout, handshake).await;
+    let shaken = match settings.handshake_timeout {
+        None => handshake.await,
+        Some(timeout) => within(timeout, handshake).await,
+    };
     shaken.map_err(|error| match TlsError::of(&error) {
         Some(error) => DialError::Tls(error),
         None => error.into(),
@@ -101,6 +120,7 @@ async fn connect(settings: &Settings) -> io::Result<Transport> {
             let addresses = addresses.map_err(|error| about(host, error))?;
             let stream = first_that_answers(addresses, settings.timeout).await?;
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
             Ok(Transport::Tcp(stream))
         }
         Address::Unix(path) => {
@@ -220,18 +240,30 @@ mod tests {
         assert!(error.to_string().contains("`name.invalid`"), "{error}");
     }
 
-    #[tokio::test]
-    async fn nagle_is_off_towards_the_upstream() {
+    async fn connected() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let dialled = dial(&upstream_at("127.0.0.1", port), Protocol::Http1, b"").await;
+        match dialled.unwrap() {
+            Transport::Tcp(stream) => stream,
+            other => panic!("{other:?}"),
+        }
+    }
 
-        let Transport::Tcp(stream) = dial(&upstream_at("127.0.0.1", port), Protocol::Http1, b"")
-            .await
-            .unwrap()
-        else {
-            panic!("a TCP address gives a TCP connection");
-        };
+    #[tokio::test]
+    async fn nagle_is_off_towards_the_upstream() {
+        assert!(connected().await.nodelay().unwrap());
+    }
 
-        assert!(stream.nodelay().unwrap());
+    #[tokio::test]
+    async fn an_upstream_whose_host_has_vanished_is_found_out_in_20_s() {
+        let stream = connected().await;
+        let socket = SockRef::from(&stream);
+
+        assert!(socket.keepalive().unwrap());
+        let idle = socket.tcp_keepalive_time().unwrap();
+        let interval = socket.tcp_keepalive_interval().unwrap();
+        let probes = socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(idle + interval * probes, Duration::from_secs(20));
     }
 }

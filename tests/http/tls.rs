@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    future, io,
     os::unix::fs::symlink,
     process::Command,
     sync::Arc,
@@ -25,7 +25,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
     version::TLS12,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time,
+};
 
 use crate::{
     pki::{self, Authority, Folder, Issued},
@@ -225,7 +228,7 @@ async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
     let second = front.authority.issue(&["localhost"]);
     front.folder.identity("server", &second);
     while pki::shown(&connect(&proxy, fresh(), "localhost").await.unwrap()) != own(&second) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        time::sleep(Duration::from_millis(50)).await;
     }
     front.folder.write("server.pem", "nonsense");
     assert!(tls.reload().is_err());
@@ -234,7 +237,7 @@ async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
     let third = front.authority.issue(&["localhost"]);
     front.folder.identity("server", &third);
     while pki::shown(&connect(&proxy, fresh(), "localhost").await.unwrap()) != own(&third) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        time::sleep(Duration::from_millis(50)).await;
     }
 
     // Whoever was there goes on.
@@ -513,7 +516,7 @@ async fn an_upstream_that_does_not_finish_the_handshake_is_tried_again() {
     let ca = folder.write("ca.pem", &authority.pem());
     let upstream = Upstream::listen().await;
     let mut route = pki::over_tls(upstream.route(), ca, None);
-    route.upstream.handshake_timeout = Duration::from_millis(100);
+    route.upstream.handshake_timeout = Some(Duration::from_millis(100));
     let proxy = Proxy::start(config(vec![route]));
     let mut client = proxy.connect().await;
     client.open().await;
@@ -531,6 +534,46 @@ async fn an_upstream_that_does_not_finish_the_handshake_is_tried_again() {
             .head
             .starts_with("GET /chat")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_takes_long_for_its_tls_is_waited_for() {
+    let authority = Authority::new("authority");
+    let issued = authority.issue(&["127.0.0.1"]);
+    let folder = Folder::new();
+    let ca = folder.write("ca.pem", &authority.pem());
+    let upstream = Upstream::listen().await;
+    let settings = pki::over_tls(upstream.route(), ca, None).upstream;
+    let late = async {
+        let socket = upstream.accept_raw().await.0;
+        time::sleep(Duration::from_mins(2)).await;
+        let _stream = pki::accept(socket, pki::server_config(&issued, None)).await;
+        future::pending::<()>().await;
+    };
+
+    tokio::select! {
+        dialled = dial(&settings, Protocol::Http1, b"") => drop(dialled.unwrap()),
+        () = late => {}
+    }
+}
+
+#[tokio::test]
+async fn a_plain_request_is_answered_when_tls_takes_longer_than_it_may_wait() {
+    let authority = Authority::new("authority");
+    let folder = Folder::new();
+    let ca = folder.write("ca.pem", &authority.pem());
+    let upstream = Upstream::listen().await;
+    let mut route = pki::over_tls(upstream.route(), ca, None);
+    route.http.hold_timeout = Some(Duration::from_millis(100));
+    let proxy = Proxy::start(config(vec![route]));
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+
+    let _silent = upstream.accept_raw().await;
+
+    let head = client.read_head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+    assert!(upstream.is_untouched());
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 use http::HeaderMap;
 use readygate::{
     transport::Transport,
-    upstream::{self, Attempts, ConnectError, OpeningRequest, Retry, Settings},
+    upstream::{self, Answer, Attempts, ConnectError, OpeningRequest, Retry, Settings},
     websocket::Opened,
 };
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use crate::support::{Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, text_frame};
 
@@ -193,7 +193,7 @@ async fn a_connection_that_ends_before_the_answer_is_tried_again() {
 async fn an_upstream_that_never_answers_is_tried_again() {
     let listening = Upstream::listen().await;
     let mut settings = impatient(listening.route().upstream);
-    settings.handshake_timeout = Duration::from_millis(50);
+    settings.handshake_timeout = Some(Duration::from_millis(50));
     let attempts = Attempts::default();
     let request = request();
     let script = async {
@@ -208,6 +208,39 @@ async fn an_upstream_that_never_answers_is_tried_again() {
         attempts.last_error().unwrap(),
         "no answer to the opening handshake within 50ms"
     );
+}
+
+// X04
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_answers_late_is_asked_once() {
+    for is_asked_first in [false, true] {
+        let listening = Upstream::listen().await;
+        let settings = listening.route().upstream;
+        let attempts = Attempts::default();
+        let request = request();
+        let connect = async {
+            if is_asked_first {
+                let answer = upstream::ask(&settings, &request, &attempts).await;
+                assert!(matches!(answer, Ok(Answer::Switched(_))));
+            } else {
+                upstream::connect(&settings, &request, &attempts)
+                    .await
+                    .unwrap();
+            }
+        };
+        let script = async {
+            let mut late = listening.accept().await;
+            tokio::select! {
+                () = time::sleep(Duration::from_mins(2)) => late.answer_101().await,
+                _ = listening.accept() => panic!("it was asked already"),
+            }
+        };
+
+        tokio::join!(connect, script);
+
+        assert_eq!(attempts.get(), 1);
+        assert_eq!(attempts.last_error(), None);
+    }
 }
 
 // X05
