@@ -92,8 +92,8 @@ pub struct Context {
 /// Runs one session to its end.
 ///
 /// `client` has its `101`. `connect` makes one connection to the upstream, retrying what
-/// may be retried until it is dropped; it is called again when the upstream is lost before
-/// any message has gone either way.
+/// may be retried until it is dropped; it is called again when the upstream is lost, or goes to
+/// start again, before it is ready and before any message of the client has gone to it.
 ///
 /// `settings` and `context` are references or shared pointers.
 pub fn run<C, U>(

@@ -132,6 +132,10 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 Cause::ClientVanished => client.cut_off(),
                 Cause::ClientError(_) => client.incoming = Incoming::Garbled,
                 Cause::UpstreamClosed(frame) => client.tell(frame.clone()),
+                Cause::ReadyTimeout {
+                    last_close: Some(frame),
+                    ..
+                } => client.tell(CloseFrame::clone(frame)),
                 _ => {}
             }
             if let Some(code) = cause.client_code(close_codes) {

@@ -15,6 +15,7 @@
 
 mod admission;
 mod client;
+mod replacement;
 mod upstream;
 
 pub(super) use self::{
@@ -46,7 +47,7 @@ use super::{
 use crate::{
     transport::Stream,
     upstream::{Attempts, ConnectError},
-    websocket::{Assembler, Compression, Opened, Role, deflate::Inflation},
+    websocket::{Assembler, CloseFrame, Compression, Opened, Role, deflate::Inflation},
 };
 
 /// What happens when the hold queue is full.
@@ -142,6 +143,8 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) charge: Charge,
     gate: Gate<'s>,
     pub(super) link: Option<Link<U>>,
+    /// What the last upstream said that went to start again.
+    last_close: Option<Box<CloseFrame>>,
     /// When and why the gate opens, once that is known.
     opening: Option<Opening>,
     /// When a held session is cut although it might still become ready.
@@ -187,6 +190,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             charge: Charge::new(context.budget.clone()),
             gate: Gate::new(&settings.gate),
             link: None,
+            last_close: None,
             opening: None,
             drain_deadline: None,
             snapshot: None,
@@ -408,6 +412,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         Err(Cause::ReadyTimeout {
             waited: self.session.started().elapsed(),
             connected: self.link.is_some(),
+            last_close: self.last_close.take(),
         })
     }
 

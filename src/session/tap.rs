@@ -127,6 +127,11 @@ impl Tap {
         self.scanner.is_at_boundary()
     }
 
+    /// Whether a data message has begun and not ended.
+    pub(super) const fn is_in_message(&self) -> bool {
+        self.scanner.is_in_message()
+    }
+
     /// The scanner at this place of the stream.
     pub(super) fn into_scanner(self) -> FrameScanner {
         self.scanner

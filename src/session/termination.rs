@@ -81,6 +81,9 @@ pub enum Cause {
         waited: Duration,
         /// Whether the upstream was connected.
         connected: bool,
+        /// The close frame with which an upstream last went to start again, which is the
+        /// client's then.
+        last_close: Option<Box<CloseFrame>>,
     },
     /// The upstream took nothing of the flush for as long as the gate may take.
     #[error("upstream does not read")]
@@ -209,6 +212,10 @@ impl Cause {
             | Self::UpstreamClosed(_)
             | Self::ClientLost
             | Self::ClientVanished
+            | Self::ReadyTimeout {
+                last_close: Some(_),
+                ..
+            }
             | Self::Aborted => return None,
             Self::ClientError(error) => error.close_code(),
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
@@ -445,6 +452,7 @@ mod tests {
         let timeout = |connected| Cause::ReadyTimeout {
             waited: Duration::ZERO,
             connected,
+            last_close: None,
         };
         let status = http::StatusCode::FORBIDDEN;
         let mismatch = Mismatch {

@@ -51,6 +51,17 @@ impl CloseCode {
         .contains(&self)
     }
 
+    /// Whether a server that sends it before it has done anything means: come again.
+    #[must_use]
+    pub fn announces_restart(self) -> bool {
+        [
+            Self::GOING_AWAY,
+            Self::SERVICE_RESTART,
+            Self::TRY_AGAIN_LATER,
+        ]
+        .contains(&self)
+    }
+
     const fn literal(code: u16) -> Self {
         match NonZeroU16::new(code) {
             Some(code) => Self(code),

@@ -56,8 +56,13 @@ async fn a_client_s_close_is_relayed_and_the_upstream_s_answer_too() {
 #[tokio::test(start_paused = true)]
 async fn an_upstream_s_close_is_relayed_and_the_client_s_answer_too() {
     local(async {
+        // Before it is ready it says with these that it starts again.
+        let restarts = [1001, 1012, 1013];
         for code in relayed_codes() {
             for (phase, segments) in each_way() {
+                if phase == Phase::Held && restarts.contains(&code) {
+                    continue;
+                }
                 let mut scene = Scene::set(phase).await;
                 let said = longest_reason();
 

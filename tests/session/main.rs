@@ -10,6 +10,7 @@ mod hold;
 mod large_frames;
 mod overflow;
 mod property;
+mod restarts;
 mod scene;
 mod sockets;
 mod streams;

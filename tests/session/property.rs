@@ -21,7 +21,10 @@ use tokio::{
     io::{AsyncWriteExt, DuplexStream},
     time::sleep,
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::CloseFrame},
+};
 
 use crate::support::*;
 
@@ -65,14 +68,25 @@ struct Configured {
     forward_ready: bool,
 }
 
+/// A connection that is lost before the upstream is ready.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    /// How long it lasts, in milliseconds.
+    lasts: u64,
+    /// Whether the upstream says something meanwhile.
+    greets: bool,
+    /// The code of its close frame, if it sends one.
+    close: Option<u16>,
+}
+
 #[derive(Clone, Debug)]
 struct Schedule {
     messages: Vec<Sent>,
     /// Bytes in each write of the client, and the pause behind it in milliseconds.
     writes: Vec<(usize, u64)>,
     connect_after: u64,
-    /// How long each connection lasts that is lost before the upstream is ready.
-    losses: Vec<u64>,
+    /// The connections that are lost before the upstream is ready.
+    losses: Vec<Loss>,
     readiness: Readiness,
     /// The upstream vanishes once it has received this many messages.
     lost_behind: Option<usize>,
@@ -135,9 +149,15 @@ fn schedules() -> impl Strategy<Value = Schedule> {
         1 => Just(Readiness::Never(OnTimeout::Close)),
         1 => Just(Readiness::Never(OnTimeout::Open)),
     ];
+    let close = prop::option::of(prop_oneof![Just(1001), Just(1012), Just(1013)]);
+    let loss = (0..200_u64, any::<bool>(), close).prop_map(|(lasts, greets, close)| Loss {
+        lasts,
+        greets,
+        close,
+    });
     let losses = prop_oneof![
         3 => Just(Vec::new()),
-        1 => prop::collection::vec(0..200_u64, 1..=3),
+        1 => prop::collection::vec(loss, 1..=3),
     ];
     let upstream = (0..300_u64, losses, readiness, seldom(0..30_usize));
     let client = (
@@ -267,12 +287,11 @@ async fn send(mut client: DuplexStream, schedule: Schedule) -> DuplexStream {
 
 /// Receives on one upstream connection until its end, or until there are `enough` messages.
 async fn serve(
-    stream: DuplexStream,
+    upstream: &mut WebSocketStream<DuplexStream>,
     ready_after: Option<u64>,
     enough: Option<usize>,
     received: &mut Vec<String>,
 ) {
-    let mut upstream = as_server(stream).await;
     if let Some(after) = ready_after {
         sleep(Duration::from_millis(after)).await;
         upstream.send(text("ready")).await.ok();
@@ -291,18 +310,30 @@ async fn serve(
 async fn serve_all(upstream: Upstream, schedule: Schedule) -> (Vec<String>, usize) {
     let mut received = Vec::new();
     sleep(Duration::from_millis(schedule.connect_after)).await;
-    for lasts in &schedule.losses {
-        let serving = serve(upstream.connect(b""), None, None, &mut received);
-        let lasts = Duration::from_millis(*lasts);
+    for loss in &schedule.losses {
+        let mut connection = as_server(upstream.connect(b"")).await;
+        if loss.greets {
+            connection.send(text("hello")).await.ok();
+        }
+        let serving = serve(&mut connection, None, None, &mut received);
+        let lasts = Duration::from_millis(loss.lasts);
         tokio::time::timeout(lasts, serving).await.ok();
+        if let Some(code) = loss.close {
+            let frame = CloseFrame {
+                code: code.into(),
+                reason: "again".into(),
+            };
+            connection.close(Some(frame)).await.ok();
+        }
     }
     let ready_after = match schedule.readiness {
         Readiness::After(after) => Some(after),
         Readiness::Never(_) => None,
     };
     let received_early = received.len();
-    let connection = upstream.connect(b"");
-    serve(connection, ready_after, schedule.lost_behind, &mut received).await;
+    let mut connection = as_server(upstream.connect(b"")).await;
+    let enough = schedule.lost_behind;
+    serve(&mut connection, ready_after, enough, &mut received).await;
     (received, received_early)
 }
 
@@ -436,7 +467,8 @@ fn check_ledger(
 /// Checks what the client got: the ready message unless it is withheld, and one close frame.
 fn check_client(schedule: &Schedule, got: &[u8], report: &Report) -> Result<(), TestCaseError> {
     let frames = Frame::all(got);
-    let readies = frames.iter().filter(|frame| frame.first == 0x81).count();
+    let readies = frames.iter().filter(|frame| frame.payload == b"ready");
+    let readies = readies.count();
     prop_assert!(readies <= usize::from(schedule.configured.forward_ready));
     let code = frames.last().and_then(|frame| match frame.first {
         0x88 => frame.payload.first_chunk().copied(),

@@ -7,9 +7,8 @@ use tokio::time::Instant;
 use super::{Client, Holding};
 use crate::{
     session::{
-        gate::{self, Gate, Signal},
+        gate::{self, Signal},
         peer::{HIGH_WATER_BYTES, Peer},
-        state::SessionState,
         tap::{Tap, Tapped},
         termination::Cause,
     },
@@ -26,8 +25,8 @@ const MAX_PING_WAIT: Duration = Duration::from_secs(2);
 pub(in crate::session) struct Link<U> {
     pub(in crate::session) peer: Peer<U>,
     pub(in crate::session) tap: Tap,
-    /// Whether anything of a message has gone either way.
-    is_used: bool,
+    /// Whether a message of the client has gone to it, or is on its way.
+    has_client_message: bool,
     /// The present message, where the client may have to be spared it.
     pub(in crate::session) withheld: Option<Withheld>,
     ping: Option<GatePing>,
@@ -64,7 +63,7 @@ impl<U: Stream> Link<U> {
         let mut link = Self {
             peer: Peer::new(opened),
             tap: Tap::new(gate, agreement),
-            is_used: false,
+            has_client_message: false,
             withheld: None,
             ping,
         };
@@ -84,8 +83,18 @@ impl<U: Stream> Link<U> {
 
     /// Sends one whole message of the client upstream.
     pub(in crate::session) fn pass_on(&mut self, wire: Vec<u8>) {
-        self.is_used = true;
+        self.has_client_message = true;
         self.peer.outbox.push_message(wire);
+    }
+
+    /// Whether a message of the client has gone to it, or is on its way.
+    pub(in crate::session) const fn has_client_message(&self) -> bool {
+        self.has_client_message
+    }
+
+    /// Whether it is inside a message of which something has been passed on.
+    pub(super) fn is_inside_passing(&self) -> bool {
+        self.withheld.is_none() && self.tap.is_in_message()
     }
 
     /// When the gate's ping is to be repeated.
@@ -180,7 +189,6 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 return;
             }
         }
-        link.is_used = true;
         self.client.pass(bytes, link.tap.is_at_boundary());
     }
 
@@ -194,7 +202,6 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn decide(&mut self) {
         let Some(link) = &mut self.link else { return };
         if self.gate.would_make_ready(link.tap.sample()) {
-            link.is_used = true;
             link.withheld = Some(Withheld::Ready);
         } else {
             self.let_pass();
@@ -208,7 +215,6 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             .withheld
             .take_if(|withheld| matches!(withheld, Withheld::Undecided(_)))
         {
-            link.is_used = true;
             self.client.pass(&bytes, link.tap.is_at_boundary());
         }
     }
@@ -252,7 +258,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         match (control.opcode, &mut self.client) {
             (Opcode::Close, _) => {
                 let frame = CloseFrame::parse(&control.payload).map_err(Cause::UpstreamError)?;
-                Err(Cause::UpstreamClosed(frame))
+                self.upstream_closed(frame)
             }
             (Opcode::Ping, Client::Leaving(..) | Client::Gone(_)) => {
                 let pong = control_frame(Opcode::Pong, &control.payload, Some(rand::random()));
@@ -264,21 +270,5 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 Ok(())
             }
         }
-    }
-
-    /// The upstream's connection is lost: another one, if nothing has gone either way.
-    fn upstream_lost(&mut self) -> Result<(), Cause> {
-        let is_used = self.link.as_ref().is_none_or(|link| link.is_used);
-        if is_used || self.snapshot.is_some() {
-            return Err(Cause::UpstreamLost);
-        }
-        self.link = None;
-        self.opening = None;
-        self.gate = Gate::new(&self.settings.gate);
-        if self.session.entered_state() != SessionState::Reconnecting {
-            self.session
-                .enter(SessionState::Reconnecting, "upstream lost");
-        }
-        Ok(())
     }
 }
