@@ -12,6 +12,10 @@
 //!   done. Under [`Overflow::Backpressure`] memory stays within the bounds but for one read of
 //!   at most 16 KiB; under the other policies the message that is being received may take up
 //!   to `max_bytes` more, for it must be whole to be weighed against the others.
+//! * Of the upstream's present message no more is kept than matchers look at, and where it may
+//!   have to be withheld twice as much of its wire bytes. What goes beyond, or beyond 4 KiB while
+//!   the budget is used up, is judged by what has been seen: it is no longer a whole message, and
+//!   passes unless that is enough to know that it is the ready one.
 
 mod admission;
 mod client;

@@ -116,6 +116,11 @@ impl Tap {
         self.is_cut
     }
 
+    /// How much of the present message is kept, in bytes.
+    pub(super) const fn sample_bytes(&self) -> usize {
+        self.sample.len()
+    }
+
     /// The memory that the sample occupies, and what is needed to take it.
     pub(super) fn held_bytes(&self) -> usize {
         let inflater = self.compressed.inflater.as_ref();
@@ -187,8 +192,16 @@ impl Tap {
         Ok(Some(Tapped::MessageStart(bytes)))
     }
 
+    /// Keeps no more of the present message than there is: its sample is cut here.
+    pub(super) const fn cut_sample(&mut self) {
+        self.is_cut = true;
+    }
+
     /// Adds to the sample what there is room for.
     fn keep(&mut self, plain: &[u8]) {
+        if self.is_cut {
+            return;
+        }
         let room = self.inspect_bytes - self.sample.len();
         let kept = plain.len().min(room);
         self.sample.extend_from_slice(&plain[..kept]);

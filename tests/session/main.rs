@@ -6,6 +6,7 @@ mod closing_handshake;
 mod compression;
 mod ending;
 mod frames;
+
 mod hold;
 mod large_frames;
 mod overflow;
@@ -16,3 +17,4 @@ mod sockets;
 mod streams;
 mod support;
 mod watch;
+mod withheld;

@@ -15,9 +15,10 @@ use crate::{
     websocket::{Message, ProtocolError, Role},
 };
 
-/// What a session may hold although the process's budget is used up, in accounted bytes: what
-/// other sessions hold must not keep one from the message that its upstream waits for.
-const RESERVE_BYTES: usize = 4096;
+/// What a session may hold of its client although the process's budget is used up, in accounted
+/// bytes: what other sessions hold must not keep one from the message that its upstream waits
+/// for. Once more as much may be kept of its upstream's message.
+pub(super) const RESERVE_BYTES: usize = 4096;
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Whether bytes of the client may be read.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Client, Holding};
+use super::{Client, Holding, admission::RESERVE_BYTES};
 use crate::{
     session::{
         gate::{self, Signal},
@@ -13,7 +13,10 @@ use crate::{
         termination::Cause,
     },
     transport::Stream,
-    websocket::{CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame},
+    websocket::{
+        CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame,
+        message::max_compressed_bytes,
+    },
 };
 
 /// The first wait for the answer to the gate's ping; doubles up to [`MAX_PING_WAIT`].
@@ -32,10 +35,20 @@ pub(in crate::session) struct Link<U> {
     ping: Option<GatePing>,
 }
 
+/// What is kept of the upstream's present message, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// As it was on the wire.
+    withheld: usize,
+    /// That, and what matchers are to see.
+    in_all: usize,
+}
+
 /// A message that the client does not see, or not yet.
 #[derive(Debug)]
 pub(in crate::session) enum Withheld {
-    /// It may turn out to be the ready message: what has come of it.
+    /// It may turn out to be the ready message: what has come of it, frame headers included,
+    /// at most [`max_compressed_bytes`] of what matchers look at and one read.
     Undecided(Vec<u8>),
     /// It is the ready message: nothing is kept.
     Ready,
@@ -81,6 +94,16 @@ impl<U: Stream> Link<U> {
             }
     }
 
+    /// How much of the present message is kept.
+    fn kept_bytes(&self) -> Kept {
+        let withheld = match &self.withheld {
+            Some(Withheld::Undecided(bytes)) => bytes.len(),
+            Some(Withheld::Ready) | None => 0,
+        };
+        let in_all = withheld + self.tap.sample_bytes();
+        Kept { withheld, in_all }
+    }
+
     /// Sends one whole message of the client upstream.
     pub(in crate::session) fn pass_on(&mut self, wire: Vec<u8>) {
         self.has_client_message = true;
@@ -119,6 +142,16 @@ impl<U: Stream> Link<U> {
                 .as_ref()
                 .is_some_and(|ping| ping.payload[..] == control.payload[..])
     }
+}
+
+/// Adds `bytes` to what is `kept`, which is not to grow far beyond `max_bytes`; it is copied
+/// seldom, and never takes twice the memory that it needs.
+fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
+    if kept.capacity() - kept.len() < bytes.len() {
+        let ahead = (kept.len() / 2).min(max_bytes.saturating_sub(kept.len()));
+        kept.reserve_exact(ahead.max(bytes.len()));
+    }
+    kept.extend_from_slice(bytes);
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
@@ -177,19 +210,23 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     fn take_data(&mut self, bytes: &[u8]) {
         let Some(link) = &mut self.link else { return };
-        match &mut link.withheld {
-            None => {}
-            Some(Withheld::Ready) => return,
-            Some(Withheld::Undecided(withheld)) => {
-                withheld.extend_from_slice(bytes);
-                // What is longer than matchers look at is decided by what they have seen.
-                if link.tap.is_sample_cut() {
-                    self.decide();
-                }
-                return;
-            }
+        let max_bytes = max_compressed_bytes(self.settings.gate.inspect_bytes);
+        if let Some(Withheld::Undecided(withheld)) = &mut link.withheld {
+            extend(withheld, bytes, max_bytes);
         }
-        self.client.pass(bytes, link.tap.is_at_boundary());
+        let kept = link.kept_bytes();
+        if kept.withheld >= max_bytes
+            || kept.in_all > RESERVE_BYTES && self.context.budget.is_exhausted()
+        {
+            link.tap.cut_sample();
+        }
+        match &link.withheld {
+            None => self.client.pass(bytes, link.tap.is_at_boundary()),
+            Some(Withheld::Ready) => {}
+            // What is longer than matchers look at is decided by what they have seen.
+            Some(Withheld::Undecided(_)) if link.tap.is_sample_cut() => self.decide(),
+            Some(Withheld::Undecided(_)) => {}
+        }
     }
 
     /// Whether a message that begins here may be the ready message and is not the

@@ -1,0 +1,141 @@
+//! What the client is spared: the ready message where a route keeps it, and what keeping it
+//! back may cost.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+use std::sync::Arc;
+
+use readygate::{
+    matcher::Matcher,
+    session::{Budget, Settings, gate::Trigger},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    time::sleep,
+};
+
+use crate::{scene::*, support::*};
+
+/// What a session may have in memory of its upstream's message by default: twice what
+/// matchers look at, and what they have seen of it.
+const MAX_KEPT_BYTES: usize = 4 * 64 * 1024;
+
+/// Settings whose ready message starts with `ready`, and is kept from the client.
+fn withholding() -> Settings {
+    let mut settings = gated();
+    settings.gate.ready = vec![Trigger::Message(Matcher::Prefix("ready".to_owned()))];
+    settings.gate.forward_ready = false;
+    settings
+}
+
+/// Writes `bytes` again and again, `count` times, and looks at what the session holds.
+async fn flood(upstream: &mut DuplexStream, bytes: &[u8], count: usize, budget: &Budget) -> usize {
+    let chunk = bytes.repeat(4096 / bytes.len());
+    let mut most = 0;
+    for _ in 0..count.div_ceil(4096 / bytes.len()) {
+        upstream.write_all(&chunk).await.unwrap();
+        sleep(TICK).await;
+        most = most.max(budget.used_bytes());
+    }
+    most
+}
+
+/// Reads and forgets what comes for the client.
+fn read_all(mut client: DuplexStream) -> tokio::task::JoinHandle<Vec<u8>> {
+    tokio::task::spawn_local(async move { read_to_end(&mut client).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_empty_fragments_of_a_withheld_message_are_bounded() {
+    local(async {
+        let budget = Arc::new(Budget::new(64 * 1024 * 1024));
+        let running = start_with(withholding(), budget.clone(), Vec::new());
+        let client = read_all(running.client);
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b""));
+        sleep(TICK).await;
+
+        let most = flood(&mut upstream, b"\x00\x00", 1 << 20, &budget).await;
+
+        assert!(most <= MAX_KEPT_BYTES, "{most} bytes");
+        drop(upstream);
+        // It cannot be the ready message any more, and passes.
+        assert!(client.await.unwrap().len() >= 2 << 20);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_cut_into_bytes_is_withheld_as_long_as_it_may_be_the_one() {
+    local(async {
+        let budget = Arc::new(Budget::new(64 * 1024 * 1024));
+        let mut running = start_with(withholding(), budget.clone(), Vec::new());
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b"ready"));
+        sleep(TICK).await;
+
+        let most = flood(&mut upstream, b"\x00\x01x", 1 << 20, &budget).await;
+        let end = [server_frame(0x80, b""), server_frame(0x81, b"data")].concat();
+        upstream.write_all(&end).await.unwrap();
+
+        assert!(most <= MAX_KEPT_BYTES, "{most} bytes");
+        let data = server_frame(0x81, b"data");
+        let mut got = vec![0; data.len()];
+        running.client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, data, "the ready message does not pass");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_up_budget_leaves_a_withheld_message_little() {
+    local(async {
+        let budget = Arc::new(Budget::new(0));
+        let running = start_with(withholding(), budget.clone(), Vec::new());
+        let client = read_all(running.client);
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b"xx"));
+        sleep(TICK).await;
+
+        let most = flood(&mut upstream, b"\x00\x02xx", 1 << 16, &budget).await;
+
+        assert!(most <= 3 * 4096, "{most} bytes");
+        drop(upstream);
+        assert!(client.await.unwrap().len() >= 4 << 16);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_up_budget_leaves_room_for_a_ready_message() {
+    local(async {
+        let budget = Arc::new(Budget::new(0));
+        let running = start_with(withholding(), budget, Vec::new());
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b"ready"));
+        let mut client = running.client;
+        let held = client_frame(0x81, b"held");
+        write(&mut client, &held, Segments::Whole).await;
+
+        let rest = server_frame(0x80, &[b'x'; 100]);
+        write(&mut upstream, &rest, Segments::Bytes).await;
+
+        assert_eq!(read_frame(&mut upstream).await.payload, b"held");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_used_up_by_others_bounds_what_matchers_see_too() {
+    local(async {
+        let budget = Arc::new(Budget::new(0));
+        let mut settings = withholding();
+        settings.gate.forward_ready = true;
+        let running = start_with(settings, budget.clone(), Vec::new());
+        let client = read_all(running.client);
+        let mut upstream = running.upstream.connect(&server_frame(0x01, b"xx"));
+        sleep(TICK).await;
+
+        let most = flood(&mut upstream, b"\x00\x02xx", 1 << 16, &budget).await;
+
+        assert!(most <= 3 * 4096, "{most} bytes");
+        drop(upstream);
+        client.await.unwrap();
+    })
+    .await;
+}
