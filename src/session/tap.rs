@@ -67,6 +67,11 @@ pub(super) enum Tapped<'i> {
 impl Tap {
     /// A tap at the start of what an upstream sends with which `agreement` was made, for `gate`.
     pub(super) fn new(gate: &gate::Settings, agreement: Option<Agreement>) -> Self {
+        let mut tap = Self::blind(agreement);
+        if gate.wants_pong() {
+            // Whoever has the scanner after the tap is to see pongs, too.
+            tap.scanner.stop_at_pongs();
+        }
         Self {
             inspect_bytes: gate.inspect_bytes,
             compressed: Compressed {
@@ -74,7 +79,7 @@ impl Tap {
                 is_read: gate.reads_messages(),
                 ..Compressed::default()
             },
-            ..Self::blind(agreement)
+            ..tap
         }
     }
 

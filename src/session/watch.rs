@@ -35,13 +35,20 @@ use super::{
 };
 use crate::websocket::{Control, Opcode, Role, frame::control_frame};
 
-/// What the proxy's pings say, and their pongs after them: nobody else's do.
+/// What the proxy's pings say, the gate's own among them, and their pongs after them: nobody
+/// else's do.
 static PAYLOAD: LazyLock<[u8; 8]> = LazyLock::new(rand::random);
 
 /// By how much of its greatest age a session may end earlier.
 const MAX_EARLINESS: f64 = 0.1;
 
-/// Whether `control` answers a ping of a [`Watch`].
+/// A ping of the proxy's own for the side of `role`.
+pub(super) fn own_ping(role: Role) -> Vec<u8> {
+    let mask = (role == Role::Server).then(rand::random);
+    control_frame(Opcode::Ping, &*PAYLOAD, mask)
+}
+
+/// Whether `control` answers a ping of the proxy's own.
 pub(super) fn is_own_pong(control: &Control) -> bool {
     control.opcode == Opcode::Pong && control.payload == *PAYLOAD
 }
@@ -148,8 +155,7 @@ impl Pulse {
         if !outbox.is_at_boundary() {
             return false;
         }
-        let mask = (role == Role::Server).then(rand::random);
-        outbox.push_control(control_frame(Opcode::Ping, &*PAYLOAD, mask));
+        outbox.push_control(own_ping(role));
         ping.is_sent = true;
         ping.since = Instant::now();
         true

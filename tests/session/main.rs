@@ -6,7 +6,7 @@ mod closing_handshake;
 mod compression;
 mod ending;
 mod frames;
-
+mod gate_pings;
 mod hold;
 mod large_frames;
 mod overflow;

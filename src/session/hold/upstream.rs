@@ -11,10 +11,11 @@ use crate::{
         peer::{HIGH_WATER_BYTES, Peer},
         tap::{Tap, Tapped},
         termination::Cause,
+        watch,
     },
     transport::Stream,
     websocket::{
-        CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame,
+        CloseFrame, Control, Opcode, Opened, Role, extension::Agreement, frame::control_frame,
         message::max_compressed_bytes,
     },
 };
@@ -54,10 +55,10 @@ pub(in crate::session) enum Withheld {
     Ready,
 }
 
-/// The proxy's own ping, repeated until its pong comes.
+/// The gate's own ping, repeated until a pong comes. There may be several then: none of them is
+/// the client's, however late it comes.
 #[derive(Debug)]
 struct GatePing {
-    payload: [u8; 8],
     next_at: Instant,
     wait: Duration,
 }
@@ -69,7 +70,6 @@ impl<U: Stream> Link<U> {
         agreement: Option<Agreement>,
     ) -> Self {
         let ping = gate.wants_pong().then(|| GatePing {
-            payload: rand::random(),
             next_at: Instant::now(),
             wait: FIRST_PING_WAIT,
         });
@@ -128,19 +128,13 @@ impl<U: Stream> Link<U> {
     pub(super) fn ping_if_due(&mut self, now: Instant) {
         let Some(ping) = &mut self.ping else { return };
         if ping.next_at <= now {
-            let frame = control_frame(Opcode::Ping, &ping.payload, Some(rand::random()));
-            self.peer.outbox.push_control(frame);
+            // One that does not read has enough with the one that waits for it.
+            if self.peer.outbox.is_empty() {
+                self.peer.outbox.push_control(watch::own_ping(Role::Server));
+            }
             ping.next_at = now + ping.wait;
             ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
         }
-    }
-
-    fn is_answer_to_ping(&self, control: &Control) -> bool {
-        control.opcode == Opcode::Pong
-            && self
-                .ping
-                .as_ref()
-                .is_some_and(|ping| ping.payload[..] == control.payload[..])
     }
 }
 
@@ -287,9 +281,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        if link.is_answer_to_ping(control) {
-            link.ping = None;
-            self.observe(&Signal::Pong, "upstream answered the ping");
+        if watch::is_own_pong(control) {
+            if link.ping.take().is_some() {
+                self.observe(&Signal::Pong, "upstream answered the ping");
+            }
             return Ok(());
         }
         match (control.opcode, &mut self.client) {
