@@ -29,7 +29,7 @@ pub use self::{
     termination::{Cause, Report},
 };
 use self::{
-    close::{Closing, Party},
+    close::{Closing, Forwards, Party},
     hold::{Client, Farewell, Holding},
     ledger::Account,
     record::Queued,
@@ -246,22 +246,20 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn into_closing(self) -> Closing<C, U> {
+        let forwards = self.forwards();
         let (_, scanner) = self.assembler.into_parts();
+        let silenced = |peer, scanner| Party::new(Role::Client, peer, scanner, Forwards::Nothing);
         let client = match self.client {
-            Client::Here(peer) => Some(Party::new(Role::Client, peer, scanner, false)),
+            Client::Here(peer) => Some(silenced(peer, scanner)),
             Client::Leaving(peer, Farewell::Closed(frame)) if !peer.outbox.is_at_boundary() => {
-                Some(Party::new(Role::Client, peer, scanner, false).answering(frame))
+                Some(silenced(peer, scanner).answering(frame))
             }
-            Client::Leaving(peer, _) => {
-                Some(Party::new(Role::Client, peer, scanner, false).closed())
-            }
+            Client::Leaving(peer, _) => Some(silenced(peer, scanner).closed()),
             Client::Gone(_) => None,
         };
-        let upstream = self.link.map(|link| {
-            // The client must not get the rest of a message whose beginning was withheld.
-            let forwards = link.withheld.is_none();
-            Party::new(Role::Server, link.peer, link.tap.into_scanner(), forwards)
-        });
+        let upstream = self
+            .link
+            .map(|link| Party::new(Role::Server, link.peer, link.tap.into_scanner(), forwards));
         Closing { client, upstream }
     }
 }
@@ -272,12 +270,17 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             client, upstream, ..
         } = ends;
         Self {
-            client: Some(Party::new(Role::Client, client.peer, client.scanner, true)),
+            client: Some(Party::new(
+                Role::Client,
+                client.peer,
+                client.scanner,
+                Forwards::All,
+            )),
             upstream: Some(Party::new(
                 Role::Server,
                 upstream.peer,
                 upstream.scanner,
-                true,
+                Forwards::All,
             )),
         }
     }

@@ -12,6 +12,7 @@
 
 mod codes;
 mod party;
+mod rest;
 
 use std::time::Duration;
 
@@ -19,8 +20,11 @@ use futures_util::FutureExt;
 use tokio::{io::AsyncWriteExt, time};
 
 pub use self::codes::CloseCodes;
-pub(super) use self::party::Party;
-use self::party::{Incoming, Outgoing};
+pub(super) use self::party::{Forwards, Party};
+use self::{
+    party::{Incoming, Outgoing},
+    rest::take_rest_of_message,
+};
 use super::{
     Context,
     outbox::Outbox,
@@ -261,7 +265,11 @@ fn take_frames<S: Stream, T: Stream>(
     to: Option<&mut Party<T>>,
     input: &mut &[u8],
 ) -> Option<u64> {
-    let Some(to) = to.filter(|to| from.forwards && to.takes_data()) else {
+    if from.forwards == Forwards::RestOfMessage && !from.scanner.is_in_message() {
+        from.forwards = Forwards::Nothing;
+    }
+    let forwards = from.forwards;
+    let Some(to) = to.filter(|to| forwards != Forwards::Nothing && to.takes_data()) else {
         let skipped = from.scanner.skip(input);
         *input = &input[skipped.bytes..];
         return take_stop(from, skipped.stop, input).map(|()| 0);
@@ -276,6 +284,9 @@ fn take_frames<S: Stream, T: Stream>(
         to.tell_at_boundary();
         *input = &input[taken..];
         return (taken > 0 || to.is_told()).then_some(u64::from(ended));
+    }
+    if forwards == Forwards::RestOfMessage {
+        return take_rest_of_message(from, to, input);
     }
     let skipped = from.scanner.skip(input);
     to.peer

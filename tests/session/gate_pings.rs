@@ -114,13 +114,13 @@ async fn a_backend_that_does_not_read_is_owed_one_ping() {
     local(async {
         let budget = Arc::new(Budget::new(1024 * 1024));
         let mut settings = on_pong();
-        settings.gate.timeout = Duration::from_secs(24 * 60 * 60);
+        settings.gate.timeout = Duration::from_hours(24);
         let running = start_with(settings, budget.clone(), Vec::new());
         let _upstream = running.upstream.connect(b"");
         sleep(TICK).await;
         let before = budget.used_bytes();
 
-        sleep(Duration::from_secs(23 * 60 * 60)).await;
+        sleep(Duration::from_hours(23)).await;
 
         assert!(budget.used_bytes() <= before + 1024);
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use readygate::{
     matcher::Matcher,
-    session::{Budget, Settings, gate::Trigger},
+    session::{Budget, Settings, gate::Trigger, hold::OnClientGone},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -136,6 +136,77 @@ async fn a_budget_used_up_by_others_bounds_what_matchers_see_too() {
         assert!(most <= 3 * 4096, "{most} bytes");
         drop(upstream);
         client.await.unwrap();
+    })
+    .await;
+}
+
+/// A session of which the client has closed first, before its upstream is ready, and nothing
+/// is to be delivered.
+async fn close_first() -> Scene {
+    let mut settings = withholding();
+    settings.hold.on_client_gone = OnClientGone::Discard;
+    let mut scene = Scene::run(settings).await;
+    let close = client_close(1000, "bye");
+    write(&mut scene.client, &close, Segments::Whole).await;
+    scene
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withheld_ready_message_does_not_pass_while_closing() {
+    local(async {
+        for segments in SEGMENTS {
+            let mut scene = close_first().await;
+            let words = [
+                server_frame(0x81, b"ready"),
+                server_frame(0x81, b"ready again"),
+                server_close(1000, "bye"),
+            ];
+            write(&mut scene.upstream, &words.concat(), segments).await;
+
+            let told = scene.end().await;
+
+            assert_eq!(told.client_close(), (1000, "bye".to_owned()));
+            assert_eq!(told.client.len(), 1, "{:?}", told.client);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_begun_to_pass_is_completed_while_closing() {
+    local(async {
+        for segments in SEGMENTS {
+            // It cannot be the ready message.
+            let begun = [&b"\x01\x7f"[..], &70_000_u64.to_be_bytes()].concat();
+            let begun = [&begun[..], &vec![b'x'; 69_990]].concat();
+            let running = start({
+                let mut settings = withholding();
+                settings.hold.on_client_gone = OnClientGone::Discard;
+                settings
+            });
+            let mut upstream = running.upstream.connect(b"");
+            let (mut from, mut to) = tokio::io::split(running.client);
+            let client = tokio::task::spawn_local(async move { read_to_end(&mut from).await });
+            upstream.write_all(&begun).await.unwrap();
+            sleep(TICK).await;
+            to.write_all(&client_close(1000, "bye")).await.unwrap();
+            sleep(TICK).await;
+
+            let rest = [
+                vec![b'x'; 10],
+                server_frame(0x8a, b"pong"),
+                server_frame(0x80, b"end"),
+                server_frame(0x81, b"ready"),
+                server_close(1000, "bye"),
+            ];
+            write(&mut upstream, &rest.concat(), segments).await;
+
+            let got = client.await.unwrap();
+            let frames = Frame::all(&got);
+            let firsts: Vec<_> = frames.iter().map(|frame| frame.first).collect();
+            assert_eq!(firsts, [0x01, 0x8a, 0x80, 0x88], "{segments:?}");
+            assert_eq!(Told::close(&frames), (1000, "bye".to_owned()));
+        }
     })
     .await;
 }

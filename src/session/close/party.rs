@@ -12,10 +12,21 @@ pub(in crate::session) struct Party<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
     pub(super) role: Role,
-    /// Whether data that it still sends goes on to the other side.
-    pub(super) forwards: bool,
+    /// What of the data that it still sends goes on to the other side.
+    pub(super) forwards: Forwards,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
+}
+
+/// What of a side's data goes on to the other one while the session closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Forwards {
+    /// All of it.
+    All,
+    /// The rest of the message whose beginning has gone on, and none behind that.
+    RestOfMessage,
+    /// Nothing.
+    Nothing,
 }
 
 /// What one side has said.
@@ -41,12 +52,12 @@ pub(super) enum Outgoing {
 }
 
 impl<S: Stream> Party<S> {
-    /// The side of `role`; `forwards` says whether data that it sends goes on.
+    /// The side of `role`; `forwards` says what of the data that it sends goes on.
     pub(in crate::session) const fn new(
         role: Role,
         peer: Peer<S>,
         scanner: FrameScanner,
-        forwards: bool,
+        forwards: Forwards,
     ) -> Self {
         let (incoming, outgoing) = (Incoming::Open, Outgoing::Open);
         Self {

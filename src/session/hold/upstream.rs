@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Client, Holding, admission::RESERVE_BYTES};
 use crate::{
     session::{
+        close::Forwards,
         gate::{self, Signal},
         peer::{HIGH_WATER_BYTES, Peer},
         tap::{Tap, Tapped},
@@ -216,10 +217,24 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         match &link.withheld {
             None => self.client.pass(bytes, link.tap.is_at_boundary()),
-            Some(Withheld::Ready) => {}
             // What is longer than matchers look at is decided by what they have seen.
             Some(Withheld::Undecided(_)) if link.tap.is_sample_cut() => self.decide(),
-            Some(Withheld::Undecided(_)) => {}
+            Some(_) => {}
+        }
+    }
+
+    /// What the client still gets of the upstream when the session ends now: not the rest of a
+    /// message whose beginning was withheld, and none that might have been.
+    pub(in crate::session) fn forwards(&self) -> Forwards {
+        match &self.link {
+            Some(Link {
+                withheld: Some(_), ..
+            }) => Forwards::Nothing,
+            Some(link) if self.may_withhold() && link.tap.is_in_message() => {
+                Forwards::RestOfMessage
+            }
+            Some(_) if self.may_withhold() => Forwards::Nothing,
+            Some(_) | None => Forwards::All,
         }
     }
 

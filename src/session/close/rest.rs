@@ -1,0 +1,57 @@
+//! The rest of a message whose beginning has gone on, when nothing behind it may.
+
+use super::{Party, take_stop};
+use crate::{
+    session::watch,
+    transport::Stream,
+    websocket::{Control, Opcode, frame::Stop},
+};
+
+/// Takes the next piece of the present message, or a control frame from between its fragments;
+/// returns how many messages ended with it, `None` when more bytes are needed.
+pub(super) fn take_rest_of_message<S: Stream, T: Stream>(
+    from: &mut Party<S>,
+    to: &mut Party<T>,
+    input: &mut &[u8],
+) -> Option<u64> {
+    if from.scanner.is_at_boundary() {
+        return take_header(from, to, input);
+    }
+    let (taken, ended) = from.scanner.take_payload(input.len());
+    let (payload, rest) = input.split_at(taken);
+    pass(from, to, payload, ended);
+    *input = rest;
+    (taken > 0).then_some(u64::from(ended))
+}
+
+fn take_header<S: Stream, T: Stream>(
+    from: &mut Party<S>,
+    to: &mut Party<T>,
+    input: &mut &[u8],
+) -> Option<u64> {
+    let (header, header_bytes) = match from.scanner.peek(input) {
+        Ok(header) => header?,
+        Err(error) => return take_stop(from, Stop::Violation(error), input).map(|()| 0),
+    };
+    if header.opcode == Opcode::Close {
+        return take_stop(from, Stop::Close, input).map(|()| 0);
+    }
+    if header.opcode.is_control() {
+        let control = Control::take(&header, header_bytes, input)?;
+        if !watch::is_own_pong(&control) {
+            pass(from, to, &control.wire, false);
+        }
+        return Some(0);
+    }
+    let ended = from.scanner.enter(&header);
+    let (bytes, rest) = input.split_at(header_bytes);
+    pass(from, to, bytes, ended);
+    *input = rest;
+    Some(u64::from(ended))
+}
+
+fn pass<S: Stream, T: Stream>(from: &Party<S>, to: &mut Party<T>, bytes: &[u8], ended: bool) {
+    let is_whole = from.scanner.is_at_boundary();
+    to.peer.outbox.push_passing(bytes, is_whole);
+    to.peer.outbox.count_passed(u64::from(ended));
+}
