@@ -24,7 +24,7 @@
 //!    session never leaves its worker's thread.
 //! 2. [`http`] reads the request, finds the [`route`], and either forwards plain HTTP or
 //!    answers the opening handshake with `101` before the upstream is even connected; or,
-//!    where the route says so, as the upstream does.
+//!    where the route or what is known of the upstream says so, as the upstream does.
 //! 3. [`session::run`] is the rest, in order: hold, flush, tunnel, close. It is generic over
 //!    byte streams and takes the connection attempt as a function: of TCP and HTTP it knows
 //!    nothing.

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_outlives_a_reload_unless_the_upstream_is_another_one() {
+    fn what_is_known_outlives_a_reload_but_not_another_upstream() {
         let before = routes("/one", &[]);
         let subprotocols = Subprotocols::new(&before);
         let learned = request("/", &OFFERS);

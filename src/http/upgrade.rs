@@ -117,6 +117,7 @@ pub async fn answer(
             let (response, accepted) = early.accept(&handshake, request, client, route, shared)?;
             return Ok((response, Some(accepted)));
         }
+        tracing::debug!(client = %client.address, "an early 101 might be wrong: the upstream is asked");
     }
     Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
 }

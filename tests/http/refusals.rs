@@ -9,11 +9,22 @@ use readygate::{
     websocket::CloseCode,
 };
 
-use crate::support::{Client, Exchange, Proxy, Upstream, config, handshake, text_frame};
+use crate::support::{
+    Client, Exchange, Proxy, SWITCHING_PROTOCOLS, Upstream, config, handshake, text_frame,
+};
 
 /// What a refused client would see if it was connected directly.
 fn refusal(status: u16) -> String {
     format!("HTTP/1.1 {status} x\r\nContent-Length: 4\r\nX-Why: gone\r\n\r\ngone")
+}
+
+/// A `101` that no client can have got from the proxy alone.
+fn own_101() -> String {
+    SWITCHING_PROTOCOLS.replace("\r\n\r\n", "\r\nSet-Cookie: own=1\r\n\r\n")
+}
+
+fn is_own_101(head: &str) -> bool {
+    head.starts_with("HTTP/1.1 101 ") && head.to_lowercase().contains("\r\nset-cookie: own=1\r\n")
 }
 
 async fn before(change: impl FnOnce(&mut Route)) -> (Upstream, Proxy) {
@@ -56,7 +67,7 @@ async fn wait(proxy: &Proxy, upstream: &Upstream, lines: &[&str], answer: &str) 
 }
 
 #[tokio::test]
-async fn who_was_refused_after_a_101_gets_the_upstreams_response_next_time() {
+async fn who_was_refused_after_a_101_gets_the_refusal_next_time() {
     for status in [200, 302, 400, 404, 501] {
         let (upstream, proxy) = before(|_| {}).await;
         assert_eq!(refuse(&proxy, &upstream, &[], status).await, 1014);
@@ -107,10 +118,10 @@ async fn an_upstream_that_accepts_again_makes_the_next_101_early() {
     client.send(&frame).await;
 
     let mut exchange = upstream.accept().await;
-    exchange.answer_101().await;
+    exchange.answer(&own_101()).await;
 
     let head = client.read_head().await.unwrap();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(is_own_101(&head), "{head}");
     assert_eq!(exchange.stream.read(frame.len()).await, frame);
     open(&proxy, &upstream, &[]).await;
 }
@@ -124,13 +135,17 @@ async fn a_client_that_waits_with_extensions_has_them_declined() {
     let mut exchange = upstream.accept().await;
 
     assert_eq!(exchange.header("sec-websocket-extensions"), None);
-    exchange.answer_101().await;
-    let head = client.read_head().await.unwrap().to_lowercase();
-    assert!(!head.contains("sec-websocket-extensions"), "{head}");
+    exchange.answer(&own_101()).await;
+    let head = client.read_head().await.unwrap();
+    assert!(is_own_101(&head), "{head}");
+    assert!(
+        !head.to_lowercase().contains("sec-websocket-extensions"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
-async fn clients_whose_refusal_has_a_close_code_of_its_own_always_see_that() {
+async fn a_refusal_with_a_close_code_of_its_own_is_not_remembered() {
     let codes = [(404, CloseCode::try_from(4404).unwrap())];
     let (upstream, proxy) =
         before(|route| route.session.close_codes = CloseCodes::new(codes)).await;
@@ -173,7 +188,8 @@ async fn who_hammers_at_what_does_not_exist_does_not_open_the_breaker() {
     let (upstream, proxy) = before(|route| route.breaker.failures = 1).await;
     refuse(&proxy, &upstream, &[], 404).await;
     for _ in 0..3 {
-        wait(&proxy, &upstream, &[], &refusal(404)).await;
+        let answer = wait(&proxy, &upstream, &[], &refusal(404)).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
 
     open(&proxy, &upstream, &["GET /other HTTP/1.1"]).await;

@@ -97,7 +97,7 @@ async fn before(change: impl FnOnce(&mut Route)) -> (Upstream, Proxy) {
 }
 
 #[tokio::test]
-async fn an_upstream_that_names_none_talks_to_a_client_that_was_told_one() {
+async fn an_upstream_that_names_none_serves_whoever_was_told_one() {
     for configured in [&[][..], &["b".to_owned()]] {
         let (upstream, proxy) = before(|route| route.subprotocols = configured.to_vec()).await;
         for answer in [SWITCHING_PROTOCOLS, &naming("")] {
@@ -114,7 +114,7 @@ async fn an_upstream_that_names_none_talks_to_a_client_that_was_told_one() {
 
 // H11
 #[tokio::test]
-async fn later_clients_are_told_what_the_upstream_named_for_the_same_offers() {
+async fn later_clients_are_told_what_was_named_for_the_same_offers() {
     let (upstream, proxy) = before(|_| {}).await;
     disappoint(&proxy, &upstream, "/chat", "a, b", "b").await;
 
@@ -192,7 +192,7 @@ async fn what_is_known_for_one_token_is_known_for_all() {
 }
 
 #[tokio::test]
-async fn a_client_that_offers_tokens_only_waits_for_the_upstreams_answer() {
+async fn a_client_that_offers_tokens_only_waits_for_the_upstream() {
     let (upstream, proxy) = before(|_| {}).await;
     let not_found = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
     wait(&proxy, &upstream, TOKEN, not_found).await;
@@ -216,7 +216,9 @@ async fn extensions_stay_declined_where_only_this_client_waits() {
 
     assert_eq!(exchange.header("sec-websocket-extensions"), None);
     exchange.answer(&naming(TOKEN)).await;
-    let head = client.read_head().await.unwrap().to_lowercase();
+    let head = client.read_head().await.unwrap();
+    assert_eq!(named(&head), Some(TOKEN));
+    let head = head.to_lowercase();
     assert!(!head.contains("sec-websocket-extensions"), "{head}");
 }
 
@@ -246,7 +248,7 @@ async fn a_choice_that_no_client_offered_is_1014_and_told_to_nobody() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_chooses_of_subprotocols_does_not_open_the_breaker() {
+async fn a_choice_of_subprotocols_does_not_open_the_breaker() {
     let (upstream, proxy) = before(|route| route.breaker.failures = 1).await;
 
     for (path, chosen) in [("/1", "b"), ("/2", "b"), ("/3", "x")] {

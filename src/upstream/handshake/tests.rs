@@ -229,7 +229,7 @@ fn offering(offers: &[&str]) -> OpeningRequest {
 }
 
 #[tokio::test]
-async fn the_upstream_must_choose_the_subprotocol_that_the_client_was_told_or_none() {
+async fn the_upstream_must_choose_what_the_client_was_told_or_none() {
     let request = offering(&["chat", "other"]);
     let named = |name: &str| answer_with(&[&format!("Sec-WebSocket-Protocol: {name}")]);
     let terms = async |answer: &str| switch_with(&request, answer).await.unwrap().terms;

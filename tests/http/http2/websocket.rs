@@ -440,7 +440,7 @@ async fn offer(
 }
 
 #[tokio::test]
-async fn a_client_that_was_refused_after_its_200_gets_the_upstreams_response_next_time() {
+async fn a_client_of_http2_gets_the_refusal_of_its_200_next_time() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let mut connection = Connection::open(&proxy).await;
@@ -459,7 +459,7 @@ async fn a_client_that_was_refused_after_its_200_gets_the_upstreams_response_nex
 }
 
 #[tokio::test]
-async fn a_client_of_http2_is_told_what_the_upstream_has_named_before_or_waits() {
+async fn a_client_of_http2_is_told_what_was_named_before_or_waits() {
     let naming = |subprotocol: &str| {
         let line = format!("\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n");
         SWITCHING_PROTOCOLS.replace("\r\n\r\n", &line)
