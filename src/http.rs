@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod forward;
 pub mod forwarded;
 pub mod framing;
+mod head;
 pub mod headers;
 pub mod hold;
 mod http1;

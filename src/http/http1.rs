@@ -4,14 +4,15 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    future::poll_fn,
+    future::{self, poll_fn},
     pin::Pin,
     rc::Rc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::{
-    Request, Response, StatusCode,
+    Request, Response,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
@@ -26,6 +27,7 @@ use super::{
     causes::Causes,
     forward::{self, Downstream},
     framing::Framing,
+    head,
     identity::Identity,
     meter::Meter,
     response::Refusal,
@@ -64,7 +66,7 @@ pub(super) async fn serve(
         connection,
         stream: stream.clone(),
         is_body_broken: stream.is_body_broken(),
-        accepted: RefCell::new(None),
+        switching: RefCell::new(None),
         under_way: UnderWay::default(),
     });
 
@@ -82,13 +84,17 @@ pub(super) async fn serve(
     let ended = run_until_drained(&mut http, &requests, &shared.session.drain).await;
 
     let parts = http.into_parts();
-    let stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner();
+    drop(parts.service);
+    let switching = requests.switching.take().filter(|_| ended.is_ok());
+    drop(requests);
+    let accepted = match switching {
+        Some(Switching { head, accepted }) => stream.send(&head).await.ok().map(|()| accepted),
+        None => None,
+    };
     if stream.is_stalled() {
         shared.rejections.count(Rejection::WriteTimeout);
     }
-    drop(parts.service);
-    let accepted = requests.accepted.take();
-    drop(requests);
     let mut stream = stream.into_inner()?;
     match (ended, accepted) {
         (Ok(()), Some(accepted)) => {
@@ -198,7 +204,7 @@ pub(super) async fn linger(stream: Transport) {
     let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
 }
 
-/// Runs hyper's side of a connection; on drain it ends after the response under way, and a
+/// Runs hyper's side of a connection until it ends, or a client is to get its `101`; on drain it ends after the response under way, and a
 /// request that has not come whole soon after does not delay that.
 async fn run_until_drained<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
@@ -212,13 +218,42 @@ where
 {
     tokio::select! {
         biased;
-        ended = poll_fn(|context| http.poll_without_shutdown(context)) => return ended,
+        ended = poll_fn(|context| poll_served(http, requests, context)) => return ended,
         () = drain.begun() => Pin::new(&mut *http).graceful_shutdown(),
     }
     tokio::select! {
-        ended = poll_fn(|context| http.poll_without_shutdown(context)) => ended,
+        ended = poll_fn(|context| poll_served(http, requests, context)) => ended,
         () = requests.no_longer_answered() => Ok(()),
     }
+}
+
+/// Polls hyper's side of a connection; ready as well when a client is to get its `101` and all
+/// answers before that have gone out.
+fn poll_served<S>(
+    http: &mut http1::Connection<TokioIo<Watched>, S>,
+    requests: &Requests,
+    context: &mut Context<'_>,
+) -> Poll<hyper::Result<()>>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Unpin,
+{
+    let served = http.poll_without_shutdown(context);
+    // hyper flushes what it has written before, and polls its stream for that, by itself.
+    let is_switching = requests.switching.borrow().is_some() && requests.stream.is_flushed();
+    if served.is_pending() && is_switching {
+        return Poll::Ready(Ok(()));
+    }
+    served
+}
+
+/// A client that is to get its `101`.
+struct Switching {
+    /// What is written to it, by the proxy itself: hyper would add a `close` to `Connection`
+    /// where the client has said that.
+    head: Vec<u8>,
+    accepted: Accepted,
 }
 
 /// What the requests of one connection share.
@@ -226,8 +261,8 @@ struct Requests {
     connection: Connection,
     stream: Watched,
     is_body_broken: Rc<Cell<bool>>,
-    /// Set with the `101`.
-    accepted: RefCell<Option<Accepted>>,
+    /// Set instead of an answer by hyper.
+    switching: RefCell<Option<Switching>>,
     /// Every answer has a clone.
     under_way: UnderWay,
 }
@@ -239,11 +274,19 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
         let under_way = requests.under_way.clone();
         let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
-        let mut response =
-            answer.unwrap_or_else(|refusal| requests.connection.refuse(refusal, &meter));
+        let mut response = match answer {
+            Ok((response, Some(accepted))) => {
+                let response = meter.answered(response);
+                let head = head::switching_protocols(response.headers());
+                let switching = Switching { head, accepted };
+                *requests.switching.borrow_mut() = Some(switching);
+                return future::pending().await;
+            }
+            Ok((response, None)) => response,
+            Err(refusal) => requests.connection.refuse(refusal, &meter),
+        };
         response.body_mut().keep(under_way);
-        let is_draining = requests.connection.local.drain().is_announced();
-        if is_draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if requests.connection.local.drain().is_announced() {
             // hyper closes the connection then, but does not say so.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
@@ -268,7 +311,7 @@ impl Requests {
         &self,
         mut request: Request<Incoming>,
         meter: &Meter,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
         self.stream.next_verdict()?;
         let local = &self.connection.local;
         let client = meter.client();
@@ -282,8 +325,7 @@ impl Requests {
             if accepted.is_some() {
                 meter.set_session();
             }
-            *self.accepted.borrow_mut() = accepted;
-            return Ok(response);
+            return Ok((response, accepted));
         }
         let downstream = Downstream {
             client,
@@ -292,6 +334,7 @@ impl Requests {
             send_interim: &|interim| self.stream.send_interim(interim),
             backlog: None,
         };
-        forward::forward(request, downstream, &route, local).await
+        let response = forward::forward(request, downstream, &route, local).await?;
+        Ok((response, None))
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::Instant,
 };
 
@@ -87,6 +87,16 @@ impl Watched {
     /// Whether the client has taken nothing for too long, so that its connection is an error.
     pub(super) fn is_stalled(&self) -> bool {
         self.0.borrow().is_stalled
+    }
+
+    /// Writes `bytes` when hyper serves nothing on it any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, or the client takes nothing for too long.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes).await?;
+        self.flush().await
     }
 
     /// Writes a `1xx` answer before the final one, which hyper's server cannot.

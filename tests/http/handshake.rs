@@ -1,6 +1,9 @@
 //! The opening handshake with a client.
 
-use readygate::{route::Route, upstream::Address};
+use readygate::{
+    route::{Accept, Route},
+    upstream::Address,
+};
 
 use crate::support::{ACCEPT, KEY, Proxy, Reserved, Upstream, config, handshake, text_frame};
 
@@ -107,6 +110,71 @@ async fn connection_may_be_a_list_in_any_case() {
         (&["Upgrade: WebSocket"], "101"),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn the_101_says_only_upgrade_to_a_client_that_says_close() {
+    for accept in [Accept::Early, Accept::AfterUpstream] {
+        let upstream = Upstream::listen().await;
+        let proxy = Proxy::start(config(vec![Route {
+            accept,
+            ..upstream.route()
+        }]));
+        for connection in [
+            &["Connection: Upgrade, close"][..],
+            &["Connection: close, Upgrade"],
+            &["Connection: Upgrade", "Connection: close"],
+        ] {
+            let mut client = proxy.connect().await;
+            client.send(handshake(connection)).await;
+            let mut exchange = upstream.accept().await;
+            assert_eq!(exchange.header("connection"), Some("Upgrade"));
+            exchange.answer_101().await;
+
+            let head = client.read_head().await.unwrap();
+
+            assert_eq!(status(&head), "101");
+            let lines = head.lines().map(str::to_lowercase);
+            let said: Vec<_> = lines
+                .filter(|line| line.starts_with("connection:"))
+                .collect();
+            assert_eq!(said, ["connection: upgrade"], "{connection:?}: {head}");
+            exchange.stream.send([0x81, 0x00]).await;
+            assert_eq!(client.read(2).await, [0x81, 0x00]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_behind_a_request_gets_its_101_behind_the_answer() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let mut client = proxy.connect().await;
+    let get = "GET /first HTTP/1.1\r\nHost: chat.example\r\n\r\n";
+    let frame = text_frame("early");
+    client
+        .send([get.as_bytes(), handshake(&[]).as_bytes(), &frame].concat())
+        .await;
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut first = upstream.accept().await;
+    let answering = async {
+        first.answer(&answer).await;
+        first.stream.send(&body).await;
+    };
+    let reading = async {
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), "200");
+        assert_eq!(client.read(body.len()).await, body);
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), "101");
+    };
+    tokio::join!(answering, reading);
+
+    let mut exchange = upstream.accept().await;
+    exchange.answer_101().await;
+
+    assert_eq!(exchange.stream.read(frame.len()).await, frame);
 }
 
 // H08, U06

@@ -17,6 +17,7 @@ use hyper::{
 };
 
 use super::{body_end, no_lines};
+use crate::http::head::write_headers;
 use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
 
 /// How many `1xx` answers may come before the final one.
@@ -38,13 +39,7 @@ impl Interim {
         head.extend_from_slice(
             format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).as_bytes(),
         );
-        for (name, value) in &self.headers {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"\r\n");
+        write_headers(head, &self.headers);
     }
 }
 
