@@ -349,7 +349,8 @@ impl Shared {
     }
 }
 
-/// The route of a request that is within the limits, and for one host.
+/// The route of a request that is within the limits, and for one host or, where its client does
+/// not say, for any.
 ///
 /// # Errors
 ///
@@ -366,7 +367,7 @@ pub fn find_route<'a, B>(
     if request.headers().len() > limits.max_headers {
         return Err(Refusal::HeadersTooLarge);
     }
-    let host = target::host(request)?;
+    let host = target::host(request)?.unwrap_or_default();
     Ok(routes.find(host, request.uri().path())?)
 }
 
@@ -478,6 +479,7 @@ impl Connection {
         let config = self.local.config();
         let route = find_route(request, &config)?;
         meter.set_route(route, &self.local);
+        target::settle_host(request)?;
         meter.identity().tag(request.headers_mut());
         Ok(Arc::clone(route))
     }

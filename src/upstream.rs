@@ -263,6 +263,22 @@ impl Settings {
         }
     }
 
+    /// Its own name and port, as they are in `Host` (RFC 9110 §7.2); `localhost` on a Unix
+    /// socket.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let Address::Tcp { host, port } = &self.address else {
+            return "localhost".to_owned();
+        };
+        let default_port = if self.tls.is_some() { 443 } else { 80 };
+        match (host.contains(':'), *port == default_port) {
+            (true, true) => format!("[{host}]"),
+            (true, false) => format!("[{host}]:{port}"),
+            (false, true) => host.clone(),
+            (false, false) => format!("{host}:{port}"),
+        }
+    }
+
     /// What a connection begins with for a client at `source` that connected to
     /// `destination`; mostly nothing.
     #[must_use]

@@ -27,7 +27,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     body::Incoming,
-    header::{self, HeaderMap},
+    header::{self, HeaderMap, HeaderValue},
 };
 
 use super::{
@@ -47,7 +47,7 @@ use super::{
 use crate::{
     route::Route,
     transport::backlog::{Backlog, Unread},
-    upstream::dial::Protocol,
+    upstream::{self, dial::Protocol},
 };
 
 /// What a `405` to another method names.
@@ -108,6 +108,11 @@ pub async fn forward(
         return Err(Refusal::BadGateway);
     }
     Ok(asked.answer(answered, pool))
+}
+
+/// The `Host` of a request whose client does not say for which host it is (HTTP/1.0).
+fn own_host(upstream: &upstream::Settings) -> Result<HeaderValue, Refusal> {
+    HeaderValue::try_from(upstream.authority()).or(Err(Refusal::BadGateway))
 }
 
 /// hyper answers `Expect: 100-continue` when the body is first read, that is when the
@@ -270,6 +275,9 @@ impl Asked<'_> {
             target::host(head)?,
         );
         let mut request = Request::new(upload);
+        if !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, own_host(&self.route.upstream)?);
+        }
         *request.method_mut() = head.method().clone();
         *request.uri_mut() = match self.route.http.version {
             Protocol::Http1 => target::origin_form(head.uri()),

@@ -68,8 +68,9 @@ fn text_of(address: IpAddr) -> String {
 /// Adds to the headers for the upstream where the request came from that had `received`, in
 /// which the id is the one that it has got.
 ///
-/// `host` is what [`host`](super::target::host) returned.
-pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: &str) {
+/// `host` is what [`host`](super::target::host) returned; nothing is said of one that the client
+/// does not name.
+pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: Option<&str>) {
     if client.is_trusted {
         pass_on(headers, received);
     }
@@ -89,7 +90,9 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
         }
         None => {}
     }
-    if !headers.contains_key(X_FORWARDED_HOST) {
+    if let Some(host) = host
+        && !headers.contains_key(X_FORWARDED_HOST)
+    {
         insert(headers, X_FORWARDED_HOST, host.to_owned());
     }
     headers
@@ -98,13 +101,19 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     append(headers, header::FORWARDED, received, client, |list| {
         // A node that is not a token must be quoted, and IPv6 is in brackets (RFC 7239 §6).
         let (before, after) = match address {
-            Some(IpAddr::V6(_)) => ("for=\"[", "]\";host=\""),
-            _ => ("for=", ";host=\""),
+            Some(IpAddr::V6(_)) => ("for=\"[", "]\""),
+            _ => ("for=", ""),
         };
         // A host is quoted always: a port or a bracket makes it more than a token, and it
         // cannot contain what would have to be escaped.
+        let host = host.map_or(["", "", ""], |host| [";host=\"", host, "\""]);
         let node = address_text.as_deref().unwrap_or("unknown");
-        for part in [before, node, after, host, "\";proto=", client.scheme()] {
+        let parts = [
+            [before, node, after],
+            host,
+            [";proto=", client.scheme(), ""],
+        ];
+        for part in parts.as_flattened() {
             list.push_str(part);
         }
     });
@@ -178,7 +187,7 @@ mod tests {
             received.append(*name, value.parse().unwrap());
         }
         let mut headers = HeaderMap::new();
-        set(&mut headers, &received, client, "h:8080");
+        set(&mut headers, &received, client, Some("h:8080"));
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.to_string(), value.to_str().unwrap().to_owned())
         };

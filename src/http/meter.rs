@@ -237,7 +237,11 @@ impl Drop for Line {
             request_id: self.identity.id(),
             trace: self.identity.trace(),
             client: self.client.address,
-            is_http2: self.version == Version::HTTP_2,
+            http: match self.version {
+                Version::HTTP_2 => "2",
+                Version::HTTP_10 => "1.0",
+                _ => "1.1",
+            },
             method: self.method.as_str(),
             path: self.uri.path(),
             route: self.tally.borrow().label(),

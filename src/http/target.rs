@@ -3,34 +3,78 @@
 use std::net::Ipv6Addr;
 
 use hyper::{
-    HeaderMap, Request, Uri, header,
+    HeaderMap, Request, Uri, Version,
+    header::{self, HeaderValue},
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
 use super::response::Refusal;
 
-/// The one host that a request is for, as the client sent it.
+/// The one host that a request is for, as the client sent it; `None`: a client of HTTP/1.0
+/// does not say (RFC 9112 §3.2).
+///
+/// In a target of HTTP/1 that is the host, whatever `Host` says (RFC 9112 §3.2.2).
 ///
 /// # Errors
 ///
 /// No `Host` or several, one that is not an authority without user information, or one
-/// that the target of the request contradicts.
-pub fn host<B>(request: &Request<B>) -> Result<&str, Refusal> {
+/// that `:authority` contradicts (RFC 9113 §8.3.1).
+pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(Refusal::BadRequest("exactly one Host is needed"));
-    };
-    let host = host
-        .to_str()
-        .ok()
-        .filter(|host| is_host(host))
-        .ok_or(Refusal::BadRequest("illegal Host"))?;
-    match request.uri().authority() {
-        Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => {
-            Err(Refusal::BadRequest("Host differs from the target"))
+    let version = request.version();
+    let named = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            let host = host.to_str().ok().filter(|host| is_host(host));
+            Some(host.ok_or(Refusal::BadRequest("illegal Host"))?)
         }
-        _ => Ok(host),
+        (None, _) if version == Version::HTTP_10 => None,
+        _ => return Err(Refusal::BadRequest("exactly one Host is needed")),
+    };
+    let Some(authority) = request.uri().authority().map(Authority::as_str) else {
+        return Ok(named);
+    };
+    let scheme = request.uri().scheme_str().unwrap_or_default();
+    if named.is_some_and(|host| is_same(host, authority, scheme)) {
+        return Ok(named);
     }
+    if version == Version::HTTP_2 {
+        return Err(Refusal::BadRequest("Host differs from :authority"));
+    }
+    if is_host(authority) {
+        Ok(Some(authority))
+    } else {
+        Err(Refusal::BadRequest("illegal host in the target"))
+    }
+}
+
+/// Has `Host` say which host a request is for, where the target says so and not that.
+///
+/// # Errors
+///
+/// Those of [`host`].
+pub(super) fn settle_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+    if request.uri().authority().is_some()
+        && let Some(host) = host(request)?
+    {
+        let host = HeaderValue::from_str(host).or(Err(Refusal::BadRequest("illegal Host")))?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    Ok(())
+}
+
+/// Whether two authorities are the same, of which either may leave out the port that is the
+/// `scheme`'s (RFC 9110 §4.2.3).
+fn is_same(one: &str, other: &str, scheme: &str) -> bool {
+    let is_encrypted = ["https", "wss"]
+        .iter()
+        .any(|encrypted| scheme.eq_ignore_ascii_case(encrypted));
+    let default = if is_encrypted { ":443" } else { ":80" };
+    let bare = |authority: &'_ str| -> usize {
+        let without = authority.strip_suffix(default);
+        let without = without.or_else(|| authority.strip_suffix(':'));
+        without.map_or(authority.len(), str::len)
+    };
+    one.eq_ignore_ascii_case(other) || one[..bare(one)].eq_ignore_ascii_case(&other[..bare(other)])
 }
 
 /// The origin form of a target (RFC 9112 §3.2.1).
@@ -132,6 +176,41 @@ mod tests {
         assert!(!verdict(&[], "/"));
         assert!(!verdict(&["a", "a"], "/"));
         assert!(verdict(&["a"], "http://A/x"));
-        assert!(!verdict(&["a"], "http://b/x"));
+        assert!(!verdict(&["a b"], "http://a/x"));
+    }
+
+    #[test]
+    fn a_host_may_leave_out_the_port_of_its_scheme() {
+        for (one, other, scheme) in [
+            ("a", "A", ""),
+            ("a", "a:80", "http"),
+            ("a:", "a:80", "ws"),
+            ("a:443", "a", "WSS"),
+            ("[::1]:443", "[::1]", "https"),
+        ] {
+            assert!(is_same(one, other, scheme), "{one} {other} {scheme}");
+        }
+        for (one, other, scheme) in [
+            ("a", "b", "http"),
+            ("a", "a:443", "http"),
+            ("a:80", "a:443", "https"),
+            ("a", "a:8080", "http"),
+            ("[::1]", "[::1:80]", "http"),
+        ] {
+            assert!(!is_same(one, other, scheme), "{one} {other} {scheme}");
+        }
+    }
+
+    #[test]
+    fn over_http_2_a_host_must_not_differ_from_the_authority() {
+        let verdict = |host: &str, target: &str| {
+            let request = Request::builder().version(Version::HTTP_2).uri(target);
+            let request = request.header("host", host).body(()).unwrap();
+            super::host(&request).map(|host| host.map(str::to_owned))
+        };
+
+        assert_eq!(verdict("a", "http://a:80/"), Ok(Some("a".to_owned())));
+        assert!(verdict("b", "http://a/").is_err());
+        assert!(verdict("a", "http://a:8080/").is_err());
     }
 }

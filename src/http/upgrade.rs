@@ -482,7 +482,8 @@ pub(super) fn upstream_request(
         .path_and_query()
         .map_or("/", |target| target.as_str());
     let mut headers = headers::of_handshake(&request.headers, route.http.underscores);
-    let host = request.headers[header::HOST].to_str().unwrap_or_default();
+    let host = request.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
     forwarded::set(&mut headers, &request.headers, client, host);
     let request = make(target, &headers);
     match &*route.upstream.preamble(client.source(), client.server) {

@@ -42,8 +42,8 @@ pub struct Answered<'a> {
     pub trace: Option<Trace>,
     /// The client's address.
     pub client: ClientAddr,
-    /// Whether it came over HTTP/2.
-    pub is_http2: bool,
+    /// The version of HTTP that it came over: `1.0`, `1.1` or `2`.
+    pub http: &'static str,
     /// Its method.
     pub method: &'a str,
     /// Its path, without the query.
@@ -148,7 +148,7 @@ pub fn request_ended(answered: &Answered<'_>) {
     log!(
         answered.is_warning,
         client = answered.client.to_string().as_str(),
-        http = http(answered.is_http2),
+        http = answered.http,
         method = answered.method,
         path = answered.path,
         route = answered.route,

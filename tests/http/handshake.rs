@@ -206,7 +206,7 @@ async fn there_must_be_exactly_one_host() {
         (&["Host: a", "Host: a"], "400"),
         (&["Host: user@a"], "400"),
         (&["Host: a, b"], "400"),
-        (&["GET http://other.example/chat HTTP/1.1"], "400"),
+        (&["GET http://user@chat.example/chat HTTP/1.1"], "400"),
         (&["GET http://chat.example/chat HTTP/1.1"], "101"),
     ])
     .await;

@@ -331,6 +331,18 @@ fn cloud_logging_gets_its_own_names() {
 }
 
 #[test]
+fn a_request_of_http_1_0_is_logged_as_one() {
+    let arguments = ["--log-format", "json"];
+    let mut program = Program::start(backend(&[]), "", &arguments, &[]);
+
+    program.exchange("GET /a HTTP/1.0\r\nHost: a b\r\n\r\n");
+
+    let line = json(&program.line_with("request ended"));
+    assert_eq!(line["http"], "1.0", "{line}");
+    assert_eq!(line["path"], "/a", "{line}");
+}
+
+#[test]
 fn what_never_became_a_request_is_one_for_cloud_logging() {
     let arguments = ["--log-format", "gcp"];
     let mut program = Program::start(backend(&[]), "", &arguments, &[]);
