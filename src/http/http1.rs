@@ -12,8 +12,8 @@ use std::{
 };
 
 use hyper::{
-    Request, Response,
-    body::Incoming,
+    Request, Response, StatusCode, Version,
+    body::{Body as _, Incoming},
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -43,7 +43,7 @@ use crate::{
         rejections::Rejection,
     },
     transport::Transport,
-    websocket::Opened,
+    websocket::{Opened, handshake::list},
 };
 
 /// How long a client that has got its last answer may go on sending, and one that has begun a
@@ -272,6 +272,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
         let under_way = requests.under_way.clone();
+        let is_http_1_0 = request.version() == Version::HTTP_10;
         let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
         let mut response = match answer {
@@ -291,8 +292,29 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
+        if is_http_1_0 {
+            say_whether_it_ends(&mut response);
+        }
         Ok(meter.answered(response))
     })
+}
+
+/// Says to a client of HTTP/1.0 that the connection ends with its answer, where it does: that is
+/// the end of a body whose length is not known before (RFC 9112 §6.3).
+///
+/// hyper would say `keep-alive` to one that asks for that (RFC 9112 §9.3), and close.
+fn say_whether_it_ends(response: &mut Response<Body>) {
+    let body = response.body();
+    let is_without = matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    let is_open = body.size_hint().exact().is_none() && !body.is_end_stream() && !is_without;
+    if is_open || list(response.headers().get_all(CONNECTION)).any(|it| it == "close") {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        *response.version_mut() = Version::HTTP_10;
+    }
 }
 
 impl Requests {

@@ -140,6 +140,92 @@ async fn a_refused_body_does_not_reset_the_connection_under_the_answer() {
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
 
+// RFC 9112 §3.2 wants a Host of HTTP/1.1 alone; HAProxy's own health check has none.
+#[tokio::test]
+async fn http_1_0_needs_no_host() {
+    let upstream = Upstream::listen().await;
+    let named = Route {
+        host: "web.example".to_owned(),
+        ..Reserved::port().route()
+    };
+    let proxy = Proxy::start(config(vec![named.clone(), upstream.route()]));
+    let mut client = proxy.connect().await;
+    client.send("OPTIONS / HTTP/1.0\r\n\r\n").await;
+
+    let mut exchange = upstream.accept().await;
+    exchange.answer(OK).await;
+
+    let own = upstream.route().upstream.authority();
+    assert_eq!(exchange.header("host"), Some(&*own), "{}", exchange.head);
+    assert_eq!(exchange.header("x-forwarded-host"), None);
+    let forwarded = Some("for=127.0.0.1;proto=http");
+    assert_eq!(exchange.header("forwarded"), forwarded);
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+
+    let proxy = Proxy::start(config(vec![named]));
+    let answer = proxy.exchange("GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 421 "), "{answer}");
+}
+
+// RFC 9112 §9.3
+#[tokio::test]
+async fn keep_alive_is_promised_to_http_1_0_only_where_it_is_kept() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    let get = "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+    for (request, answer, is_kept) in [
+        (get, OK, true),
+        (get, "HTTP/1.1 204 No Content\r\n\r\n", true),
+        (get, "HTTP/1.1 304 Not Modified\r\n\r\n", true),
+        (get, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+        (
+            &get.replace("GET", "HEAD"),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            true,
+        ),
+        (
+            get,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            false,
+        ),
+        (get, "HTTP/1.0 200 OK\r\n\r\nok", false),
+        (&get.replace("Host: a", "Host: a b"), "", false),
+    ] {
+        let mut client = proxy.connect().await;
+        client.send(request).await;
+        if !answer.is_empty() {
+            let mut exchange = upstream.accept().await;
+            exchange.answer(answer).await;
+            exchange.shutdown().await;
+        }
+
+        let head = client.read_head().await.unwrap();
+
+        let said: Vec<_> = head
+            .lines()
+            .map(str::to_lowercase)
+            .filter(|line| line.starts_with("connection:"))
+            .collect();
+        let expected = if is_kept { "keep-alive" } else { "close" };
+        assert_eq!(
+            said,
+            [format!("connection: {expected}")],
+            "{answer}: {head}"
+        );
+        if is_kept {
+            client.send(GET).await;
+            upstream.accept().await.answer(OK).await;
+            let rest = client.read_to_end().await;
+            assert!(rest.contains("HTTP/1.1 200 "), "{answer}: {rest}");
+        } else if answer.is_empty() {
+            client.read_to_end().await;
+        } else {
+            assert_eq!(client.read_to_end().await, "ok", "{answer}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn head_204_and_304_have_no_body() {
     let upstream = Upstream::listen().await;
