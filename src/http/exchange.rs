@@ -250,7 +250,8 @@ impl AsyncRead for Link {
         let Self { stream, seen } = self.get_mut();
         let before = buffer.filled().len();
         let poll = Pin::new(stream).poll_read(context, buffer);
-        seen.answers.borrow_mut().watch(&buffer.filled()[before..]);
+        let read = &mut buffer.filled_mut()[before..];
+        seen.answers.borrow_mut().watch(read);
         poll
     }
 }

@@ -8,6 +8,9 @@
 //!
 //! [`answers`] does the same for what an upstream says.
 //!
+//! A later minor version than 1.1 is replaced by that before hyper reads it, which knows no
+//! other: a message of HTTP/1.2 is one of 1.1 to whoever does not know that (RFC 9110 §2.5).
+//!
 //! # Invariants
 //!
 //! * There is one verdict for each head that hyper can have parsed.
@@ -18,7 +21,7 @@ pub mod answers;
 
 use std::{cell::Cell, collections::VecDeque, mem::MaybeUninit, rc::Rc};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use hyper::header::{self, HeaderMap};
 
 use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
@@ -34,13 +37,26 @@ pub type Verdict = Result<(), Flaw>;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.what())]
 pub enum Flaw {
     /// It is none, or can be read in two ways.
-    #[error("{0}")]
     Malformed(&'static str),
     /// Its target is longer than any that is served.
-    #[error("target too long")]
     TargetTooLong,
+    /// Its body is encoded for the transfer in a way that is not known (RFC 9112 §6.1).
+    UnknownCoding,
+}
+
+impl Flaw {
+    /// What is wrong, in words.
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Malformed(what) => what,
+            Self::TargetTooLong => "target too long",
+            Self::UnknownCoding => "unknown Transfer-Encoding",
+        }
+    }
 }
 
 impl From<&'static str> for Flaw {
@@ -114,32 +130,35 @@ impl Framing {
         Rc::clone(&self.is_body_broken)
     }
 
-    /// Follows the next bytes of the connection.
-    pub fn watch(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        while !bytes.is_empty() {
-            match self.position {
-                Position::Head { searched } => self.watch_head(&mut bytes, searched),
+    /// Follows the next bytes of the connection, in which a later version of HTTP/1 becomes 1.1.
+    pub fn watch(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let bytes = &mut bytes[at..];
+            at += match self.position {
+                Position::Head { searched } => self.watch_head(bytes, searched),
                 Position::Body { left } => {
-                    let left = skip(&mut bytes, left);
+                    let (skipped, left) = skip(bytes, left);
                     self.position = if left == 0 {
                         HEAD
                     } else {
                         Position::Body { left }
                     };
+                    skipped
                 }
                 Position::Chunk { left } => {
-                    let left = skip(&mut bytes, left);
+                    let (skipped, left) = skip(bytes, left);
                     self.position = if left == 0 {
                         Position::ChunkSize
                     } else {
                         Position::Chunk { left }
                     };
+                    skipped
                 }
-                Position::ChunkSize => self.watch_line(&mut bytes, after_chunk_size),
-                Position::Trailers => self.watch_line(&mut bytes, after_trailer),
+                Position::ChunkSize => self.watch_line(bytes, after_chunk_size),
+                Position::Trailers => self.watch_line(bytes, after_trailer),
                 Position::Lost => return,
-            }
+            };
         }
     }
 
@@ -154,41 +173,39 @@ impl Framing {
             .unwrap_or(Err(Flaw::Malformed("malformed request")))
     }
 
-    fn watch_head(&mut self, bytes: &mut &[u8], searched: usize) {
+    /// Follows a head, or what there is of it, and returns how many bytes that is.
+    fn watch_head(&mut self, bytes: &mut [u8], searched: usize) -> usize {
         // Empty lines before a request line are skipped (RFC 9112 §2.2).
-        if self.partial.is_empty() {
-            let empty = bytes
-                .iter()
-                .take_while(|byte| matches!(byte, b'\r' | b'\n'));
-            bytes.advance(empty.count());
-        }
+        let empty = if self.partial.is_empty() {
+            let is_empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+            bytes.iter().take_while(is_empty).count()
+        } else {
+            0
+        };
+        let bytes = &mut bytes[empty..];
         let known = self.partial.len();
         // A head in one piece, as most are, is not copied.
-        let end = if known == 0 {
-            find_head_end(bytes, 0)
-        } else {
-            self.partial.extend_from_slice(bytes);
-            find_head_end(&self.partial, searched)
-        };
-        match end {
-            Some(end) if known == 0 => {
-                self.judge(&bytes[..end]);
-                bytes.advance(end);
-            }
-            Some(end) => {
-                let head = std::mem::take(&mut self.partial);
-                self.judge(&head[..end]);
-                bytes.advance(end - known);
-            }
-            None => self.keep_partial_head(bytes, known),
+        if known == 0
+            && let Some(end) = find_head_end(bytes, 0)
+        {
+            self.judge(&mut bytes[..end]);
+            return empty + end;
         }
+        self.partial.extend_from_slice(bytes);
+        // hyper reads piece by piece, too.
+        if let Some(at) = lower_version(&mut self.partial, known) {
+            bytes[at - known] = b'1';
+        }
+        if let Some(end) = find_head_end(&self.partial, searched) {
+            let mut head = std::mem::take(&mut self.partial);
+            self.judge(&mut head[..end]);
+            return empty + end - known;
+        }
+        self.keep_partial_head();
+        empty + bytes.len()
     }
 
-    fn keep_partial_head(&mut self, bytes: &mut &[u8], known: usize) {
-        if known == 0 {
-            self.partial.extend_from_slice(bytes);
-        }
-        bytes.advance(bytes.len());
+    fn keep_partial_head(&mut self) {
         let searched = self.partial.len();
         self.position = Position::Head { searched };
         if searched > self.max_header_bytes {
@@ -196,8 +213,11 @@ impl Framing {
         }
     }
 
-    fn judge(&mut self, head: &[u8]) {
-        let judged = judge(head, self.max_target_bytes);
+    fn judge(&mut self, head: &mut [u8]) {
+        let mut judged = judge(head, self.max_target_bytes);
+        if judged.is_err() && lower_version(head, 0).is_some() {
+            judged = judge(head, self.max_target_bytes);
+        }
         self.verdicts.push_back(judged.map(|_| ()));
         match judged {
             Ok(BodyEnd::After(0)) => self.position = HEAD,
@@ -207,12 +227,12 @@ impl Framing {
         }
     }
 
-    /// Follows one line, whose bytes including the line feed say what comes next.
-    fn watch_line(&mut self, bytes: &mut &[u8], next: impl FnOnce(&[u8]) -> Option<Position>) {
+    /// Follows one line, whose bytes including the line feed say what comes next, and returns how
+    /// many there are of it.
+    fn watch_line(&mut self, bytes: &[u8], next: impl FnOnce(&[u8]) -> Option<Position>) -> usize {
         let feed = bytes.iter().position(|byte| *byte == b'\n');
         let taken = feed.map_or(bytes.len(), |feed| feed + 1);
         self.partial.extend_from_slice(&bytes[..taken]);
-        bytes.advance(taken);
         if self.partial.len() > MAX_LINE_BYTES {
             self.lose_body();
         } else if feed.is_some() {
@@ -222,6 +242,7 @@ impl Framing {
                 None => self.lose_body(),
             }
         }
+        taken
     }
 
     fn lose_body(&mut self) {
@@ -237,11 +258,25 @@ impl Framing {
 
 const HEAD: Position = Position::Head { searched: 0 };
 
-/// Steps over at most `left` bytes and returns how many are then left.
-fn skip(bytes: &mut &[u8], left: u64) -> u64 {
+/// How many of at most `left` bytes are there, and how many are then left.
+fn skip(bytes: &[u8], left: u64) -> (usize, u64) {
     let skipped = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-    bytes.advance(skipped);
-    left - skipped as u64
+    (skipped, left - skipped as u64)
+}
+
+/// Replaces a later minor version in the request line that `head` begins with by 1.1, and
+/// returns where; its first `known` bytes have been looked at.
+fn lower_version(head: &mut [u8], known: usize) -> Option<usize> {
+    const PREFIX: &[u8] = b" HTTP/1.";
+    let is_last = |next: Option<&u8>| matches!(next, None | Some(b'\r'));
+    let at = (known.max(PREFIX.len())..head.len()).find(|&at| {
+        matches!(head[at], b'2'..=b'9')
+            && head[..at].ends_with(PREFIX)
+            && is_last(head.get(at + 1))
+            && !head[..at].contains(&b'\n')
+    })?;
+    head[at] = b'1';
+    Some(at)
 }
 
 fn after_chunk_size(line: &[u8]) -> Option<Position> {
@@ -339,21 +374,41 @@ const fn no_lines<'a>() -> [MaybeUninit<httparse::Header<'a>>; MAX_HEADERS] {
 
 /// Where a head with these `lines` says that its body ends, if it says that at all and in
 /// only one way.
-fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, &'static str> {
+fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, Flaw> {
     let mut codings = values(lines, "transfer-encoding");
     let mut lengths = values(lines, "content-length");
-    match (codings.next(), lengths.next()) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err("both Content-Length and Transfer-Encoding"),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => match codings.next() {
-            None => Ok(Some(BodyEnd::Chunked)),
-            Some(_) => Err("more than one Transfer-Encoding"),
+    Err(Flaw::Malformed(match (codings.next(), lengths.next()) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => "both Content-Length and Transfer-Encoding",
+        (Some(coding), None) => {
+            if coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
+                return Ok(Some(BodyEnd::Chunked));
+            }
+            return Err(unknown_coding(values(lines, "transfer-encoding")));
+        }
+        (None, Some(_)) if lengths.next().is_some() => "more than one Content-Length",
+        (None, Some(length)) => match content_length(length) {
+            Some(length) => return Ok(Some(BodyEnd::After(length))),
+            None => "illegal Content-Length",
         },
-        (Some(_), None) => Err("unknown Transfer-Encoding"),
-        (None, Some(_)) if lengths.next().is_some() => Err("more than one Content-Length"),
-        (None, Some(length)) => content_length(length)
-            .map(|length| Some(BodyEnd::After(length)))
-            .ok_or("illegal Content-Length"),
+    }))
+}
+
+/// What is wrong with codings other than `chunked` alone: they may be unknown, but where they
+/// do not end with it nobody knows where the body does (RFC 9112 §6.3).
+fn unknown_coding<'a>(values: impl Iterator<Item = &'a [u8]>) -> Flaw {
+    let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
+    let mut is_chunked = false;
+    for coding in codings.map(<[u8]>::trim_ascii) {
+        if is_chunked || coding.is_empty() {
+            return Flaw::Malformed("illegal Transfer-Encoding");
+        }
+        is_chunked = coding.eq_ignore_ascii_case(b"chunked");
+    }
+    if is_chunked {
+        Flaw::UnknownCoding
+    } else {
+        Flaw::Malformed("Transfer-Encoding does not end with chunked")
     }
 }
 
@@ -385,126 +440,4 @@ fn content_length(value: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-
-    /// The verdicts on all requests in `input`, which arrives in pieces of `piece` bytes.
-    fn verdicts(input: &str, piece: usize) -> Vec<Verdict> {
-        let mut framing = Framing::new(1024, 100);
-        for piece in input.as_bytes().chunks(piece) {
-            framing.watch(piece);
-        }
-        framing.verdicts.into()
-    }
-
-    fn with(lines: &str) -> String {
-        format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
-    }
-
-    #[test]
-    fn every_request_of_a_pipeline_gets_its_verdict_however_it_is_split() {
-        let pipeline = [
-            "\r\n",
-            GET,
-            &with("Content-Length: 5\r\n"),
-            "G\n\r\n\n",
-            &with("Transfer-Encoding: chunked\r\n"),
-            "5;name=\"value\"\r\nGET /\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n",
-            &with("Content-Length: 0\r\n"),
-            GET,
-            "GET / HTTP/1.1\nHost: a\n\n",
-            GET,
-        ]
-        .concat();
-        let expected = [
-            Ok(()),
-            Ok(()),
-            Ok(()),
-            Ok(()),
-            Ok(()),
-            Err(Flaw::Malformed("bare line feed")),
-        ];
-
-        for piece in 1..pipeline.len() {
-            assert_eq!(verdicts(&pipeline, piece), expected, "pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn a_head_that_can_be_read_in_two_ways_is_refused() {
-        for lines in [
-            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
-            "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
-            "Content-Length: 3\r\nContent-Length: 3\r\n",
-            "Content-Length: 3\r\nContent-Length: 4\r\n",
-            "Content-Length: 3, 3\r\n",
-            "Content-Length: +3\r\n",
-            "Content-Length: 0x3\r\n",
-            "Content-Length:\r\n",
-            "Content-Length: 99999999999999999999\r\n",
-            "Transfer-Encoding: chunked, chunked\r\n",
-            "Transfer-Encoding: gzip, chunked\r\n",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            "Transfer-Encoding: xchunked\r\n",
-        ] {
-            let verdicts = verdicts(&with(lines), 7);
-
-            assert!(matches!(verdicts[..], [Err(_)]), "{lines:?}: {verdicts:?}");
-        }
-        for target in ["/a#b", "/\u{e9}"] {
-            let verdicts = verdicts(&GET.replace('/', target), 7);
-            assert!(matches!(verdicts[..], [Err(_)]), "{target}: {verdicts:?}");
-        }
-        assert!(verdicts(&with("A: \u{e9}\r\n"), 7)[0].is_err());
-        assert!(verdicts(&with("A: a\tb ~!\r\n"), 7)[0].is_ok());
-    }
-
-    #[test]
-    fn a_target_may_be_long_but_not_too_long() {
-        let verdict = |bytes: usize| {
-            let mut framing = Framing::new(1024 * 1024, 8192);
-            let target = format!("/{}", "a".repeat(bytes - 1));
-            framing.watch(GET.replacen('/', &target, 1).as_bytes());
-            framing.next_verdict()
-        };
-
-        assert_eq!(verdict(8192), Ok(()));
-        assert_eq!(verdict(8192 + 1), Err(Flaw::TargetTooLong));
-    }
-
-    #[test]
-    fn nothing_after_a_broken_chunk_is_taken_for_a_request() {
-        for body in [
-            "0x3\r\nabc\r\n0\r\n\r\n",
-            "3 \r\nabc\r\n0\r\n\r\n",
-            "3\nabc\n0\n\n",
-            "\r\n",
-        ] {
-            let input = with("Transfer-Encoding: chunked\r\n") + body + GET;
-
-            let mut framing = Framing::new(1024, 100);
-            framing.watch(input.as_bytes());
-
-            assert_eq!(framing.verdicts, [Ok(())], "{body:?}");
-            assert!(framing.is_body_broken().get(), "{body:?}");
-        }
-    }
-
-    #[test]
-    fn a_request_without_a_verdict_is_refused() {
-        assert!(Framing::new(1024, 100).next_verdict().is_err());
-    }
-
-    #[test]
-    fn no_more_than_the_longest_head_is_kept() {
-        let mut framing = Framing::new(1024, 100);
-        for _ in 0..1025 {
-            framing.watch(b"x");
-        }
-
-        assert_eq!(framing.position, Position::Lost);
-        assert_eq!(framing.partial.capacity(), 0);
-    }
-}
+mod tests;

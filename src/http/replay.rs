@@ -27,7 +27,7 @@ use crate::{transport::Transport, websocket::Opened};
 pub(super) fn check(answer: &Opened<Transport>) -> Result<(), &'static str> {
     let mut answers = Answers::new(answer.read_buf.len());
     answers.expect();
-    answers.watch(&answer.read_buf);
+    answers.watch(&mut answer.read_buf.to_vec());
     answers.verdict()
 }
 

@@ -42,6 +42,9 @@ pub enum Refusal {
     /// An `Expect` other than `100-continue` (RFC 9110 §10.1.1).
     #[error("unknown expectation")]
     UnknownExpectation,
+    /// A body that is encoded for the transfer in a way that is not known (RFC 9112 §6.1).
+    #[error("unknown Transfer-Encoding")]
+    UnknownCoding,
     /// An extended `CONNECT` to another protocol than WebSocket (RFC 8441 §4).
     #[error("unknown protocol")]
     UnknownProtocol,
@@ -127,6 +130,7 @@ impl From<Refusal> for Rejection {
             Refusal::Misdirected => Self::UnknownHost,
             Refusal::MethodNotAllowed { .. } => Self::Method,
             Refusal::UnknownExpectation => Self::Expectation,
+            Refusal::UnknownCoding => Self::TransferCoding,
             Refusal::UnknownProtocol => Self::ConnectProtocol,
             Refusal::WrongVersion => Self::WebSocketVersion,
             Refusal::BadGateway => Self::UpstreamFailed,
@@ -176,6 +180,7 @@ impl From<Flaw> for Refusal {
         match flaw {
             Flaw::Malformed(what) => Self::BadRequest(what),
             Flaw::TargetTooLong => Self::TargetTooLong,
+            Flaw::UnknownCoding => Self::UnknownCoding,
         }
     }
 }
@@ -192,7 +197,7 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
-            Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
+            Self::UnknownCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable(Shortage::AddressConnections | Shortage::AddressSessionRate) => {
@@ -217,6 +222,7 @@ impl Refusal {
             | Self::ClientGone
             | Self::TargetTooLong
             | Self::UnknownExpectation
+            | Self::UnknownCoding
             | Self::HeadersTooLarge
             | Self::BodyTooLarge
             | Self::HeaderTimeout

@@ -175,7 +175,7 @@ impl AsyncRead for Watched {
         } = &mut *self.0.borrow_mut();
         let before = buffer.filled().len();
         let poll = Pin::new(stream).poll_read(context, buffer);
-        framing.watch(&buffer.filled()[before..]);
+        framing.watch(&mut buffer.filled_mut()[before..]);
         poll
     }
 }

@@ -64,6 +64,8 @@ rejections! {
     Method = "method",
     /// An unknown expectation.
     Expectation = "expectation",
+    /// A body with an unknown transfer coding.
+    TransferCoding = "transfer_coding",
     /// Another version of the WebSocket protocol.
     WebSocketVersion = "websocket_version",
     /// An extended `CONNECT` to another protocol than WebSocket.
@@ -94,8 +96,14 @@ rejections! {
 }
 
 /// How often each of them happened since the start of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rejections([AtomicU64; Rejection::ALL.len()]);
+
+impl Default for Rejections {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Rejection::ALL.len()])
+    }
+}
 
 impl Rejections {
     /// Counts one.

@@ -16,7 +16,7 @@ use crate::{
     websocket::{
         Opened,
         extension::{self, Agreement, Offer},
-        handshake::{VERSION, find_head_end, has_bare_line_feed, list},
+        handshake::{VERSION, find_head_end, has_bare_line_feed, list, lower_version},
         subprotocol::Shown,
     },
 };
@@ -316,7 +316,9 @@ async fn read_head<S: Stream>(
             return Err(Broken("not HTTP").into());
         }
         if let Some(end) = find_head_end(received, searched) {
-            return Ok(received.split_to(end));
+            let mut head = received.split_to(end);
+            lower_version(&[], &mut head);
+            return Ok(head);
         }
         searched = received.len();
         if searched >= MAX_HEAD_BYTES {

@@ -58,6 +58,22 @@ pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
     })
 }
 
+/// Replaces a later minor version in the status line of an answer, which begins with `known` and
+/// goes on with `bytes`, by 1.1: that is what it is to whoever does not know it (RFC 9110
+/// §2.5). Returns whether there was one in `bytes`.
+pub fn lower_version(known: &[u8], bytes: &mut [u8]) -> bool {
+    let Some((begun, rest)) = b"HTTP/1.".split_at_checked(known.len()) else {
+        return false;
+    };
+    let is_later = known == begun
+        && bytes.starts_with(rest)
+        && matches!(bytes.get(rest.len()), Some(b'2'..=b'9'));
+    if is_later {
+        bytes[rest.len()] = b'1';
+    }
+    is_later
+}
+
 /// Whether a line of `head` ends with a line feed alone (RFC 9112 §2.2 lets a reader take
 /// it, and two readers differ).
 #[must_use]
@@ -82,6 +98,30 @@ mod tests {
             "dGhlIHNhbXBsZSBub25j_Q==",
         ] {
             assert!(!is_key(wrong.as_bytes()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_later_minor_version_of_an_answer_becomes_1_1() {
+        for (answer, expected) in [
+            ("HTTP/1.2 200", "HTTP/1.1 200"),
+            ("HTTP/1.9 200", "HTTP/1.1 200"),
+            ("HTTP/1.0 200", "HTTP/1.0 200"),
+            ("HTTP/2.2 200", "HTTP/2.2 200"),
+            ("SSH-2.0-9", "SSH-2.0-9"),
+            ("HTTP/1.", "HTTP/1."),
+        ] {
+            for known in 0..answer.len() {
+                let (known, rest) = answer.as_bytes().split_at(known);
+                let mut rest = rest.to_vec();
+                let is_lowered = lower_version(known, &mut rest);
+                let is_lowering = answer != expected && known.len() <= 7;
+                let all = [known, &rest].concat();
+
+                assert_eq!(is_lowered, is_lowering, "{answer} {known:?}");
+                let expected = if is_lowering { expected } else { answer };
+                assert_eq!(all, expected.as_bytes());
+            }
         }
     }
 

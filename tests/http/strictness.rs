@@ -1,7 +1,9 @@
 //! What is refused, what is repaired and what passes: the rows S, R, U and F of the
 //! catalogue, each as bytes in and a verdict out.
 
-use crate::support::{Proxy, Upstream, config, handshake};
+use readygate::route::Route;
+
+use crate::support::{Proxy, SWITCHING_PROTOCOLS, Upstream, config, handshake};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -23,7 +25,6 @@ fn to(target: &str) -> String {
 
 /// Rows, what a client sends, and the status that it gets from the proxy itself.
 fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
-    let many = |lines: usize| "X: y\r\n".repeat(lines) + "Z: z";
     vec![
         (
             "S01",
@@ -47,7 +48,19 @@ fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
         ("S03", post("Transfer-Encoding: xchunked"), "400"),
         ("S03", post("Transfer-Encoding: chunked, identity"), "400"),
         ("S10", post("Transfer-Encoding: chunked, chunked"), "400"),
-        ("S10", post("Transfer-Encoding: gzip, chunked"), "400"),
+        ("S10", post("Transfer-Encoding: gzip, chunked"), "501"),
+        (
+            "S10",
+            post("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"),
+            "501",
+        ),
+        ("S10", post("Transfer-Encoding: identity, chunked"), "501"),
+        (
+            "S10",
+            post("Transfer-Encoding: gzip, chunked, chunked"),
+            "400",
+        ),
+        ("S10", post("Transfer-Encoding: gzip, \"chunked"), "400"),
         (
             "S10",
             post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
@@ -66,6 +79,13 @@ fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
         ("S17", get(" A: b"), "400"),
         ("S18", GET.replace("\r\n", "\n"), "400"),
         ("S18", get("A: b\nC: d"), "400"),
+    ]
+}
+
+/// The same for what is not about the length of a body.
+fn refused_targets() -> Vec<(&'static str, String, &'static str)> {
+    let many = |lines: usize| "X: y\r\n".repeat(lines) + "Z: z";
+    vec![
         ("S19", "GET / HTTP/1.1\r\n\r\n".to_owned(), "400"),
         ("S19", get("Host: a"), "400"),
         ("S19", GET.replace(": a", ": a b"), "400"),
@@ -75,7 +95,20 @@ fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
         ("S19", GET.replace(": a", ": a:b"), "400"),
         ("S19", GET.replace(": a", ": a:99999999"), "400"),
         ("S19", GET.replace(": a", ": [zz]"), "400"),
-        ("S19", to("http://b/"), "400"),
+        ("S19", to("http://u@a/"), "400"),
+        ("S19", to("http://a:99999/"), "400"),
+        ("S19", to("http://a/").replace("Host: a\r\n", ""), "400"),
+        ("S19", to("http://a/").replace(": a", ": u@a"), "400"),
+        (
+            "S19",
+            GET.replace("1.1", "1.0").replace(": a", ": a b"),
+            "400",
+        ),
+        ("S19", get("Host: a").replace("/1.1", "/1.0"), "400"),
+        ("S19", "GET / HTTP/1.2\r\n\r\n".to_owned(), "400"),
+        ("S20", GET.replace("1.1", "2.0"), "400"),
+        ("S20", GET.replace("1.1", "1.12"), "400"),
+        ("S20", GET.replace("1.1", "1.a"), "400"),
         ("S20", to("*"), "400"),
         ("S20", to("a"), "400"),
         ("S20", to("a:80").replace(": a", ": a:80"), "400"),
@@ -109,14 +142,15 @@ fn refused_requests() -> Vec<(&'static str, String, &'static str)> {
 async fn an_ambiguous_request_is_refused_and_reaches_nobody() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
-    for (row, request, status) in refused_requests() {
+    for (row, request, status) in refused_requests().into_iter().chain(refused_targets()) {
         let answer = proxy.exchange(&(request.clone() + &to("/smuggled"))).await;
 
         let start: String = request.chars().take(200).collect();
-        let expected = format!("HTTP/1.1 {status} ");
-        assert!(answer.starts_with(&expected), "{row} {start:?}: {answer}");
+        let (version, rest) = answer.split_at_checked(8).unwrap_or_default();
+        let is_expected = rest.starts_with(&format!(" {status} "));
+        assert!(is_expected, "{row} {start:?}: {answer}");
         assert_eq!(
-            answer.matches("HTTP/1.1 ").count(),
+            answer.matches(&format!("{version} ")).count(),
             1,
             "{row} {start:?}: {answer}"
         );
@@ -151,6 +185,81 @@ async fn what_is_only_unusual_passes() {
 
         let answer = client.read_to_end().await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+// S19
+#[tokio::test]
+async fn a_target_with_an_authority_says_for_which_host_it_is() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![Route {
+        host: "a".to_owned(),
+        ..upstream.route()
+    }]));
+    for (target, host, expected) in [
+        ("http://a/", "a", "a"),
+        ("http://A/", "a", "a"),
+        ("http://a:80/", "a", "a"),
+        ("http://a/", "a:80", "a:80"),
+        ("wss://a:443/", "a", "a"),
+        ("ws://a:9000/", "a", "a:9000"),
+        ("https://a:80/", "a", "a:80"),
+        ("http://a/", "b", "a"),
+    ] {
+        let plain = to(target).replace("Host: a", &format!("Host: {host}"));
+        let line = format!("GET {target} HTTP/1.1");
+        let websocket = handshake(&[&line, &format!("Host: {host}")]);
+        for request in [plain.replace("1.1", "1.0"), plain, websocket] {
+            let mut client = proxy.connect().await;
+            client.send(&request).await;
+
+            let mut exchange = upstream.accept().await;
+
+            assert!(exchange.head.starts_with("GET / HTTP/1.1\r\n"));
+            assert_eq!(exchange.header("host"), Some(expected), "{request}");
+            assert_eq!(exchange.header("x-forwarded-host"), Some(expected));
+            exchange.answer(OK).await;
+        }
+    }
+
+    let answer = proxy.exchange(&to("http://b/")).await;
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+}
+
+// S20 (RFC 9110 §2.5)
+#[tokio::test]
+async fn a_later_minor_version_is_treated_as_1_1_both_ways() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::before(&upstream);
+    for version in ["1.2", "1.9"] {
+        for request in [
+            post("Connection: close\r\nTransfer-Encoding: chunked"),
+            handshake(&[]),
+        ] {
+            let request = request.replace("HTTP/1.1", &format!("HTTP/{version}"));
+            for piece in [1, 7, request.len()] {
+                let mut client = proxy.connect().await;
+                for piece in request.as_bytes().chunks(piece) {
+                    client.send(piece).await;
+                    tokio::task::yield_now().await;
+                }
+
+                let mut exchange = upstream.accept().await;
+                assert!(exchange.head.contains(" HTTP/1.1\r\n"));
+                let is_websocket = exchange.header("upgrade").is_some();
+                let answer = if is_websocket {
+                    SWITCHING_PROTOCOLS
+                } else {
+                    OK
+                };
+                let answer = answer.replace("1.1", version) + "\u{1}\u{0}";
+                exchange.answer(&answer).await;
+
+                let head = client.read_head().await.unwrap();
+                let expected = if is_websocket { "101" } else { "200" };
+                assert!(head.starts_with(&format!("HTTP/1.1 {expected} ")), "{head}");
+            }
+        }
     }
 }
 

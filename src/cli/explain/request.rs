@@ -114,7 +114,7 @@ impl Request {
     pub(super) fn route<'a>(&self, config: &'a Config) -> Result<&'a Arc<Route>, Refusal> {
         let request = self.sent();
         let mut framing = Framing::new(usize::MAX, config.limits.max_uri_bytes);
-        framing.watch(&head(&request));
+        framing.watch(&mut head(&request));
         framing.next_verdict()?;
         find_route(&request, config)
     }

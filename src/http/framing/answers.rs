@@ -10,15 +10,17 @@
 //!   the connection.
 //! * At most [`MAX_INTERIMS`] interim answers are kept.
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use hyper::{
     HeaderMap, StatusCode,
     header::{HeaderName, HeaderValue},
 };
 
-use super::{body_end, no_lines};
-use crate::http::head::write_headers;
-use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
+use super::{Flaw, body_end, no_lines};
+use crate::{
+    http::head::write_headers,
+    websocket::handshake::{find_head_end, has_bare_line_feed, lower_version},
+};
 
 /// How many `1xx` answers may come before the final one.
 pub const MAX_INTERIMS: usize = 10;
@@ -102,42 +104,47 @@ impl Answers {
         std::mem::take(&mut self.interims)
     }
 
-    /// Follows the next bytes of the connection.
-    pub fn watch(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        while self.is_expecting && !bytes.is_empty() {
+    /// Follows the next bytes of the connection, in which a later version of HTTP/1 becomes 1.1.
+    pub fn watch(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while self.is_expecting && at < bytes.len() {
             self.has_begun = true;
-            self.watch_head(&mut bytes);
+            at += self.watch_head(&mut bytes[at..]);
         }
     }
 
-    fn watch_head(&mut self, bytes: &mut &[u8]) {
+    /// Follows a head, or what there is of it, and returns how many bytes that is.
+    fn watch_head(&mut self, bytes: &mut [u8]) -> usize {
         let known = self.partial.len();
         // A head in one piece, as most are, is not copied.
         if known == 0
             && let Some(end) = find_head_end(bytes, 0)
         {
-            self.judge(&bytes[..end]);
-            bytes.advance(end);
-            return;
+            self.judge(&mut bytes[..end]);
+            return end;
         }
+        // hyper reads piece by piece, too.
+        lower_version(&self.partial, bytes);
         self.partial.extend_from_slice(bytes);
         if let Some(end) = find_head_end(&self.partial, self.searched) {
-            let head = std::mem::take(&mut self.partial);
-            self.judge(&head[..end]);
+            let mut head = std::mem::take(&mut self.partial);
+            self.judge(&mut head[..end]);
             self.searched = 0;
-            bytes.advance(end - known);
-        } else {
-            self.searched = self.partial.len();
-            bytes.advance(bytes.len());
-            if self.searched > self.max_header_bytes {
-                self.refuse("header section too large");
-            }
+            return end - known;
         }
+        self.searched = self.partial.len();
+        if self.searched > self.max_header_bytes {
+            self.refuse("header section too large");
+        }
+        bytes.len()
     }
 
-    fn judge(&mut self, head: &[u8]) {
-        match judge(head) {
+    fn judge(&mut self, head: &mut [u8]) {
+        let mut judged = judge(head);
+        if judged.is_err() && lower_version(&[], head) {
+            judged = judge(head);
+        }
+        match judged {
             Ok(None) => self.is_expecting = false,
             Ok(Some(_)) if self.interim_count == MAX_INTERIMS => {
                 self.refuse("too many interim answers");
@@ -176,7 +183,8 @@ fn judge(head: &[u8]) -> Result<Option<Interim>, &'static str> {
     if matches!(code, 100 | 102..=199) {
         return interim(code, answer.headers).map(Some);
     }
-    let is_chunked = body_end(answer.headers)?.is_some_and(super::BodyEnd::is_chunked);
+    let end = body_end(answer.headers).map_err(Flaw::what)?;
+    let is_chunked = end.is_some_and(super::BodyEnd::is_chunked);
     if is_chunked && answer.version == Some(0) {
         return Err("Transfer-Encoding in HTTP/1.0");
     }
@@ -205,7 +213,7 @@ mod tests {
     fn watched(input: &str, piece: usize) -> Answers {
         let mut answers = Answers::new(1024);
         answers.expect();
-        for piece in input.as_bytes().chunks(piece) {
+        for piece in input.to_owned().into_bytes().chunks_mut(piece) {
             answers.watch(piece);
         }
         answers
@@ -263,7 +271,7 @@ mod tests {
         answers.expect();
         assert!(!answers.has_begun());
 
-        answers.watch(b"H");
+        answers.watch(&mut b"H".to_owned());
         assert!(answers.has_begun());
     }
 }
