@@ -368,7 +368,11 @@ pub fn find_route<'a, B>(
         return Err(Refusal::HeadersTooLarge);
     }
     let host = target::host(request)?.unwrap_or_default();
-    Ok(routes.find(host, request.uri().path())?)
+    let route = routes.find(host, request.uri().path())?;
+    if !route.http.non_ascii.allows(request.headers().values()) {
+        return Err(Refusal::BadRequest("header value is not ASCII"));
+    }
+    Ok(route)
 }
 
 /// Which versions of HTTP a connection may speak.

@@ -17,7 +17,9 @@ pub mod path;
 
 use std::{sync::Arc, time::Duration};
 
-use self::path::Path;
+use http::HeaderValue;
+
+use self::path::{Passes, Path};
 use crate::{
     session,
     upstream::{self, breaker, dial::Protocol},
@@ -41,6 +43,24 @@ impl Underscores {
     }
 }
 
+/// What becomes of a client's header values with bytes outside ASCII (`obs-text`, RFC 9110 §5.5):
+/// they have no agreed meaning, and many applications send them all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonAscii {
+    /// They pass, byte for byte.
+    Pass,
+    /// The request is refused.
+    Refuse,
+}
+
+impl NonAscii {
+    /// Whether a request with these header values may pass.
+    #[must_use]
+    pub fn allows<'a>(self, values: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+        self == Self::Pass || values.into_iter().all(|value| value.as_bytes().is_ascii())
+    }
+}
+
 /// How plain HTTP requests of a route behave.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
@@ -57,6 +77,9 @@ pub struct HttpSettings {
     /// What becomes of names with an underscore, in opening handshakes, too; default: they
     /// are removed.
     pub underscores: Underscores,
+    /// What becomes of values with bytes outside ASCII, in opening handshakes, too; default: they
+    /// pass.
+    pub non_ascii: NonAscii,
     /// How many connections to the upstream each worker keeps for further requests; default
     /// 128, 0: none.
     pub max_idle_connections: usize,
@@ -79,6 +102,7 @@ impl Default for HttpSettings {
             max_held_requests: 500,
             max_body_bytes: None,
             underscores: Underscores::Drop,
+            non_ascii: NonAscii::Pass,
             max_idle_connections: 128,
             idle_timeout: Duration::from_secs(4),
             response_timeout: Some(Duration::from_mins(5)),
@@ -118,6 +142,9 @@ pub struct Route {
     /// The path prefix it applies to, on a segment boundary, `/` being every path; or `=` and
     /// a path, and it applies to that path alone. Normalized as [`path::of_route`] does.
     pub path: String,
+    /// What may be in the path of a request, though servers read it in different ways; default:
+    /// nothing.
+    pub passes: Passes,
     /// The subprotocols the upstream is known to speak; empty: what it has named before, or the
     /// client's first offer.
     pub subprotocols: Vec<String>,
@@ -188,6 +215,7 @@ impl Route {
         Self {
             host: String::new(),
             path: "/".to_owned(),
+            passes: Passes::default(),
             subprotocols: Vec::new(),
             origins: Vec::new(),
             accept: Accept::default(),
@@ -223,6 +251,10 @@ impl Routes {
         let host = without_port(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         let found = self.best(host, &path.strict);
+        let passes = found.map_or_else(Passes::default, |route| route.passes);
+        if !path.needs.is_within(passes) {
+            return Err(Unrouted::IllegalPath(path::BACKSLASH));
+        }
         if let Some(lenient) = &path.lenient
             && self.best(host, lenient).map(Arc::as_ptr) != found.map(Arc::as_ptr)
         {
@@ -448,6 +480,27 @@ mod tests {
         }
         for path in ["//x", "/x;y", "/a%2Fb"] {
             assert_eq!(found(&two, "any", path), Some(("", "/")), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_passes_only_where_the_route_says_so_and_no_other_would_be_taken() {
+        let mut routes = routes(&[("", "/"), ("", "/ws"), ("", "/strict")]);
+        for route in &mut routes.0[..2] {
+            Arc::get_mut(route).unwrap().passes.encoded_backslash = true;
+        }
+
+        for (path, expected) in [("/ws/A%5Cb", "/ws"), ("/A%5cb", "/")] {
+            assert_eq!(found(&routes, "any", path), Some(("", expected)), "{path}");
+        }
+        let illegal = Some(Unrouted::IllegalPath(path::BACKSLASH));
+        for path in ["/ws/A\\b", "/strict/A%5Cb", "/ws/A%5C\\b"] {
+            assert_eq!(routes.find("any", path).err(), illegal, "{path}");
+        }
+        for path in ["/ws%5Cb", "/a%5C..%5Cws"] {
+            let error = routes.find("any", path).err().unwrap();
+            let is_refused = matches!(error, Unrouted::AmbiguousPath | Unrouted::IllegalPath(_));
+            assert!(is_refused, "{path}: {error:?}");
         }
     }
 

@@ -282,18 +282,23 @@ fn explain_plain(settings: &Settings, text: &mut Lines) {
             http("body_timeout"),
         ),
     );
-    // It is for opening handshakes as well.
-    let is_meant = |key: &str| key.starts_with("http.") && key != "http.underscores";
+    // Some are for opening handshakes as well.
+    let is_of_both = |key: &str| ["http.underscores", "http.non_ascii"].contains(&key);
+    let is_meant = |key: &str| key.starts_with("http.") && !is_of_both(key);
     text.also(&settings.rest_of_route(is_meant));
 }
 
 /// What is the same for both.
 fn explain_connections(settings: &Settings, text: &mut Lines) {
     text.section("To the upstream");
-    let underscores = settings.of("http.underscores");
+    let http = |key: &str| settings.of(&format!("http.{key}"));
     text.line(
         "headers",
-        format_args!("whose names have an underscore: {underscores}"),
+        format_args!("whose names have an underscore: {}", http("underscores")),
+    );
+    text.line(
+        "values",
+        format_args!("that are not ASCII: {}", http("non_ascii")),
     );
     let of_one_kind = [&OF_WEBSOCKETS[..], &OF_PLAIN_REQUESTS].concat();
     let is_meant = |key: &str| {

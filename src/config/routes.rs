@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, net::Ipv6Addr, ops::Range, time::Duration};
 
 use http::Uri;
+use toml::de::DeValue;
 
 use super::{
     address::{self, Upstream},
@@ -13,7 +14,7 @@ use super::{
     units,
 };
 use crate::{
-    route::{self, Accept, HttpSettings, Route, Underscores},
+    route::{self, Accept, HttpSettings, NonAscii, Route, Underscores, path::Passes},
     session::{
         self,
         close::CloseCodes,
@@ -58,6 +59,7 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
 fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let host = table.take("host", |value| one_each(value)?.parse(host));
     let path = table.take("path", |value| one_each(value)?.parse(path));
+    let passes = table.take("path_checks", path_checks);
     let accept = accept(table);
     let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
     let origins = table.take("origins", |value| list(value, origin));
@@ -72,6 +74,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     Some(Route {
         host: host.unwrap_or_default(),
         path: path.unwrap_or_else(|| "/".to_owned()),
+        passes: passes.unwrap_or_default(),
         subprotocols: subprotocols.unwrap_or_default(),
         origins: origins.unwrap_or_default(),
         accept,
@@ -85,6 +88,28 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
 /// A value of which a route has one.
 fn one_each(value: Value<'_>) -> Option<Value<'_>> {
     value.alone("expected one", "write one [[route]] for each")
+}
+
+/// How strictly paths are checked: a word, or a list of what passes all the same.
+fn path_checks(value: Value<'_>) -> Option<Passes> {
+    if !matches!(value.content(), DeValue::Array(_)) {
+        return value.choice(&[("strict", Passes::default())]);
+    }
+    let passes = list(value, |text| match text {
+        "\\" => Ok((true, false)),
+        _ if text.eq_ignore_ascii_case("%5C") => Ok((false, true)),
+        _ => {
+            let what = format!("`{text}` is nothing that could pass");
+            Err(Mistake::new(what, "expected `%5C` or `\\`"))
+        }
+    });
+    let passes = passes?.into_iter();
+    Some(
+        passes.fold(Passes::default(), |all, (backslash, encoded)| Passes {
+            backslash: all.backslash || backslash,
+            encoded_backslash: all.encoded_backslash || encoded,
+        }),
+    )
 }
 
 fn accept(table: &mut Table<'_>) -> Accept {
@@ -373,6 +398,11 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
     override_with(
         &mut http.max_held_requests,
         table.measure("max_held_requests", units::count),
+    );
+    let non_ascii = [("pass", NonAscii::Pass), ("refuse", NonAscii::Refuse)];
+    override_with(
+        &mut http.non_ascii,
+        table.take("non_ascii", |value| value.choice(&non_ascii)),
     );
     let underscores = [("drop", Underscores::Drop), ("pass", Underscores::Pass)];
     override_with(

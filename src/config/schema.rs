@@ -37,11 +37,13 @@ enum Notation {
     /// One or more conditions on messages; with `true` also on what happens to the upstream.
     Matchers(bool),
     CloseCodes,
+    /// `strict`, or a list of some of these.
+    Passes(&'static [&'static str]),
 }
 
 use Notation::{
     CloseCodes, Count, Duration, Fraction, Matchers, Memory, OptionalCount, OptionalDuration,
-    OptionalMemory, OptionalSize, Size, Text, Texts, Truth, Word, Workers,
+    OptionalMemory, OptionalSize, Passes, Size, Text, Texts, Truth, Word, Workers,
 };
 
 const MAX: u64 = u32::MAX as u64;
@@ -87,6 +89,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].upstream", Text),
     ("route[].proxy_protocol", Word(&["", "v1", "v2"])),
     ("route[].accept", Word(&["early", "after-upstream"])),
+    ("route[].path_checks", Passes(&["%5C", "%5c", "\\"])),
     ("route[].subprotocols", Texts),
     ("route[].origins", Texts),
     ("route[].connect.timeout", Duration),
@@ -130,6 +133,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].http.max_held_requests", Count(0, MAX)),
     ("route[].http.max_body_bytes", OptionalSize),
     ("route[].http.underscores", Word(&["drop", "pass"])),
+    ("route[].http.non_ascii", Word(&["pass", "refuse"])),
     ("route[].http.max_idle_connections", Count(0, MAX)),
     ("route[].http.idle_timeout", Duration),
     ("route[].http.response_timeout", OptionalDuration),
@@ -250,6 +254,11 @@ impl Notation {
                 json!({ "anyOf": [one, { "type": "array", "items": one }] })
             }
             CloseCodes => definition("close_codes"),
+            Passes(some) => json!({ "anyOf": [
+                { "const": "strict" },
+                definition("variable"),
+                { "type": "array", "items": { "enum": some } },
+            ] }),
         }
     }
 }

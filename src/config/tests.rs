@@ -611,6 +611,9 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
         ("path = \"=chat\"", "exactly one"),
         ("path = \"/a/../b\"", "dot segment"),
         ("path = \"/a;b\"", "can be read in two ways"),
+        ("path_checks = \"lax\"", "expected `strict`"),
+        ("path_checks = [\"%2e\"]", "expected `%5C` or `\\`"),
+        ("path_checks = true", "`path_checks` cannot be"),
         ("host = \"a.example:80\"", "without scheme, port and path"),
         (
             "origins = [\"https://a.example/\"]",

@@ -82,6 +82,7 @@ fn is_same(one: &Route, other: &Route) -> bool {
         && one.accept == other.accept
         && one.subprotocols == other.subprotocols
         && one.http.underscores == other.http.underscores
+        && one.http.non_ascii == other.http.non_ascii
         && session.gate == others.gate
         && session.rules == others.rules
         && session.hold == others.hold
@@ -147,6 +148,7 @@ mod tests {
             "accept = \"after-upstream\"",
             "subprotocols = [\"chat\"]",
             "http.underscores = \"pass\"",
+            "http.non_ascii = \"refuse\"",
             "connect.timeout = \"2s\"",
             "connect.retry.max = \"2s\"",
             "breaker.failures = 7",

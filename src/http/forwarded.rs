@@ -81,7 +81,7 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     let address_text = address.map(text_of);
     match &address_text {
         Some(address) => append(headers, X_FORWARDED_FOR, received, client, |list| {
-            list.push_str(address);
+            list.extend_from_slice(address.as_bytes());
         }),
         None if client.is_trusted => {
             for value in received.get_all(X_FORWARDED_FOR) {
@@ -93,7 +93,7 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     if let Some(host) = host
         && !headers.contains_key(X_FORWARDED_HOST)
     {
-        insert(headers, X_FORWARDED_HOST, host.to_owned());
+        insert(headers, X_FORWARDED_HOST, host.into());
     }
     headers
         .entry(X_FORWARDED_PROTO)
@@ -114,7 +114,7 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
             [";proto=", client.scheme(), ""],
         ];
         for part in parts.as_flattened() {
-            list.push_str(part);
+            list.extend_from_slice(part.as_bytes());
         }
     });
 }
@@ -139,23 +139,21 @@ fn append(
     name: HeaderName,
     received: &HeaderMap,
     client: Client,
-    write_element: impl FnOnce(&mut String),
+    write_element: impl FnOnce(&mut Vec<u8>),
 ) {
-    let mut list = String::with_capacity(ELEMENT_BYTES);
+    let mut list = Vec::with_capacity(ELEMENT_BYTES);
     if client.is_trusted {
-        let lines = received.get_all(&name).iter();
-        list.extend(
-            lines
-                .filter_map(|line| line.to_str().ok())
-                .flat_map(|line| [line, ", "]),
-        );
+        for line in received.get_all(&name) {
+            list.extend_from_slice(line.as_bytes());
+            list.extend_from_slice(b", ");
+        }
     }
     write_element(&mut list);
     insert(headers, name, list);
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    let value = HeaderValue::try_from(value).expect("addresses and hosts are visible ASCII");
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: Vec<u8>) {
+    let value = HeaderValue::try_from(value).expect("values, addresses and hosts are legal in one");
     headers.insert(name, value);
 }
 
@@ -261,6 +259,19 @@ mod tests {
                 ("x-forwarded-proto", "http"),
             ],
         );
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_passes_byte_for_byte() {
+        let mut received = HeaderMap::new();
+        let list = HeaderValue::from_bytes(b"192.0.2.9, caf\xe9").unwrap();
+        received.append(X_FORWARDED_FOR, list);
+        let mut headers = HeaderMap::new();
+
+        set(&mut headers, &received, client("10.0.0.1:1234", true), None);
+
+        let expected = b"192.0.2.9, caf\xe9, 10.0.0.1";
+        assert_eq!(headers[X_FORWARDED_FOR].as_bytes(), expected);
     }
 
     #[test]

@@ -333,9 +333,6 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
             "request target is not in a form for this method",
         ));
     }
-    if !request.headers.iter().all(|line| is_text(line.value)) {
-        return Err(Flaw::Malformed("header value is not ASCII"));
-    }
     Ok(body_end(request.headers)?.unwrap_or(BodyEnd::After(0)))
 }
 
@@ -358,12 +355,6 @@ fn is_in_its_form(method: &str, target: &str) -> bool {
     // adds a path, with which it would ask about that.
     let after_authority = rest.find(['/', '?']).map(|start| &rest[start..]);
     is_served && (method != "OPTIONS" || after_authority.is_some_and(|it| it.starts_with('/')))
-}
-
-/// Whether a header's value is what every server reads in the same way (RFC 9110 §5.5): the
-/// other bytes that the grammar knows have no agreed meaning.
-pub(super) fn is_text(value: &[u8]) -> bool {
-    value.is_ascii()
 }
 
 /// Room for the lines of a head; not initialised, which for this many would take longer

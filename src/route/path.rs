@@ -8,20 +8,43 @@
 //! |---|---|
 //! | an encoded letter, digit, `-`, `_`, `~` or `.`, such as `%77` | is that character: to every server (RFC 3986 §6.2.2.2) |
 //! | a segment `.` or `..`, with encoded dots, behind `%2F` and before a parameter (`..;x`) as well | refused: some servers resolve it to another path |
-//! | `\`, `%5C` | refused: a slash to some servers |
+//! | `\`, `%5C` | refused, for it is a slash to some servers; where a route lets it pass, it is read in both ways, see below |
 //! | `%00` | refused: the end of the path to some servers |
 //! | `%` without two hexadecimal digits behind it | refused: servers fail on it, each in its way |
 //! | `#` | refused before it gets here: no part of a request target |
 //! | `%2F`, `//`, `;x`, `%3Bx` | read in both ways, see below |
 //! | everything else, also encoded: `%20`, `%25`, `%3F` | itself; `%2f` and `%2F` are the same, upper and lower case letters are not |
 //!
-//! Strictly read, `%2F` and `;x` are part of a segment, and between two slashes there is an
-//! empty one. Leniently read, `%2F` is a slash, several slashes are one, and a parameter is
-//! no part of the path. Servers do either. Where both readings take the same route, as
+//! Strictly read, `%2F`, `%5C`, `\` and `;x` are part of a segment, and between two slashes
+//! there is an empty one. Leniently read, the former three are slashes, several slashes are one,
+//! and a parameter is no part of the path. Servers do either. Where both readings take the same route, as
 //! `/chat//room;x` does with one route for `/`, the request passes; where they do not, as
 //! `/ws;x` with routes for `/` and `/ws`, it is refused.
 
 use std::borrow::Cow;
+
+/// What may be in the path of a request for a route that is refused otherwise; nothing by
+/// default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// `\` as it is.
+    pub backslash: bool,
+    /// `%5C`, as in the name of a Windows account.
+    pub encoded_backslash: bool,
+}
+
+impl Passes {
+    /// Whether all of it is in `others`, too.
+    #[must_use]
+    pub const fn is_within(self, others: Self) -> bool {
+        (!self.backslash || others.backslash)
+            && (!self.encoded_backslash || others.encoded_backslash)
+    }
+
+    const fn is_nothing(self) -> bool {
+        !self.backslash && !self.encoded_backslash
+    }
+}
 
 /// The path of a request in both readings; see the [module](self).
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +52,12 @@ pub(super) struct Path<'a> {
     pub(super) strict: Cow<'a, str>,
     /// Only when it differs.
     pub(super) lenient: Option<String>,
+    /// What is in it that most routes refuse.
+    pub(super) needs: Passes,
 }
+
+/// What is wrong with a path that needs what its route does not let pass.
+pub(super) const BACKSLASH: &str = "backslash in the path";
 
 impl<'a> Path<'a> {
     /// Reads a path without its query.
@@ -38,13 +66,18 @@ impl<'a> Path<'a> {
     ///
     /// Why a path is refused whatever the routes are.
     pub(super) fn read(path: &'a str) -> Result<Self, &'static str> {
-        if path.contains('\\') {
-            return Err("backslash in the path");
-        }
-        let strict = normalize(path)?;
-        let lenient = lenient(&strict)?;
+        let mut needs = Passes {
+            backslash: path.contains('\\'),
+            ..Passes::default()
+        };
+        let strict = normalize(path, &mut needs)?;
+        let lenient = lenient(&strict, needs)?;
         let lenient = (lenient != strict).then(|| lenient.into_owned());
-        Ok(Self { strict, lenient })
+        Ok(Self {
+            strict,
+            lenient,
+            needs,
+        })
     }
 }
 
@@ -55,6 +88,7 @@ impl<'a> Path<'a> {
 /// Why no request could ever have it.
 pub fn of_route(path: &str) -> Result<String, &'static str> {
     match Path::read(path)? {
+        Path { needs, .. } if !needs.is_nothing() => Err(BACKSLASH),
         Path {
             lenient: Some(_), ..
         } => Err("a path with `//`, `;` or an encoded slash can be read in two ways"),
@@ -68,7 +102,7 @@ pub fn of_route(path: &str) -> Result<String, &'static str> {
 /// # Errors
 ///
 /// What encodings are refused.
-fn normalize(path: &str) -> Result<Cow<'_, str>, &'static str> {
+fn normalize<'a>(path: &'a str, needs: &mut Passes) -> Result<Cow<'a, str>, &'static str> {
     let mut parts = path.split('%');
     let first = parts.next().unwrap_or_default();
     if first.len() == path.len() {
@@ -81,11 +115,11 @@ fn normalize(path: &str) -> Result<Cow<'_, str>, &'static str> {
         let byte = byte.and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match byte.ok_or("broken percent-encoding in the path")? {
             0 => return Err("NUL in the path"),
-            b'\\' => return Err("backslash in the path"),
             byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
                 normalized.push(char::from(byte));
             }
-            _ => {
+            byte => {
+                needs.encoded_backslash |= byte == b'\\';
                 normalized.push('%');
                 normalized.push_str(&part[..2].to_ascii_uppercase());
             }
@@ -100,16 +134,20 @@ fn is_hex(digits: &str) -> bool {
 }
 
 /// The lenient reading of a path that has been normalized.
-fn lenient(strict: &str) -> Result<Cow<'_, str>, &'static str> {
+fn lenient(strict: &str, needs: Passes) -> Result<Cow<'_, str>, &'static str> {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     let has_escapes = strict.contains("%2F") || strict.contains("%3B");
-    if !has_escapes && !strict.contains(';') && !strict.contains("//") {
+    let is_plain = !has_escapes && needs.is_nothing();
+    if is_plain && !strict.contains(';') && !strict.contains("//") {
         if strict.split('/').any(is_dots) {
             return Err(DOT_SEGMENT);
         }
         return Ok(Cow::Borrowed(strict));
     }
-    let decoded = strict.replace("%2F", "/").replace("%3B", ";");
+    let mut decoded = strict.replace("%2F", "/").replace("%3B", ";");
+    if !needs.is_nothing() {
+        decoded = decoded.replace("%5C", "/").replace('\\', "/");
+    }
     let mut lenient = String::with_capacity(decoded.len());
     for segment in decoded.split('/') {
         let name = segment.split(';').next().unwrap_or_default();
@@ -196,7 +234,9 @@ mod tests {
     #[test]
     fn a_route_has_a_path_with_one_reading() {
         assert_eq!(of_route("/%77s").as_deref(), Ok("/ws"));
-        for path in ["/a//b", "/a;b", "/a%2fb", "/a/../b", "/%"] {
+        for path in [
+            "/a//b", "/a;b", "/a%2fb", "/a/../b", "/%", "/a%5Cb", "/a\\b",
+        ] {
             assert!(of_route(path).is_err(), "{path}");
         }
     }
@@ -234,6 +274,37 @@ mod tests {
     }
 
     #[test]
+    fn a_backslash_is_a_slash_in_the_lenient_reading_and_needs_a_route_that_lets_it_pass() {
+        for (path, strict, lenient, backslash, encoded_backslash) in [
+            (
+                "/DOMAIN%5cuser",
+                "/DOMAIN%5Cuser",
+                "/DOMAIN/user",
+                false,
+                true,
+            ),
+            (
+                "/DOMAIN\\user",
+                "/DOMAIN\\user",
+                "/DOMAIN/user",
+                true,
+                false,
+            ),
+            ("/a%5C\\b;c", "/a%5C\\b;c", "/a/b", true, true),
+            ("/a\\", "/a\\", "/a/", true, false),
+        ] {
+            let read = Path::read(path).unwrap();
+
+            let needs = Passes {
+                backslash,
+                encoded_backslash,
+            };
+            assert_eq!((&*read.strict, read.needs), (strict, needs));
+            assert_eq!(read.lenient.as_deref(), Some(lenient), "{path}");
+        }
+    }
+
+    #[test]
     fn a_path_that_a_server_may_resolve_to_another_one_is_refused() {
         for path in [
             "/ws/../admin",
@@ -247,7 +318,8 @@ mod tests {
             "/ws/..;/admin",
             "/ws/..%3b/admin",
             "/ws\\..\\admin",
-            "/ws%5c",
+            "/ws%5c..%5Cadmin",
+            "\\..;x/",
             "/a%00",
             "/%",
             "/%2",

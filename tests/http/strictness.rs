@@ -1,9 +1,9 @@
 //! What is refused, what is repaired and what passes: the rows S, R, U and F of the
 //! catalogue, each as bytes in and a verdict out.
 
-use readygate::route::Route;
+use readygate::route::{Accept, NonAscii, Route};
 
-use crate::support::{Proxy, SWITCHING_PROTOCOLS, Upstream, config, handshake};
+use crate::support::{Exchange, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -132,7 +132,6 @@ fn refused_targets() -> Vec<(&'static str, String, &'static str)> {
         ("S26", get(&many(100)), "431"),
         ("S26", to(&format!("/{}", "a".repeat(16 * 1024))), "414"),
         ("S26", get(&format!("A: {}", "a".repeat(500_000))), "431"),
-        ("F09", get("A: \u{e9}"), "400"),
         ("U06", handshake(&["Content-Length: 3"]) + "abc", "400"),
         ("U09", handshake(&["Upgrade: websocket, h2c"]), "400"),
     ]
@@ -603,6 +602,112 @@ async fn headers_of_the_connection_and_with_underscores_stay_behind_and_the_rest
         answer.contains("\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nx_y: z\r\n"),
         "{answer}"
     );
+}
+
+/// Header values with obs-text (RFC 9110 §5.5): in UTF-8, and in ISO 8859-1.
+const OBS_TEXT: [&[u8]; 2] = [b"name=Jos\xc3\xa9; b=\x80\xff", b"name=Jos\xe9"];
+
+/// A head in which `*` stands for this text.
+fn with_text(head: &str, text: &[u8]) -> Vec<u8> {
+    let parts: Vec<_> = head.split('*').map(str::as_bytes).collect();
+    parts.join(text)
+}
+
+fn contains(all: &[u8], part: &[u8]) -> bool {
+    all.to_ascii_lowercase()
+        .windows(part.len())
+        .any(|window| window == part.to_ascii_lowercase())
+}
+
+// F09
+#[tokio::test]
+async fn values_outside_ascii_pass_byte_for_byte_both_ways() {
+    let upstream = Upstream::listen().await;
+    for accept in [Accept::Early, Accept::AfterUpstream] {
+        let proxy = Proxy::start(config(vec![Route {
+            accept,
+            ..upstream.route()
+        }]));
+        for text in OBS_TEXT {
+            for request in [
+                get("Connection: close\r\nCookie: *"),
+                handshake(&["Cookie: *"]),
+            ] {
+                let mut client = proxy.connect().await;
+                client.send(with_text(&request, text)).await;
+
+                let mut connection = upstream.accept_raw().await;
+                let head = connection.read_head_bytes().await.unwrap();
+                assert!(contains(&head, &with_text("cookie: *\r\n", text)));
+
+                let mut exchange = Exchange {
+                    head: String::from_utf8_lossy(&head).into_owned(),
+                    stream: connection,
+                };
+                let is_plain = exchange.header("upgrade").is_none();
+                let answer = if is_plain { OK } else { SWITCHING_PROTOCOLS };
+                let answer = answer.replacen("\r\n", "\r\nSet-Cookie: *\r\n", 1);
+                exchange.answer_bytes(&with_text(&answer, text)).await;
+                let head = client.read_head_bytes().await.unwrap();
+                let has_cookie = contains(&head, &with_text("set-cookie: *\r\n", text));
+                let is_early = !is_plain && accept == Accept::Early;
+                assert_eq!(has_cookie, !is_early);
+                assert!(!contains(&head, b" 400 "));
+            }
+        }
+    }
+}
+
+// F09
+#[tokio::test]
+async fn a_route_may_refuse_values_outside_ascii() {
+    let upstream = Reserved::port();
+    let mut route = upstream.route();
+    route.http.non_ascii = NonAscii::Refuse;
+    let proxy = Proxy::start(config(vec![route]));
+    for request in [get("X: a\r\nCookie: *"), handshake(&["Cookie: *"])] {
+        for text in OBS_TEXT {
+            let mut client = proxy.connect().await;
+            client.send(with_text(&request, text)).await;
+
+            let answer = client.read_to_end().await;
+
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            assert!(answer.contains("header value is not ASCII"), "{answer}");
+        }
+        let mut client = proxy.connect().await;
+        client.send(handshake(&["Cookie: a\tb~"])).await;
+        let head = client.read_head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_may_let_backslashes_pass() {
+    let upstream = Upstream::listen().await;
+    let mut route = upstream.route();
+    route.passes.encoded_backslash = true;
+    let proxy = Proxy::start(config(vec![route.clone()]));
+    let target = "/users/DOMAIN%5cname?a=%5C";
+    let line = format!("GET {target} HTTP/1.1");
+    for request in [to(target), handshake(&[&line])] {
+        let mut client = proxy.connect().await;
+        client.send(request).await;
+
+        let exchange = upstream.accept().await;
+        assert_eq!(exchange.head.lines().next(), Some(&*line));
+    }
+    for target in ["/a\\b", "/a%5C..%5Cb"] {
+        let answer = proxy.exchange(&to(target)).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+    }
+
+    route.passes.backslash = true;
+    let proxy = Proxy::start(config(vec![route]));
+    let mut client = proxy.connect().await;
+    client.send(to("/a\\b")).await;
+    let exchange = upstream.accept().await;
+    assert!(exchange.head.starts_with("GET /a\\b HTTP/1.1\r\n"));
 }
 
 // F02

@@ -203,9 +203,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     /// Answers with `answer`, in which `{accept}` stands for the right key.
     pub(crate) async fn answer(&mut self, answer: &str) {
+        self.answer_bytes(answer.as_bytes()).await;
+    }
+
+    pub(crate) async fn answer_bytes(&mut self, answer: &[u8]) {
         let key = self.header("sec-websocket-key").unwrap_or_default();
         let accept = derive_accept_key(key.as_bytes());
-        self.stream.send(&answer.replace("{accept}", &accept)).await;
+        let place = b"{accept}";
+        let place = answer.windows(place.len()).position(|it| it == place);
+        let (before, after) = place.map_or((answer, &b""[..]), |at| {
+            (&answer[..at], &answer[at + "{accept}".len()..])
+        });
+        let accept = if place.is_some() { &*accept } else { "" };
+        let answer = [before, accept.as_bytes(), after].concat();
+        self.stream.send(answer).await;
     }
 
     /// Says that nothing more comes.
@@ -232,6 +243,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// One head, up to its empty line; `None` at an end before its first byte.
     pub(crate) async fn read_head(&mut self) -> Option<String> {
+        let head = self.read_head_bytes().await?;
+        Some(String::from_utf8(head).unwrap())
+    }
+
+    pub(crate) async fn read_head_bytes(&mut self) -> Option<Vec<u8>> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match self.0.read_u8().await {
@@ -240,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
             }
         }
-        Some(String::from_utf8(head).unwrap())
+        Some(head)
     }
 
     pub(crate) async fn read_request(mut self) -> Option<Exchange<S>> {

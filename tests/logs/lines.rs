@@ -331,6 +331,35 @@ fn cloud_logging_gets_its_own_names() {
 }
 
 #[test]
+fn values_outside_ascii_are_escaped_in_every_log() {
+    let upstream = backend(&[]);
+    let configuration = format!(
+        "{BASE}\n[[route]]\nupstream = \"http://{upstream}\"\norigins = [\"https://a.example\"]\n"
+    );
+    for format in ["text", "json", "gcp"] {
+        let arguments = ["--log-format", format, "--log-level", "trace"];
+        let mut program = Program::configured(&configuration, &arguments, &[]);
+        let log = program.collect_log();
+        let lines = [
+            "Origin: *",
+            "Cookie: *",
+            "X-Request-Id: *",
+            "traceparent: *",
+        ];
+        let request = handshake("/", &[&lines[..], &["Connection: close"]].concat());
+        let parts: Vec<_> = request.split('*').map(str::as_bytes).collect();
+
+        program.exchange(parts.join(&b"caf\xe9\xc3\xa9"[..]));
+
+        program.terminate();
+        program.wait();
+        let log = log.join().unwrap();
+        assert!(log.contains("origin not allowed"), "{format}: {log}");
+        assert!(log.is_ascii(), "{format}: {log}");
+    }
+}
+
+#[test]
 fn a_request_of_http_1_0_is_logged_as_one() {
     let arguments = ["--log-format", "json"];
     let mut program = Program::start(backend(&[]), "", &arguments, &[]);

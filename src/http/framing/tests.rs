@@ -69,7 +69,7 @@ fn a_head_that_can_be_read_in_two_ways_is_refused() {
         let verdicts = verdicts(&GET.replace('/', target), 7);
         assert!(matches!(verdicts[..], [Err(_)]), "{target}: {verdicts:?}");
     }
-    assert!(verdicts(&with("A: \u{e9}\r\n"), 7)[0].is_err());
+    assert!(verdicts(&with("A: \u{e9}\r\n"), 7)[0].is_ok());
     assert!(verdicts(&with("A: a\tb ~!\r\n"), 7)[0].is_ok());
 }
 

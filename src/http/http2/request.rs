@@ -6,10 +6,7 @@ use hyper::{
 };
 
 use super::heads;
-use crate::http::{
-    framing::{has_one_length, is_text},
-    response::Refusal,
-};
+use crate::http::{framing::has_one_length, response::Refusal};
 
 /// Checks what HTTP/2 leaves open, and says the rest in the terms of HTTP/1.1: the authority
 /// is in `Host`, and there is one `Cookie`.
@@ -25,13 +22,6 @@ use crate::http::{
 pub(super) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     let mut request = request;
     heads::check(request.headers())?;
-    if !request
-        .headers()
-        .values()
-        .all(|value| is_text(value.as_bytes()))
-    {
-        return Err(Refusal::BadRequest("header value is not ASCII"));
-    }
     if request.headers().values().any(has_blank_at_an_end) {
         return Err(Refusal::BadRequest(
             "header value begins or ends with a blank",
