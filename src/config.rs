@@ -11,6 +11,7 @@
 //! * A key that is looked up stands in `proxy.toml`, with its default, and in [`schema()`].
 
 pub mod address;
+mod cautions;
 pub mod effective;
 mod expand;
 mod matchers;
@@ -35,7 +36,7 @@ use std::{
 use toml::de::DeTable;
 
 pub use effective::{Effective, Setting};
-pub use report::{Mistake, Problems};
+pub use report::{Cautions, Mistake, Problems};
 pub use schema::schema;
 
 use crate::{
@@ -86,6 +87,8 @@ pub struct Config {
     pub routes: Routes,
     /// What of this somebody has said, and where.
     pub effective: Effective,
+    /// What of the file is most likely not what is meant.
+    pub cautions: Cautions,
 }
 
 /// Why there is no configuration.
@@ -174,6 +177,13 @@ impl Config {
         Warnings::default().about(&self.identities(), SystemTime::now())
     }
 
+    /// Logs what of the file is most likely not what is meant.
+    pub fn log_cautions(&self) {
+        for caution in self.cautions.lines() {
+            tracing::warn!("{caution}");
+        }
+    }
+
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
         let trusted_proxies = trusted_proxies::read(top);
         Self {
@@ -188,17 +198,18 @@ impl Config {
             sha256: None,
             routes: Routes::new(routes),
             effective: top.file().effective(),
+            cautions: Cautions::default(),
         }
     }
 }
 
 /// What `read` makes of the file's top level, if there are no problems.
-fn read<T>(
+fn read(
     name: &str,
     text: &str,
     environment: Environment<'_>,
-    read: impl FnOnce(&mut Table<'_>) -> T,
-) -> Result<T, Problems> {
+    read: impl FnOnce(&mut Table<'_>) -> Config,
+) -> Result<Config, Problems> {
     let (root, errors) = DeTable::parse_recoverable(text);
     // What is quoted in part does not look like a URL any more.
     let named = userinfo::named(root.get_ref());
@@ -206,10 +217,11 @@ fn read<T>(
     let syntax = errors.iter().map(|error| syntax_problem(&shown, error));
     let file = File::new(text, environment);
     file.conceal(named.iter().filter_map(userinfo::Named::concealed));
-    let result = file.read(root.get_ref(), read);
+    let mut config = file.read(root.get_ref(), read);
+    config.cautions = Cautions::new(name, &shown, file.take_cautions());
     let problems = Problems::new(name, shown.clone(), syntax.collect(), file.take_problems());
     if problems.is_empty() {
-        Ok(result)
+        Ok(config)
     } else {
         Err(problems)
     }

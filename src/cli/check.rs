@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use annotate_snippets::Level;
 use clap::Args;
 
-use super::{ConfigurationError, DEFAULT_FILE, Exit, print, show, written};
+use super::{ConfigurationError, DEFAULT_FILE, Exit, is_stderr_colored, print, show, written};
 use crate::config::Config;
 
 const EXAMPLES: &str = "\
@@ -33,6 +33,7 @@ impl Check {
     pub(super) fn execute(self) -> Exit {
         match Config::load(&self.config) {
             Ok(config) => {
+                eprint!("{}", config.cautions.render(is_stderr_colored()));
                 for warning in config.warnings() {
                     show(Level::WARNING, &warning);
                 }

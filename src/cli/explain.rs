@@ -150,6 +150,7 @@ fn explain_websocket(
     text: &mut Lines,
 ) -> bool {
     text.section("A WebSocket");
+    explain_gate(route, settings, text);
     let origins = match settings.of("origins").as_str() {
         "[]" => "all".to_owned(),
         some => some.to_owned(),
@@ -163,7 +164,7 @@ fn explain_websocket(
         }
     };
     explain_answer(&early_answer, route, settings, text);
-    explain_waiting(route, settings, text);
+    explain_waiting(settings, text);
     text.line(
         "tunnel",
         format_args!(
@@ -186,6 +187,31 @@ fn explain_websocket(
     true
 }
 
+/// What it is held for.
+fn explain_gate(route: &Route, settings: &Settings, text: &mut Lines) {
+    let gate = |key: &str| settings.of(&format!("gate.{key}"));
+    let ready = match gate("ready") {
+        ready if route.session.gate.opens_on_upgrade() => {
+            format!("{ready}: nothing is held once the upstream has answered with 101")
+        }
+        ready => ready,
+    };
+    text.line(
+        "gate",
+        format_args!(
+            "opens at {ready}; after {} without: {}",
+            gate("timeout"),
+            gate("on_timeout"),
+        ),
+    );
+    if !route.session.gate.services_ready.is_empty() {
+        text.line(
+            "",
+            format_args!("before that, services_ready at {}", gate("services_ready")),
+        );
+    }
+}
+
 /// What the client is answered, and when.
 fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Lines) {
     let timeout = settings.of("gate.timeout");
@@ -206,7 +232,7 @@ fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Li
 }
 
 /// What happens until the upstream is ready.
-fn explain_waiting(route: &Route, settings: &Settings, text: &mut Lines) {
+fn explain_waiting(settings: &Settings, text: &mut Lines) {
     let retry = |key: &str| settings.of(&format!("connect.retry.{key}"));
     text.line(
         "connecting",
@@ -219,22 +245,6 @@ fn explain_waiting(route: &Route, settings: &Settings, text: &mut Lines) {
             retry("max"),
         ),
     );
-    let gate = |key: &str| settings.of(&format!("gate.{key}"));
-    text.line(
-        "gate",
-        format_args!(
-            "opens at {}; after {} without: {}",
-            gate("ready"),
-            gate("timeout"),
-            gate("on_timeout"),
-        ),
-    );
-    if !route.session.gate.services_ready.is_empty() {
-        text.line(
-            "",
-            format_args!("before that, services_ready at {}", gate("services_ready")),
-        );
-    }
     for (index, rule) in (0..).map_while(|index| Some((index, settings.rule(index)?))) {
         text.line(if index == 0 { "messages" } else { "" }, rule);
     }

@@ -30,6 +30,7 @@ pub(super) fn serve(
     runtime()?.block_on(async {
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
+        config.log_cautions();
         server::raise_descriptor_limit(&config.limits);
         let mut hangups = signal(SignalKind::hangup())?;
         let trigger = source.0.clone();

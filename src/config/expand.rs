@@ -132,6 +132,30 @@ pub(super) fn expand(
     })
 }
 
+/// The name behind a `$` in `text` that is most likely meant to be replaced, and is not: in
+/// capitals, or one that is set.
+pub(super) fn bare<'a>(
+    text: &'a str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Option<&'a str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut rest = text;
+    loop {
+        let (_, after) = rest.split_once('$')?;
+        if let Some(after) = after.strip_prefix('$') {
+            rest = after;
+            continue;
+        }
+        let name = &after[..after.find(|c| !is_part(c)).unwrap_or(after.len())];
+        let is_name = name.len() > 1 && !name.starts_with(|c: char| c.is_ascii_digit());
+        let is_shouted = !name.contains(|c: char| c.is_ascii_lowercase());
+        if is_name && (is_shouted || environment(name).is_some()) {
+            return Some(name);
+        }
+        rest = after;
+    }
+}
+
 /// `text` as it has to be written in the file to stand for itself.
 pub(super) fn escape(text: &str) -> String {
     if text.contains("$$") || text.contains("${") {

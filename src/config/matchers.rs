@@ -4,6 +4,7 @@
 use toml::de::DeValue;
 
 use super::{
+    cautions,
     raw::{Table, Value},
     report::{Mistake, any_of, similar},
 };
@@ -157,12 +158,18 @@ fn one_of<'a, T>(
 fn matcher(table: &mut Table<'_>) -> Option<Matcher> {
     let matchers = [
         table.take("json", json).map(Matcher::Json),
-        table.take("text", Value::string).map(Matcher::Text),
+        table.take("text", text).map(Matcher::Text),
         table.take("prefix", Value::string).map(Matcher::Prefix),
         table.take("regex", regex).map(Matcher::Regex),
         table.take("binary_prefix", hex).map(Matcher::BinaryPrefix),
     ];
     matchers.into_iter().flatten().next()
+}
+
+fn text(value: Value<'_>) -> Option<String> {
+    let text = value.string()?;
+    cautions::of_text(value, &text);
+    Some(text)
 }
 
 fn regex(value: Value<'_>) -> Option<regex::bytes::Regex> {

@@ -10,7 +10,7 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Environment,
+    Environment, cautions,
     effective::{self, Effective, Origin, Revealed},
     expand::{self, Variables},
     report::{Mistake, Problem, any_of, similar},
@@ -22,6 +22,8 @@ pub(super) struct File<'a> {
     text: &'a str,
     environment: Environment<'a>,
     problems: RefCell<Vec<Problem>>,
+    /// What is valid and most likely not what is meant.
+    cautions: RefCell<Vec<Problem>>,
     /// The full name of every key that was looked for, and whether it was there.
     lookups: RefCell<BTreeMap<String, bool>>,
     unknown_keys: RefCell<Vec<UnknownKey>>,
@@ -41,6 +43,7 @@ impl<'a> File<'a> {
             text,
             environment,
             problems: RefCell::default(),
+            cautions: RefCell::default(),
             lookups: RefCell::default(),
             unknown_keys: RefCell::default(),
             effective: RefCell::default(),
@@ -104,6 +107,18 @@ impl<'a> File<'a> {
 
     pub(super) fn report(&self, problem: Problem) {
         self.problems.borrow_mut().push(problem);
+    }
+
+    /// Notes what is no problem, but most likely not what is meant.
+    pub(super) fn caution(&self, caution: Problem) {
+        self.cautions.borrow_mut().push(caution);
+    }
+
+    /// All of what was noted, without what variables are; before the problems are taken.
+    pub(super) fn take_cautions(&self) -> Vec<Problem> {
+        let variables = self.variables.borrow();
+        let cautions = self.cautions.take().into_iter();
+        cautions.map(|caution| caution.hide(&variables)).collect()
     }
 
     /// Everything that was reported, without what variables are.
@@ -480,15 +495,32 @@ impl<'a> Value<'a> {
     /// and `"${WORKERS}"` are the same.
     pub(super) fn parse<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
         let text = self.text()?;
-        parse(&text).map_or_else(|mistake| self.problem(mistake), Some)
+        parse(&text).map_or_else(|mistake| self.refused(mistake), Some)
+    }
+
+    /// Notes what is no problem of this value, but most likely not what is meant.
+    pub(super) fn caution(&self, mistake: Mistake) {
+        self.file.caution(Problem::at(self.span(), mistake));
     }
 
     /// The same for what is no secret: a number, a size, a duration, a truth value or an address.
     pub(super) fn measure<T>(self, parse: impl FnOnce(&str) -> Result<T, Mistake>) -> Option<T> {
         let text = self.text()?;
-        let value = parse(&text).map_or_else(|mistake| self.problem(mistake), Some)?;
+        let value = parse(&text).map_or_else(|mistake| self.refused(mistake), Some)?;
         self.reveal(text);
         Some(value)
+    }
+
+    /// Reports what is wrong with the text; that its variables have no braces may be the reason.
+    fn refused<T>(&self, mistake: Mistake) -> Option<T> {
+        let bare = match self.content {
+            DeValue::String(text) => expand::bare(text, self.file.environment),
+            _ => None,
+        };
+        self.problem(match bare {
+            Some(name) => cautions::with_variable(mistake, name),
+            None => mistake,
+        })
     }
 
     /// What a string, a number or a truth value is in words.
@@ -553,6 +585,9 @@ impl<'a> Value<'a> {
     }
 
     fn expand(&self, text: &str) -> Option<String> {
+        if let Some(name) = expand::bare(text, self.file.environment) {
+            self.caution(cautions::bare_variable(name));
+        }
         match expand::expand(text, self.file.environment) {
             Ok(expanded) => {
                 let replaced = expanded.text.clone();

@@ -43,6 +43,14 @@ impl Mistake {
         }
     }
 
+    /// The same, unless it says so already.
+    pub(super) fn or_help(self, help: impl Into<String>) -> Self {
+        Self {
+            help: self.help.or_else(|| Some(help.into())),
+            ..self
+        }
+    }
+
     /// Shows `variables` as they are written. What was put together from their values in a way
     /// that cannot be undone is replaced by less.
     fn hide(&mut self, variables: &[&Variables]) {
@@ -169,8 +177,8 @@ impl Problem {
         self
     }
 
-    fn group<'a>(&'a self, name: &'a str, text: &'a str) -> Group<'a> {
-        let title = Level::ERROR.primary_title(&*self.mistake.what);
+    fn group<'a>(&'a self, level: Level<'a>, name: &'a str, text: &'a str) -> Group<'a> {
+        let title = level.primary_title(&*self.mistake.what);
         let help = self.mistake.help.as_deref();
         let help = help.map(|help| Level::HELP.message(plain(help)));
         let Some(span) = self.span.clone() else {
@@ -235,14 +243,11 @@ impl Problems {
     /// All problems as text for people, with ANSI colours if `is_colored`.
     #[must_use]
     pub fn render(&self, is_colored: bool) -> String {
-        let renderer = if is_colored {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = renderer(is_colored);
         let mut report = String::new();
         for problem in &self.all {
-            report += &renderer.render(&[problem.group(&self.name, &self.text)]);
+            let group = problem.group(Level::ERROR, &self.name, &self.text);
+            report += &renderer.render(&[group]);
             report += "\n\n";
         }
         let summary = match self.all.len() {
@@ -262,6 +267,62 @@ impl fmt::Display for Problems {
 }
 
 impl Error for Problems {}
+
+/// What is valid in a file and most likely not what is meant, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cautions {
+    name: String,
+    /// Without names and passwords; empty where there is no caution.
+    text: String,
+    all: Vec<Problem>,
+}
+
+impl Cautions {
+    /// Those about the file `name`, which contains `text`: without names and passwords.
+    pub(super) fn new(name: &str, text: &str, all: Vec<Problem>) -> Self {
+        if all.is_empty() {
+            return Self::default();
+        }
+        let mut all: Vec<_> = all.into_iter().map(Problem::without_userinfo).collect();
+        all.sort_by_key(|caution| caution.span.as_ref().map(|span| span.start));
+        // A value may have been read twice.
+        all.dedup();
+        Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            all,
+        }
+    }
+
+    /// All of them as text for people, with ANSI colours if `is_colored`; empty if there is
+    /// none.
+    #[must_use]
+    pub fn render(&self, is_colored: bool) -> String {
+        let renderer = renderer(is_colored);
+        let groups = self.all.iter().map(|caution| {
+            let group = caution.group(Level::WARNING, &self.name, &self.text);
+            renderer.render(&[group]) + "\n\n"
+        });
+        groups.collect()
+    }
+
+    /// Each in a line that begins with its place.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.all.iter().map(|caution| {
+            let start = caution.span.as_ref().map_or(0, |span| span.start);
+            let line = self.text[..start].matches('\n').count() + 1;
+            format!("{}:{line}: {}", self.name, caution.mistake)
+        })
+    }
+}
+
+fn renderer(is_colored: bool) -> Renderer {
+    if is_colored {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    }
+}
 
 /// The one of `known` that somebody who wrote `unknown` most likely meant.
 pub(super) fn similar<'a>(

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     address::{self, Upstream},
+    cautions::{self, Gated},
     matchers,
     raw::{Table, Value, override_with},
     report::{Mistake, Problem},
@@ -58,22 +59,35 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
 /// One route; `None` when there is a problem.
 fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let host = table.take("host", |value| one_each(value)?.parse(host));
-    let path = table.take("path", |value| one_each(value)?.parse(path));
+    let path = table.take("path", |value| {
+        cautions::of_path(value);
+        one_each(value)?.parse(path)
+    });
     let passes = table.take("path_checks", path_checks);
     let accept = accept(table);
     let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
     let origins = table.take("origins", |value| list(value, origin));
     let upstream = upstream(table, system_roots);
-    let session = session(table);
+    let (session, rule) = session(table);
     let http = table.table("http", http);
     let breaker = table.table("breaker", breaker);
     shared_connection(table, upstream.as_ref(), &http);
     if !table.is_sound() {
         return None;
     }
+    let host = host.unwrap_or_default();
+    let path = path.unwrap_or_else(|| "/".to_owned());
+    let gated = Gated {
+        host: &host,
+        path: &path,
+        accept,
+        gate: &session.gate,
+        rule,
+    };
+    cautions::of_gate(table, &gated);
     Some(Route {
-        host: host.unwrap_or_default(),
-        path: path.unwrap_or_else(|| "/".to_owned()),
+        host,
+        path,
         passes: passes.unwrap_or_default(),
         subprotocols: subprotocols.unwrap_or_default(),
         origins: origins.unwrap_or_default(),
@@ -197,19 +211,26 @@ fn retry(table: &mut Table<'_>) -> Retry {
     retry
 }
 
-fn session(table: &mut Table<'_>) -> session::Settings {
+/// The settings of sessions, and where the first message rule is.
+fn session(table: &mut Table<'_>) -> (session::Settings, Option<Range<usize>>) {
     let gate = table.table("gate", gate);
     let is_gate_sound = table.is_sound();
-    let rules = table.tables("message", |message| {
-        rule(message, is_gate_sound.then_some(&gate))
+    let mut rules: Vec<(Rule, Range<usize>)> = Vec::new();
+    table.tables("message", |message| {
+        if let Some(rule) = rule(message, is_gate_sound.then_some(&gate)) {
+            cautions::of_rule(message, &rule, &rules);
+            rules.push((rule, message.span()));
+        }
     });
-    session::Settings {
-        rules: Rules::new(rules.into_iter().flatten().collect()),
+    let first = rules.first().map(|(_, place)| place.clone());
+    let settings = session::Settings {
+        rules: Rules::new(rules.into_iter().map(|(rule, _)| rule).collect()),
         gate,
         hold: table.table("hold", hold),
         tunnel: table.table("tunnel", tunnel),
         close_codes: table.table("close_codes", close_codes),
-    }
+    };
+    (settings, first)
 }
 
 fn gate(table: &mut Table<'_>) -> gate::Settings {
@@ -294,12 +315,8 @@ fn release(value: Value<'_>, gate: Option<&gate::Settings>) -> Option<Release> {
         ("ready", Release::Ready),
     ])?;
     let gate = gate?;
-    let opens_at_once = gate
-        .ready
-        .iter()
-        .any(|ready| matches!(ready, Trigger::Upgrade));
     let mistake = match release {
-        Release::Authenticated | Release::ServicesReady if opens_at_once => Mistake::new(
+        Release::Authenticated | Release::ServicesReady if gate.opens_on_upgrade() => Mistake::new(
             "this route's gate opens as soon as the upstream is connected",
             "has no effect: nothing is held after that",
         )

@@ -111,6 +111,7 @@ impl Watching {
                 let keys = changes.iter().filter_map(|line| line.split(": ").next());
                 let keys = keys.collect::<Vec<_>>().join(", ");
                 tracing::info!(changes = changes.len(), keys, "configuration reloaded");
+                self.shared.config().log_cautions();
             }
             Outcome::Refused(problems) => {
                 self.shared.reloads().count_rejected();

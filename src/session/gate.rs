@@ -81,6 +81,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether the gate opens as soon as the upstream has accepted the handshake.
+    #[must_use]
+    pub fn opens_on_upgrade(&self) -> bool {
+        self.ready.contains(&Trigger::Upgrade)
+    }
+
     /// Whether a pong to the proxy's own ping would advance a session.
     #[must_use]
     pub fn wants_pong(&self) -> bool {

@@ -107,6 +107,26 @@ fn a_websocket_is_followed_from_its_route_to_its_queue() {
 }
 
 #[test]
+fn the_gate_is_the_first_that_is_said_of_a_websocket() {
+    let waiting = explain(&["ws://a.chat.example/ws", "-H", "Origin: https://a.example"]);
+    let at_once = explain(&["ws://b.example/ws"]);
+
+    for (output, gate) in [
+        (&waiting, "{ json = { \"/type\" = \"ready\" } }; after 45s"),
+        (
+            &at_once,
+            "{ on = \"upgrade\" }: nothing is held once the upstream has answered with 101; after",
+        ),
+    ] {
+        let text = stdout(output);
+        let section = text.split("A WebSocket\n").nth(1).unwrap();
+        let line = section.lines().next().unwrap();
+        assert!(line.starts_with("  gate         opens at "), "{text}");
+        assert!(line.contains(gate), "{text}");
+    }
+}
+
+#[test]
 fn an_origin_that_is_not_allowed_is_refused() {
     for headers in [&[][..], &["-H", "Origin: https://b.example"]] {
         let output = explain(&[&["ws://a.chat.example/ws"], headers].concat());

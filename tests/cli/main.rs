@@ -12,3 +12,4 @@ mod operate;
 mod run;
 mod support;
 mod version;
+mod warnings;

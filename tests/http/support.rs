@@ -11,7 +11,7 @@ use std::{
 
 use readygate::{
     client::TrustedProxies,
-    config::{Config, Effective},
+    config::{Cautions, Config, Effective},
     route::{Route, Routes},
     server::{self, Limits, ListenAddress, Listener, Listeners},
     session::drain,
@@ -46,6 +46,7 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         sha256: None,
         routes: Routes::new(routes),
         effective: Effective::default(),
+        cautions: Cautions::default(),
     }
 }
 

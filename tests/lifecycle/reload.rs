@@ -75,6 +75,19 @@ async fn five_hundred_tunnels_outlive_reloads_and_new_sessions_have_the_new_conf
     assert!(metrics.iter().any(|line| line == applied), "{metrics:?}");
 }
 
+#[tokio::test]
+async fn a_reload_warns_of_what_is_most_likely_not_meant() {
+    let upstream = Upstream::listen().await;
+    let program = Program::start(&route(&upstream)).await;
+
+    program.configure(&(route(&upstream) + "path = \"/agent/*\"\n"));
+    program.signal("HUP");
+
+    let line = program.logged("stands for itself").await;
+    assert!(line.contains("\"WARN\""), "{line}");
+    assert!(line.contains("write \\\"/agent\\\""), "{line}");
+}
+
 // L06
 #[tokio::test]
 async fn a_session_that_is_held_keeps_its_timeout_its_rules_and_its_messages() {

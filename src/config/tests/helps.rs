@@ -147,6 +147,20 @@ fn a_table_with_a_letter_wrong_is_one_problem() {
 }
 
 #[test]
+fn a_variable_without_braces_is_the_reason_where_nothing_else_is() {
+    assert_helped(&[
+        (
+            "[[route]]\nupstream = \"http://$HOST:$PORT\"",
+            "for the variable write ${HOST}",
+        ),
+        (
+            "ROUTE\ngate.timeout = \"$WAIT\"",
+            "for the variable write ${WAIT}",
+        ),
+    ]);
+}
+
+#[test]
 fn a_list_where_there_may_be_one_is_told_so() {
     assert_helped(&[
         (

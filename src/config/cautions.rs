@@ -1,0 +1,154 @@
+//! What is valid in a file and most likely not what is meant.
+//!
+//! # Invariants
+//!
+//! * Whoever means it can write it so that nothing is said: a gate by naming its trigger, a
+//!   dollar sign by `$$`.
+
+use toml::de::DeValue;
+
+use super::{
+    raw::{Table, Value},
+    report::{Mistake, Problem},
+};
+use crate::{
+    route::Accept,
+    session::{gate, rules::Rule},
+};
+
+/// Words in hosts and paths of applications that talk over `WebSockets`.
+const TALKERS: [&str; 11] = [
+    "agent",
+    "assistant",
+    "bot",
+    "chat",
+    "live",
+    "realtime",
+    "socket",
+    "voice",
+    "websocket",
+    "ws",
+    "wss",
+];
+
+/// A name behind a `$` that has no braces.
+pub(super) fn bare_variable(name: &str) -> Mistake {
+    Mistake::new(format!("`${name}` is no variable"), "is taken as it stands")
+        .help(format!("write ${{{name}}}, or $${name} for the text"))
+}
+
+/// `mistake` of a value that has such a name in it, with what to do, if nothing else is to be
+/// done.
+pub(super) fn with_variable(mistake: Mistake, name: &str) -> Mistake {
+    mistake.or_help(format!("for the variable write ${{{name}}}"))
+}
+
+/// Notes what in the path of a route looks like a pattern.
+pub(super) fn of_path(value: Value<'_>) {
+    let DeValue::String(text) = value.content() else {
+        return;
+    };
+    let path = text.strip_prefix('=').map_or(&**text, str::trim_start);
+    let is_pattern =
+        |segment: &str| segment.contains('*') || segment.starts_with(':') || segment.contains('{');
+    let is_variable = text.contains("${");
+    let Some(at) = path
+        .split('/')
+        .position(is_pattern)
+        .filter(|_| !is_variable)
+    else {
+        return;
+    };
+    let prefix: Vec<_> = path.split('/').take(at).collect();
+    let prefix = match prefix.join("/") {
+        prefix if prefix.is_empty() => "/".to_owned(),
+        prefix => prefix,
+    };
+    let what = "there are no patterns in the path of a route";
+    let mistake = Mistake::new(what, "stands for itself, character by character");
+    value.caution(mistake.help(format!("for everything below it write \"{prefix}\"")));
+}
+
+/// Notes that a text is empty.
+pub(super) fn of_text(value: Value<'_>, text: &str) {
+    if text.is_empty() {
+        let mistake = Mistake::new("only an empty message is this text", "is empty");
+        value.caution(mistake.help("for every text write { prefix = \"\" }"));
+    }
+}
+
+/// Notes that `rule`, which `table` is, decides nothing after those `before` it.
+pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, std::ops::Range<usize>)]) {
+    let decides = |matcher| {
+        let mut before = before.iter();
+        before.find(|(rule, _)| rule.matchers.contains(matcher))
+    };
+    let Some(deciding) = rule
+        .matchers
+        .iter()
+        .map(decides)
+        .collect::<Option<Vec<_>>>()
+    else {
+        return;
+    };
+    let Some((_, first)) = deciding.first() else {
+        return;
+    };
+    let mistake = Mistake::new(
+        "no message gets to this rule",
+        "matches what another one does",
+    )
+    .help("the first rule that matches decides: leave this one out, or put it before");
+    let caution = Problem::at(table.span(), mistake);
+    table
+        .file()
+        .caution(caution.context(first.clone(), "decides instead"));
+}
+
+/// What a route is, as far as its gate has to do with it.
+pub(super) struct Gated<'a> {
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    pub(super) accept: Accept,
+    pub(super) gate: &'a gate::Settings,
+    /// Where its first message rule is.
+    pub(super) rule: Option<std::ops::Range<usize>>,
+}
+
+/// Notes that the gate of the route that `table` is opens at the 101 although nobody has said
+/// so, and more seems to be meant.
+pub(super) fn of_gate(table: &mut Table<'_>, route: &Gated<'_>) {
+    let is_said = table.lookup("gate").is_some_and(|gate| {
+        let gate = gate.content().as_table();
+        gate.is_some_and(|gate| gate.contains_key("ready"))
+    });
+    let has_name = route.accept == Accept::Early && is_talker(route.host, route.path);
+    let is_more = has_name
+        || route.rule.is_some()
+        || !route.gate.forward_ready
+        || !route.gate.services_ready.is_empty();
+    if is_said || !route.gate.opens_on_upgrade() || !is_more {
+        return;
+    }
+    let what = "this route holds nothing once the upstream has answered with 101";
+    let expected = "`gate.ready` is the default, { on = \"upgrade\" }";
+    let mistake = Mistake::new(what, expected).help(
+        "say in [route.gate] which message makes the session `ready`; if it is the 101, write \
+         ready = { on = \"upgrade\" }",
+    );
+    let caution = Problem::at(table.span(), mistake);
+    table.file().caution(match &route.rule {
+        Some(rule) => caution.context(rule.clone(), "these messages are held until then only"),
+        None => caution,
+    });
+}
+
+/// Whether a word in these names is one of an application that talks over `WebSockets`.
+fn is_talker(host: &str, path: &str) -> bool {
+    let words = [host, path].into_iter();
+    let mut words = words.flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric()));
+    words.any(|word| {
+        let word = word.to_ascii_lowercase();
+        TALKERS.contains(&word.as_str()) || TALKERS.contains(&word.trim_end_matches('s'))
+    })
+}
