@@ -203,7 +203,7 @@ enum Said {
 /// Nothing that a client can be given as the upstream's answer.
 struct Unanswered(Refusal, Blamed);
 
-/// Whose fault that is.
+/// The party at fault.
 enum Blamed {
     Upstream,
     /// Not the upstream's: the client has a part in it, or the proxy.

@@ -10,7 +10,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key(u64);
 
-/// Where [`Key`]s come from: those of one maker say nothing about those of another.
+/// A maker of [`Key`]s: those of one say nothing about those of another.
 #[derive(Debug, Default)]
 pub(super) struct Keys(RandomState);
 
@@ -52,7 +52,7 @@ impl<V> Recent<V> {
         self.entries.get(&key).map(|(_, value)| value)
     }
 
-    /// What is known for `key`, which is the newest entry then.
+    /// The value for `key`, which is the newest entry then.
     pub(super) fn recall(&mut self, key: Key) -> Option<&mut V> {
         let (place, value) = self.entries.get_mut(&key)?;
         self.order.remove(place);

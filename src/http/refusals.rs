@@ -30,18 +30,18 @@ use crate::{
     upstream::{Address, OpeningRequest},
 };
 
-/// How many refusals are kept.
+/// The number of refusals that are kept.
 const MAX_REFUSALS: usize = 4096;
 
-/// How long a refusal is kept.
+/// The time for which a refusal is kept.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// Those of all routes.
+/// The refusals of all routes.
 #[derive(Debug)]
 pub(super) struct Refusals {
     keys: Keys,
     has_any: AtomicBool,
-    /// When each ends; the oldest one first.
+    /// The end of each.
     recent: Mutex<Recent<Instant>>,
 }
 
@@ -56,7 +56,7 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Whether a handshake like `request` was refused lately.
+    /// Returns whether a handshake like `request` was refused lately.
     pub(super) fn include(&self, route: &Route, request: &OpeningRequest) -> bool {
         if !self.has_any.load(Ordering::Relaxed) {
             return false;
@@ -65,7 +65,7 @@ impl Refusals {
         self.recent().get(key).is_some()
     }
 
-    /// The upstream has refused `request` for good.
+    /// Notes that the upstream has refused `request` for good.
     pub(super) fn note(&self, route: &Route, request: &OpeningRequest) {
         let key = self.key(route, request);
         let mut recent = self.recent();
@@ -73,7 +73,7 @@ impl Refusals {
         self.has_any.store(true, Ordering::Relaxed);
     }
 
-    /// The upstream has accepted `request`.
+    /// Forgets the refusal of `request`, for the upstream has accepted that.
     pub(super) fn forget(&self, route: &Route, request: &OpeningRequest) {
         if self.has_any.load(Ordering::Relaxed) {
             let key = self.key(route, request);
@@ -83,7 +83,7 @@ impl Refusals {
         }
     }
 
-    /// Those that are not over.
+    /// The refusals that are not over.
     fn recent(&self) -> MutexGuard<'_, Recent<Instant>> {
         let recent = self.recent.lock();
         let mut recent = recent.unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! What upstreams have chosen of the subprotocols that clients offer, for clients that are told
-//! one before their upstream has chosen.
+//! Choices of upstreams among the subprotocols that clients offer, for clients that are told one
+//! before their upstream has chosen.
 //!
 //! ```text
 //!  the route's `subprotocols` ──► else what was named before ──► else the first offer
@@ -41,13 +41,13 @@ use crate::{
     websocket::subprotocol::{Shown, is_token_like},
 };
 
-/// How many choices are kept for one route.
+/// The number of choices that are kept for one route.
 const MAX_CHOICES: usize = 256;
 
-/// How long clients wait for an upstream that has named another one than it did before.
+/// The time for which clients wait for an upstream that has named another one than before.
 const DOUBT: Duration = Duration::from_mins(5);
 
-/// What stands for an offer that is like a token. No offer is this.
+/// A stand-in for each offer that is like a token. No offer is this.
 const ANY_TOKEN: &str = "\0";
 
 /// The choices of all upstreams.
@@ -57,13 +57,13 @@ pub(super) struct Subprotocols {
     routes: ArcSwap<Vec<(Arc<Route>, Arc<Choices>)>>,
 }
 
-/// What the upstream of one route has chosen.
+/// The choices of the upstream of one route.
 #[derive(Debug)]
 struct Choices {
     known: Mutex<Recent<Choice>>,
-    /// Whether there is one.
+    /// Set with the first one.
     has_any: AtomicBool,
-    /// Whether the log has said what to do about it.
+    /// Set once the log has said what to configure.
     has_warned: AtomicBool,
 }
 
@@ -96,7 +96,7 @@ impl Subprotocols {
         }
     }
 
-    /// They are for `routes` from now on.
+    /// Keeps those of `routes` from now on.
     pub(super) fn set_routes(&self, routes: &Routes) {
         let known = self.routes.load();
         let choices = |route: &Arc<Route>| {
@@ -126,7 +126,7 @@ impl Subprotocols {
         known.unwrap_or(chosen)
     }
 
-    /// The upstream has named `named` of the offers in `request`.
+    /// Notes that the upstream has named `named` of the offers in `request`.
     pub(super) fn learn(&self, route: &Arc<Route>, request: &OpeningRequest, named: &str) {
         let offers: Vec<_> = request.offers().collect();
         if !is_to_learn(route, &offers) {
@@ -139,7 +139,7 @@ impl Subprotocols {
         }
     }
 
-    /// The upstream has named another one than the client was told.
+    /// Notes that the upstream has named another one than the client was told, and warns once.
     pub(super) fn learn_mismatch(
         &self,
         route: &Arc<Route>,
@@ -174,12 +174,12 @@ impl Subprotocols {
     }
 }
 
-/// Whether there is anything to learn: a choice, which the configuration leaves to the upstream.
+/// Returns whether there is a choice, and the configuration leaves it to the upstream.
 fn is_to_learn(route: &Route, offers: &[&str]) -> bool {
     route.subprotocols.is_empty() && offers.len() > 1
 }
 
-/// Whether what is known of `one` is known of `other`.
+/// Returns whether the choices of `one` are those of `other`.
 fn is_same(one: &Route, other: &Route) -> bool {
     one.host == other.host
         && one.path == other.path
@@ -205,7 +205,7 @@ impl Choices {
         self.has_any.load(Ordering::Relaxed)
     }
 
-    /// What a client with these `offers` is told for what is known.
+    /// The subprotocol of a client with these `offers`, as far as one is known.
     fn recall<'a>(&self, key: Key, offers: &[&'a str]) -> Option<Subprotocol<'a>> {
         let mut known = self.known();
         let choice = known.recall(key)?;

@@ -117,12 +117,13 @@ pub async fn answer(
             let (response, accepted) = early.accept(&handshake, request, client, route, shared)?;
             return Ok((response, Some(accepted)));
         }
-        tracing::debug!(client = %client.address, "an early 101 might be wrong: the upstream is asked");
+        let client = client.address;
+        tracing::debug!(%client, "an early answer may be wrong: the upstream is asked");
     }
     Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
 }
 
-/// What is settled of a handshake that does not wait for the upstream.
+/// The terms of a handshake that does not wait for the upstream.
 struct Early {
     terms: Terms,
     opening: OpeningRequest,

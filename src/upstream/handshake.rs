@@ -243,7 +243,7 @@ pub struct Mismatch {
     pub told: Option<String>,
     /// The upstream's choice.
     pub chosen: String,
-    /// Whether the client has offered that.
+    /// Set where the client has offered that.
     pub is_offered: bool,
 }
 
@@ -437,7 +437,7 @@ impl Answer {
 
     /// The subprotocol that the upstream names, if it names one.
     ///
-    /// That it names none where the client was told one is no error: a client may go on without
+    /// To name none where the client was told one is no error: a client may go on without
     /// (RFC 6455 §4.1), and so does a server that does not know of any.
     fn subprotocol<S>(&self, request: &OpeningRequest) -> Result<Option<String>, AnswerError<S>> {
         let named = self.only(&header::SEC_WEBSOCKET_PROTOCOL)?;

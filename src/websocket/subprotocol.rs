@@ -10,12 +10,12 @@ use std::fmt;
 /// The longest name that is not taken for a token, in characters.
 const MAX_NAME_CHARACTERS: usize = 40;
 
-/// How long a part of a name between dots is at least that may be a token, in characters.
+/// The shortest part of a name between dots that may be a token, in characters.
 const MIN_TOKEN_CHARACTERS: usize = 20;
 
-/// Whether what a client offers looks like a token, and not like the name of a subprotocol: it
-/// has more than 40 characters, or a part between dots that has at least 20, a digit and a
-/// capital letter among them.
+/// Returns whether an offer looks like a token, and not like the name of a subprotocol: it has
+/// more than 40 characters, or a part between dots that has at least 20, a digit and a capital
+/// letter among them.
 #[must_use]
 pub fn is_token_like(offer: &str) -> bool {
     let is_token = |part: &str| {

@@ -119,8 +119,7 @@ impl Request {
         find_route(&request, config)
     }
 
-    /// What it is answered before the upstream is asked, if it is a handshake and `route` accepts
-    /// it.
+    /// The answer to it before the upstream is asked, if it is a handshake and `route` accepts it.
     ///
     /// # Errors
     ///

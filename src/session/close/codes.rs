@@ -28,7 +28,7 @@ impl CloseCodes {
             .unwrap_or(CloseCode::BAD_GATEWAY)
     }
 
-    /// Whether `status` has a code, by default or because the route says so, from which a client
+    /// Returns whether `status` has a code, by default or because the route says so, from which a client
     /// can tell that it was refused.
     #[must_use]
     pub fn name(&self, status: http::StatusCode) -> bool {
