@@ -49,8 +49,8 @@
 //! ```json
 //! { "flush_us": null,
 //!   "failed_attempts": { "unreachable": 2, "…": 0 },
-//!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "shed": 0, "expired": 0,
-//!     "discarded": 0, "unknown": 0 },
+//!   "ledger": { "accepted": 4, "held": 4, "unconfirmed": 0, "delivered": 0, "shed": 0,
+//!     "expired": 0, "discarded": 0, "unknown": 0 },
 //!   "traffic": { "client_bytes": 1, "upstream_bytes": 1, "upstream_messages": 1 },
 //!   "trail": [ { "state": "accepted", "reason": "client accepted", "after_ms": 0 } ],
 //!   "trail_omitted": 0 }

@@ -153,7 +153,7 @@ where
         };
         let state = record.entered_state();
         let written = Box::pin(closing.run(&cause, &record, &settings, &context)).await;
-        record.settle_all(written, &cause);
+        record.settle_all(written);
         record.enter(cause.final_state(), cause.name());
         record.report(cause, state)
     }
@@ -230,18 +230,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             .settle(self.queue.len() as u64, Account::Discarded);
         self.session.note_queued(Queued::default());
         let Some(link) = &mut self.link else { return };
-        // An upstream that closes during the flush gets nothing more, and may not have read
-        // what it got.
-        let is_closed_in_flush =
-            self.snapshot.is_some() && matches!(cause, Cause::UpstreamClosed(_));
-        if is_closed_in_flush {
-            self.session.doubt_flush();
-        }
-        if is_closed_in_flush || cause.leaves_flush_in_doubt() {
+        if cause.ends_upstream() {
             let dropped = link.peer.outbox.drop_waiting_messages();
             self.session.settle(dropped, Account::Discarded);
-            self.session
-                .settle_written(link.peer.outbox.messages_written(), Account::Unknown);
         }
     }
 

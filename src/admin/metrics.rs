@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! * In each answer, for each route:
-//!   `messages_accepted_total = messages_settled_total over all accounts + messages_held`.
+//!   `messages_accepted_total = messages_settled_total over all accounts + messages_unconfirmed +
+//!   messages_held`.
 //! * No counter goes back while the process runs. Those of a route that was removed go: the
 //!   breaker's at once, the others when the route is forgotten ([`view`](super::view)). Should
 //!   the route come back later, they begin at 0, which `rate()` takes for what it is.
@@ -312,8 +313,13 @@ impl Scrape {
             }),
         )?;
         page.gauges(
+            "readygate_messages_unconfirmed",
+            "Messages that are written to an upstream that has not said anything since.",
+            self.by_route(|it| it.totals.ledger.unconfirmed()),
+        )?;
+        page.gauges(
             "readygate_messages_held",
-            "Accepted messages whose end is not decided.",
+            "Accepted messages that are not written to an upstream.",
             self.by_route(|it| it.totals.ledger.held()),
         )?;
         page.gauges(

@@ -384,10 +384,14 @@ fn transition(transition: &Transition) -> Value {
     })
 }
 
-/// A ledger with every account, and what is still held.
+/// A ledger with every account, and what is in none yet.
 pub(super) fn ledger(ledger: &Ledger) -> Value {
     let accounts = Account::ALL.map(|account| (account.name().to_owned(), ledger.of(account)));
-    let sums = [("accepted", ledger.accepted()), ("held", ledger.held())];
+    let sums = [
+        ("accepted", ledger.accepted()),
+        ("held", ledger.held()),
+        ("unconfirmed", ledger.unconfirmed()),
+    ];
     let sums = sums.map(|(name, messages)| (name.to_owned(), messages));
     let all = sums.into_iter().chain(accounts);
     all.map(|(name, messages)| (name, messages.into()))

@@ -15,7 +15,7 @@
 //!   "fullest_queue": 0.1,
 //!   "held_requests": { "open": 0, "limit": 500 },
 //!   "waiting": [ "as in /sessions?sort=waiting&limit=10" ], "waiting_total": 1,
-//!   "ledger": { "accepted": 4, "held": 4, "delivered": 0, "…": 0 },
+//!   "ledger": { "accepted": 4, "held": 4, "unconfirmed": 0, "delivered": 0, "…": 0 },
 //!   "time_to_ready": { "count": 1, "sum_s": 0.5, "le_s": [0.005, "…", null], "counts": [0, 1] },
 //!   "routes": [ { "route": "/", "sessions": 2, "waiting": 1, "held_messages": 4,
 //!     "held_bytes": 600, "attempts": 3, "attempt_failures": 2, "ready": 1, "ready_sum_s": 0.5,

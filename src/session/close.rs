@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     transport::Stream,
-    websocket::{CloseFrame, Control, Role, frame::Stop},
+    websocket::{CloseCode, CloseFrame, Control, Role, frame::Stop},
 };
 
 /// How long a peer may take to close its connection once nothing more is to be said.
@@ -95,6 +95,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         context: &Context,
     ) -> Written {
         session.enter(SessionState::Closing, cause.name());
+        self.settle(cause, session);
         self.begin(cause, session, &settings.close_codes);
         let mut written = Written::default();
         let exchange = self.exchange(session, &mut written);
@@ -120,9 +121,28 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         written
     }
 
+    /// Settles what the cause alone says of the client's messages, before anybody is told how
+    /// many are lost.
+    fn settle(&mut self, cause: &Cause, session: &Record) {
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
+        if let Cause::UpstreamClosed(frame) = cause
+            && frame.code.is_some_and(CloseCode::is_success)
+        {
+            session.confirm();
+        }
+        if cause.ends_upstream() {
+            session.settle_all(Written::of(&upstream.peer.outbox));
+        } else if upstream.peer.is_silent() {
+            session.note_found_empty(&upstream.peer.outbox);
+            upstream.was_silent = true;
+        }
+    }
+
     /// Says who is told what to begin with.
     fn begin(&mut self, cause: &Cause, session: &Record, close_codes: &CloseCodes) {
-        let undelivered = session.ledger().undelivered();
+        let ledger = session.ledger();
         if let Some(client) = &mut self.client {
             match cause {
                 Cause::ClientClosed(frame) if client.is_open() => {
@@ -143,7 +163,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 _ => {}
             }
             if let Some(code) = cause.client_code(close_codes) {
-                client.tell(CloseFrame::new(code, cause.close_reason(undelivered)));
+                client.tell(CloseFrame::new(code, cause.close_reason(&ledger)));
             }
         }
         if let Some(upstream) = &mut self.upstream {
@@ -190,11 +210,16 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         loop {
             let Self { client, upstream } = self;
             session.accept(take(client.as_mut(), upstream.as_mut()));
+            let heard = upstream.as_ref().map(Party::heard);
             session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
             self.note_codes(session);
             let Self { client, upstream } = self;
             if let Some(upstream) = upstream {
                 *written = Written::of(&upstream.peer.outbox);
+                session.note_written(written.messages);
+                if let Some(heard) = heard {
+                    upstream.confirm_since(heard, session);
+                }
             }
             drop_if(client, |client| {
                 client.peer.is_broken() && !client.is_open()
@@ -219,10 +244,30 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             let upstream_room = room(client.as_ref());
             tokio::select! {
                 _ = progress(client.as_mut().map(|party| &mut party.peer), client_room) => {}
-                _ = progress(upstream.as_mut().map(|party| &mut party.peer), upstream_room) => {}
+                () = progress_upstream(upstream.as_mut(), upstream_room, session) => {}
             }
         }
     }
+}
+
+/// [`progress`] of the upstream, which takes note when nothing is to be read from it.
+async fn progress_upstream<U: Stream>(
+    party: Option<&mut Party<U>>,
+    may_read: bool,
+    session: &Record,
+) {
+    let Some(party) = party else {
+        return std::future::pending().await;
+    };
+    let is_told = party.is_told();
+    let Party {
+        peer, was_asked, ..
+    } = party;
+    let on_empty = |outbox: &Outbox| {
+        session.note_found_empty(outbox);
+        *was_asked |= is_told && outbox.is_empty();
+    };
+    peer.progress_or(may_read, on_empty).await;
 }
 
 /// Resolves in a drain, shortly before the grace period is over.
@@ -271,6 +316,7 @@ fn take_frames<S: Stream, T: Stream>(
     let forwards = from.forwards;
     let Some(to) = to.filter(|to| forwards != Forwards::Nothing && to.takes_data()) else {
         let skipped = from.scanner.skip(input);
+        from.messages += skipped.messages;
         *input = &input[skipped.bytes..];
         return take_stop(from, skipped.stop, input).map(|()| 0);
     };
@@ -280,6 +326,7 @@ fn take_frames<S: Stream, T: Stream>(
         to.peer
             .outbox
             .push_passing(&input[..taken], from.scanner.is_at_boundary());
+        from.messages += u64::from(ended);
         to.peer.outbox.count_passed(u64::from(ended));
         to.tell_at_boundary();
         *input = &input[taken..];
@@ -289,6 +336,7 @@ fn take_frames<S: Stream, T: Stream>(
         return take_rest_of_message(from, to, input);
     }
     let skipped = from.scanner.skip(input);
+    from.messages += skipped.messages;
     to.peer
         .outbox
         .push_passing(&input[..skipped.bytes], from.scanner.is_at_boundary());
@@ -297,7 +345,9 @@ fn take_frames<S: Stream, T: Stream>(
     if skipped.stop == Stop::Pong
         && let Some(pong) = Control::take_next(&from.scanner, input)
     {
-        if !watch::is_own_pong(&pong) {
+        if watch::is_own_pong(&pong) {
+            from.pongs += 1;
+        } else {
             to.peer.outbox.push_passing(&pong.wire, true);
         }
         return Some(skipped.messages);
@@ -313,8 +363,11 @@ fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> O
     match stop {
         Stop::End | Stop::PartialHeader => return None,
         Stop::Violation(_) => from.incoming = Incoming::Garbled,
-        // Nobody is there whom it could be for.
-        Stop::Pong => drop(Control::take_next(&from.scanner, input)?),
+        // Nobody is there whom another one could be for.
+        Stop::Pong => {
+            let pong = Control::take_next(&from.scanner, input)?;
+            from.pongs += u64::from(watch::is_own_pong(&pong));
+        }
         Stop::Close => {
             let control = Control::take_next(&from.scanner, input)?;
             from.incoming = match CloseFrame::parse(&control.payload) {

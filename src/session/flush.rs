@@ -7,7 +7,6 @@
 //!   in the order in which it came.
 //! * Once what was held is written, the client is not read until the rest is: the flush
 //!   ends however fast the client sends.
-//! * A message counts as delivered when the flush has ended with the upstream still there.
 //! * A drain leaves the flush the time that holding has; an upstream that takes nothing for as
 //!   long as the gate may take ends the session.
 
@@ -52,10 +51,6 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let started = Instant::now();
         self.line_up();
         self.write_all().await?;
-        if let Some(link) = &self.link {
-            let written = link.peer.outbox.messages_written();
-            self.session.settle_written(written, Account::Delivered);
-        }
         self.session.note_flushed(started.elapsed());
         self.client
             .farewell()

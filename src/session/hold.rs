@@ -250,7 +250,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
         let budget = &self.context.budget;
         tokio::select! {
-            _ = progress(self.link.as_mut().map(|link| &mut link.peer), may_read_upstream) => {}
+            () = progress_upstream(self.link.as_mut(), may_read_upstream, self.session) => {}
             () = self.client.progress(may_read_client) => {}
             () = budget.freed(), if is_starved => {}
         }
@@ -267,13 +267,14 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn recharge(&mut self) {
+        let mut waiting = 0;
+        if let Some(Link { peer, .. }) = &self.link {
+            self.session.note_written(peer.outbox.messages_written());
+            (waiting, _) = peer.outbox.messages_waiting();
+        }
         debug_assert_eq!(
             self.session.ledger().held(),
-            self.queue.len() as u64
-                + self
-                    .link
-                    .as_ref()
-                    .map_or(0, |link| self.session.in_outbox(link)),
+            self.queue.len() as u64 + waiting,
             "every held message is in the queue or in the outbox"
         );
         let link = self.link.as_ref().map_or(0, Link::held_bytes);
@@ -424,22 +425,35 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     /// holds nothing waits for its turn, or for something to hold.
     pub(super) fn start_drain(&mut self) {
         let drain = &self.context.drain;
-        self.drain_deadline = Some(if self.session.ledger().held() > 0 {
-            drain.ready_by()
-        } else {
+        self.drain_deadline = Some(if self.session.ledger().is_settled() {
             drain.draw_turn()
+        } else {
+            drain.ready_by()
         });
     }
 
     /// Ends the session in a drain, unless it has got something to hold meanwhile.
     fn end_turn(&mut self, now: Instant) -> Result<(), Cause> {
         let ready_by = self.context.drain.ready_by();
-        if self.session.ledger().held() == 0 || ready_by <= now {
+        if self.session.ledger().is_settled() || ready_by <= now {
             return Err(Cause::Drained);
         }
         self.drain_deadline = Some(ready_by);
         Ok(())
     }
+}
+
+/// [`progress`] of an upstream, which tells `session` when nothing is to be read from it.
+async fn progress_upstream<U: Stream>(
+    link: Option<&mut Link<U>>,
+    may_read: bool,
+    session: &Record,
+) {
+    let Some(Link { peer, .. }) = link else {
+        return std::future::pending().await;
+    };
+    let on_empty = |outbox: &_| session.note_found_empty(outbox);
+    peer.progress_or(may_read, on_empty).await;
 }
 
 /// Resolves with `future`, or never when there is none.

@@ -1,10 +1,48 @@
 //! The ledger: every accepted client message ends in exactly one account.
 //!
+//! # What confirms a message
+//!
+//! A message that was written is in the buffers of two sockets. TCP acknowledges it there,
+//! and takes no note of an application that dies before it reads it. So it is *unconfirmed*
+//! until the upstream does something that it does only when it has read it:
+//!
+//! ```text
+//!  written to the upstream    m1    m2        │        m3
+//!                             ────────────────┼──────────────┬───────────► time
+//!                                  its socket is empty       it says d
+//! ```
+//!
+//! What comes from a socket that was found empty was not there before: when the upstream said
+//! `d`, `m1` and `m2` had been written, and an application that reads all there is before it
+//! says something has read them. Of `m3` nothing is known: `d` may have been on its way. What the upstream
+//! can say is
+//!
+//! * data: the end of a message;
+//! * a pong to a ping of the proxy's own. Its pings and its other pongs confirm nothing: libraries
+//!   send them on their own account;
+//! * the answer to the close frame that it was sent, which is the last thing that it reads. A close
+//!   frame is that answer when the socket was found empty after that frame was written, or
+//!   before it and the code is the same;
+//! * a close frame of its own, but only with 1000 or 3000 to 4999: whoever closes need not work
+//!   on what it has got (RFC 6455 §5.5.1), and with another code it gives up.
+//!
+//! Empty is found where a read brings nothing. In the tunnel nothing is read without need: there
+//! it is found, too, where the reactor has noted nothing to read when a message is written.
+//! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
+//! *unknown*, before the client is told how many messages may be lost.
+//!
+//! # What it cannot mean
+//!
+//! * Delivered is not worked on: an application may read a message and fail.
+//! * An application that speaks without reading, or says something in the very moment in which a
+//!   message is written, on its way over a network included, confirms what it has not seen.
+//! * Unknown is not lost: an application that says nothing may have read everything.
+//!
 //! # Invariants
 //!
-//! * `accepted = delivered + shed + expired + discarded + unknown + held`, at every
-//!   instant; `held` cannot be negative.
-//! * A message is moved out of `held` once.
+//! * `accepted = delivered + shed + expired + discarded + unknown + unconfirmed + held`, at
+//!   every instant; neither `unconfirmed` nor `held` can be negative, and both are 0 at the end.
+//! * A message gets into one of the [accounts](Account) once, and stays there.
 
 use std::ops::AddAssign;
 
@@ -17,6 +55,9 @@ pub struct Ledger {
     expired: u64,
     discarded: u64,
     unknown: u64,
+    /// All that is written to the upstream, perhaps in part: `delivered`, `unknown`, and what is
+    /// unconfirmed.
+    written: u64,
 }
 
 impl AddAssign for Ledger {
@@ -27,14 +68,14 @@ impl AddAssign for Ledger {
         self.expired += more.expired;
         self.discarded += more.discarded;
         self.unknown += more.unknown;
+        self.written += more.written;
     }
 }
 
 /// Where a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// Written to the connection of an upstream that was still there when the flush had
-    /// ended, or through the tunnel. That the application has read it nobody can know.
+    /// Written, and confirmed by what the upstream has said since.
     Delivered,
     /// Gave way to another one in a full queue.
     Shed,
@@ -42,8 +83,7 @@ pub enum Account {
     Expired,
     /// The session ended before it could be written.
     Discarded,
-    /// Was written, perhaps in part, to an upstream that died or closed during the flush, or
-    /// was on its way when the tunnel ended or the session was cut off with the process.
+    /// Written, perhaps in part, to an upstream that ended before it confirmed it.
     Unknown,
 }
 
@@ -76,6 +116,33 @@ impl Ledger {
         self.accepted += messages;
     }
 
+    /// Notes that so many messages are written to the upstream, those that are in an account
+    /// included.
+    pub(super) const fn note_written(&mut self, messages: u64) {
+        if messages > self.written {
+            self.written = messages;
+        }
+    }
+
+    /// Messages that were written to the upstream.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Confirms the first `messages` of all that were written, as far as nothing is known of
+    /// them.
+    pub(super) const fn confirm(&mut self, messages: u64) {
+        let known = self.delivered + self.unknown;
+        if messages > known {
+            self.delivered += messages - known;
+        }
+    }
+
+    /// Gives up what is unconfirmed.
+    pub(super) const fn give_up_unconfirmed(&mut self) {
+        self.unknown += self.unconfirmed();
+    }
+
     /// Moves `messages` held ones to `account`.
     ///
     /// # Panics
@@ -88,6 +155,9 @@ impl Ledger {
             self.held()
         );
         let messages = messages.min(self.held());
+        if matches!(account, Account::Delivered | Account::Unknown) {
+            self.written += messages;
+        }
         *match account {
             Account::Delivered => &mut self.delivered,
             Account::Shed => &mut self.shed,
@@ -115,13 +185,25 @@ impl Ledger {
         }
     }
 
-    /// Messages whose end is not decided.
+    /// Messages that are written, while nothing is known of them.
     #[must_use]
-    pub const fn held(&self) -> u64 {
-        self.accepted - self.delivered - self.undelivered()
+    pub const fn unconfirmed(&self) -> u64 {
+        self.written - self.delivered - self.unknown
     }
 
-    /// Messages that did not certainly arrive, without those still held.
+    /// Messages that are not written.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.accepted - self.delivered - self.undelivered() - self.unconfirmed()
+    }
+
+    /// Whether all are in an account.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.held() + self.unconfirmed() == 0
+    }
+
+    /// Messages that did not certainly arrive, of those whose end is decided.
     #[must_use]
     pub const fn undelivered(&self) -> u64 {
         self.shed + self.expired + self.discarded + self.unknown
@@ -146,6 +228,33 @@ mod tests {
         assert_eq!(ledger.of(Account::Delivered), 4);
         assert_eq!(ledger.held(), 1);
         assert_eq!(ledger.undelivered(), 5);
+    }
+
+    #[test]
+    fn what_is_written_is_unconfirmed_until_it_is_confirmed_or_given_up() {
+        let mut ledger = Ledger::default();
+        ledger.accept(10);
+        ledger.note_written(6);
+        assert_eq!((ledger.unconfirmed(), ledger.held()), (6, 4));
+
+        ledger.confirm(4);
+        ledger.confirm(3);
+        assert_eq!(ledger.of(Account::Delivered), 4);
+        assert_eq!((ledger.unconfirmed(), ledger.held()), (2, 4));
+
+        ledger.give_up_unconfirmed();
+        // A part of the next one may have been read.
+        ledger.settle(1, Account::Unknown);
+        ledger.note_written(7);
+        assert_eq!(ledger.of(Account::Unknown), 3);
+        assert_eq!((ledger.unconfirmed(), ledger.held()), (0, 3));
+
+        ledger.note_written(8);
+        ledger.confirm(8);
+        assert_eq!(ledger.of(Account::Delivered), 5);
+        assert!(!ledger.is_settled());
+        ledger.settle(2, Account::Discarded);
+        assert!(ledger.is_settled());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use futures_util::FutureExt;
+use tokio::task::coop;
+
 use super::outbox::Outbox;
 use crate::{transport::Stream, websocket::Opened};
 
@@ -127,6 +130,37 @@ impl<S: Stream> Peer<S> {
     /// Nothing is lost: what was read is in the inbox, what was not written in the outbox.
     pub(super) async fn progress(&mut self, may_read: bool) -> Event {
         poll_fn(|context| self.poll_progress(context, may_read)).await
+    }
+
+    /// [`progress`](Self::progress), which says so each time that it finds nothing to read.
+    pub(super) async fn progress_or(
+        &mut self,
+        may_read: bool,
+        mut on_empty: impl FnMut(&Outbox),
+    ) -> Event {
+        poll_fn(|context| {
+            let progress = self.poll_progress(context, may_read);
+            // A task that has used up its budget has not looked.
+            if progress.is_pending() && may_read && !self.has_ended && coop::has_budget_remaining()
+            {
+                on_empty(&self.outbox);
+            }
+            progress
+        })
+        .await
+    }
+
+    /// Writes what it takes at once, and says whether nothing is to be read from it.
+    pub(super) fn is_silent(&mut self) -> bool {
+        let mut is_silent = false;
+        loop {
+            let look = self.progress_or(true, |_| is_silent = true);
+            match look.now_or_never() {
+                Some(Event::Written) => {}
+                Some(_) => return false,
+                None => return is_silent,
+            }
+        }
     }
 
     fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<Event> {

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::{
     close::{Unclosed, Written},
-    hold::Link,
     ledger::{Account, Ledger},
+    outbox::Outbox,
     rules::Priority,
     state::{SessionState, Trail},
     termination::{Cause, Report, Traffic},
@@ -45,13 +45,11 @@ pub struct Record {
     flush_time: Cell<Option<Duration>>,
     /// When the tunnel last passed something on, or began.
     last_traffic: Cell<Instant>,
-    /// Messages in the upstream's outbox that were written and are settled in the ledger.
-    settled: Cell<u64>,
+    /// Messages that were written before the upstream's socket was last found empty.
+    written_before_empty: Cell<u64>,
     client_code: Cell<Option<CloseCode>>,
     upstream_code: Cell<Option<CloseCode>>,
     unclosed: Cell<Unclosed>,
-    /// Whether the upstream went away during the flush.
-    is_flush_in_doubt: Cell<bool>,
 }
 
 impl Default for Record {
@@ -75,11 +73,10 @@ impl Record {
             connected_after: Cell::default(),
             ready_after: Cell::default(),
             flush_time: Cell::default(),
-            settled: Cell::default(),
+            written_before_empty: Cell::default(),
             client_code: Cell::default(),
             upstream_code: Cell::default(),
             unclosed: Cell::default(),
-            is_flush_in_doubt: Cell::default(),
         }
     }
 
@@ -261,36 +258,46 @@ impl Record {
         self.unclosed.set(unclosed);
     }
 
-    pub(super) fn doubt_flush(&self) {
-        self.is_flush_in_doubt.set(true);
+    /// Notes how many messages are written to the upstream.
+    pub(super) fn note_written(&self, messages: u64) {
+        let mut ledger = self.ledger.get();
+        ledger.note_written(messages);
+        self.ledger.set(ledger);
     }
 
-    /// Messages in the upstream's outbox that are not settled in the ledger.
-    pub(super) fn in_outbox<U>(&self, link: &Link<U>) -> u64 {
-        let outbox = &link.peer.outbox;
-        outbox.messages_waiting().0 + outbox.messages_written() - self.settled.get()
+    /// Notes that nothing is to be read from the upstream: what it says from here on, it says
+    /// after what is written.
+    pub(super) fn note_empty(&self) {
+        self.written_before_empty.set(self.ledger.get().written());
     }
 
-    /// Settles the messages that the upstream's outbox has written, `written` in all.
-    pub(super) fn settle_written(&self, written: u64, account: Account) {
-        let settled = self.settled.get();
-        if written > settled {
-            self.settle(written - settled, account);
-            self.settled.set(written);
-        }
+    /// [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) of an upstream
+    /// to which `outbox` is written.
+    pub(super) fn note_found_empty(&self, outbox: &Outbox) {
+        self.note_written(outbox.messages_written());
+        self.note_empty();
     }
 
-    /// Settles everything at the end: what `written` does not cover was never sent.
-    pub(super) fn settle_all(&self, written: Written, cause: &Cause) {
-        let in_doubt = self.is_flush_in_doubt.get() || cause.leaves_flush_in_doubt();
-        let account = if in_doubt {
-            Account::Unknown
-        } else {
-            Account::Delivered
-        };
-        self.settle_written(written.messages, account);
-        let held = self.ledger().held();
-        self.settle(written.in_doubt.min(held), Account::Unknown);
+    /// Notes that the upstream has said something: what was written before its socket was last
+    /// found empty is delivered.
+    pub(super) fn confirm(&self) {
+        let mut ledger = self.ledger.get();
+        ledger.confirm(self.written_before_empty.get());
+        self.ledger.set(ledger);
+    }
+
+    /// Gives up what is unconfirmed: nobody will say any more what became of it.
+    fn give_up_unconfirmed(&self) {
+        let mut ledger = self.ledger.get();
+        ledger.give_up_unconfirmed();
+        self.ledger.set(ledger);
+    }
+
+    /// Settles everything: what `written` does not cover never is.
+    pub(super) fn settle_all(&self, written: Written) {
+        self.note_written(written.messages);
+        self.give_up_unconfirmed();
+        self.settle(written.in_doubt.min(self.ledger().held()), Account::Unknown);
         self.settle(self.ledger().held(), Account::Discarded);
         self.note_queued(Queued::default());
     }
@@ -301,6 +308,7 @@ impl Record {
         let queued = self.queued().messages.into_iter().map(u64::from).sum();
         self.settle(queued, Account::Discarded);
         // The rest is written, perhaps.
+        self.give_up_unconfirmed();
         self.settle(self.ledger().held(), Account::Unknown);
         self.note_queued(Queued::default());
         if !state.is_final() {

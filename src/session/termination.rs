@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     close::CloseCodes,
-    ledger::Ledger,
+    ledger::{Account, Ledger},
     state::{SessionState, Trail},
 };
 use crate::{
@@ -262,11 +262,13 @@ impl Cause {
         }
     }
 
-    /// Whether what was written to the upstream may not have been read.
+    /// Whether the upstream is gone, or to be given up: it says nothing more of what was
+    /// written to it.
     #[must_use]
-    pub const fn leaves_flush_in_doubt(&self) -> bool {
+    pub const fn ends_upstream(&self) -> bool {
         match self {
             Self::UpstreamLost
+            | Self::UpstreamClosed(_)
             | Self::UpstreamError(_)
             | Self::UpstreamVanished
             | Self::FlushStalled
@@ -276,7 +278,6 @@ impl Cause {
             | Self::ClientError(_)
             | Self::MessageTooBig { .. }
             | Self::QueueFull
-            | Self::UpstreamClosed(_)
             | Self::ConnectFailed(_)
             | Self::ReadyTimeout { .. }
             | Self::Idle
@@ -341,14 +342,25 @@ impl Cause {
         }
     }
 
-    /// The reason text of a close frame for the client: the name, and how many messages
-    /// were not delivered.
+    /// The reason text of a close frame for the client: the name, how many messages were not
+    /// delivered, and of how many that is unknown.
     #[must_use]
-    pub fn close_reason(&self, undelivered: u64) -> String {
-        match undelivered {
-            0 => self.name().to_owned(),
-            1 => format!("{}; 1 message not delivered", self.name()),
-            _ => format!("{}; {undelivered} messages not delivered", self.name()),
+    pub fn close_reason(&self, ledger: &Ledger) -> String {
+        let name = self.name();
+        let unknown = ledger.of(Account::Unknown);
+        let undelivered = ledger.undelivered() - unknown;
+        let messages = |count| match count {
+            1 => "1 message".to_owned(),
+            _ => format!("{count} messages"),
+        };
+        match (undelivered, unknown) {
+            (0, 0) => name.to_owned(),
+            (_, 0) => format!("{name}; {} not delivered", messages(undelivered)),
+            (0, _) => format!("{name}; {} may be lost", messages(unknown)),
+            _ => format!(
+                "{name}; {} not delivered, {unknown} may be lost",
+                messages(undelivered)
+            ),
         }
     }
 }

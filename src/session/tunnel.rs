@@ -30,7 +30,6 @@ use self::direction::{Ending, empty_pipe, poll_direction};
 use super::{
     budget::Charge,
     drain::{Drain, Turn},
-    ledger::Account,
     peer::Peer,
     record::Record,
     splice::Pipe,
@@ -237,6 +236,9 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             *charge = None;
         }
         note(session, to_upstream, to_client, upstream);
+        if up.is_pending() && upstream.is_waiting {
+            session.note_empty();
+        }
         if let Some(watch) = watch {
             watch.hear(&to_upstream, &to_client);
         }
@@ -284,7 +286,10 @@ fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &
     if to_upstream.messages > 0 {
         session.accept(to_upstream.messages);
     }
-    session.settle_written(upstream.peer.outbox.messages_written(), Account::Delivered);
+    session.note_written(upstream.peer.outbox.messages_written());
+    if to_client.confirms() {
+        session.confirm();
+    }
 }
 
 /// Passes on what `source`, which takes nothing more, has sent before.

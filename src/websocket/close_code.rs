@@ -51,6 +51,13 @@ impl CloseCode {
         .contains(&self)
     }
 
+    /// Whether who sends it says that all is well: that it has done what it wanted to, and
+    /// does not give up.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        matches!(self.get(), 1000 | 3000..=4999)
+    }
+
     /// Whether a server that sends it before it has done anything means: come again.
     #[must_use]
     pub fn announces_restart(self) -> bool {

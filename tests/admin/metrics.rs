@@ -45,7 +45,7 @@ fn check_ledger(series: &Series) {
         let of = |name: &str| sum(series, &format!("readygate_{name}{{route=\"{route}\""));
         assert_eq!(
             of("messages_accepted_total"),
-            of("messages_settled_total") + of("messages_held"),
+            of("messages_settled_total") + of("messages_unconfirmed") + of("messages_held"),
             "{route}"
         );
         let live = of("sessions");
@@ -123,6 +123,7 @@ async fn under_load_every_message_is_in_one_account_and_no_counter_goes_back() {
     let expected = [
         ("messages_accepted_total", all),
         ("messages_settled_total", all),
+        ("messages_unconfirmed", 0.0),
         ("messages_held", 0.0),
         ("queued_messages", 0.0),
         ("session_held_bytes", 0.0),

@@ -73,8 +73,14 @@ async fn a_session_goes_through_its_states_and_is_remembered_after_its_end() {
             "processing"
         ]
     );
-    assert_eq!(detail["ledger"]["delivered"], 1);
+    assert_eq!(detail["ledger"]["unconfirmed"], 1);
+    assert_eq!(detail["ledger"]["delivered"], 0);
     assert!(detail["ready_ms"].is_u64());
+
+    backend.say("answer").await;
+    let answered = |it: &serde_json::Value| it["ledger"]["delivered"] == 1;
+    let detail = proxy.until(&target, answered).await;
+    assert_eq!(detail["ledger"]["unconfirmed"], 0);
 
     drop(client);
 

@@ -135,8 +135,8 @@ def by_label(metrics: Metrics, name: str, label: str) -> Counter:
 def check_books(metrics: Metrics, before: Metrics) -> None:
     """Every accepted message is in one account, and no counter has gone back."""
     settled = total(metrics, "messages_settled_total")
-    held = total(metrics, "messages_held")
-    assert total(metrics, "messages_accepted_total") == settled + held
+    open_ones = total(metrics, "messages_unconfirmed") + total(metrics, "messages_held")
+    assert total(metrics, "messages_accepted_total") == settled + open_ones
     back = [
         key
         for key, value in before.items()
@@ -210,7 +210,7 @@ def _files(pid: int) -> Counter:
 
 def _is_busy(metrics: Metrics) -> bool:
     gauges = ("sessions", "connections", "held_bytes", "session_held_bytes")
-    gauges += ("queued_messages", "messages_held", "http_held_requests")
+    gauges += ("queued_messages", "messages_held", "messages_unconfirmed", "http_held_requests")
     return any(total(metrics, gauge) for gauge in gauges)
 
 

@@ -277,6 +277,12 @@ impl Client {
 
     /// The next frame's first byte and unmasked payload; `None` at the end of the connection.
     pub(crate) async fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let (first, payload, _) = self.read_frame_and_mask().await?;
+        Some((first, payload))
+    }
+
+    /// The same, and whether it was masked: a client's is.
+    async fn read_frame_and_mask(&mut self) -> Option<(u8, Vec<u8>, bool)> {
         let first = self.0.read_u8().await.ok()?;
         let second = self.0.read_u8().await.ok()?;
         let mut length = usize::from(second & 0x7f);
@@ -292,7 +298,7 @@ impl Client {
         for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
             *byte ^= key;
         }
-        Some((first, payload))
+        Some((first, payload, second & 0x80 != 0))
     }
 
     /// The text of the next frame.
@@ -306,10 +312,14 @@ impl Client {
     /// ends without one.
     pub(crate) async fn close_code(&mut self) -> Option<u16> {
         loop {
-            let (first, payload) = self.read_frame().await?;
+            let (first, payload, is_masked) = self.read_frame_and_mask().await?;
             if first == 0x88 {
                 let code = [payload[0], payload[1]];
-                self.send([0x88, 0x82, 0, 0, 0, 0, code[0], code[1]]).await;
+                if is_masked {
+                    self.send([0x88, 2, code[0], code[1]]).await;
+                } else {
+                    self.send([0x88, 0x82, 0, 0, 0, 0, code[0], code[1]]).await;
+                }
                 self.read_to_end().await;
                 return Some(u16::from_be_bytes(code));
             }

@@ -243,6 +243,7 @@ async fn where_the_budget_is_used_up_a_session_that_sheds_keeps_its_reserve_and_
         let mut upstream = as_server(running.upstream.connect(&server_frame(0x81, b"ready"))).await;
         assert_eq!(receive(&mut upstream, 4).await, texts[7..]);
         client.close(None).await.unwrap();
+        assert_eq!(close_frame(&mut upstream).await.0, 1005);
         drop(upstream);
         let ledger = running.report.await.unwrap().ledger;
         assert_eq!(ledger.of(Account::Shed), 7);

@@ -4,21 +4,22 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use proptest::prelude::*;
 use readygate::{
     matcher::Matcher,
     session::{
-        Cause, Report, Settings,
+        Cause, Record, Report, Settings,
         gate::OnTimeout,
         hold::{OnClientGone, Order, Overflow},
-        ledger::Account,
+        ledger::{Account, Ledger},
         rules::{Priority, Release, Rule, Rules},
     },
     websocket::CloseCode,
 };
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
+    task::unconstrained,
     time::sleep,
 };
 use tokio_tungstenite::{
@@ -88,6 +89,8 @@ struct Schedule {
     /// The connections that are lost before the upstream is ready.
     losses: Vec<Loss>,
     readiness: Readiness,
+    /// The upstream answers about one in so many messages.
+    answers: usize,
     /// The upstream vanishes once it has received this many messages.
     lost_behind: Option<usize>,
     drain_after: Option<u64>,
@@ -159,7 +162,8 @@ fn schedules() -> impl Strategy<Value = Schedule> {
         3 => Just(Vec::new()),
         1 => prop::collection::vec(loss, 1..=3),
     ];
-    let upstream = (0..300_u64, losses, readiness, seldom(0..30_usize));
+    let answers = prop_oneof![1..4_usize, Just(usize::MAX)];
+    let upstream = (0..300_u64, losses, readiness, answers, seldom(0..30_usize));
     let client = (
         prop::collection::vec(sent, 0..40),
         prop::collection::vec((1..2000_usize, 0..20_u64), 1..60),
@@ -168,13 +172,14 @@ fn schedules() -> impl Strategy<Value = Schedule> {
     (client, upstream, seldom(0..600_u64), configured()).prop_map(
         |(client, upstream, drain_after, configured)| {
             let (messages, writes, client_leaves) = client;
-            let (connect_after, losses, readiness, lost_behind) = upstream;
+            let (connect_after, losses, readiness, answers, lost_behind) = upstream;
             Schedule {
                 messages,
                 writes,
                 connect_after,
                 losses,
                 readiness,
+                answers,
                 lost_behind,
                 drain_after,
                 client_leaves,
@@ -290,15 +295,33 @@ async fn serve(
     upstream: &mut WebSocketStream<DuplexStream>,
     ready_after: Option<u64>,
     enough: Option<usize>,
+    answers: usize,
     received: &mut Vec<String>,
 ) {
+    let mut owed = None;
     if let Some(after) = ready_after {
         sleep(Duration::from_millis(after)).await;
-        upstream.send(text("ready")).await.ok();
+        owed = Some("ready");
     }
-    while enough.is_none_or(|enough| received.len() < enough) {
-        match upstream.next().await {
-            Some(Ok(Message::Text(text))) => received.push(text.to_string()),
+    while owed == Some("ready") || enough.is_none_or(|enough| received.len() < enough) {
+        // It reads all there is before it says anything.
+        let next = match unconstrained(upstream.next()).now_or_never() {
+            Some(next) => next,
+            None => match owed.take() {
+                Some(what) => {
+                    upstream.send(text(what)).await.ok();
+                    continue;
+                }
+                None => upstream.next().await,
+            },
+        };
+        match next {
+            Some(Ok(Message::Text(text))) => {
+                if number_of(&text).is_multiple_of(answers) {
+                    owed.get_or_insert("answer");
+                }
+                received.push(text.to_string());
+            }
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return,
         }
@@ -315,7 +338,7 @@ async fn serve_all(upstream: Upstream, schedule: Schedule) -> (Vec<String>, usiz
         if loss.greets {
             connection.send(text("hello")).await.ok();
         }
-        let serving = serve(&mut connection, None, None, &mut received);
+        let serving = serve(&mut connection, None, None, usize::MAX, &mut received);
         let lasts = Duration::from_millis(loss.lasts);
         tokio::time::timeout(lasts, serving).await.ok();
         if let Some(code) = loss.close {
@@ -333,7 +356,8 @@ async fn serve_all(upstream: Upstream, schedule: Schedule) -> (Vec<String>, usiz
     let received_early = received.len();
     let mut connection = as_server(upstream.connect(b"")).await;
     let enough = schedule.lost_behind;
-    serve(&mut connection, ready_after, enough, &mut received).await;
+    let answers = schedule.answers;
+    serve(&mut connection, ready_after, enough, answers, &mut received).await;
     (received, received_early)
 }
 
@@ -372,7 +396,18 @@ async fn run(schedule: Schedule) -> Outcome {
         });
     }
     let serving = tokio::task::spawn_local(serve_all(running.upstream, schedule));
+    let record = running.record;
+    let auditing = tokio::task::spawn_local(async move {
+        let mut before = Ledger::default();
+        loop {
+            before = audit(&record, &before);
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
     let report = running.report.await.unwrap();
+    auditing.abort();
+    let Err(error) = auditing.await;
+    assert!(error.is_cancelled(), "{error}");
     let client_got = visiting.await.unwrap();
     let (received, received_early) = serving.await.unwrap();
     Outcome {
@@ -382,6 +417,21 @@ async fn run(schedule: Schedule) -> Outcome {
         report,
         charged_bytes: running.budget.used_bytes(),
     }
+}
+
+/// Checks that every message that was accepted is in one account, and that no message has left
+/// one in which it was `before`.
+fn audit(record: &Record, before: &Ledger) -> Ledger {
+    let ledger = record.ledger();
+    let settled = Account::ALL.map(|account| ledger.of(account));
+    let settled_before = Account::ALL.map(|account| before.of(account));
+    for (now, before) in settled.iter().zip(settled_before) {
+        assert!(*now >= before, "{before:?}, then {ledger:?}");
+    }
+    let open = ledger.unconfirmed() + ledger.held();
+    assert_eq!(ledger.accepted(), settled.iter().sum::<u64>() + open);
+    assert!(ledger.accepted() >= before.accepted());
+    ledger
 }
 
 fn number_of(text: &str) -> usize {
@@ -438,6 +488,8 @@ fn check_ledger(
     prop_assert_eq!(accepted, delivered + unknown + lost);
     prop_assert!(accepted <= schedule.messages.len());
     prop_assert!(numbers.len() <= delivered + unknown, "{:?}", report);
+    // Nothing that is lost counts as delivered.
+    prop_assert!(delivered <= numbers.len(), "{:?}", report);
     let configured = &schedule.configured;
     prop_assert!(shed == 0 || configured.overflow == Overflow::Shed);
     prop_assert!(expired == 0 || configured.max_age.is_some());

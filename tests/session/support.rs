@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use readygate::{
     matcher::Matcher,
-    session::{self, Agreed, Budget, Context, Drain, Report, Settings, gate::Trigger},
+    session::{self, Agreed, Budget, Context, Drain, Record, Report, Settings, gate::Trigger},
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
@@ -37,6 +37,7 @@ pub(crate) struct Running {
     pub(crate) upstream: Upstream,
     pub(crate) drain: Drain,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) record: Rc<Record>,
     pub(crate) report: JoinHandle<Report>,
 }
 
@@ -60,6 +61,8 @@ pub(crate) fn start_agreed(
         budget: budget.clone(),
         drain: drain.clone(),
     };
+    let record = Rc::new(Record::accepted());
+    let noted = Rc::clone(&record);
     let report = tokio::task::spawn_local(async move {
         let connect = async |count: &Attempts| {
             let next = std::future::poll_fn(|context| attempts.borrow_mut().poll_recv(context));
@@ -74,14 +77,14 @@ pub(crate) fn start_agreed(
             stream: proxy,
             read_buf: Bytes::from(early),
         };
-        let record = Rc::new(session::Record::accepted());
-        session::run_agreed(client, agreed, connect, &settings, &context, record).await
+        session::run_agreed(client, agreed, connect, &settings, &context, noted).await
     });
     Running {
         client,
         upstream: Upstream(outcomes),
         drain,
         budget,
+        record,
         report,
     }
 }
@@ -152,18 +155,20 @@ pub(crate) async fn receive(from: &mut WebSocketStream<DuplexStream>, count: usi
     received
 }
 
-/// The close frame that comes next, after any data.
+/// The close frame that comes next, after any data; it is answered.
 pub(crate) async fn close_frame(from: &mut WebSocketStream<DuplexStream>) -> (u16, String) {
-    loop {
+    let frame = loop {
         match from.next().await {
-            Some(Ok(Message::Close(Some(frame)))) => {
-                return (frame.code.into(), frame.reason.to_string());
-            }
-            Some(Ok(Message::Close(None))) => return (1005, String::new()),
+            Some(Ok(Message::Close(frame))) => break frame,
             Some(Ok(_)) => {}
             other => panic!("no close frame but {other:?}"),
         }
-    }
+    };
+    // Whoever has closed first needs no answer any more.
+    let _ = from.flush().await;
+    frame.map_or((1005, String::new()), |frame| {
+        (frame.code.into(), frame.reason.to_string())
+    })
 }
 
 /// A trigger on this text.

@@ -26,12 +26,13 @@ const PHASE_OF = Object.fromEntries(
   PHASES.flatMap(([phase, states]) => Object.keys(states).map((state) => [state, phase])));
 
 const ACCOUNTS = {
-  delivered: "went to the upstream",
+  delivered: "went to the upstream, which has said something since",
+  unconfirmed: "went to the upstream, which has said nothing since",
   held: "wait, or are on the way",
   shed: "gave way to more important ones in a full queue",
   expired: "were held longer than max_age",
   discarded: "their client or session ended before it was ready",
-  unknown: "written to an upstream that then went away",
+  unknown: "went to an upstream that went away and said nothing since",
 };
 const LOSSES = ["shed", "expired", "discarded", "unknown"];
 

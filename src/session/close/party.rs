@@ -1,7 +1,7 @@
 //! One side while the session closes: what it has said, and what it was told.
 
 use crate::{
-    session::peer::Peer,
+    session::{peer::Peer, record::Record},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };
@@ -16,6 +16,22 @@ pub(in crate::session) struct Party<S> {
     pub(super) forwards: Forwards,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
+    /// Data messages that it has sent meanwhile.
+    pub(super) messages: u64,
+    /// Its pongs to pings of the proxy's own.
+    pub(super) pongs: u64,
+    /// Whether nothing was to be read from it before it was told.
+    pub(super) was_silent: bool,
+    /// Whether nothing was to be read from it after it was told.
+    pub(super) was_asked: bool,
+}
+
+/// What a side had said at some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    messages: u64,
+    pongs: u64,
+    is_open: bool,
 }
 
 /// What of a side's data goes on to the other one while the session closes.
@@ -67,6 +83,10 @@ impl<S: Stream> Party<S> {
             forwards,
             incoming,
             outgoing,
+            messages: 0,
+            pongs: 0,
+            was_silent: false,
+            was_asked: false,
         }
     }
 
@@ -156,6 +176,41 @@ impl<S: Stream> Party<S> {
     /// Whether nothing more is to be exchanged with it.
     pub(super) fn is_done(&self) -> bool {
         self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
+    }
+
+    /// What it has said so far.
+    pub(super) fn heard(&self) -> Heard {
+        Heard {
+            messages: self.messages,
+            pongs: self.pongs,
+            is_open: self.is_open(),
+        }
+    }
+
+    /// Has `session` know what an upstream confirms by what it has said since `heard`.
+    pub(super) fn confirm_since(&self, heard: Heard, session: &Record) {
+        if self.messages > heard.messages || self.pongs > heard.pongs {
+            session.confirm();
+        }
+        let Incoming::Closed(Some(frame)) = &self.incoming else {
+            return;
+        };
+        if !heard.is_open {
+            return;
+        }
+        if self.is_answer(frame) {
+            session.note_found_empty(&self.peer.outbox);
+            session.confirm();
+        } else if frame.code.is_some_and(CloseCode::is_success) {
+            session.confirm();
+        }
+    }
+
+    /// Whether its close frame answers the one that it was sent: nothing came between, or
+    /// nothing came before and it says the same.
+    fn is_answer(&self, frame: &CloseFrame) -> bool {
+        let says_the_same = self.outgoing == Outgoing::Told(frame.code);
+        self.was_asked || self.was_silent && says_the_same && self.peer.outbox.is_empty()
     }
 
     /// What its close frame said, if one came.

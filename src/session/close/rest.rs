@@ -18,6 +18,7 @@ pub(super) fn take_rest_of_message<S: Stream, T: Stream>(
         return take_header(from, to, input);
     }
     let (taken, ended) = from.scanner.take_payload(input.len());
+    from.messages += u64::from(ended);
     let (payload, rest) = input.split_at(taken);
     pass(from, to, payload, ended);
     *input = rest;
@@ -38,12 +39,15 @@ fn take_header<S: Stream, T: Stream>(
     }
     if header.opcode.is_control() {
         let control = Control::take(&header, header_bytes, input)?;
-        if !watch::is_own_pong(&control) {
+        if watch::is_own_pong(&control) {
+            from.pongs += 1;
+        } else {
             pass(from, to, &control.wire, false);
         }
         return Some(0);
     }
     let ended = from.scanner.enter(&header);
+    from.messages += u64::from(ended);
     let (bytes, rest) = input.split_at(header_bytes);
     pass(from, to, bytes, ended);
     *input = rest;

@@ -266,6 +266,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn take_message_end(&mut self) {
+        self.session.confirm();
         let Some(link) = &mut self.link else { return };
         if matches!(link.withheld, Some(Withheld::Undecided(_))) {
             self.decide();
@@ -297,6 +298,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             return Ok(());
         };
         if watch::is_own_pong(control) {
+            self.session.confirm();
             if link.ping.take().is_some() {
                 self.observe(&Signal::Pong, "upstream answered the ping");
             }

@@ -42,9 +42,16 @@ pub(in crate::session) struct Passed {
     pub(super) messages: u64,
     /// How much of it was for the proxy, or may turn out to be.
     own_bytes: u64,
+    /// Whether a ping of the proxy's own was answered with it.
+    has_own_pong: bool,
 }
 
 impl Passed {
+    /// Whether its source has said what it says only when it has read what came before.
+    pub(super) const fn confirms(&self) -> bool {
+        self.messages > 0 || self.has_own_pong
+    }
+
     /// Whether nothing of it is for the other side.
     pub(super) const fn is_own(&self) -> bool {
         self.bytes <= self.own_bytes
@@ -334,6 +341,7 @@ fn pass_pong<T: Stream>(
         return Ok(false);
     };
     if watch::is_own_pong(&pong) {
+        passed.has_own_pong = true;
         passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
     } else {
         send(context, &pong.wire, true, target)?;

@@ -1,7 +1,7 @@
 """Double entry: what clients sent and a backend received, beside what the proxy says.
 
-The proxy's accounts always add up, for what is left at the end of a session is discarded:
-only who sent and who received know whether they are true.
+The proxy's accounts always add up, for what is left at the end of a session is discarded or
+unknown: only who sent and who received know whether they are true.
 """
 
 from collections import Counter
@@ -70,7 +70,7 @@ def _wrong(sent: int, received: Received, line: dict[str, Any]) -> Iterator[str]
         yield "what was received was doubled or out of order"
     if len(numbers) > line["delivered"] + line["unknown"]:
         yield "more was received than is delivered or unknown"
-    # What a backend had in its socket when it died it has not received.
+    # A backend that answers what it reads one by one confirms what it has not read yet.
     if received.is_whole and len(numbers) < line["delivered"]:
         yield "less was received than is delivered"
     if received.is_whole and line.get("ready_ms") is not None and line["discarded"]:
