@@ -17,6 +17,7 @@
 
 pub mod addresses;
 mod ask;
+pub mod binding;
 pub mod body;
 pub mod breakers;
 mod causes;

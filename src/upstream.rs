@@ -65,7 +65,7 @@ pub async fn connect(
     request: &OpeningRequest,
     attempts: &Attempts,
 ) -> Result<Opened<Transport>, ConnectError> {
-    try_until(settings, request, attempts, |outcome| {
+    try_until(settings, request, attempts, None, |outcome| {
         Some(match outcome {
             Ok(switched) => Ok(switched.opened),
             Err(AttemptError::Refused(refused)) => Err(ConnectError::Refused(refused.status)),
@@ -87,7 +87,8 @@ pub enum Answer {
     Unavailable(Refused),
 }
 
-/// Asks the upstream as [`connect`] does, for a client that is to have its very answer.
+/// Asks the upstream as [`connect`] does, for a client that is to have its very answer; first on
+/// `kept`, a connection on which nothing is under way.
 ///
 /// # Errors
 ///
@@ -100,8 +101,9 @@ pub async fn ask(
     settings: &Settings,
     request: &OpeningRequest,
     attempts: &Attempts,
+    kept: Option<Transport>,
 ) -> Result<Answer, ConnectError> {
-    try_until(settings, request, attempts, |outcome| {
+    try_until(settings, request, attempts, kept, |outcome| {
         Some(match outcome {
             Ok(switched) => Ok(Answer::Switched(Box::new(switched))),
             Err(AttemptError::Refused(refused)) => Ok(Answer::Refused(refused)),
@@ -118,6 +120,7 @@ async fn try_until<T>(
     settings: &Settings,
     request: &OpeningRequest,
     attempts: &Attempts,
+    mut kept: Option<Transport>,
     mut judge: impl FnMut(Result<Switched, AttemptError>) -> Option<T>,
 ) -> T {
     let mut backoff = Backoff::new(&settings.retry).after(attempts.get());
@@ -127,7 +130,7 @@ async fn try_until<T>(
     }
     loop {
         attempts.count();
-        let outcome = attempt(settings, request).await;
+        let outcome = attempt(settings, request, kept.take()).await;
         if let Err(error) = &outcome {
             match error.failure() {
                 Some(failure) => attempts.note(failure, error),
@@ -141,8 +144,15 @@ async fn try_until<T>(
     }
 }
 
-async fn attempt(settings: &Settings, request: &OpeningRequest) -> Result<Switched, AttemptError> {
-    let stream = dial::dial(settings, Protocol::Http1, request.preamble()).await?;
+async fn attempt(
+    settings: &Settings,
+    request: &OpeningRequest,
+    kept: Option<Transport>,
+) -> Result<Switched, AttemptError> {
+    let stream = match kept {
+        Some(stream) => stream,
+        None => dial::dial(settings, Protocol::Http1, request.preamble()).await?,
+    };
     let answer = handshake::perform(stream, request);
     let answered = match settings.handshake_timeout {
         None => answer.await,

@@ -19,22 +19,25 @@
 //!   more strictly that the client must not take over its context, which every client obeys
 //!   and no server needs to know (RFC 7692 §7.1.1.2).
 
-use std::{future, mem, rc::Rc, sync::Arc, time::Duration};
+use std::{fmt::Display, future, mem, rc::Rc, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Limited};
 use hyper::{
-    Response, header,
+    Request, Response, StatusCode, Version, header,
     http::{request::Parts, response},
 };
 use tokio::time;
 
 use super::{
     Client, Local,
+    binding::{self, Home, OnOwn},
     body::Body,
+    exchange::Connection,
     headers, replay,
     response::{Refusal, Shortage},
     tallies::Tally,
     upgrade::{self, Accepted},
+    upload::Upload,
 };
 use crate::{
     route::{Accept, Route},
@@ -79,6 +82,7 @@ pub(super) async fn ask(
     route: &Arc<Route>,
     local: &Local,
     is_client_gone: Option<&dyn Fn() -> bool>,
+    own: Option<OnOwn>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let started = time::Instant::now();
     let shared = &local.shared;
@@ -98,7 +102,7 @@ pub(super) async fn ask(
     let mut series = Series::new(local.tallies.of(route));
     let attempts = &series.attempts;
     let answer = tokio::select! {
-        answer = until_deadline(route, &opening, attempts, client) => answer,
+        answer = until_deadline(route, &opening, attempts, client, own.as_ref()) => answer,
         () = context.drain.begun() => return Err(Refusal::Unavailable(Shortage::Draining)),
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
@@ -230,15 +234,21 @@ async fn until_deadline(
     opening: &OpeningRequest,
     attempts: &Attempts,
     client: Client,
+    own: Option<&OnOwn>,
 ) -> Result<Said, Unanswered> {
     let mut latest = None;
+    let mut kept = own.and_then(|on| on.own.take_stream());
     let asked = async {
         loop {
-            let answer = upstream::ask(&route.upstream, opening, attempts).await;
+            let answer = upstream::ask(&route.upstream, opening, attempts, kept.take()).await;
             match answer.map_err(Unanswered::from)? {
                 Answer::Switched(switched) => return Ok(Said::Switched(switched)),
                 Answer::Refused(refused) => {
-                    return Ok(Said::Refused(pass_on(refused, client).await));
+                    return Ok(Said::Refused(refuse(refused, client, own).await));
+                }
+                // On another connection nobody would be logged in.
+                Answer::Unavailable(refused) if own.is_some_and(|on| on.is_bound) => {
+                    return Ok(Said::Unavailable(refuse(refused, client, own).await));
                 }
                 Answer::Unavailable(refused) => keep(refused, client, &mut latest).await,
             }
@@ -327,6 +337,40 @@ async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Ref
     let close = header::HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     Ok(response)
+}
+
+/// The upstream's refusal. Where its connection is the client's, or is to be, both go on: the
+/// client may log in, and ask again.
+async fn refuse(
+    refused: Refused,
+    client: Client,
+    own: Option<&OnOwn>,
+) -> Result<Response<Body>, Refusal> {
+    let may_bind = |on: &&OnOwn| on.is_bound || refused.status == StatusCode::UNAUTHORIZED;
+    let Some(OnOwn { own, is_bound }) = own.filter(may_bind) else {
+        return pass_on(refused, client).await;
+    };
+    let failed = |error: &dyn Display| {
+        tracing::debug!(%client, error = %error, "upstream failed");
+        Refusal::BadGateway
+    };
+    let connection = Connection::resume(refused.answer).await;
+    let mut connection = Box::new(connection.map_err(|error| failed(&error))?);
+    let unsent = Request::new(Upload::default());
+    let answer = connection.send(unsent, None, |_interim| {}).await;
+    let (mut head, incoming) = answer.map_err(|error| failed(&error))?.into_parts();
+    head.headers = headers::of_response(head.headers);
+    head.version = Version::HTTP_11;
+    let home = if *is_bound || binding::is_offered(head.status, &head.headers) {
+        own.bind();
+        Home::Own(own.clone())
+    } else {
+        let close = header::HeaderValue::from_static("close");
+        head.headers.insert(header::CONNECTION, close);
+        Home::Nowhere
+    };
+    let body = Body::on(connection, incoming, home);
+    Ok(Response::from_parts(head, body))
 }
 
 /// Resolves some time after `condition` has become true; never without one.

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! * A connection goes back to its pool only at the end of the answer; a body that is
+//! * A connection goes back to where it is kept only at the end of the answer; a body that is
 //!   dropped before its end closes it.
 //! * An answer that ends before its request does ends that, too: what the client still
 //!   sends goes nowhere, and neither connection is used again.
@@ -21,7 +21,8 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::task::{self, AbortHandle};
 
 use super::{
-    exchange::Connection, headers, meter::Line, multiplexed::Stream, pool::Pool, upload::Progress,
+    binding::Home, exchange::Connection, headers, meter::Line, multiplexed::Stream,
+    upload::Progress,
 };
 
 /// The body of an answer.
@@ -73,25 +74,25 @@ enum Kind {
 #[derive(Debug)]
 struct Driven {
     incoming: Incoming,
-    /// `None` when it has gone back to `pool`.
+    /// `None` when it has gone back to its `home`.
     connection: Option<Box<Connection>>,
-    pool: Rc<Pool>,
+    home: Home,
 }
 
 impl Body {
     /// What the upstream answers on `connection`, which has got all of the request.
     #[must_use]
-    pub fn on(connection: Box<Connection>, incoming: Incoming, pool: Rc<Pool>) -> Self {
+    pub fn on(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
         // A short answer came with its head: hyper has read it to its end.
         if connection.is_reusable() {
-            pool.put(connection);
+            home.put(connection);
             return Self::from(incoming);
         }
         let connection = Some(connection);
         Self::of(Kind::Driven(Box::new(Driven {
             incoming,
             connection,
-            pool,
+            home,
         })))
     }
 
@@ -106,7 +107,7 @@ impl Body {
     /// A task of its own drives the connection, so that the request goes on when the client
     /// does not read the answer.
     #[must_use]
-    pub fn during_upload(connection: Box<Connection>, incoming: Incoming, pool: Rc<Pool>) -> Self {
+    pub fn during_upload(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
         let mut connection = connection;
         let driving = task::spawn_local(async move {
             poll_fn(|context| {
@@ -117,7 +118,7 @@ impl Body {
                 }
             })
             .await;
-            pool.put(connection);
+            home.put(connection);
         });
         Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
     }
@@ -215,7 +216,7 @@ impl Driven {
         let is_at_end =
             matches!(frame, Poll::Ready(None)) || frame.is_ready() && self.incoming.is_end_stream();
         if is_at_end && let Some(connection) = self.connection.take() {
-            self.pool.put(connection);
+            self.home.put(connection);
         }
         frame
     }

@@ -28,10 +28,11 @@ use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -49,7 +50,7 @@ use super::{
     upload::{self, Upload},
     watchdog::Watchdog,
 };
-use crate::{transport::Transport, upstream::tls::TlsError};
+use crate::{transport::Transport, upstream::tls::TlsError, websocket::Opened};
 
 /// The longest header section of an upstream's answer in bytes.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -105,6 +106,26 @@ impl Connection {
     ///
     /// None that hyper describes.
     pub async fn new(stream: Transport) -> hyper::Result<Self> {
+        Self::with_replay(stream, None).await
+    }
+
+    /// A connection on which a request has been sent, whose answer begins with what `answer` has
+    /// read: the next request is not sent, and has that answer.
+    ///
+    /// # Errors
+    ///
+    /// None that hyper describes.
+    pub async fn resume(answer: Opened<Transport>) -> hyper::Result<Self> {
+        let Opened { stream, read_buf } = answer;
+        let replay = Replay {
+            read_buf,
+            is_asked: false,
+            reader: None,
+        };
+        Self::with_replay(stream, Some(Box::new(replay))).await
+    }
+
+    async fn with_replay(stream: Transport, replay: Option<Box<Replay>>) -> hyper::Result<Self> {
         let seen = Rc::new(Seen {
             answers: RefCell::new(Answers::new(MAX_HEADER_BYTES)),
             is_deaf: Cell::new(false),
@@ -112,6 +133,7 @@ impl Connection {
         let link = Link {
             stream,
             seen: Rc::clone(&seen),
+            replay,
         };
         let (sender, driver) = http1::Builder::new()
             .max_header_size(MAX_HEADER_BYTES)
@@ -145,6 +167,18 @@ impl Connection {
     /// Whoever had it before is not woken for it any more.
     pub fn is_open(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// The stream alone, to speak another protocol on it; `None`: it cannot carry another
+    /// request.
+    #[must_use]
+    pub fn into_stream(self) -> Option<Transport> {
+        if !self.is_reusable() {
+            return None;
+        }
+        let parts = self.driver?.into_parts();
+        let is_all_read = parts.read_buf.is_empty();
+        is_all_read.then(|| parts.io.into_inner().stream)
     }
 
     /// Whether it may carry another request.
@@ -218,6 +252,38 @@ impl Connection {
 struct Link {
     stream: Transport,
     seen: Rc<Seen>,
+    /// An answer that has begun before.
+    replay: Option<Box<Replay>>,
+}
+
+/// The beginning of an answer that was read before hyper asked for it.
+#[derive(Debug)]
+struct Replay {
+    read_buf: Bytes,
+    /// An answer that is there before the request has been written would be an error.
+    is_asked: bool,
+    reader: Option<Waker>,
+}
+
+impl Replay {
+    /// Reads from the beginning.
+    fn poll_read(&mut self, context: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<()> {
+        if !self.is_asked {
+            self.reader = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let length = self.read_buf.len().min(buffer.remaining());
+        buffer.put_slice(&self.read_buf.split_to(length));
+        Poll::Ready(())
+    }
+
+    /// The request is written, to nobody.
+    fn ask(&mut self) {
+        self.is_asked = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
 }
 
 impl Link {
@@ -229,6 +295,10 @@ impl Link {
         write: impl FnOnce(Pin<&mut Transport>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if self.seen.is_deaf.get() {
+            return Poll::Ready(Ok(discarded));
+        }
+        if let Some(replay) = &mut self.replay {
+            replay.ask();
             return Poll::Ready(Ok(discarded));
         }
         let written = write(Pin::new(&mut self.stream));
@@ -247,9 +317,21 @@ impl AsyncRead for Link {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, seen } = self.get_mut();
+        let Self {
+            stream,
+            seen,
+            replay,
+        } = self.get_mut();
         let before = buffer.filled().len();
-        let poll = Pin::new(stream).poll_read(context, buffer);
+        let poll = if let Some(begun) = replay {
+            ready!(begun.poll_read(context, buffer));
+            if begun.read_buf.is_empty() {
+                *replay = None;
+            }
+            Poll::Ready(Ok(()))
+        } else {
+            Pin::new(stream).poll_read(context, buffer)
+        };
         let read = &mut buffer.filled_mut()[before..];
         seen.answers.borrow_mut().watch(read);
         poll
@@ -281,8 +363,11 @@ impl AsyncWrite for Link {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut()
-            .poll_hearing((), |stream| stream.poll_flush(context))
+        let this = self.get_mut();
+        if this.replay.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_hearing((), |stream| stream.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -32,6 +32,7 @@ use hyper::{
 
 use super::{
     Client, Local, Shared,
+    binding::{self, Binding, Home, Own},
     body::Body,
     connecting::Connecting,
     exchange::{Connection, SendError},
@@ -66,6 +67,8 @@ pub struct Downstream<'a> {
     pub send_interim: &'a dyn Fn(&Interim),
     /// The streams of its connection, if the request is one.
     pub backlog: Option<&'a Arc<Backlog>>,
+    /// The connections to upstreams that belong to its connection (HTTP/1.1).
+    pub binding: Option<&'a Rc<Binding>>,
 }
 
 /// Sends one request to the route's upstream and returns the answer.
@@ -96,7 +99,13 @@ pub async fn forward(
     let unread = downstream.backlog.map(Unread::begin);
     let is_broken = downstream.is_body_broken;
     let (upload, progress) = Upload::new(body, &route.http, is_broken, unread);
+    let own = downstream
+        .binding
+        .filter(|binding| binding.includes(route, downstream.client.address))
+        .map(|binding| Own::new(binding, route, downstream.client.address));
     let asked = Asked {
+        logs_in: binding::is_carried(&parts.headers),
+        own,
         head: Request::from_parts(parts, ()),
         progress,
         downstream,
@@ -136,6 +145,10 @@ struct Asked<'a> {
     progress: Option<Rc<Progress>>,
     downstream: Downstream<'a>,
     route: &'a Arc<Route>,
+    /// The connection that belongs to its client.
+    own: Option<Own>,
+    /// Whether it carries credentials that log in its connection.
+    logs_in: bool,
 }
 
 /// What the upstream answers.
@@ -167,7 +180,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Sends it on a connection of its own, first on one from the pool.
+    /// Sends it on a connection of its own, first on the one that is its client's, or one from
+    /// the pool.
     async fn send_alone(
         &self,
         request: Request<Upload>,
@@ -175,7 +189,10 @@ impl Asked<'_> {
         pool: &Pool,
     ) -> Result<Answered, Refusal> {
         let mut request = request;
-        let mut pooled = pool.take();
+        let mut pooled = match &self.own {
+            Some(own) => own.take(),
+            None => pool.take(),
+        };
         loop {
             let is_fresh = pooled.is_none();
             let mut connection = match pooled.take() {
@@ -330,8 +347,27 @@ impl Asked<'_> {
         }
     }
 
+    /// Where its connection goes after the answer.
+    fn home(&self, answer: &Response<Incoming>, pool: Rc<Pool>) -> Home {
+        let Downstream {
+            binding, client, ..
+        } = self.downstream;
+        if let Some(own) = &self.own {
+            return Home::Own(own.clone());
+        }
+        if !self.logs_in && !binding::is_offered(answer.status(), answer.headers()) {
+            return Home::Pool(pool);
+        }
+        binding.map_or(Home::Nowhere, |binding| {
+            let own = Own::new(binding, self.route, client.address);
+            own.bind();
+            Home::Own(own)
+        })
+    }
+
     fn answer(self, answered: Answered, pool: Rc<Pool>) -> Response<Body> {
         let Answered { answer, carrier } = answered;
+        let home = self.home(&answer, pool);
         // What hyper's client noted beside the head (the reason phrase) is for its server.
         let (mut head, incoming) = answer.into_parts();
         head.headers = headers::of_response(head.headers);
@@ -344,9 +380,9 @@ impl Asked<'_> {
         }
         let body = match carrier {
             Carrier::Alone(connection) if uploading.is_some() => {
-                Body::during_upload(connection, incoming, pool)
+                Body::during_upload(connection, incoming, home)
             }
-            Carrier::Alone(connection) => Body::on(connection, incoming, pool),
+            Carrier::Alone(connection) => Body::on(connection, incoming, home),
             Carrier::Shared(stream) => Body::shared(stream, incoming),
         };
         Response::from_parts(head, body.while_uploading(uploading))

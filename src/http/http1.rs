@@ -23,6 +23,7 @@ use tokio::{io::AsyncWriteExt, time};
 
 use super::{
     Client, Connection, Local,
+    binding::Binding,
     body::{Body, UnderWay},
     causes::Causes,
     forward::{self, Downstream},
@@ -68,6 +69,7 @@ pub(super) async fn serve(
         is_body_broken: stream.is_body_broken(),
         switching: RefCell::new(None),
         under_way: UnderWay::default(),
+        binding: Rc::default(),
     });
 
     let mut http = http1::Builder::new()
@@ -265,6 +267,8 @@ struct Requests {
     switching: RefCell<Option<Switching>>,
     /// Every answer has a clone.
     under_way: UnderWay,
+    /// The connections to upstreams that are this connection's.
+    binding: Rc<Binding>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
@@ -342,7 +346,14 @@ impl Requests {
             meter.set_handshake();
             let (parts, _body) = request.into_parts();
             let is_client_gone = || self.stream.is_hung_up();
-            let answer = upgrade::answer(&parts, client, &route, local, Some(&is_client_gone));
+            let answer = upgrade::answer(
+                &parts,
+                client,
+                &route,
+                local,
+                Some(&is_client_gone),
+                Some(&self.binding),
+            );
             let (response, accepted) = answer.await?;
             if accepted.is_some() {
                 meter.set_session();
@@ -355,6 +366,7 @@ impl Requests {
             is_gone: &|| self.stream.is_hung_up(),
             send_interim: &|interim| self.stream.send_interim(interim),
             backlog: None,
+            binding: Some(&self.binding),
         };
         let response = forward::forward(request, downstream, &route, local).await?;
         Ok((response, None))

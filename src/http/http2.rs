@@ -328,6 +328,7 @@ impl Requests {
             // hyper's server has no way to send them over HTTP/2.
             send_interim: &|_| {},
             backlog: Some(&self.backlog),
+            binding: None,
         };
         forward::forward(request, downstream, &route, &self.connection.local).await
     }
@@ -355,7 +356,7 @@ impl Requests {
         let unread = Unread::begin(&self.backlog);
         let (parts, _body) = request.into_parts();
         // A stream that the client cancels is dropped.
-        let answer = upgrade::answer(&parts, client, &route, local, None);
+        let answer = upgrade::answer(&parts, client, &route, local, None, None);
         let (response, accepted) = answer.await?;
         match accepted {
             Some(accepted) => {

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //!
+//! * Nobody has logged in on any of them ([`binding`](super::binding)).
 //! * A connection never leaves its thread: each worker has its own [`Pools`].
 //! * The one that was used last is used next, so that the others grow old and go.
 //! * What waits here for longer than the route's `idle_timeout`, or is closed by the

@@ -20,6 +20,7 @@ use super::{
     Client, ClientAddr, Local, Shared,
     addresses::AddressPlace,
     ask::{self, Connected},
+    binding::{Binding, OnOwn},
     body::Body,
     forwarded, headers,
     identity::Identity,
@@ -96,7 +97,8 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Answers a handshake: at once or, where the route or what is known of its upstream says so, as
 /// the upstream does, while `is_client_gone` is asked now and then; `None` where a client that
-/// leaves takes the future with it.
+/// leaves takes the future with it. `binding` is what belongs to the client's connection, where
+/// that is its alone.
 ///
 /// # Errors
 ///
@@ -109,8 +111,11 @@ pub async fn answer(
     route: &Arc<Route>,
     local: &Local,
     is_client_gone: Option<&dyn Fn() -> bool>,
+    binding: Option<&Rc<Binding>>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
-    if route.accept == Accept::Early {
+    let own = binding.map(|binding| OnOwn::new(binding, request, route, client.address));
+    let is_bound = own.as_ref().is_some_and(|own| own.is_bound);
+    if route.accept == Accept::Early && !is_bound {
         let shared = &local.shared;
         let handshake = check(request, route, shared)?;
         if let Some(early) = Early::of(request, client, route, shared)? {
@@ -120,7 +125,7 @@ pub async fn answer(
         let client = client.address;
         tracing::debug!(%client, "an early answer may be wrong: the upstream is asked");
     }
-    Box::pin(ask::ask(request, client, route, local, is_client_gone)).await
+    Box::pin(ask::ask(request, client, route, local, is_client_gone, own)).await
 }
 
 /// The terms of a handshake that does not wait for the upstream.

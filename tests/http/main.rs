@@ -7,6 +7,7 @@
 )]
 
 mod ask;
+mod binding;
 mod breaker;
 mod forward;
 mod handshake;

@@ -220,7 +220,7 @@ async fn an_upstream_that_answers_late_is_asked_once() {
         let request = request();
         let connect = async {
             if is_asked_first {
-                let answer = upstream::ask(&settings, &request, &attempts).await;
+                let answer = upstream::ask(&settings, &request, &attempts, None).await;
                 assert!(matches!(answer, Ok(Answer::Switched(_))));
             } else {
                 upstream::connect(&settings, &request, &attempts)

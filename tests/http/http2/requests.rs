@@ -159,6 +159,36 @@ async fn cookies_become_one_line() {
     });
 }
 
+/// Here the connection is of many requests, and may be of many clients.
+#[tokio::test]
+async fn nobody_is_logged_in_with_the_credentials_of_another_stream() {
+    let upstream = Upstream::listen().await;
+    let proxy = start(config(vec![upstream.route()]));
+    let mut connection = Connection::open(&proxy).await;
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\
+        WWW-Authenticate: Basic realm=\"a\", NTLM\r\n\r\nno";
+    for (scheme, answer) in [
+        ("Negotiate x", ok),
+        ("NTLM x", ok),
+        ("Basic x", unauthorized),
+    ] {
+        let request = get("/").header("authorization", scheme);
+        let (mut response, mut exchange) = tokio::join!(connection.ask(request), async {
+            let mut exchange = upstream.accept().await;
+            exchange.answer(answer).await;
+            exchange
+        });
+        response.stream.read_to_end().await;
+
+        let (_response, ()) = tokio::join!(connection.ask(get("/next")), async {
+            assert_eq!(exchange.stream.read_head().await, None, "{scheme}");
+            let close = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            upstream.accept().await.answer(close).await;
+        });
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_the_client_resets_is_cancelled_at_the_upstream() {
     let upstream = Upstream::listen().await;
