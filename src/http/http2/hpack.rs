@@ -1,5 +1,8 @@
 //! Header sections as they are on the wire in HTTP/2 (RFC 7541), read beside the h2 crate.
 //!
+//! h2 does not lend its own reader, and those of other crates take whole sections only: what a
+//! client does not end would have to be kept. Field by field nothing is kept but the table.
+//!
 //! # Invariants
 //!
 //! * The table is that of the client's encoder, whatever is in it: a field that is illegal in

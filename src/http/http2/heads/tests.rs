@@ -1,3 +1,5 @@
+mod random;
+
 use super::{section::MAX_LIST_BYTES, *};
 use crate::http::http2::hpack::{self, Kind};
 
