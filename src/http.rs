@@ -19,9 +19,9 @@ pub mod addresses;
 mod ask;
 pub mod binding;
 pub mod body;
-pub mod breakers;
 mod causes;
 mod connecting;
+pub mod endpoints;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
@@ -65,7 +65,7 @@ pub use self::tallies::{REMOVED, UNROUTED};
 use self::{
     addresses::{AddressPlace, Addresses, Rate},
     body::Body,
-    breakers::Breakers,
+    endpoints::RouteEndpoints,
     hold::HeldRequests,
     identity::Identity,
     meter::Meter,
@@ -105,7 +105,7 @@ pub struct Shared {
     session: session::Context,
     held: HeldRequests,
     memory: Pressure,
-    breakers: Breakers,
+    endpoints: RouteEndpoints,
     refusals: Refusals,
     subprotocols: Subprotocols,
     addresses: Arc<Addresses>,
@@ -205,7 +205,7 @@ impl Shared {
             },
             held: HeldRequests::new(&config.routes),
             memory: Pressure::new(config.limits.max_memory.clone()),
-            breakers: Breakers::new(&config.routes),
+            endpoints: RouteEndpoints::new(&config.routes),
             refusals: Refusals::default(),
             subprotocols: Subprotocols::new(&config.routes),
             reloads: Reloads::default(),
@@ -231,7 +231,7 @@ impl Shared {
         self.session.budget.set_max_bytes(limits.max_held_bytes);
         self.session.drain.set(config.drain);
         self.held.set_routes(&config.routes);
-        self.breakers.set_routes(&config.routes);
+        self.endpoints.set_routes(&config.routes);
         self.subprotocols.set_routes(&config.routes);
         self.memory.set_bound(limits.max_memory.clone());
         self.config.store(config);
@@ -273,10 +273,10 @@ impl Shared {
         &self.memory
     }
 
-    /// Whether sessions of each route are let through.
+    /// What is known of the upstream of each route.
     #[must_use]
-    pub const fn breakers(&self) -> &Breakers {
-        &self.breakers
+    pub const fn endpoints(&self) -> &RouteEndpoints {
+        &self.endpoints
     }
 
     /// The drain of the process, for whoever starts it.

@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     transport::Stream,
-    upstream::{Attempts, ConnectError, breaker::Trial},
+    upstream::{Attempts, ConnectError, Trial},
     websocket::{Opened, Role, extension::Agreement},
 };
 
@@ -219,7 +219,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let trial = mem::take(&mut self.agreed.trial);
         match open {
             Ok(()) => trial.succeed(),
-            Err(cause) if cause.blames_upstream() => trial.fail(),
+            Err(cause) if self.is_upstreams_fault(cause) => trial.fail(),
             Err(_) => drop(trial),
         }
     }

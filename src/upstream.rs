@@ -1,10 +1,11 @@
 //! Connecting to the upstream: resolve, connect, opening handshake, try again.
 //!
 //! ```text
-//!         ┌── backoff ◄── refused, reset, timed out, 502, 503, … ──┐
-//!         ▼                                                        │
-//!  dial (every address in turn) ──► opening handshake ─────────────┴──► Opened
-//!                                           └──► 401, 404, not a 101 ──► ConnectError
+//!      ┌───── backoff, each session's own ◄── reset, 502, 503, … ──┐
+//!      ▼                                                           │
+//!  endpoint: connected, once somebody listens ──► opening handshake ┴──► Opened
+//!      ▲ │                                             └──► 401, not a 101 ──► ConnectError
+//!      └─┘ refused, timed out: one tries for all
 //! ```
 //!
 //! # Invariants
@@ -18,22 +19,26 @@ mod attempts;
 pub mod backoff;
 pub mod breaker;
 pub mod dial;
+pub mod endpoint;
 pub mod handshake;
+pub mod lookup;
 pub mod proxy_protocol;
 pub mod tls;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time;
 
 pub use self::{
     attempts::{Attempts, Failure, FailureCounts},
     backoff::Retry,
+    endpoint::{Endpoint, Trial},
     handshake::{Mismatch, OpeningRequest, Terms},
 };
 use self::{
     backoff::Backoff,
     dial::{DialError, Protocol},
+    endpoint::Patience,
     handshake::{AnswerError, Broken},
     tls::TlsError,
 };
@@ -49,7 +54,7 @@ pub type Refused = handshake::Refused<Transport>;
 /// as that may help.
 ///
 /// There is no limit to the attempts: the caller drops the future at its deadline. Where
-/// there were `attempts` before, the waits go on behind them.
+/// `attempts` were answered before, the waits go on behind them.
 ///
 /// # Errors
 ///
@@ -61,11 +66,11 @@ pub type Refused = handshake::Refused<Transport>;
 ///
 /// Dropping the future closes the connection that was being made.
 pub async fn connect(
-    settings: &Settings,
+    endpoint: &Endpoint,
     request: &OpeningRequest,
     attempts: &Attempts,
 ) -> Result<Opened<Transport>, ConnectError> {
-    try_until(settings, request, attempts, None, |outcome| {
+    try_until(endpoint, request, attempts, None, |outcome| {
         Some(match outcome {
             Ok(switched) => Ok(switched.opened),
             Err(AttemptError::Refused(refused)) => Err(ConnectError::Refused(refused.status)),
@@ -98,12 +103,12 @@ pub enum Answer {
 ///
 /// Dropping the future closes the connection that was being made.
 pub async fn ask(
-    settings: &Settings,
+    endpoint: &Endpoint,
     request: &OpeningRequest,
     attempts: &Attempts,
     kept: Option<Transport>,
 ) -> Result<Answer, ConnectError> {
-    try_until(settings, request, attempts, kept, |outcome| {
+    try_until(endpoint, request, attempts, kept, |outcome| {
         Some(match outcome {
             Ok(switched) => Ok(Answer::Switched(Box::new(switched))),
             Err(AttemptError::Refused(refused)) => Ok(Answer::Refused(refused)),
@@ -117,25 +122,34 @@ pub async fn ask(
 
 /// Tries until `judge` finds that an outcome is one to stay with.
 async fn try_until<T>(
-    settings: &Settings,
+    endpoint: &Endpoint,
     request: &OpeningRequest,
     attempts: &Attempts,
     mut kept: Option<Transport>,
     mut judge: impl FnMut(Result<Switched, AttemptError>) -> Option<T>,
 ) -> T {
-    let mut backoff = Backoff::new(&settings.retry).after(attempts.get());
-    if attempts.get() > 0 {
+    let _waiting = endpoint.wait();
+    let mut patience = Patience::new(endpoint);
+    let mut backoff = Backoff::new(&endpoint.settings().retry);
+    if attempts.answers() > 0 {
         // An upstream that was lost is not hammered any more than one that is not there.
+        backoff = backoff.after(attempts.answers());
         time::sleep(backoff.next(rand::random())).await;
     }
     loop {
-        attempts.count();
-        let outcome = attempt(settings, request, kept.take()).await;
-        if let Err(error) = &outcome {
-            match error.failure() {
-                Some(failure) => attempts.note(failure, error),
-                None => attempts.take_back(),
+        let outcome = attempt(endpoint, request, attempts, &mut patience, kept.take()).await;
+        match &outcome {
+            Ok(_) => {
+                attempts.note_connection();
+                endpoint.note_switched();
             }
+            Err(error) => match error.failure() {
+                Some(failure) => {
+                    attempts.note(failure, error);
+                    patience.fail(endpoint, failure, error);
+                }
+                None => attempts.take_back(),
+            },
         }
         if let Some(judgement) = judge(outcome) {
             return judgement;
@@ -145,14 +159,59 @@ async fn try_until<T>(
 }
 
 async fn attempt(
-    settings: &Settings,
+    endpoint: &Endpoint,
     request: &OpeningRequest,
+    attempts: &Attempts,
+    patience: &mut Patience,
     kept: Option<Transport>,
 ) -> Result<Switched, AttemptError> {
-    let stream = match kept {
-        Some(stream) => stream,
-        None => dial::dial(settings, Protocol::Http1, request.preamble()).await?,
+    let is_fresh = kept.is_none();
+    let stream = if let Some(stream) = kept {
+        attempts.count();
+        stream
+    } else {
+        endpoint.connect_for(attempts).await?
     };
+    attempts.note_standing();
+    let settings = endpoint.settings();
+    let handshake = async {
+        let stream = if is_fresh {
+            begin(stream, settings, request).await?
+        } else {
+            stream
+        };
+        shake_hands(stream, settings, request).await
+    };
+    let mut handshake = pin!(handshake);
+    match time::timeout(Patience::LENGTH, handshake.as_mut()).await {
+        Ok(outcome) => outcome,
+        Err(_elapsed) => {
+            let silence = AttemptError::Silent(Patience::LENGTH);
+            patience.fail(endpoint, Failure::Silent, &silence);
+            handshake.await
+        }
+    }
+}
+
+/// What comes first on a new connection, and TLS where the upstream speaks it.
+async fn begin(
+    stream: Transport,
+    settings: &Settings,
+    request: &OpeningRequest,
+) -> Result<Transport, AttemptError> {
+    let begun = dial::finish(settings, stream, Protocol::Http1, request.preamble()).await;
+    begun.map_err(|error| match error {
+        DialError::Unreachable(error) => AttemptError::Lost(error),
+        error => error.into(),
+    })
+}
+
+/// The opening handshake.
+async fn shake_hands(
+    stream: Transport,
+    settings: &Settings,
+    request: &OpeningRequest,
+) -> Result<Switched, AttemptError> {
     let answer = handshake::perform(stream, request);
     let answered = match settings.handshake_timeout {
         None => answer.await,
@@ -237,6 +296,16 @@ pub enum Address {
     },
     /// A Unix domain socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How a route's upstream is reached.

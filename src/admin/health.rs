@@ -2,7 +2,7 @@
 
 mod room;
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use hyper::{Response, StatusCode};
@@ -17,11 +17,7 @@ use super::{
     answer::{self, Body},
     query::Query,
 };
-use crate::{
-    http::visit::Worker,
-    route::Route,
-    upstream::dial::{Protocol, dial},
-};
+use crate::{http::visit::Worker, route::Route, upstream::dial::Protocol};
 
 /// How long all upstreams together may take to answer.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -98,8 +94,9 @@ async fn workers(admin: &Admin) -> Vec<Check> {
 
 /// Whether the upstream of each route can be connected; nothing is sent.
 async fn backends(admin: &Admin) -> Vec<Check> {
-    let check = async |route: &Route| {
-        let dialled = dial(&route.upstream, Protocol::Http1, &[]);
+    let check = async |route: &Arc<Route>| {
+        let endpoint = admin.process.shared.endpoints().of(route);
+        let dialled = endpoint.check(Protocol::Http1);
         let problem = match time::timeout(BACKEND_TIMEOUT, dialled).await {
             Ok(Ok(_connection)) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -111,7 +108,7 @@ async fn backends(admin: &Admin) -> Vec<Check> {
         }
     };
     let routes = admin.process.shared.config().routes.clone();
-    join_all(routes.iter().map(|route| check(route))).await
+    join_all(routes.iter().map(check)).await
 }
 
 /// Every check in a line if that is asked for, otherwise only what is wrong.

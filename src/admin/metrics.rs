@@ -118,7 +118,7 @@ impl Scrape {
             last_reload: shared.reloads().last_success(),
             sha256: shared.config().sha256.clone().unwrap_or_default(),
             limits: Limits::of(shared),
-            breakers: shared.breakers().statuses(),
+            breakers: shared.endpoints().statuses(),
             rejections: rejections(shared.rejections()),
             expiries: Expiries::of(&shared.config()),
             log: telemetry::queue(),

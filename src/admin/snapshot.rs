@@ -35,8 +35,9 @@
 //! each bucket alone. `fullest_queue` and what has been `used` of a rate are from 0 to 1, where 1 is
 //! all. `files` and `resident_bytes` are `null` where the system does not tell; `memory`, a `limit` and
 //! what has been used of one are `null` where there is none. A route's `breaker` is `closed`,
-//! `open` or `half_open`; `failures` is how many sessions in a row have failed while it is closed,
-//! and `probe_in_ms` how long it still is open at least, else `null`.
+//! `open` or `half_open`; `failures` is how many sessions have failed since one became ready while
+//! it is closed, and `probe_in_ms` how long until the upstream is tried next while it is open, else
+//! `null`.
 //!
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -186,7 +187,7 @@ fn routes(admin: &Admin, view: &View) -> Vec<Value> {
     let breakers: BTreeMap<_, _> = admin
         .process
         .shared
-        .breakers()
+        .endpoints()
         .statuses()
         .into_iter()
         .collect();

@@ -226,7 +226,7 @@ fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Li
     let (failures, cooldown) = (breaker("failures"), breaker("cooldown"));
     let refusing = match failures.as_str() {
         "0" => "never: there is no 503, however many have failed".to_owned(),
-        _ => format!("503 for {cooldown}, once so many have failed in a row: {failures}"),
+        _ => format!("503 for {cooldown}, once so many have failed and none was ready: {failures}"),
     };
     text.line("breaker", refusing);
 }

@@ -44,8 +44,7 @@ use crate::{
     session::{self, Agreed},
     transport::Transport,
     upstream::{
-        self, Answer, Attempts, ConnectError, OpeningRequest, Refused, Switched, Terms,
-        breaker::Trial,
+        self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Refused, Switched, Terms,
     },
     websocket::{
         Opened,
@@ -93,8 +92,9 @@ pub(super) async fn ask(
         Accept::Early => Vec::new(),
         Accept::AfterUpstream => offers(request, &route.session)?,
     };
-    let trial = shared.breakers.admit(route)?;
     let place = shared.admit_session(client, request.version)?;
+    let endpoint = shared.endpoints.of(route);
+    let trial = endpoint.admit()?;
     let opening = upgrade::upstream_request(request, client, route, |target, headers| {
         OpeningRequest::asking(target, headers, compression)
     });
@@ -102,7 +102,7 @@ pub(super) async fn ask(
     let mut series = Series::new(local.tallies.of(route));
     let attempts = &series.attempts;
     let answer = tokio::select! {
-        answer = until_deadline(route, &opening, attempts, client, own.as_ref()) => answer,
+        answer = until_deadline(&endpoint, route, &opening, attempts, client, own.as_ref()) => answer,
         () = context.drain.begun() => return Err(Refusal::Unavailable(Shortage::Draining)),
         () = until(is_client_gone) => return Err(Refusal::ClientGone),
     };
@@ -113,16 +113,12 @@ pub(super) async fn ask(
                 let refused = ConnectError::Refused(response.status());
                 upgrade::learn(&Err::<(), _>(refused), route, &opening, shared);
             }
-            judge(trial, &refused);
             return Ok((refused?, None));
         }
-        Ok(Said::Unavailable(refused)) => {
-            judge(trial, &refused);
-            return Ok((refused?, None));
-        }
+        Ok(Said::Unavailable(refused)) => return Ok((refused?, None)),
         Err(Unanswered(refusal, who)) => {
             match who {
-                Blamed::Upstream => judge(trial, &Err(refusal)),
+                Blamed::Upstream => trial.fail(),
                 Blamed::Nobody => drop(trial),
             }
             let error = attempts.last_error().unwrap_or_default();
@@ -157,19 +153,6 @@ pub(super) async fn ask(
         place,
     );
     Ok((response, Some(accepted)))
-}
-
-/// Says what the upstream's refusal tells of it: a status below 500 is about this client.
-fn judge(trial: Trial, refused: &Result<Response<Body>, Refusal>) {
-    let is_at_fault = match refused {
-        Ok(response) => response.status().is_server_error(),
-        // What the proxy is short of is not the upstream's fault.
-        Err(Refusal::Unavailable(_)) => false,
-        Err(_) => true,
-    };
-    if is_at_fault {
-        trial.fail();
-    }
 }
 
 /// The attempts for one client, which count as those of no session where none takes them.
@@ -220,8 +203,10 @@ impl From<ConnectError> for Unanswered {
             ConnectError::Shortage => {
                 Self(Refusal::Unavailable(Shortage::Descriptors), Blamed::Nobody)
             }
-            ConnectError::Subprotocol(_) => Self(Refusal::BadGateway, Blamed::Nobody),
-            ConnectError::Refused(_) | ConnectError::Broken(_) | ConnectError::Tls(_) => {
+            ConnectError::Refused(_) | ConnectError::Subprotocol(_) => {
+                Self(Refusal::BadGateway, Blamed::Nobody)
+            }
+            ConnectError::Broken(_) | ConnectError::Tls(_) => {
                 Self(Refusal::BadGateway, Blamed::Upstream)
             }
         }
@@ -230,6 +215,7 @@ impl From<ConnectError> for Unanswered {
 
 /// The upstream's answer; at the gate's deadline the latest that was not final.
 async fn until_deadline(
+    endpoint: &Endpoint,
     route: &Route,
     opening: &OpeningRequest,
     attempts: &Attempts,
@@ -240,7 +226,7 @@ async fn until_deadline(
     let mut kept = own.and_then(|on| on.own.take_stream());
     let asked = async {
         loop {
-            let answer = upstream::ask(&route.upstream, opening, attempts, kept.take()).await;
+            let answer = upstream::ask(endpoint, opening, attempts, kept.take()).await;
             match answer.map_err(Unanswered::from)? {
                 Answer::Switched(switched) => return Ok(Said::Switched(switched)),
                 Answer::Refused(refused) => {
@@ -256,9 +242,14 @@ async fn until_deadline(
     };
     match time::timeout(route.session.gate.timeout, asked).await {
         Ok(said) => said,
-        Err(_elapsed) => latest
-            .map(Said::Unavailable)
-            .ok_or(Unanswered(Refusal::GatewayTimeout, Blamed::Upstream)),
+        Err(_elapsed) => latest.map(Said::Unavailable).ok_or_else(|| {
+            let who = if attempts.blames_upstream() {
+                Blamed::Upstream
+            } else {
+                Blamed::Nobody
+            };
+            Unanswered(Refusal::GatewayTimeout, who)
+        }),
     }
 }
 

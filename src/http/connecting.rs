@@ -19,10 +19,7 @@ use super::{
 use crate::{
     route::Route,
     transport::Transport,
-    upstream::{
-        backoff::Backoff,
-        dial::{DialError, dial},
-    },
+    upstream::{Endpoint, backoff::Backoff, dial::DialError},
 };
 
 /// Connects for one request, and remembers for how long it has been held.
@@ -97,7 +94,8 @@ impl<'a> Connecting<'a> {
         if !multiplexed.may_open() {
             return None;
         }
-        let dialled = dial_for(self.route, self.downstream.client);
+        let endpoint = self.shared.endpoints.of(self.route);
+        let dialled = dial_at_once(&endpoint, self.route, self.downstream.client);
         let opened = match time::timeout_at(deadline, dialled).await {
             Ok(Ok(stream)) => {
                 let opened = multiplexed.open(stream, self.route.http.idle_timeout);
@@ -146,15 +144,17 @@ impl<'a> Connecting<'a> {
     async fn dial(&mut self) -> Result<Transport, Refusal> {
         let deadline = self.deadline();
         let (route, client) = (self.route, self.downstream.client);
-        let dial = || dial_for(route, client);
+        let endpoint = self.shared.endpoints.of(route);
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
-            match self.in_time(deadline, dial()).await? {
+            let dialled = dial_at_once(&endpoint, route, client);
+            match self.in_time(deadline, dialled).await? {
                 Ok(stream) => return Ok(stream),
                 Err(DialError::Unreachable(_)) => {}
                 Err(error) => return Err(hold::give_up(&error)),
             }
         }
         self.hold()?;
+        let dial = || dial_in_turn(&endpoint, route, client);
         let dialled = self.pool.turns.connect(dial, self.downstream.is_gone);
         self.in_time(deadline, dialled).await?
     }
@@ -195,8 +195,22 @@ impl<'a> Connecting<'a> {
     }
 }
 
-/// Dials once.
-async fn dial_for(route: &Route, client: Client) -> Result<Transport, DialError> {
+/// Dials once, if that may be of any use.
+async fn dial_at_once(
+    endpoint: &Endpoint,
+    route: &Route,
+    client: Client,
+) -> Result<Transport, DialError> {
     let preamble = route.upstream.preamble(client.source(), client.server);
-    dial(&route.upstream, route.http.version, &preamble).await
+    endpoint.dial_at_once(route.http.version, &preamble).await
+}
+
+/// Dials as soon as somebody listens.
+async fn dial_in_turn(
+    endpoint: &Endpoint,
+    route: &Route,
+    client: Client,
+) -> Result<Transport, DialError> {
+    let preamble = route.upstream.preamble(client.source(), client.server);
+    endpoint.dial(route.http.version, &preamble).await
 }

@@ -1,8 +1,9 @@
 //! Requests that wait for an upstream which does not listen yet.
 //!
-//! They take turns: one of them tries to connect, with a growing wait between the attempts,
-//! and the others wait behind it. Once an attempt succeeds, two may try at a time, then
-//! four, and so on: an upstream that has just started is not met by all of them at once.
+//! They take turns: one of them on each worker waits, with the sessions, for somebody to
+//! [listen](crate::upstream::endpoint), and the others wait behind it. Once an attempt succeeds,
+//! two may try at a time, then four, and so on: an upstream that has just started is not met by all
+//! of them at once.
 //!
 //! # Invariants
 //!
@@ -190,7 +191,7 @@ impl Turns {
             if is_client_gone() {
                 return Err(Refusal::ClientGone);
             }
-            match dial().await {
+            match while_here(dial(), &is_client_gone).await? {
                 Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
                 Ok(stream) => {
                     self.grow();
@@ -224,14 +225,8 @@ impl Turns {
         &self,
         is_client_gone: impl Fn() -> bool,
     ) -> Result<SemaphorePermit<'_>, Refusal> {
-        let mut turn = pin!(self.permits.acquire());
-        loop {
-            match time::timeout(LOOK_AFTER_CLIENT, turn.as_mut()).await {
-                Ok(turn) => return Ok(turn.expect("the semaphore is never closed")),
-                Err(_) if is_client_gone() => return Err(Refusal::ClientGone),
-                Err(_) => {}
-            }
-        }
+        let turn = while_here(self.permits.acquire(), is_client_gone).await?;
+        Ok(turn.expect("the semaphore is never closed"))
     }
 
     fn wait_longer(&self) {
@@ -250,6 +245,21 @@ impl Turns {
         if self.count.get() > 1 {
             self.count.set(self.count.get() - 1);
             turn.forget();
+        }
+    }
+}
+
+/// What comes of `waiting`, unless the client leaves.
+async fn while_here<T>(
+    waiting: impl Future<Output = T>,
+    is_client_gone: impl Fn() -> bool,
+) -> Result<T, Refusal> {
+    let mut waiting = pin!(waiting);
+    loop {
+        match time::timeout(LOOK_AFTER_CLIENT, waiting.as_mut()).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(_) if is_client_gone() => return Err(Refusal::ClientGone),
+            Err(_) => {}
         }
     }
 }

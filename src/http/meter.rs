@@ -119,6 +119,10 @@ impl Meter {
             Kind::Session => totals.handshakes_accepted += 1,
         });
         let is_session = matches!(kind.get(), Kind::Session);
+        if matches!(refusal, Some(Refusal::BreakerOpen { .. })) {
+            // All of a second have one line together.
+            line.requests = Requests::None;
+        }
         line.is_due = match line.requests {
             Requests::None => false,
             Requests::Errors => refusal.is_some() && !is_session,

@@ -169,8 +169,10 @@ impl Early {
         route: &Arc<Route>,
         shared: &Shared,
     ) -> Result<(Response<Body>, Accepted), Refusal> {
+        // The limits come first: who is over one takes no place of those that a breaker lets through.
+        let place = shared.admit_session(client, request.version)?;
         let agreed = Agreed {
-            trial: shared.breakers.admit(route)?,
+            trial: shared.endpoints.of(route).admit()?,
             ..Agreed::default()
         };
         let accepted = Accepted {
@@ -178,7 +180,7 @@ impl Early {
             request: self.opening,
             client: client.address,
             path: request.uri.path().to_owned(),
-            place: shared.admit_session(client, request.version)?,
+            place,
             version: request.version,
             identity: Identity::tagged(&request.headers),
             agreed,
@@ -322,12 +324,13 @@ pub fn session(
         let route = Arc::clone(&route);
         let connected = Cell::new(connected);
         let shared = Arc::clone(&local.shared);
+        let endpoint = shared.endpoints.of(&route);
         async move |attempts: &Attempts| {
             if let Some(connected) = connected.take() {
                 attempts.resume(&connected.attempts);
                 return Ok(connected.upstream);
             }
-            let outcome = upstream::connect(&route.upstream, &request, attempts).await;
+            let outcome = upstream::connect(&endpoint, &request, attempts).await;
             learn(&outcome, &route, &request, &shared);
             outcome
         }

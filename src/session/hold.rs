@@ -18,6 +18,7 @@
 //!   passes unless that is enough to know that it is the ready one.
 
 mod admission;
+mod blame;
 mod client;
 mod replacement;
 mod upstream;

@@ -81,6 +81,12 @@ impl Rules {
         self.0.is_empty()
     }
 
+    /// Whether any of them lets messages go upstream before that state.
+    #[must_use]
+    pub fn release_before(&self, release: Release) -> bool {
+        self.0.iter().any(|rule| rule.release < release)
+    }
+
     /// What the first matching rule says, or the default class.
     #[must_use]
     pub fn classify(&self, sample: &Sample<'_>) -> Class {

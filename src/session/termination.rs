@@ -290,27 +290,29 @@ impl Cause {
     /// Whether a session that ends so before it is ready says that the upstream is out of
     /// order.
     ///
-    /// It does not where another client might fare otherwise: after a refusal with a status
-    /// below 500 (credentials, a path that does not exist), another subprotocol than the client
-    /// was told, or a close frame whose code is about what the client did.
+    /// It does not where another client might fare otherwise: after a refusal with any status,
+    /// another subprotocol than the client was told, a close frame whose code is about what the
+    /// client did, or when the upstream was there and took too long. Whether the client had a part
+    /// in it otherwise, by what it has sent or not read, is for the session to say.
     #[must_use]
     pub fn blames_upstream(&self) -> bool {
         match self {
             Self::UpstreamLost
             | Self::UpstreamError(_)
-            | Self::UpstreamVanished
-            | Self::ReadyTimeout { .. }
-            | Self::FlushStalled
             | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => true,
-            Self::ConnectFailed(ConnectError::Refused(status)) => status.is_server_error(),
+            Self::ReadyTimeout { connected, .. } => !connected,
             Self::UpstreamClosed(frame) => frame.code.is_some_and(CloseCode::blames_server),
-            Self::ClientClosed(_)
+            Self::UpstreamVanished
+            | Self::FlushStalled
+            | Self::ClientClosed(_)
             | Self::ClientLost
             | Self::ClientError(_)
             | Self::ClientVanished
             | Self::MessageTooBig { .. }
             | Self::QueueFull
-            | Self::ConnectFailed(ConnectError::Subprotocol(_) | ConnectError::Shortage)
+            | Self::ConnectFailed(
+                ConnectError::Refused(_) | ConnectError::Subprotocol(_) | ConnectError::Shortage,
+            )
             | Self::Idle
             | Self::TooOld
             | Self::Drained
@@ -442,11 +444,10 @@ mod tests {
             Cause::UpstreamClosed(CloseFrame { code, reason })
         };
 
-        for status in [200, 301, 400, 401, 403, 404, 429] {
+        for status in [200, 301, 400, 401, 403, 404, 429, 500, 501, 503] {
             let status = http::StatusCode::from_u16(status).unwrap();
             assert!(!refused(status).blames_upstream(), "{status}");
         }
-        assert!(refused(http::StatusCode::NOT_IMPLEMENTED).blames_upstream());
         for code in [1000, 1002, 1003, 1005, 1007, 1008, 1009, 3000, 4401] {
             assert!(!closed(code).blames_upstream(), "{code}");
         }

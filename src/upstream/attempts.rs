@@ -42,13 +42,30 @@ failures! {
     Tls = "tls",
 }
 
+impl Failure {
+    /// Whether a client has no part in it.
+    const fn blames_upstream(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Lost | Self::Broken | Self::Tls => true,
+            Self::Silent | Self::Unavailable | Self::Refused => false,
+        }
+    }
+}
+
 /// How many attempts failed, in the order of [`Failure::ALL`].
 pub type FailureCounts = [u32; Failure::ALL.len()];
 
 /// How often a session has tried to reach its upstream, and how that failed.
+///
+/// While nobody listens, one of all sessions that wait tries for the others: its attempts are its
+/// own, and each of the others has one that has failed, in place of the one that it would have made
+/// when it began to wait.
 #[derive(Debug, Default)]
 pub struct Attempts {
     count: Cell<u32>,
+    answers: Cell<u16>,
+    /// Whether the latest thing that has happened is the upstream's fault.
+    is_blamed: Cell<bool>,
     /// In a box, because most sessions have none.
     failed: RefCell<Option<Box<Failed>>>,
 }
@@ -63,6 +80,8 @@ impl Attempts {
     /// Goes on behind the attempts of an `earlier` series.
     pub fn resume(&self, earlier: &Self) {
         self.count.set(earlier.get());
+        self.answers.set(earlier.answers.get());
+        self.is_blamed.set(earlier.is_blamed.get());
         self.failed.replace(earlier.failed.borrow().clone());
     }
 
@@ -80,6 +99,34 @@ impl Attempts {
     #[must_use]
     pub fn get(&self) -> u32 {
         self.count.get()
+    }
+
+    /// How many of them were answered, with a `101` or with a status that may be another one a
+    /// moment later.
+    pub(super) fn answers(&self) -> u32 {
+        self.answers.get().into()
+    }
+
+    /// The upstream has answered with a `101`. If there is another attempt, it was lost.
+    pub(super) fn note_connection(&self) {
+        self.count_answer();
+        self.is_blamed.set(true);
+    }
+
+    fn count_answer(&self) {
+        self.answers.set(self.answers.get().saturating_add(1));
+    }
+
+    /// There is a connection, on which the upstream is to answer.
+    pub(super) fn note_standing(&self) {
+        self.is_blamed.set(false);
+    }
+
+    /// Whether a session that gives up now does so because nobody listens, or because the upstream
+    /// was lost: not when it still may answer, or has answered with a status.
+    #[must_use]
+    pub fn blames_upstream(&self) -> bool {
+        self.is_blamed.get()
     }
 
     /// How many of them failed, and why.
@@ -104,6 +151,10 @@ impl Attempts {
                 last_error: String::new(),
             })
         });
+        self.is_blamed.set(failure.blames_upstream());
+        if failure == Failure::Unavailable {
+            self.count_answer();
+        }
         let count = &mut failed.counts[failure as usize];
         *count = count.saturating_add(1);
         failed.last_error = error.to_string();

@@ -6,47 +6,55 @@
 //! all others.
 //!
 //! ```text
-//!            failures in a row                 cooldown is over
-//!  closed ─────────────────────► open ──────────────────────────► half-open: one probe
-//!    ▲                            │ ▲                                │        │
-//!    │  any session becomes ready │ └── the probe failed ────────────┘        │
-//!    └────────────────────────────┴───────────────────────────────────────────┘
+//!            failures                          cooldown is over
+//!  closed ───────────► open ──────────────────────────────────► half-open: a few at a time
+//!    ▲                  │ ▲                                         │        │
+//!    │ a session becomes│ └── one of them failed soon ──────────────┘        │
+//!    │ ready, or somebody listens again                                      │
+//!    └──────────────────┴────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The cooldown doubles each time that a probe has failed, up to eight times its length, and is
-//! drawn out by a little at random, so that several proxies do not probe in step.
+//! The cooldown is drawn out by a little at random, so that several proxies do not go half-open
+//! in step. While the proxy itself [tries](super::endpoint) an address at which nobody listens, it
+//! does not end: that client would only wait for the same.
 //!
 //! # Invariants
 //!
-//! * At any time at most one probe is under way, and when it is over, in whatever way, either
-//!   the state changes or the next client is the probe: nothing stays half-open by itself.
-//! * Only what a session says that began as this very probe counts against a half-open
-//!   breaker; success counts from whomever it comes.
-//! * Admitting a session takes one relaxed load while the breaker is closed, and so does its
-//!   success when no failure was before it.
+//! * A failure counts only if no session became ready since the one that failed began: whatever
+//!   some clients do, an upstream that serves others is not out of order.
+//! * Half-open has room for [`TRIALS`] sessions that have not been decided for [`PATIENCE`] at most:
+//!   clients that say nothing do not keep others out.
+//! * Only such a session can open a half-open breaker again; success counts from whomever it
+//!   comes.
+//! * Admitting a session takes two relaxed loads while the breaker is closed, and its success one
+//!   addition when no failure was before it.
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// How often the cooldown doubles: it becomes at most eight times as long.
-const MAX_DOUBLINGS: u32 = 3;
-
 /// By how much of its length a cooldown may be longer.
 const MAX_JITTER: f64 = 0.1;
+
+/// How many sessions may be under way to see what becomes of them.
+pub const TRIALS: usize = 3;
+
+/// How long each may be undecided until another one is let through in its place.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// When a route's breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many sessions in a row have to fail; default 5, 0: it never opens.
+    /// How many sessions have to fail, and none to become ready meanwhile; default 5, 0: it never
+    /// opens.
     pub failures: u32,
-    /// How long it then is open before the first probe; default 5 s.
+    /// How long it then is open before it is half-open; default 5 s.
     pub cooldown: Duration,
 }
 
@@ -67,7 +75,7 @@ pub enum State {
     Closed,
     /// None is.
     Open,
-    /// One is, to see what becomes of it.
+    /// A few are, to see what becomes of them.
     HalfOpen,
 }
 
@@ -91,9 +99,9 @@ impl State {
 pub struct Status {
     /// Whether sessions are let through.
     pub state: State,
-    /// How many have failed in a row, as long as it is closed.
+    /// How many have failed since one became ready, as long as it is closed.
     pub failures: u32,
-    /// How long until the next probe, while it is open.
+    /// How long until the upstream is tried next, by a session or by the proxy, while it is open.
     pub probe_in: Option<Duration>,
     /// How often each state was entered, in the order of [`State::ALL`].
     pub transitions: [u64; State::ALL.len()],
@@ -107,41 +115,69 @@ pub struct Refused {
     pub retry_after: Duration,
 }
 
-/// The breaker of one route.
+/// The breaker of one endpoint.
 #[derive(Debug)]
-pub struct Breaker {
-    settings: Settings,
+pub(super) struct Breaker {
     /// The name of the route, for the log.
     route: Box<str>,
-    /// What `phase` says, for a quick look: [`QUIET`], or not.
+    /// What `inner` says, for a quick look: [`OFF`], [`QUIET`], or neither.
     quick: AtomicU8,
-    phase: Mutex<Phase>,
+    /// How many sessions became ready.
+    ready: AtomicU64,
+    /// How often all that was known has been forgotten.
+    epoch: AtomicU32,
+    inner: Mutex<Inner>,
     transitions: [AtomicU64; State::ALL.len()],
 }
 
+/// It never opens.
+const OFF: u8 = 0;
+
 /// Closed, and no session has failed since one became ready.
-const QUIET: u8 = 0;
+const QUIET: u8 = 1;
 
 /// Closed, and sessions have failed.
-const CLOSED: u8 = 1;
+const CLOSED: u8 = 2;
 
 /// Anything else.
-const NOT_CLOSED: u8 = 2;
+const NOT_CLOSED: u8 = 3;
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    phase: Phase,
+    /// How many sessions were let through half-open.
+    trials: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    Closed {
-        failures: u32,
-    },
-    Open {
-        until: Instant,
-        probes_failed: u32,
-    },
-    HalfOpen {
-        /// `None`: it has said nothing, and the next one is it.
-        probe: Option<u64>,
-        probes_failed: u32,
-    },
+    Closed { failures: u32 },
+    Open { until: Instant },
+    HalfOpen { trials: [Option<Slot>; TRIALS] },
+}
+
+/// A session that was let through half-open, and is not decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot {
+    number: u64,
+    since: Instant,
+}
+
+impl Slot {
+    fn is_awaited(&self) -> bool {
+        self.since.elapsed() < PATIENCE
+    }
+}
+
+/// What a session has to show when it is decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    epoch: u32,
+    /// How many sessions had become ready.
+    ready: u64,
+    /// Its number, if it was let through half-open.
+    trial: Option<u64>,
 }
 
 impl Phase {
@@ -152,159 +188,199 @@ impl Phase {
             Self::HalfOpen { .. } => State::HalfOpen,
         }
     }
+}
 
-    const fn quick(self) -> u8 {
-        match self {
-            Self::Closed { failures: 0 } => QUIET,
-            Self::Closed { .. } => CLOSED,
-            Self::Open { .. } | Self::HalfOpen { .. } => NOT_CLOSED,
+impl Inner {
+    const fn quick(&self) -> u8 {
+        match self.phase {
+            _ if self.settings.failures == 0 => OFF,
+            Phase::Closed { failures: 0 } => QUIET,
+            Phase::Closed { .. } => CLOSED,
+            Phase::Open { .. } | Phase::HalfOpen { .. } => NOT_CLOSED,
         }
     }
 }
 
 impl Breaker {
     /// A closed one for the route that metrics and the log call `route`.
-    #[must_use]
-    pub fn new(settings: Settings, route: &str) -> Arc<Self> {
-        Arc::new(Self::closed(settings, route))
-    }
-
-    fn closed(settings: Settings, route: &str) -> Self {
-        Self {
+    pub(super) fn new(settings: Settings, route: &str) -> Self {
+        let inner = Inner {
             settings,
+            phase: Phase::Closed { failures: 0 },
+            trials: 0,
+        };
+        Self {
             route: route.into(),
-            quick: AtomicU8::new(QUIET),
-            phase: Mutex::new(Phase::Closed { failures: 0 }),
+            quick: AtomicU8::new(inner.quick()),
+            ready: AtomicU64::new(0),
+            epoch: AtomicU32::new(0),
+            inner: Mutex::new(inner),
             transitions: Default::default(),
         }
     }
 
-    /// A closed one for the same route after a change, which counts on.
-    #[must_use]
-    pub fn follow(&self, settings: Settings) -> Arc<Self> {
-        let Status {
-            state,
-            mut transitions,
-            ..
-        } = self.status();
-        let route = &*self.route;
-        if state != State::Closed {
-            transitions[State::Closed as usize] += 1;
-            tracing::info!(route, "breaker closed: the configuration has changed");
-        }
-        Arc::new(Self {
+    /// A closed one for the same route, which counts on.
+    pub(super) fn follow(&self, settings: Settings) -> Self {
+        self.forget(settings);
+        let transitions = self.transitions();
+        Self {
             transitions: transitions.map(AtomicU64::new),
-            ..Self::closed(settings, route)
-        })
+            ..Self::new(settings, &self.route)
+        }
     }
 
-    /// Lets one more session through.
+    /// Forgets all that is known, for the configuration has changed: sessions that have begun do
+    /// not count any more.
+    pub(super) fn forget(&self, settings: Settings) {
+        let mut inner = self.inner();
+        inner.settings = settings;
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        let change = "breaker closed: the configuration has changed";
+        self.close(&mut inner, change);
+    }
+
+    /// Lets one more session through; whether somebody else `is_trying` the upstream anyway.
     ///
     /// # Errors
     ///
-    /// It is open, or another session is its probe.
-    pub fn admit(self: &Arc<Self>) -> Result<Trial, Refused> {
-        if self.settings.failures == 0 {
-            return Ok(Trial::default());
+    /// It is open, or half-open and has no room.
+    pub(super) fn admit(
+        &self,
+        is_trying: impl FnOnce() -> bool,
+    ) -> Result<Option<Ticket>, Refused> {
+        match self.quick.load(Ordering::Relaxed) {
+            OFF => return Ok(None),
+            NOT_CLOSED => {}
+            _ => return Ok(Some(self.ticket(None))),
         }
-        let probe = if self.quick.load(Ordering::Relaxed) == NOT_CLOSED {
-            self.admit_probe()?
-        } else {
-            None
-        };
-        let breaker = Arc::downgrade(self);
-        Ok(Trial(Some(Admitted { breaker, probe })))
+        let trial = self.try_another(&mut self.inner(), is_trying)?;
+        Ok(Some(self.ticket(trial)))
     }
 
-    /// The number of the probe, if the next session is one.
-    fn admit_probe(&self) -> Result<Option<u64>, Refused> {
+    fn ticket(&self, trial: Option<u64>) -> Ticket {
+        Ticket {
+            epoch: self.epoch.load(Ordering::Relaxed),
+            ready: self.ready.load(Ordering::Relaxed),
+            trial,
+        }
+    }
+
+    /// The number of the next session, if it is let through half-open.
+    fn try_another(
+        &self,
+        inner: &mut Inner,
+        is_trying: impl FnOnce() -> bool,
+    ) -> Result<Option<u64>, Refused> {
         let now = Instant::now();
-        let mut phase = self.phase();
-        let probes_failed = match *phase {
+        let mut trials = match inner.phase {
             Phase::Closed { .. } => return Ok(None),
-            Phase::Open { until, .. } if now < until => {
+            Phase::Open { until } if now < until => {
                 let retry_after = until - now;
                 return Err(Refused { retry_after });
             }
-            Phase::HalfOpen { probe: Some(_), .. } => {
-                // If it fails, the next one is not any sooner.
-                let retry_after = self.settings.cooldown;
+            Phase::Open { .. } if is_trying() => {
+                let retry_after = Duration::ZERO;
                 return Err(Refused { retry_after });
             }
-            Phase::Open { probes_failed, .. } | Phase::HalfOpen { probes_failed, .. } => {
-                probes_failed
-            }
+            Phase::Open { .. } => [None; TRIALS],
+            Phase::HalfOpen { trials } => trials,
         };
-        let number = rand::random();
-        let probe = Some(number);
-        self.enter(
-            &mut phase,
-            Phase::HalfOpen {
-                probe,
-                probes_failed,
-            },
-        );
-        Ok(probe)
+        let is_free = |slot: &Option<Slot>| !slot.is_some_and(|slot| slot.is_awaited());
+        let Some(free) = trials.iter_mut().find(|slot| is_free(slot)) else {
+            let oldest = trials.iter().flatten().map(|slot| slot.since).min();
+            let retry_after =
+                oldest.map_or(PATIENCE, |since| PATIENCE.saturating_sub(since.elapsed()));
+            return Err(Refused { retry_after });
+        };
+        inner.trials += 1;
+        let number = inner.trials;
+        *free = Some(Slot { number, since: now });
+        self.enter(inner, Phase::HalfOpen { trials });
+        Ok(Some(number))
     }
 
     /// A session has become ready.
-    fn succeed(&self) {
+    pub(super) fn succeed(&self, ticket: &Ticket) {
+        self.ready.fetch_add(1, Ordering::Relaxed);
         if self.quick.load(Ordering::Relaxed) != QUIET {
-            self.enter(&mut self.phase(), Phase::Closed { failures: 0 });
+            let mut inner = self.inner();
+            if self.is_of_now(ticket) {
+                self.close(&mut inner, "breaker closed: a session became ready");
+            }
         }
     }
 
-    /// A session has not, and that was the upstream's fault; `probe` is its number, if it was
-    /// one.
-    fn fail(&self, probe: Option<u64>) {
-        let mut phase = self.phase();
-        match *phase {
+    /// Somebody listens at an address where nobody did.
+    pub(super) fn hear(&self) {
+        if self.quick.load(Ordering::Relaxed) == NOT_CLOSED {
+            self.close(&mut self.inner(), "breaker closed: the upstream listens");
+        }
+    }
+
+    /// A session has failed, and that was the upstream's fault; whether the breaker opens.
+    pub(super) fn fail(&self, ticket: &Ticket) -> bool {
+        let mut inner = self.inner();
+        let was_ready = self.ready.load(Ordering::Relaxed) != ticket.ready;
+        match &mut inner.phase {
+            _ if was_ready || !self.is_of_now(ticket) => false,
             Phase::Closed { failures } => {
-                let failures = failures.saturating_add(1);
-                if failures < self.settings.failures {
-                    self.enter(&mut phase, Phase::Closed { failures });
+                *failures = failures.saturating_add(1);
+                let is_enough = *failures >= inner.settings.failures;
+                if is_enough {
+                    self.open(&mut inner);
                 } else {
-                    self.open(&mut phase, 0);
+                    self.quick.store(inner.quick(), Ordering::Relaxed);
                 }
+                is_enough
             }
-            Phase::HalfOpen {
-                probe: awaited,
-                probes_failed,
-            } if probe.is_some() && probe == awaited => {
-                self.open(&mut phase, probes_failed.saturating_add(1));
+            Phase::HalfOpen { trials } => {
+                let slot = take(trials, ticket.trial);
+                let is_awaited = slot.is_some_and(|slot| slot.is_awaited());
+                if is_awaited {
+                    self.open(&mut inner);
+                }
+                is_awaited
             }
             // It began before that was known.
-            Phase::Open { .. } | Phase::HalfOpen { .. } => {}
+            Phase::Open { .. } => false,
         }
     }
 
-    /// The session that was the probe says nothing about the upstream.
-    fn give_up(&self, number: u64) {
-        let mut phase = self.phase();
-        if let Phase::HalfOpen { probe, .. } = &mut *phase
-            && *probe == Some(number)
+    /// A session says nothing about the upstream.
+    pub(super) fn give_up(&self, ticket: &Ticket) {
+        if ticket.trial.is_some()
+            && self.is_of_now(ticket)
+            && let Phase::HalfOpen { trials } = &mut self.inner().phase
         {
-            *probe = None;
+            take(trials, ticket.trial);
         }
     }
 
-    fn open(&self, phase: &mut Phase, probes_failed: u32) {
-        let cooldown = self.settings.cooldown * (1 << probes_failed.min(MAX_DOUBLINGS));
+    /// Whether nothing has been forgotten since it was given.
+    fn is_of_now(&self, ticket: &Ticket) -> bool {
+        self.epoch.load(Ordering::Relaxed) == ticket.epoch
+    }
+
+    fn open(&self, inner: &mut Inner) {
+        let cooldown = inner.settings.cooldown;
         let jitter = cooldown.mul_f64(MAX_JITTER * rand::random::<f64>());
         let until = Instant::now() + cooldown + jitter;
-        self.enter(
-            phase,
-            Phase::Open {
-                until,
-                probes_failed,
-            },
-        );
+        self.enter(inner, Phase::Open { until });
     }
 
-    fn enter(&self, phase: &mut Phase, next: Phase) {
-        let (from, to) = (phase.state(), next.state());
-        *phase = next;
-        self.quick.store(next.quick(), Ordering::Relaxed);
+    fn close(&self, inner: &mut Inner, reason: &'static str) {
+        let was_closed = inner.phase.state() == State::Closed;
+        self.enter(inner, Phase::Closed { failures: 0 });
+        if !was_closed {
+            let route = &*self.route;
+            tracing::info!(route, "{reason}");
+        }
+    }
+
+    fn enter(&self, inner: &mut Inner, next: Phase) {
+        let (from, to) = (inner.phase.state(), next.state());
+        inner.phase = next;
+        self.quick.store(inner.quick(), Ordering::Relaxed);
         if from != to {
             self.transitions[to as usize].fetch_add(1, Ordering::Relaxed);
             self.log(next);
@@ -314,31 +390,29 @@ impl Breaker {
     fn log(&self, phase: Phase) {
         let route = &*self.route;
         match phase {
-            Phase::Closed { .. } => {
-                tracing::info!(route, "breaker closed: a session became ready");
-            }
-            Phase::Open {
-                until,
-                probes_failed,
-            } => {
-                let probe_in_ms = millis(until.saturating_duration_since(Instant::now()));
+            Phase::Closed { .. } => {}
+            Phase::Open { until } => {
+                let cooldown_ms = millis(until.saturating_duration_since(Instant::now()));
                 tracing::warn!(
                     route,
-                    probe_in_ms,
-                    probes_failed,
+                    cooldown_ms,
                     "breaker opened: new sessions are refused, the upstream is out of order"
                 );
             }
             Phase::HalfOpen { .. } => {
-                tracing::info!(route, "breaker half-open: one session is let through");
+                tracing::info!(route, "breaker half-open: a few sessions are let through");
             }
         }
     }
 
+    /// Whether it lets all sessions through.
+    pub(super) fn is_closed(&self) -> bool {
+        self.quick.load(Ordering::Relaxed) != NOT_CLOSED
+    }
+
     /// What it knows at this moment.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let phase = *self.phase();
+    pub(super) fn status(&self) -> Status {
+        let phase = self.inner().phase;
         Status {
             state: phase.state(),
             failures: match phase {
@@ -346,66 +420,35 @@ impl Breaker {
                 Phase::Open { .. } | Phase::HalfOpen { .. } => 0,
             },
             probe_in: match phase {
-                Phase::Open { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+                Phase::Open { until } => Some(until.saturating_duration_since(Instant::now())),
                 Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
             },
-            transitions: self
-                .transitions
-                .each_ref()
-                .map(|it| it.load(Ordering::Relaxed)),
+            transitions: self.transitions(),
         }
     }
 
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        let phase = self.phase.lock();
-        phase.unwrap_or_else(PoisonError::into_inner)
+    fn transitions(&self) -> [u64; State::ALL.len()] {
+        let transitions = self.transitions.each_ref();
+        transitions.map(|it| it.load(Ordering::Relaxed))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that is done under the lock can leave it half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Takes the session with this number out of those that are not decided.
+fn take(trials: &mut [Option<Slot>; TRIALS], number: Option<u64>) -> Option<Slot> {
+    let slots = trials.iter_mut();
+    let slot = slots
+        .into_iter()
+        .find(|slot| slot.map(|it| it.number) == number && number.is_some());
+    slot.and_then(Option::take)
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A session that was let through, until it is known what that says about the upstream.
-///
-/// Dropping it says nothing. The default belongs to no breaker, and neither does one whose
-/// breaker is no longer in use.
-#[derive(Debug, Default)]
-pub struct Trial(Option<Admitted>);
-
-#[derive(Debug)]
-struct Admitted {
-    breaker: Weak<Breaker>,
-    probe: Option<u64>,
-}
-
-impl Trial {
-    /// The upstream is in order.
-    pub fn succeed(mut self) {
-        if let Some((breaker, _)) = self.end() {
-            breaker.succeed();
-        }
-    }
-
-    /// It is not.
-    pub fn fail(mut self) {
-        if let Some((breaker, probe)) = self.end() {
-            breaker.fail(probe);
-        }
-    }
-
-    fn end(&mut self) -> Option<(Arc<Breaker>, Option<u64>)> {
-        let Admitted { breaker, probe } = self.0.take()?;
-        Some((breaker.upgrade()?, probe))
-    }
-}
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        if let Some((breaker, Some(number))) = self.end() {
-            breaker.give_up(number);
-        }
-    }
 }
 
 #[cfg(test)]

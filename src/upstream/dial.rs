@@ -1,19 +1,15 @@
 //! Resolving and connecting, once.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream, UnixSocket, lookup_host},
+    net::{TcpSocket, TcpStream, UnixSocket},
     time,
 };
 
-use super::{Address, Settings, tls::TlsError};
+use super::{Address, Endpoint, Settings, lookup::Name, tls::TlsError};
 use crate::transport::{Transport, descriptors};
 
 /// What is to be spoken with the upstream; where that is negotiated, it is.
@@ -74,11 +70,11 @@ fn keep_alive() -> TcpKeepalive {
         .with_retries(PROBES)
 }
 
-/// Makes one connection to the upstream and writes `preamble` as its first bytes, before
-/// TLS where the upstream speaks it.
+/// Makes one connection to an upstream that is connected once; where that is done again and again,
+/// its [`Endpoint`](super::Endpoint) is asked. `preamble` is written as its first bytes, before TLS
+/// where the upstream speaks it.
 ///
-/// The name is resolved anew each time, because an upstream that is being replaced changes
-/// its address. Each of its addresses is tried in turn.
+/// Each address of its name is tried in turn.
 ///
 /// # Errors
 ///
@@ -94,7 +90,18 @@ pub async fn dial(
     protocol: Protocol,
     preamble: &[u8],
 ) -> Result<Transport, DialError> {
-    let mut stream = connect(settings).await?;
+    let endpoint = Endpoint::alone(settings);
+    endpoint.dial_at_once(protocol, preamble).await
+}
+
+/// Begins a new connection with `preamble`, and TLS where the upstream speaks it.
+pub(super) async fn finish(
+    settings: &Settings,
+    stream: Transport,
+    protocol: Protocol,
+    preamble: &[u8],
+) -> Result<Transport, DialError> {
+    let mut stream = stream;
     // A few bytes, which fit into the buffer of a new socket.
     if !preamble.is_empty() {
         stream.write_all(preamble).await?;
@@ -113,10 +120,11 @@ pub async fn dial(
     })
 }
 
-async fn connect(settings: &Settings) -> io::Result<Transport> {
+/// Connects to one of the addresses of `name`, if the upstream has one.
+pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result<Transport> {
     match &settings.address {
         Address::Tcp { host, port } => {
-            let addresses = within(settings.timeout, resolve(host, *port)).await;
+            let addresses = within(settings.timeout, name.addresses(*port)).await;
             let addresses = addresses.map_err(|error| about(host, error))?;
             let stream = first_that_answers(addresses, settings.timeout).await?;
             stream.set_nodelay(true)?;
@@ -130,19 +138,6 @@ async fn connect(settings: &Settings) -> io::Result<Transport> {
             Ok(Transport::Unix(stream))
         }
     }
-}
-
-/// The addresses of `host`; an IP address is its own.
-///
-/// `localhost` is both loopback addresses, whatever the machine's resolver says (RFC 6761
-/// §6.3), for an application that listens on it often listens on one of them only.
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if host.eq_ignore_ascii_case("localhost") {
-        let ipv4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let ipv6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        return Ok(vec![ipv4, ipv6]);
-    }
-    Ok(lookup_host((host, port)).await?.collect())
 }
 
 /// The error of looking `host` up, with its name, which is nowhere in what the system says.

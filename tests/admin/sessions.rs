@@ -41,6 +41,9 @@ async fn a_held_session_explains_itself() {
     assert_eq!(detail["ledger"]["held"], 2);
     assert_eq!(detail["trail"][0]["state"], "accepted");
     assert_ne!(detail["failed_attempts"]["unreachable"], 0);
+    // Operators are told where that was; `/config` says so, too.
+    let error = detail["last_connect_error"].as_str().unwrap();
+    assert!(error.contains("127.0.0.1:"), "{error}");
 }
 
 #[tokio::test]

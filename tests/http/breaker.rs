@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use readygate::{
+    matcher::Matcher,
     route::{Accept, Route},
-    session::gate::Trigger,
+    session::{
+        gate::Trigger,
+        rules::{Priority, Release, Rule, Rules},
+    },
     upstream::breaker,
 };
 
@@ -69,7 +73,7 @@ async fn open_when_admitted(proxy: &Proxy, upstream: &Upstream) -> (Client, Exch
 }
 
 #[tokio::test]
-async fn after_failures_in_a_row_clients_get_a_503_before_the_101() {
+async fn after_enough_failures_clients_get_a_503_before_the_101() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 3, LONG);
     for _ in 0..3 {
@@ -88,7 +92,7 @@ async fn after_failures_in_a_row_clients_get_a_503_before_the_101() {
 }
 
 #[tokio::test]
-async fn a_session_that_becomes_ready_breaks_the_row() {
+async fn after_a_session_that_becomes_ready_the_count_begins_anew() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 2, LONG);
     for _ in 0..3 {
@@ -102,15 +106,28 @@ async fn a_session_that_becomes_ready_breaks_the_row() {
     }
 }
 
+/// A close frame with this code.
+fn close(code: u16) -> Vec<u8> {
+    let mut frame = vec![0x88, 2];
+    frame.extend(code.to_be_bytes());
+    frame
+}
+
 #[tokio::test]
-async fn what_is_the_clients_fault_does_not_count() {
+async fn no_status_of_the_upstream_counts() {
     let upstream = Upstream::listen().await;
-    let proxy = proxy(&upstream, 1, LONG);
+    let mut route = route(&upstream, 1, LONG);
+    route.session.gate.timeout = Duration::from_millis(300);
+    let proxy = Proxy::start(config(vec![route]));
     for refusal in [
         "401 Unauthorized",
         "403 Forbidden",
         "404 Not Found",
         "200 OK",
+        "501 Not Implemented",
+        // These are tried again until the gate's deadline.
+        "500 Internal Server Error",
+        "503 Service Unavailable",
     ] {
         let answer = format!("HTTP/1.1 {refusal}\r\ncontent-length: 0\r\n\r\n");
         // What is refused once is waited for the next time.
@@ -118,14 +135,41 @@ async fn what_is_the_clients_fault_does_not_count() {
         let mut client = proxy.connect().await;
         client.send(handshake(&[&request])).await;
         assert_eq!(status(&client.read_head().await.unwrap()), "101");
-        upstream.accept().await.answer(&answer).await;
-        client.read_close_code().await;
+        let answered = async {
+            loop {
+                upstream.accept().await.answer(&answer).await;
+            }
+        };
+        tokio::select! {
+            _ = client.read_close_code() => {}
+            () = answered => {}
+        }
     }
-    let close = |code: u16| {
-        let mut frame = vec![0x88, 2];
-        frame.extend(code.to_be_bytes());
-        frame
-    };
+    assert_eq!(status(&open(&proxy).await.1), "101");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_there_and_takes_too_long_does_not_count() {
+    let upstream = Upstream::listen().await;
+    let mut route = route(&upstream, 1, LONG);
+    route.session.gate.ready = vec![Trigger::First];
+    route.session.gate.timeout = Duration::from_millis(100);
+    let proxy = Proxy::start(config(vec![route]));
+    for answers in [true, false] {
+        let (mut client, head) = open(&proxy).await;
+        assert_eq!(status(&head), "101", "{answers}");
+        let mut exchange = upstream.accept().await;
+        if answers {
+            exchange.answer_101().await;
+        }
+        assert_eq!(client.read_close_code().await, 1013);
+    }
+    assert_eq!(status(&open(&proxy).await.1), "101");
+}
+
+#[tokio::test]
+async fn what_a_client_has_a_part_in_does_not_count() {
+    let upstream = Upstream::listen().await;
     let mut gated = route(&upstream, 1, LONG);
     gated.session.gate.ready = vec![Trigger::First];
     let proxy = Proxy::start(config(vec![gated]));
@@ -146,7 +190,49 @@ async fn what_is_the_clients_fault_does_not_count() {
         drop(client);
         exchange.stream.read_to_end().await;
     }
+    // Nor when they name a subprotocol that is not the upstream's.
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        client.send(handshake(&["Sec-WebSocket-Protocol: a"])).await;
+        let head = client.read_head().await.unwrap();
+        assert_eq!(status(&head), "101");
+        let chosen = "\r\nSec-WebSocket-Protocol: b\r\n\r\n";
+        let answer = crate::support::SWITCHING_PROTOCOLS.replace("\r\n\r\n", chosen);
+        upstream.accept().await.answer(&answer).await;
+        assert_eq!(client.read_close_code().await, 1014);
+    }
+    // Nor when they do not answer the upstream's ping, which then gives them up.
+    let (mut client, head) = open(&proxy).await;
+    assert_eq!(status(&head), "101");
+    let mut exchange = upstream.accept().await;
+    exchange.answer_101().await;
+    exchange.stream.send([0x89, 0]).await;
+    exchange.stream.send(close(1011)).await;
+    assert_eq!(client.read(2).await, [0x89, 0]);
+    assert_eq!(client.read_close_code().await, 1011);
+
     assert_eq!(status(&open(&proxy).await.1), "101");
+}
+
+#[tokio::test]
+async fn an_upstream_that_gives_silent_clients_up_does_not_count() {
+    let upstream = Upstream::listen().await;
+    let mut route = route(&upstream, 1, LONG);
+    route.session.gate.ready = vec![Trigger::First];
+    route.session.rules = Rules::new(vec![Rule {
+        matchers: vec![Matcher::Prefix("init".to_owned())],
+        priority: Priority::Normal,
+        release: Release::Authenticated,
+    }]);
+    let proxy = Proxy::start(config(vec![route]));
+    for _ in 0..3 {
+        let (mut client, head) = open(&proxy).await;
+        assert_eq!(status(&head), "101");
+        let mut exchange = upstream.accept().await;
+        exchange.answer_101().await;
+        exchange.stream.send(close(1011)).await;
+        assert_eq!(client.read_close_code().await, 1011);
+    }
 }
 
 #[tokio::test]
@@ -161,12 +247,9 @@ async fn each_way_to_fail_before_readiness_counts() {
         // A frame that no server may send, and a close that is about the server.
         (switching, &[0xff, 0], 1014),
         (switching, &[0x88, 2, 0x03, 0xf3], 1011),
-        // Never ready.
-        (switching, &[], 1013),
     ] {
         let mut route = route(&upstream, 1, LONG);
         route.session.gate.ready = vec![Trigger::First];
-        route.session.gate.timeout = Duration::from_millis(500);
         let proxy = Proxy::start(config(vec![route]));
         let (mut client, head) = open(&proxy).await;
         assert_eq!(status(&head), "101");
@@ -180,37 +263,53 @@ async fn each_way_to_fail_before_readiness_counts() {
 }
 
 #[tokio::test]
-async fn one_session_is_let_through_after_the_cooldown_and_closes_it_when_it_is_ready() {
+async fn whoever_is_let_through_after_the_cooldown_closes_it_by_being_ready() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, SHORT);
     fail(&proxy, &upstream, BROKEN).await;
 
-    let (_probe, mut exchange) = open_when_admitted(&proxy, &upstream).await;
-    let (_, head) = open(&proxy).await;
-    assert_eq!(status(&head), "503");
-    assert_eq!(retry_after(&head), 1);
-    assert!(upstream.is_untouched());
-
+    let (_first, mut exchange) = open_when_admitted(&proxy, &upstream).await;
     exchange.answer_101().await;
-    let _second = open_when_admitted(&proxy, &upstream).await;
-    let (_third, head) = open(&proxy).await;
-    assert_eq!(status(&head), "101");
+    let mut all = vec![open_when_admitted(&proxy, &upstream).await];
+
+    // More than are let through while it is not closed.
+    for _ in 0..2 * breaker::TRIALS {
+        let (client, head) = open(&proxy).await;
+        assert_eq!(status(&head), "101");
+        all.push((client, upstream.accept().await));
+    }
 }
 
 #[tokio::test]
-async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
+async fn a_session_whose_client_leaves_makes_room_for_the_next() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, SHORT);
     fail(&proxy, &upstream, BROKEN).await;
-    for _ in 0..3 {
-        let (probe, exchange) = open_when_admitted(&proxy, &upstream).await;
-        assert_eq!(status(&open(&proxy).await.1), "503");
-        drop((probe, exchange));
+    for _ in 0..2 * breaker::TRIALS {
+        drop(open_when_admitted(&proxy, &upstream).await);
     }
 
-    let (mut probe, mut exchange) = open_when_admitted(&proxy, &upstream).await;
+    let (mut last, mut exchange) = open_when_admitted(&proxy, &upstream).await;
     exchange.answer(BROKEN).await;
-    assert_eq!(probe.read_close_code().await, 1014);
+    assert_eq!(last.read_close_code().await, 1014);
+}
+
+#[tokio::test]
+async fn the_limits_are_asked_before_it() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![route(&upstream, 1, LONG)]);
+    config.limits.session_rate = Some(1);
+    let proxy = Proxy::start(config);
+    fail(&proxy, &upstream, BROKEN).await;
+
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        answers.push(proxy.exchange(&handshake(&[])).await);
+    }
+
+    let is_of = |text: &str| answers.iter().any(|answer| answer.contains(text));
+    assert!(is_of("upstream is out of order"), "{answers:?}");
+    assert!(is_of("too many new sessions"), "{answers:?}");
 }
 
 #[tokio::test]
@@ -265,9 +364,10 @@ async fn an_upstream_that_is_asked_first_is_known_to_be_out_of_order_too() {
     for _ in 0..3 {
         let head = ask("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
         assert_eq!(status(&head), "404");
+        assert_eq!(status(&ask(NOT_IMPLEMENTED).await), "501");
     }
 
-    assert_eq!(status(&ask(NOT_IMPLEMENTED).await), "501");
+    assert_eq!(status(&ask(BROKEN).await), "502");
     assert_eq!(status(&ask("NONSENSE\r\n\r\n").await), "502");
 
     let (_, head) = open(&proxy).await;
@@ -297,18 +397,19 @@ async fn a_session_whose_upstream_was_asked_first_closes_it_when_it_is_ready() {
         }
     };
     let mut failing = ask().await;
-    upstream.accept().await.answer(NOT_IMPLEMENTED).await;
-    assert_eq!(status(&failing.read_head().await.unwrap()), "501");
-    let (mut probe, mut exchange) = ask_when_admitted().await;
-    assert_eq!(status(&open(&proxy).await.1), "503", "it is half-open");
+    upstream.accept().await.answer(BROKEN).await;
+    assert_eq!(status(&failing.read_head().await.unwrap()), "502");
+    let (mut first, mut exchange) = ask_when_admitted().await;
 
     exchange.answer_101().await;
 
-    assert_eq!(status(&probe.read_head().await.unwrap()), "101");
-    let _unanswered = ask_when_admitted().await;
-    let mut second = ask().await;
-    upstream.accept().await.answer_101().await;
-    assert_eq!(status(&second.read_head().await.unwrap()), "101");
+    assert_eq!(status(&first.read_head().await.unwrap()), "101");
+    let mut all = vec![ask_when_admitted().await];
+    // More than are let through while it is not closed.
+    for _ in 0..2 * breaker::TRIALS {
+        let client = ask().await;
+        all.push((client, upstream.accept().await));
+    }
 }
 
 #[tokio::test]

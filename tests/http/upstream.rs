@@ -1,11 +1,11 @@
 //! The upstream connection: what is tried again, what is final, what is broken.
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use http::HeaderMap;
 use readygate::{
     transport::Transport,
-    upstream::{self, Answer, Attempts, ConnectError, OpeningRequest, Retry, Settings},
+    upstream::{self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Retry, Settings},
     websocket::Opened,
 };
 use tokio::time::{self, Instant};
@@ -17,11 +17,11 @@ fn request() -> OpeningRequest {
 }
 
 /// Settings that lose no time between attempts.
-fn impatient(settings: Settings) -> Settings {
+fn impatient(settings: Settings) -> Arc<Endpoint> {
     let mut settings = settings;
     settings.retry.initial = Duration::from_millis(1);
     settings.retry.max = Duration::from_millis(1);
-    settings
+    Endpoint::alone(&settings)
 }
 
 async fn until(attempts: &Attempts, count: u32) {
@@ -39,7 +39,7 @@ async fn until(attempts: &Attempts, count: u32) {
 /// second, and returns how many there were.
 async fn connect_past(answer: &str) -> (Result<Opened<Transport>, ConnectError>, u32) {
     let listening = Upstream::listen().await;
-    let settings = impatient(listening.route().upstream);
+    let endpoint = impatient(listening.route().upstream);
     let attempts = Attempts::default();
     let script = async {
         listening.accept().await.answer(answer).await;
@@ -48,7 +48,7 @@ async fn connect_past(answer: &str) -> (Result<Opened<Transport>, ConnectError>,
     };
     let request = request();
     let connected = tokio::select! {
-        connected = upstream::connect(&settings, &request, &attempts) => connected,
+        connected = upstream::connect(&endpoint, &request, &attempts) => connected,
         () = script => unreachable!(),
     };
     (connected, attempts.get())
@@ -58,10 +58,10 @@ async fn connect_past(answer: &str) -> (Result<Opened<Transport>, ConnectError>,
 #[tokio::test]
 async fn an_upstream_that_refuses_is_tried_until_it_listens() {
     let reserved = Reserved::port();
-    let settings = impatient(reserved.route().upstream);
+    let endpoint = impatient(reserved.route().upstream);
     let attempts = Attempts::default();
     let request = request();
-    let mut connect = pin!(upstream::connect(&settings, &request, &attempts));
+    let mut connect = pin!(upstream::connect(&endpoint, &request, &attempts));
     tokio::select! {
         _ = &mut connect => panic!("nobody listens"),
         () = until(&attempts, 3) => {}
@@ -92,12 +92,13 @@ async fn between_attempts_there_are_waits_that_double() {
     let reserved = Reserved::port();
     let mut settings = reserved.route().upstream;
     settings.retry = doubling();
+    let endpoint = Endpoint::alone(&settings);
     let attempts = Attempts::default();
     let request = request();
     let started = Instant::now();
 
     tokio::select! {
-        _ = upstream::connect(&settings, &request, &attempts) => panic!("nobody listens"),
+        _ = upstream::connect(&endpoint, &request, &attempts) => panic!("nobody listens"),
         () = until(&attempts, 3) => {}
     }
 
@@ -109,24 +110,27 @@ async fn an_upstream_that_was_lost_is_not_tried_again_at_once() {
     let listening = Upstream::listen().await;
     let mut settings = listening.route().upstream;
     settings.retry = doubling();
+    let endpoint = Endpoint::alone(&settings);
     let attempts = Attempts::default();
-    attempts.count();
-    attempts.count();
     let request = request();
     let started = Instant::now();
 
-    let (connected, ()) = tokio::join!(upstream::connect(&settings, &request, &attempts), async {
-        listening.accept().await.answer_101().await;
-    });
+    for _ in 0..3 {
+        let connect = upstream::connect(&endpoint, &request, &attempts);
+        let (connected, ()) = tokio::join!(connect, async {
+            listening.accept().await.answer_101().await;
+        });
+        drop(connected.unwrap());
+    }
 
-    connected.unwrap();
-    assert!(started.elapsed() >= Duration::from_millis(100));
+    assert!(started.elapsed() >= Duration::from_millis(50 + 100));
+    assert_eq!(attempts.get(), 3);
 }
 
 // X21
 #[tokio::test]
 async fn a_name_without_an_address_is_tried_again() {
-    let settings = impatient(Settings::new(upstream::Address::Tcp {
+    let endpoint = impatient(Settings::new(upstream::Address::Tcp {
         host: "upstream.invalid".to_owned(),
         port: 80,
     }));
@@ -134,7 +138,7 @@ async fn a_name_without_an_address_is_tried_again() {
     let request = request();
 
     tokio::select! {
-        _ = upstream::connect(&settings, &request, &attempts) => panic!("no such name"),
+        _ = upstream::connect(&endpoint, &request, &attempts) => panic!("no such name"),
         () = until(&attempts, 3) => {}
     }
 }
@@ -143,10 +147,10 @@ async fn a_name_without_an_address_is_tried_again() {
 #[tokio::test]
 async fn a_unix_socket_is_connected_to_once_it_is_there() {
     let path = std::env::temp_dir().join(format!("readygate-{}-u.sock", std::process::id()));
-    let settings = impatient(Settings::new(upstream::Address::Unix(path.clone())));
+    let endpoint = impatient(Settings::new(upstream::Address::Unix(path.clone())));
     let attempts = Attempts::default();
     let request = request();
-    let mut connect = pin!(upstream::connect(&settings, &request, &attempts));
+    let mut connect = pin!(upstream::connect(&endpoint, &request, &attempts));
     tokio::select! {
         _ = &mut connect => panic!("nobody listens"),
         () = until(&attempts, 2) => {}
@@ -167,7 +171,7 @@ async fn a_unix_socket_is_connected_to_once_it_is_there() {
 async fn a_connection_that_ends_before_the_answer_is_tried_again() {
     for reset in [false, true] {
         let listening = Upstream::listen().await;
-        let settings = impatient(listening.route().upstream);
+        let endpoint = impatient(listening.route().upstream);
         let attempts = Attempts::default();
         let request = request();
         let script = async {
@@ -181,7 +185,7 @@ async fn a_connection_that_ends_before_the_answer_is_tried_again() {
         };
 
         let (connected, ()) =
-            tokio::join!(upstream::connect(&settings, &request, &attempts), script);
+            tokio::join!(upstream::connect(&endpoint, &request, &attempts), script);
 
         connected.unwrap();
         assert_eq!(attempts.get(), 2);
@@ -192,8 +196,9 @@ async fn a_connection_that_ends_before_the_answer_is_tried_again() {
 #[tokio::test]
 async fn an_upstream_that_never_answers_is_tried_again() {
     let listening = Upstream::listen().await;
-    let mut settings = impatient(listening.route().upstream);
+    let mut settings = listening.route().upstream;
     settings.handshake_timeout = Some(Duration::from_millis(50));
+    let endpoint = impatient(settings);
     let attempts = Attempts::default();
     let request = request();
     let script = async {
@@ -201,7 +206,7 @@ async fn an_upstream_that_never_answers_is_tried_again() {
         listening.accept().await.answer_101().await;
     };
 
-    let (connected, ()) = tokio::join!(upstream::connect(&settings, &request, &attempts), script);
+    let (connected, ()) = tokio::join!(upstream::connect(&endpoint, &request, &attempts), script);
 
     connected.unwrap();
     assert_eq!(
@@ -215,15 +220,15 @@ async fn an_upstream_that_never_answers_is_tried_again() {
 async fn an_upstream_that_answers_late_is_asked_once() {
     for is_asked_first in [false, true] {
         let listening = Upstream::listen().await;
-        let settings = listening.route().upstream;
+        let endpoint = Endpoint::alone(&listening.route().upstream);
         let attempts = Attempts::default();
         let request = request();
         let connect = async {
             if is_asked_first {
-                let answer = upstream::ask(&settings, &request, &attempts, None).await;
+                let answer = upstream::ask(&endpoint, &request, &attempts, None).await;
                 assert!(matches!(answer, Ok(Answer::Switched(_))));
             } else {
-                upstream::connect(&settings, &request, &attempts)
+                upstream::connect(&endpoint, &request, &attempts)
                     .await
                     .unwrap();
             }

@@ -11,3 +11,4 @@ mod service;
 mod signals;
 
 mod support;
+mod waiting;

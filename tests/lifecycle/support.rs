@@ -374,6 +374,14 @@ impl Upstream {
         (path, client)
     }
 
+    /// Answers the next connection's request with 503.
+    pub(crate) async fn refuse(&self) {
+        let mut client = Client(self.0.accept().await.unwrap().0);
+        client.read_head().await;
+        let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+        client.send(answer).await;
+    }
+
     /// Sends every frame of every session back.
     pub(crate) async fn echo(self) {
         loop {

@@ -32,6 +32,8 @@ pub(in crate::session) struct Link<U> {
     pub(in crate::session) tap: Tap,
     /// Whether a message of the client has gone to it, or is on its way.
     has_client_message: bool,
+    /// Whether the client has got a ping of the upstream that it has not answered.
+    pub(super) asks_client: bool,
     /// The present message, where the client may have to be spared it.
     pub(in crate::session) withheld: Option<Withheld>,
     ping: Option<GatePing>,
@@ -78,6 +80,7 @@ impl<U: Stream> Link<U> {
             peer: Peer::new(opened),
             tap: Tap::new(gate, agreement),
             has_client_message: false,
+            asks_client: false,
             withheld: None,
             ping,
         };
@@ -314,7 +317,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 link.peer.outbox.push_pong(pong);
                 Ok(())
             }
-            (_, client) => {
+            (opcode, client) => {
+                link.asks_client |= opcode == Opcode::Ping;
                 client.pass(&control.wire, true);
                 Ok(())
             }

@@ -7,61 +7,83 @@ use super::*;
 
 const COOLDOWN: Duration = Duration::from_secs(10);
 
-fn breaker(failures: u32) -> Arc<Breaker> {
-    let settings = Settings {
+/// Longer than any cooldown.
+const LONG_COOLDOWN: Duration = Duration::from_secs(12);
+
+const fn settings(failures: u32) -> Settings {
+    Settings {
         failures,
         cooldown: COOLDOWN,
-    };
-    Breaker::new(settings, "/")
+    }
+}
+
+fn breaker(failures: u32) -> Breaker {
+    Breaker::new(settings(failures), "/")
 }
 
 fn state(breaker: &Breaker) -> State {
     breaker.status().state
 }
 
-fn fail(breaker: &Arc<Breaker>, times: u32) {
+fn try_admit(breaker: &Breaker) -> Result<Ticket, Refused> {
+    breaker.admit(|| false).map(Option::unwrap)
+}
+
+fn admit(breaker: &Breaker) -> Ticket {
+    try_admit(breaker).unwrap()
+}
+
+fn fail(breaker: &Breaker, times: u32) {
     for _ in 0..times {
-        breaker.admit().unwrap().fail();
+        breaker.fail(&admit(breaker));
     }
 }
 
-/// Longer than a cooldown after `probes_failed` probes can be, and shorter than the next one.
-fn beyond_cooldown(probes_failed: u32) -> Duration {
-    COOLDOWN * (1 << probes_failed) * 12 / 10
-}
-
 /// An open one whose cooldown is over.
-async fn cooled_down() -> Arc<Breaker> {
+async fn cooled_down() -> Breaker {
     let breaker = breaker(2);
     fail(&breaker, 2);
-    time::advance(beyond_cooldown(0)).await;
+    time::advance(LONG_COOLDOWN).await;
     breaker
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_opens_after_so_many_failures_in_a_row_and_says_when_to_come_back() {
+async fn it_opens_after_so_many_failures_and_says_when_to_come_back() {
     let breaker = breaker(3);
     fail(&breaker, 2);
-    breaker.admit().unwrap().succeed();
+    breaker.succeed(&admit(&breaker));
     fail(&breaker, 2);
     assert_eq!(breaker.status().failures, 2);
-    let waiting = breaker.admit().unwrap();
+    let waiting = admit(&breaker);
 
-    waiting.fail();
+    assert!(breaker.fail(&waiting));
 
     assert_eq!(state(&breaker), State::Open);
     time::advance(COOLDOWN / 2).await;
-    let Refused { retry_after } = breaker.admit().unwrap_err();
+    let Refused { retry_after } = try_admit(&breaker).unwrap_err();
     assert!((COOLDOWN / 2..=COOLDOWN * 6 / 10).contains(&retry_after));
     assert_eq!(breaker.status().probe_in, Some(retry_after));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_says_nothing_neither_breaks_the_row_nor_counts() {
+async fn no_failure_counts_of_a_session_that_began_before_one_was_ready() {
+    let breaker = breaker(2);
+    let waiting: Vec<_> = (0..100).map(|_| admit(&breaker)).collect();
+    breaker.succeed(&admit(&breaker));
+
+    for ticket in &waiting {
+        assert!(!breaker.fail(ticket));
+    }
+
+    assert_eq!(breaker.status().failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_says_nothing_neither_resets_the_count_nor_counts() {
     let breaker = breaker(2);
     fail(&breaker, 1);
     for _ in 0..10 {
-        drop(breaker.admit().unwrap());
+        breaker.give_up(&admit(&breaker));
     }
     assert_eq!(state(&breaker), State::Closed);
 
@@ -71,46 +93,74 @@ async fn a_session_that_says_nothing_neither_breaks_the_row_nor_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_probe_is_let_through_after_the_cooldown_and_its_success_closes() {
+async fn a_few_are_let_through_after_the_cooldown_and_the_first_that_is_ready_closes() {
     let breaker = cooled_down().await;
-
-    let probe = breaker.admit().unwrap();
+    let trials: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
 
     assert_eq!(state(&breaker), State::HalfOpen);
-    let Refused { retry_after } = breaker.admit().unwrap_err();
-    assert_eq!(retry_after, COOLDOWN);
-    probe.succeed();
+    let Refused { retry_after } = try_admit(&breaker).unwrap_err();
+    assert_eq!(retry_after, PATIENCE);
+    breaker.succeed(&trials[1]);
     assert_eq!(state(&breaker), State::Closed);
     assert_eq!(breaker.status().failures, 0);
-    let _all = [breaker.admit().unwrap(), breaker.admit().unwrap()];
+    breaker.fail(&trials[0]);
+    assert_eq!(breaker.status().failures, 0);
     assert_eq!(breaker.status().transitions, [1, 1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_probe_that_fails_doubles_the_cooldown_up_to_a_bound() {
-    let breaker = cooled_down().await;
-    for doublings in [1, 2, 3, 3, 3] {
-        breaker.admit().unwrap().fail();
-        let cooldown = COOLDOWN * (1 << doublings);
+async fn one_that_fails_soon_opens_it_again_for_no_longer_than_before() {
+    for _ in 0..3 {
+        let breaker = cooled_down().await;
+        let failing = admit(&breaker);
+        assert!(breaker.fail(&failing));
 
-        let Refused { retry_after } = breaker.admit().unwrap_err();
+        let Refused { retry_after } = try_admit(&breaker).unwrap_err();
 
-        assert!(
-            (cooldown..=cooldown * 11 / 10).contains(&retry_after),
-            "{retry_after:?}"
-        );
-        time::advance(beyond_cooldown(doublings)).await;
+        let range = COOLDOWN..=COOLDOWN * 11 / 10;
+        assert!(range.contains(&retry_after), "{retry_after:?}");
     }
-
-    // And begins anew once all was well.
-    breaker.admit().unwrap().succeed();
-    fail(&breaker, 2);
-    let Refused { retry_after } = breaker.admit().unwrap_err();
-    assert!(retry_after <= COOLDOWN * 11 / 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn breakers_that_open_together_do_not_probe_together() {
+async fn one_that_is_undecided_makes_room_may_close_and_cannot_open_again() {
+    let breaker = cooled_down().await;
+    let silent: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
+    time::advance(PATIENCE / 2).await;
+    assert_eq!(
+        try_admit(&breaker).unwrap_err().retry_after,
+        PATIENCE / 2,
+        "there is room when the first have been undecided for long"
+    );
+    time::advance(PATIENCE / 2).await;
+
+    // Before somebody takes its place, and after that.
+    assert!(!breaker.fail(&silent[0]));
+    let next: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
+    assert!(!breaker.fail(&silent[1]));
+    assert_eq!(state(&breaker), State::HalfOpen);
+    assert!(try_admit(&breaker).is_err());
+    breaker.give_up(&next[0]);
+    admit(&breaker);
+    breaker.succeed(&silent[2]);
+
+    assert_eq!(state(&breaker), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_somebody_else_tries_nobody_is_let_through_until_that_helps() {
+    let breaker = cooled_down().await;
+    let is_refused = || breaker.admit(|| true).is_err();
+    assert!(is_refused());
+
+    breaker.hear();
+
+    assert_eq!(state(&breaker), State::Closed);
+    assert!(!is_refused());
+}
+
+#[tokio::test(start_paused = true)]
+async fn breakers_that_open_together_do_not_try_together() {
     let probe_in = |_| {
         let breaker = breaker(1);
         fail(&breaker, 1);
@@ -126,69 +176,44 @@ async fn breakers_that_open_together_do_not_probe_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_says_nothing_makes_room_for_the_next() {
-    let breaker = cooled_down().await;
-    for _ in 0..5 {
-        let probe = breaker.admit().unwrap();
-        assert!(breaker.admit().is_err());
-        drop(probe);
-        assert_eq!(state(&breaker), State::HalfOpen);
-    }
-
-    breaker.admit().unwrap().fail();
-
-    assert_eq!(state(&breaker), State::Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_first_session_that_becomes_ready_closes_it_although_it_is_not_the_probe() {
+async fn sessions_that_began_before_do_not_speak_for_those_that_are_let_through() {
     let breaker = breaker(2);
-    let waiting = [breaker.admit().unwrap(), breaker.admit().unwrap()];
-    fail(&breaker, 2);
-
-    let [first, second] = waiting;
-    first.succeed();
-    assert_eq!(state(&breaker), State::Closed);
-
-    fail(&breaker, 2);
-    time::advance(beyond_cooldown(0)).await;
-    let _probe = breaker.admit().unwrap();
-    second.succeed();
-    assert_eq!(state(&breaker), State::Closed);
-}
-
-#[tokio::test(start_paused = true)]
-async fn sessions_that_began_before_do_not_speak_for_the_probe() {
-    let breaker = breaker(2);
-    let mut waiting: Vec<_> = (0..4).map(|_| breaker.admit().unwrap()).collect();
+    let waiting: Vec<_> = (0..3).map(|_| admit(&breaker)).collect();
     fail(&breaker, 2);
     let until = breaker.status().probe_in;
-    waiting.pop().unwrap().fail();
+    assert!(!breaker.fail(&waiting[0]));
     assert_eq!(breaker.status().probe_in, until, "it is not put off");
-    time::advance(beyond_cooldown(0)).await;
+    time::advance(LONG_COOLDOWN).await;
+    admit(&breaker);
 
-    let old_probe = breaker.admit().unwrap();
-    waiting.pop().unwrap().fail();
-    waiting.pop();
+    assert!(!breaker.fail(&waiting[1]));
+
     assert_eq!(state(&breaker), State::HalfOpen);
-    assert!(breaker.admit().is_err());
+    breaker.succeed(&waiting[2]);
+    assert_eq!(state(&breaker), State::Closed);
+}
 
-    // Another one succeeds; then all begins anew, and the old probe is one of many.
-    waiting.pop().unwrap().succeed();
-    fail(&breaker, 2);
-    time::advance(beyond_cooldown(0)).await;
-    let _probe = breaker.admit().unwrap();
-    drop(old_probe);
-    assert!(breaker.admit().is_err());
+#[tokio::test(start_paused = true)]
+async fn what_began_before_the_configuration_changed_says_nothing() {
+    let breaker = breaker(1);
+    let waiting: Vec<_> = (0..2).map(|_| admit(&breaker)).collect();
+    breaker.forget(settings(1));
+    assert!(!breaker.fail(&waiting[0]));
+    fail(&breaker, 1);
+
+    breaker.succeed(&waiting[1]);
+
+    assert_eq!(state(&breaker), State::Open);
+    let next = breaker.follow(settings(1));
+    assert_eq!(state(&next), State::Closed);
+    assert_eq!(next.status().transitions, [1, 1, 0], "no count goes back");
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_no_number_of_failures_it_never_opens() {
     let breaker = breaker(0);
 
-    fail(&breaker, 1000);
-
-    assert_eq!(state(&breaker), State::Closed);
+    assert!(breaker.admit(|| false).unwrap().is_none());
 }
 
 /// What may happen to a breaker.
@@ -203,7 +228,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => Just(Step::Admit),
+        4 => Just(Step::Admit),
         2 => any::<u8>().prop_map(Step::Wait),
         1 => any::<u8>().prop_map(Step::Succeed),
         3 => any::<u8>().prop_map(Step::Fail),
@@ -211,9 +236,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Whether the session is one of those that are let through half-open, and still awaited.
+fn is_on_trial(breaker: &Breaker, ticket: &Ticket) -> bool {
+    match breaker.inner().phase {
+        Phase::HalfOpen { trials } => trials
+            .iter()
+            .flatten()
+            .any(|slot| Some(slot.number) == ticket.trial && slot.is_awaited()),
+        Phase::Closed { .. } | Phase::Open { .. } => false,
+    }
+}
+
 proptest! {
     #[test]
-    fn at_most_one_probe_is_under_way_and_it_is_never_stuck(
+    fn only_what_is_awaited_opens_it_again_and_somebody_is_let_through_in_time(
         failures in 1..4_u32,
         steps in prop::collection::vec(step(), 0..200),
     ) {
@@ -224,55 +260,61 @@ proptest! {
             .unwrap();
         runtime.block_on(async {
             let breaker = breaker(failures);
-            let mut trials: Vec<Trial> = Vec::new();
-            // A model: how many in a row have failed since the last success.
-            let mut in_a_row = 0;
+            // Each with how many had become ready when it began.
+            let mut sessions: Vec<(Ticket, u32)> = Vec::new();
+            let (mut ready, mut failed) = (0, 0);
             for step in steps {
                 let before = state(&breaker);
-                let pick = |index: u8, trials: &mut Vec<Trial>| {
-                    let index = usize::from(index) % trials.len().max(1);
-                    (index < trials.len()).then(|| trials.swap_remove(index))
+                let pick = |index: u8, sessions: &mut Vec<(Ticket, u32)>| {
+                    let index = usize::from(index) % sessions.len().max(1);
+                    (index < sessions.len()).then(|| sessions.swap_remove(index))
                 };
+                let mut was_on_trial = false;
                 match step {
-                    Step::Admit => trials.extend(breaker.admit().ok()),
+                    Step::Admit => {
+                        sessions.extend(try_admit(&breaker).ok().map(|ticket| (ticket, ready)));
+                    }
                     Step::Wait(tenths) => time::advance(COOLDOWN * u32::from(tenths) / 100).await,
                     Step::Succeed(index) => {
-                        if let Some(trial) = pick(index, &mut trials) {
-                            trial.succeed();
-                            in_a_row = 0;
+                        if let Some((ticket, _)) = pick(index, &mut sessions) {
+                            breaker.succeed(&ticket);
+                            (ready, failed) = (ready + 1, 0);
                             assert_eq!(state(&breaker), State::Closed);
                         }
                     }
                     Step::Fail(index) => {
-                        if let Some(trial) = pick(index, &mut trials) {
-                            trial.fail();
-                            in_a_row += 1;
+                        if let Some((ticket, seen)) = pick(index, &mut sessions) {
+                            was_on_trial = is_on_trial(&breaker, &ticket);
+                            let opens = breaker.fail(&ticket);
+                            failed += u32::from(seen == ready);
+                            assert_eq!(
+                                opens,
+                                before != State::Open && state(&breaker) == State::Open
+                            );
                         }
                     }
-                    Step::GiveUp(index) => drop(pick(index, &mut trials)),
+                    Step::GiveUp(index) => {
+                        if let Some((ticket, _)) = pick(index, &mut sessions) {
+                            breaker.give_up(&ticket);
+                        }
+                    }
                 }
                 let after = state(&breaker);
-                if before == State::Closed {
-                    assert_eq!(after == State::Open, in_a_row >= failures);
+                match before {
+                    State::Closed => assert_eq!(after == State::Open, failed >= failures),
+                    State::HalfOpen => assert_eq!(after == State::Open, was_on_trial),
+                    State::Open => {}
                 }
-                let speaks_for_it = |trial: &&Trial| {
-                    let number = trial.0.as_ref().and_then(|it| it.probe);
-                    matches!(*breaker.phase(), Phase::HalfOpen { probe, .. }
-                        if probe.is_some() && probe == number)
-                };
-                let probes = trials.iter().filter(speaks_for_it).count();
-                let is_awaited =
-                    matches!(*breaker.phase(), Phase::HalfOpen { probe: Some(_), .. });
-                assert_eq!(probes, usize::from(is_awaited));
-                let is_quick_right = breaker.quick.load(Ordering::Relaxed)
-                    == breaker.phase().quick();
-                assert!(is_quick_right);
+                let on_trial = |session: &&(Ticket, u32)| is_on_trial(&breaker, &session.0);
+                assert!(sessions.iter().filter(on_trial).count() <= TRIALS);
+                let quick = breaker.inner().quick();
+                assert_eq!(breaker.quick.load(Ordering::Relaxed), quick);
             }
 
-            // Whatever has happened: when nobody is left, somebody is let through in time.
-            trials.clear();
-            time::advance(beyond_cooldown(MAX_DOUBLINGS)).await;
-            assert!(breaker.admit().is_ok());
+            // Whatever has happened, and although nobody is decided: somebody is let through in
+            // time.
+            time::advance(LONG_COOLDOWN).await;
+            assert!(try_admit(&breaker).is_ok());
         });
     }
 }

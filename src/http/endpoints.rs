@@ -1,7 +1,7 @@
-//! The breakers of all routes.
+//! The upstreams of all routes, and what is known of them.
 //!
-//! They are for WebSocket sessions. Plain requests neither open a breaker nor are refused by
-//! one: an upstream that fails one of them says so itself, and those that are held are bounded
+//! Their breakers are for WebSocket sessions. Plain requests neither open a breaker nor are refused
+//! by one: an upstream that fails one of them says so itself, and those that are held are bounded
 //! and take turns ([`hold`](super::hold)).
 
 use std::sync::Arc;
@@ -11,65 +11,83 @@ use arc_swap::ArcSwap;
 use super::response::Refusal;
 use crate::{
     route::{Route, Routes},
-    upstream::breaker::{Breaker, Refused, Status, Trial},
+    upstream::{
+        Endpoint,
+        breaker::{Refused, Status},
+        lookup::Names,
+    },
 };
 
-/// The breaker of each route, for all workers.
+/// The upstream of each route, for all workers.
 #[derive(Debug)]
-pub struct Breakers(ArcSwap<Vec<(Arc<Route>, Arc<Breaker>)>>);
+pub struct RouteEndpoints {
+    names: Names,
+    known: ArcSwap<Vec<(Arc<Route>, Arc<Endpoint>)>>,
+}
 
-impl Breakers {
-    /// Closed ones for `routes`.
+impl RouteEndpoints {
+    /// Those of `routes`, of which nothing is known.
     #[must_use]
     pub fn new(routes: &Routes) -> Self {
-        let breaker = |route: &Arc<Route>| {
-            let breaker = Breaker::new(route.breaker, &route.label());
-            (Arc::clone(route), breaker)
-        };
-        Self(ArcSwap::from_pointee(routes.iter().map(breaker).collect()))
+        let names = Names::default();
+        let known = routes.iter().map(|route| {
+            let endpoint = endpoint(route, &names);
+            (Arc::clone(route), endpoint)
+        });
+        Self {
+            known: ArcSwap::from_pointee(known.collect()),
+            names,
+        }
     }
 
-    /// They are for `routes` from now on. What is known of a route stays known as long as it has
-    /// the same name and nothing was changed that its sessions fail or succeed by: whoever has
-    /// just mended it does not wait for a cooldown.
+    /// They are for `routes` from now on. What is known of an upstream stays known as long as its
+    /// route has the same name and it is reached in the same way; its breaker closes if anything
+    /// was changed that sessions fail or succeed by: whoever has just mended it does not wait for a
+    /// cooldown.
     pub fn set_routes(&self, routes: &Routes) {
-        let known = self.0.load();
-        let breaker = |route: &Arc<Route>| {
+        let known = self.known.load();
+        let endpoint = |route: &Arc<Route>| {
             let label = route.label();
-            let breaker = match known.iter().find(|(known, _)| known.label() == label) {
-                Some((known, breaker)) if is_same(known, route) => Arc::clone(breaker),
-                Some((_, breaker)) => breaker.follow(route.breaker),
-                None => Breaker::new(route.breaker, &label),
+            let endpoint = match known.iter().find(|(known, _)| known.label() == label) {
+                Some((known, endpoint)) if known.upstream == route.upstream => {
+                    if !is_same(known, route) {
+                        endpoint.forget(route.breaker);
+                    }
+                    Arc::clone(endpoint)
+                }
+                Some((_, endpoint)) => endpoint.follow(&route.upstream, route.breaker, &self.names),
+                None => endpoint(route, &self.names),
             };
-            (Arc::clone(route), breaker)
+            (Arc::clone(route), endpoint)
         };
-        let breakers = routes.iter().map(breaker).collect();
-        self.0.store(Arc::new(breakers));
+        let endpoints = routes.iter().map(endpoint).collect();
+        self.known.store(Arc::new(endpoints));
     }
 
     /// The name of each route, and how its breaker is.
     #[must_use]
     pub fn statuses(&self) -> Vec<(String, Status)> {
-        let all = self.0.load();
+        let all = self.known.load();
         let all = all.iter();
-        all.map(|(route, breaker)| (route.label(), breaker.status()))
+        all.map(|(route, endpoint)| (route.label(), endpoint.status()))
             .collect()
     }
 
-    /// Lets one more session of `route` through.
-    ///
-    /// # Errors
-    ///
-    /// Its breaker is open.
-    pub(super) fn admit(&self, route: &Arc<Route>) -> Result<Trial, Refusal> {
-        let known = self.0.load();
+    /// The upstream of `route`.
+    #[must_use]
+    pub fn of(&self, route: &Arc<Route>) -> Arc<Endpoint> {
+        let known = self.known.load();
         let known = known.iter().find(|(known, _)| Arc::ptr_eq(known, route));
         // Or the configuration has just changed.
-        let Some((_, breaker)) = known else {
-            return Ok(Trial::default());
-        };
-        breaker.admit().map_err(Refusal::from)
+        known.map_or_else(
+            || endpoint(route, &self.names),
+            |(_, endpoint)| Arc::clone(endpoint),
+        )
     }
+}
+
+fn endpoint(route: &Route, names: &Names) -> Arc<Endpoint> {
+    Endpoint::new(&route.label(), &route.upstream, route.breaker, names)
 }
 
 /// Whether a session that fails in `one` would fail in `other` for all that is known: how the
@@ -173,23 +191,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_known_of_an_upstream_outlives_a_reload_unless_it_is_another_one() {
         let before = routes("/one");
-        let breakers = Breakers::new(&before);
-        let status = || breakers.statuses()[0].1;
-        let old = before.iter().next().unwrap();
-        let waiting = breakers.admit(old).unwrap();
-        breakers.admit(old).unwrap().fail();
+        let endpoints = RouteEndpoints::new(&before);
+        let status = || endpoints.statuses()[0].1;
+        let admit = |routes: &Routes| endpoints.of(routes.iter().next().unwrap()).admit();
+        let waiting = admit(&before).unwrap();
+        admit(&before).unwrap().fail();
         assert_eq!(status().state, State::Open);
 
         let same = routes("/one");
-        breakers.set_routes(&same);
+        endpoints.set_routes(&same);
         assert_eq!(status().state, State::Open);
-        assert!(breakers.admit(same.iter().next().unwrap()).is_err());
+        assert!(admit(&same).is_err());
 
         let other = routes("/other");
-        breakers.set_routes(&other);
+        endpoints.set_routes(&other);
         assert_eq!(status().state, State::Closed);
         assert_eq!(status().transitions, [1, 1, 0], "no count goes back");
-        breakers.admit(other.iter().next().unwrap()).unwrap().fail();
+        admit(&other).unwrap().fail();
         waiting.succeed();
         assert_eq!(
             status().state,

@@ -1,0 +1,100 @@
+//! What the log says while clients wait for a backend.
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::support::{Program, Upstream, frame};
+
+const GONE: &str = "upstream cannot be had";
+const BACK: &str = "upstream can be had again";
+
+/// The lines of the log that begin with this message.
+fn lines(program: &Program, message: &str) -> Vec<Value> {
+    let log = program.log();
+    let lines = log.iter().map(|line| serde_json::from_str(line).unwrap());
+    let is_it = |line: &Value| line["message"].as_str().unwrap().starts_with(message);
+    lines.filter(is_it).collect()
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_listen_is_told_once_and_so_is_its_return() {
+    let reserved =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    reserved.bind(&any_port.into()).unwrap();
+    reserved.set_nonblocking(true).unwrap();
+    let address = reserved.local_addr().unwrap().as_socket().unwrap();
+    let routes = format!(
+        "[[route]]\nupstream = \"http://{address}\"\n\
+         [[route]]\npath = \"/other\"\nupstream = \"http://{address}\"\n"
+    );
+    let program = Program::start(&routes).await;
+
+    let _first = program.open("/").await;
+    program.logged(GONE).await;
+    let _more = [program.open("/").await, program.open("/").await];
+    reserved.listen(128).unwrap();
+    let listener = TcpListener::from_std(reserved.into()).unwrap();
+    for _ in 0..3 {
+        listener.accept().await.unwrap();
+    }
+    program.logged(BACK).await;
+
+    let [gone] = &lines(&program, GONE)[..] else {
+        panic!("{:?}", program.log());
+    };
+    assert_eq!(gone["level"], "WARN");
+    assert_eq!(gone["route"], "/");
+    assert_eq!(gone["upstream_address"], address.to_string());
+    let error = gone["upstream_error"].as_str().unwrap();
+    assert!(error.contains("refused"), "{error}");
+    assert_eq!(gone["waiting"], 1);
+    let [back] = &lines(&program, BACK)[..] else {
+        panic!("{:?}", program.log());
+    };
+    assert_eq!(back["level"], "INFO");
+    assert!(back["unavailable_ms"].is_u64(), "{back}");
+}
+
+#[tokio::test]
+async fn a_backend_that_lets_nobody_in_is_told_with_its_answer() {
+    let upstream = Upstream::listen().await;
+    let routes = format!("[[route]]\nupstream = \"http://{}\"\n", upstream.address());
+    let program = Program::start(&routes).await;
+    let _client = program.open("/").await;
+    let unavailable = async {
+        loop {
+            upstream.refuse().await;
+        }
+    };
+    tokio::select! {
+        () = unavailable => {}
+        _ = program.logged(GONE) => {}
+    }
+    let (_, mut exchange) = upstream.accept().await;
+    exchange.send(frame("hello")).await;
+    program.logged(BACK).await;
+
+    let gone = lines(&program, GONE);
+    assert_eq!(gone.len(), 1);
+    let error = gone[0]["upstream_error"].as_str().unwrap();
+    assert!(error.contains("503"), "{error}");
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_yet_is_what_is_waited_for() {
+    let upstream = Upstream::listen().await;
+    let routes = format!("[[route]]\nupstream = \"http://{}\"\n", upstream.address());
+    let program = Program::start(&routes).await;
+    let _client = program.open("/").await;
+
+    program.logged("waiting for the upstream to answer").await;
+
+    let waiting = lines(&program, "waiting for the upstream to answer");
+    assert_eq!(waiting[0]["level"], "INFO");
+    assert_eq!(waiting[0]["waiting"], 1);
+    assert_eq!(
+        waiting[0]["upstream_address"],
+        upstream.address().to_string()
+    );
+}
