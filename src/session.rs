@@ -248,9 +248,14 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             Client::Leaving(peer, _) => Some(silenced(peer, scanner).closed()),
             Client::Gone(_) => None,
         };
-        let upstream = self
-            .link
-            .map(|link| Party::new(Role::Server, link.peer, link.tap.into_scanner(), forwards));
+        let upstream = self.link.map(|link| {
+            let scanner = link.tap.into_scanner();
+            let party = Party::new(Role::Server, link.peer, scanner, forwards);
+            match self.parting {
+                Some(frame) => party.parted(frame),
+                None => party,
+            }
+        });
         Closing { client, upstream }
     }
 }

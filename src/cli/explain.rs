@@ -266,6 +266,14 @@ fn explain_waiting(settings: &Settings, text: &mut Lines) {
             settings.of("hold.on_client_gone"),
         ),
     );
+    text.line(
+        "",
+        format_args!(
+            "the upstream of one that has left is closed after {} of silence, {} at most",
+            settings.of("hold.linger"),
+            settings.of("hold.max_linger"),
+        ),
+    );
 }
 
 fn explain_plain(settings: &Settings, text: &mut Lines) {

@@ -364,6 +364,8 @@ fn hold(table: &mut Table<'_>) -> hold::Settings {
         &mut hold.on_client_gone,
         table.take("on_client_gone", |value| value.choice(&on_client_gone)),
     );
+    override_with(&mut hold.linger, table.duration("linger"));
+    override_with(&mut hold.max_linger, table.duration("max_linger"));
     hold
 }
 

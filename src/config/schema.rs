@@ -123,6 +123,8 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].hold.order", Word(&["priority", "arrival"])),
     ("route[].hold.max_age", OptionalDuration),
     ("route[].hold.on_client_gone", Word(&["deliver", "discard"])),
+    ("route[].hold.linger", Duration),
+    ("route[].hold.max_linger", Duration),
     ("route[].tunnel.idle_after", Duration),
     ("route[].tunnel.idle_timeout", OptionalDuration),
     ("route[].tunnel.ping_interval", OptionalDuration),

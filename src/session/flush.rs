@@ -45,16 +45,20 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     ///
     /// # Errors
     ///
-    /// Why the session ends instead of becoming a tunnel; also when the client has left and
-    /// all its messages are written.
+    /// Why the session ends instead of becoming a tunnel; also when the client has left, all its
+    /// messages are written, and the upstream has had its time for them.
     pub(super) async fn flush(&mut self) -> Result<(), Cause> {
         let started = Instant::now();
         self.line_up();
         self.write_all().await?;
         self.session.note_flushed(started.elapsed());
-        self.client
-            .farewell()
-            .map_or(Ok(()), |farewell| Err(farewell.cause()))
+        let Some(farewell) = self.client.farewell().cloned() else {
+            return Ok(());
+        };
+        if self.link.as_ref().is_some_and(Link::has_client_message) {
+            self.linger().await?;
+        }
+        Err(farewell.cause())
     }
 
     /// Moves the queue to the upstream's outbox.

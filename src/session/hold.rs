@@ -20,6 +20,7 @@
 mod admission;
 mod blame;
 mod client;
+mod linger;
 mod replacement;
 mod upstream;
 
@@ -102,6 +103,11 @@ pub struct Settings {
     pub max_age: Option<Duration>,
     /// What becomes of the queue when the client has gone.
     pub on_client_gone: OnClientGone,
+    /// How long the upstream may say nothing, once it has got the messages of a client that has
+    /// gone, before it is closed; default 1 s.
+    pub linger: Duration,
+    /// How long after that the upstream is closed whatever it says; default 10 s.
+    pub max_linger: Duration,
 }
 
 impl Default for Settings {
@@ -113,6 +119,8 @@ impl Default for Settings {
             order: Order::default(),
             max_age: None,
             on_client_gone: OnClientGone::default(),
+            linger: Duration::from_secs(1),
+            max_linger: Duration::from_secs(10),
         }
     }
 }
@@ -150,6 +158,10 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) link: Option<Link<U>>,
     /// What the last upstream said that went to start again.
     last_close: Option<Box<CloseFrame>>,
+    /// How much the upstream has sent of its messages, in bytes.
+    heard_bytes: u64,
+    /// The close frame of an upstream whose client had gone before.
+    pub(super) parting: Option<CloseFrame>,
     /// When and why the gate opens, once that is known.
     opening: Option<Opening>,
     /// When a held session is cut although it might still become ready.
@@ -196,6 +208,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             gate: Gate::new(&settings.gate),
             link: None,
             last_close: None,
+            heard_bytes: 0,
+            parting: None,
             opening: None,
             drain_deadline: None,
             snapshot: None,

@@ -416,6 +416,8 @@ overflow = "shed"
 order = "arrival"
 max_age = "9029ms"
 on_client_gone = "discard"
+linger = "9044ms"
+max_linger = "9045ms"
 [route.tunnel]
 idle_after = "9030ms"
 idle_timeout = "9031ms"
@@ -488,6 +490,7 @@ fn no_setting_of_the_route_and_no_limit_is_left_out() {
         "{ prefix = \"9026\" }: critical, held until authenticated\n",
         " then shed; delivered by arrival\n",
         "; when the client leaves: discard\n",
+        "is closed after 9044ms of silence, 9045ms at most\n",
         "whose names have an underscore: pass\n",
         "that of the upstream, or 504 after 9024ms\n",
         "upstream     HTTP/1.1\n",

@@ -33,7 +33,8 @@ from harness.processes import Process, Processes, wait_until
 WARM_UP_SECONDS = 10
 LISTEN_SECONDS = 20
 QUIET_SECONDS = 2
-"""A session whose client is gone waits a second for its gate, and half of one to be closed."""
+"""A session whose client is gone waits a second for its gate, a moment for its backend's silence,
+and half a second to be closed."""
 SPARE_PIPES = 8
 """How many pipes a worker keeps for large messages, two descriptors each."""
 GROWTH_BYTES = 8 * 1024 * 1024
@@ -46,7 +47,7 @@ h2c = true
 [[route]]
 path = "/churn"
 upstream = "http://127.0.0.1:{churning}"
-hold = {{ overflow = "shed", max_messages = {max_messages} }}
+hold = {{ overflow = "shed", max_messages = {max_messages}, linger = "200ms" }}
 gate = {{ ready = {{ text = "ready" }}, timeout = "1s" }}
 tunnel = {{ close_timeout = "500ms" }}
 http = {{ hold_timeout = "1s" }}

@@ -11,6 +11,7 @@ mod gate_pings;
 mod hold;
 mod killed;
 mod large_frames;
+mod linger;
 mod overflow;
 mod property;
 mod restarts;

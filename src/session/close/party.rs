@@ -96,6 +96,12 @@ impl<S: Stream> Party<S> {
         self
     }
 
+    /// The same, after its own close frame, to which the other side has something to say.
+    pub(in crate::session) fn parted(mut self, frame: CloseFrame) -> Self {
+        self.incoming = Incoming::Closed(Some(frame));
+        self
+    }
+
     /// The same, after its own close frame, which is answered at the next frame boundary.
     pub(in crate::session) fn answering(mut self, frame: CloseFrame) -> Self {
         self.incoming = Incoming::Closed(Some(frame.clone()));

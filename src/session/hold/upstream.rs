@@ -207,6 +207,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn take_data(&mut self, bytes: &[u8]) {
+        self.heard_bytes += bytes.len() as u64;
         let Some(link) = &mut self.link else { return };
         let max_bytes = max_compressed_bytes(self.settings.gate.inspect_bytes);
         if let Some(Withheld::Undecided(withheld)) = &mut link.withheld {
