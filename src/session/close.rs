@@ -196,12 +196,12 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    /// Notes what was told to both.
+    /// Notes what was told to both, as far as it is written.
     fn note_codes(&self, session: &Record) {
-        if let Some(code) = self.client.as_ref().and_then(Party::told) {
+        if let Some(code) = self.client.as_ref().and_then(written_code) {
             session.note_client_code(Some(code));
         }
-        if let Some(code) = self.upstream.as_ref().and_then(Party::told) {
+        if let Some(code) = self.upstream.as_ref().and_then(written_code) {
             session.note_upstream_code(Some(code));
         }
     }
@@ -268,6 +268,11 @@ async fn progress_upstream<U: Stream>(
         *was_asked |= is_told && outbox.is_empty();
     };
     peer.progress_or(may_read, on_empty).await;
+}
+
+/// The code that `party` was told, once that is written.
+fn written_code<S: Stream>(party: &Party<S>) -> Option<CloseCode> {
+    party.told().filter(|_| party.peer.outbox.is_empty())
 }
 
 /// Resolves in a drain, shortly before the grace period is over.

@@ -319,6 +319,9 @@ impl Record {
 
     pub(crate) fn report(&self, cause: Cause, state: SessionState) -> Report {
         let trail = self.trail();
+        // To one that is lost something may still be written, which nobody reads.
+        let is_client_lost = matches!(cause, Cause::ClientLost | Cause::ClientVanished);
+        let client_code = self.client_code.get().filter(|_| !is_client_lost);
         Report {
             cause,
             state,
@@ -329,7 +332,7 @@ impl Record {
             connected_after: self.connected_after.get(),
             ready_after: self.ready_after.get(),
             flush_time: self.flush_time.get(),
-            client_code: self.client_code.get(),
+            client_code,
             upstream_code: self.upstream_code.get(),
             duration: trail.started().elapsed(),
             trail,

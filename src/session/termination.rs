@@ -420,9 +420,10 @@ pub struct Report {
     pub ready_after: Option<Duration>,
     /// How long the flush took.
     pub flush_time: Option<Duration>,
-    /// The code of the close frame that the client got, if it got one with a code.
+    /// The code of the close frame that was written to the client, if one with a code was; none
+    /// for one that was lost.
     pub client_code: Option<CloseCode>,
-    /// The code of the close frame that the upstream got, if it got one with a code.
+    /// The code of the close frame that was written to the upstream, if one with a code was.
     pub upstream_code: Option<CloseCode>,
     /// How long the session lasted, from the client's `101`.
     pub duration: Duration,

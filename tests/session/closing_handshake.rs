@@ -633,3 +633,52 @@ async fn a_client_that_closed_inside_an_upstream_frame_does_not_keep_the_gate_wa
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_lost_is_not_said_to_have_got_a_close_code() {
+    local(async {
+        for phase in PHASES {
+            for is_half_closed in [false, true] {
+                let mut scene = Scene::set(phase).await;
+                let mut client = Some(scene.client);
+                if is_half_closed {
+                    client.as_mut().unwrap().shutdown().await.unwrap();
+                } else {
+                    client = None;
+                }
+                sleep(TICK).await;
+                let close = server_close(1001, "");
+                write(&mut scene.upstream, &close, Segments::Whole).await;
+                drop(scene.upstream);
+
+                let report = scene.report.await.unwrap();
+
+                assert_eq!(report.cause.name(), "client_lost", "{phase:?}");
+                assert_eq!(report.client_code, None, "{phase:?}, {is_half_closed}");
+                assert_eq!(report.upstream_code.unwrap().get(), 1001);
+                drop(client);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_code_that_could_not_be_written_is_not_said_to_have_been_got() {
+    local(async {
+        let running = start(Settings::default());
+        let (client, mut upstream) = (running.client, running.upstream.connect(b""));
+        sleep(TICK).await;
+        let flood = server_frame(0x82, &[7; 100]).repeat(PIPE_BYTES / 100 + 100);
+        upstream.write_all(&flood).await.unwrap();
+        sleep(TICK).await;
+
+        running.drain.begin();
+        let report = running.report.await.unwrap();
+
+        assert_eq!(report.client_code, None);
+        assert_eq!(report.upstream_code.unwrap().get(), 1001);
+        drop((client, upstream));
+    })
+    .await;
+}
