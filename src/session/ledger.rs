@@ -26,8 +26,8 @@
 //! * a close frame of its own, but only with 1000 or 3000 to 4999: whoever closes need not work
 //!   on what it has got (RFC 6455 §5.5.1), and with another code it gives up.
 //!
-//! Empty is found where a read brings nothing. In the tunnel nothing is read without need: there
-//! it is found, too, where the reactor has noted nothing to read when a message is written.
+//! Empty is found where a read brings nothing. Nothing is read without need: where the reactor
+//! has noted nothing to read when a message has been written, that will do, too.
 //! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
 //! *unknown*, before the client is told how many messages may be lost.
 //!

@@ -132,7 +132,8 @@ impl<S: Stream> Peer<S> {
         poll_fn(|context| self.poll_progress(context, may_read)).await
     }
 
-    /// [`progress`](Self::progress), which says so each time that it finds nothing to read.
+    /// [`progress`](Self::progress), which says so each time that it finds nothing to read: a
+    /// read has brought nothing, or nothing has come, as far as is known, when all is written.
     pub(super) async fn progress_or(
         &mut self,
         may_read: bool,
@@ -140,9 +141,13 @@ impl<S: Stream> Peer<S> {
     ) -> Event {
         poll_fn(|context| {
             let progress = self.poll_progress(context, may_read);
-            // A task that has used up its budget has not looked.
-            if progress.is_pending() && may_read && !self.has_ended && coop::has_budget_remaining()
-            {
+            let is_empty = match progress {
+                // A task that has used up its budget has not looked.
+                Poll::Pending => coop::has_budget_remaining(),
+                Poll::Ready(Event::Written) => self.stream.is_unready(),
+                Poll::Ready(_) => false,
+            };
+            if is_empty && may_read && !self.has_ended {
                 on_empty(&self.outbox);
             }
             progress
