@@ -15,6 +15,7 @@ mod cautions;
 pub mod effective;
 mod expand;
 mod matchers;
+mod origins;
 mod raw;
 pub mod reload;
 mod report;

@@ -13,13 +13,17 @@
 //!
 //! How a path is read is in [`path`].
 
+pub mod origin;
 pub mod path;
 
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use self::path::{Passes, Path};
+use self::{
+    origin::Origin,
+    path::{Passes, Path},
+};
 use crate::{
     session,
     upstream::{self, breaker, dial::Protocol},
@@ -149,7 +153,7 @@ pub struct Route {
     /// client's first offer.
     pub subprotocols: Vec<String>,
     /// Origins that may connect; empty: any.
-    pub origins: Vec<String>,
+    pub origins: Vec<Origin>,
     /// When a client that opens a WebSocket gets its answer.
     pub accept: Accept,
     /// Where the requests go.
@@ -177,14 +181,9 @@ impl Route {
     }
 
     /// Whether a page of `origin` may open a WebSocket.
-    ///
-    /// An origin is a scheme, a host and a port, all of which compare without case.
     #[must_use]
     pub fn allows_origin(&self, origin: Option<&[u8]>) -> bool {
-        let is_allowed = |origin: &[u8]| {
-            let mut allowed = self.origins.iter();
-            allowed.any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
-        };
+        let is_allowed = |origin| self.origins.iter().any(|allowed| allowed.allows(origin));
         self.origins.is_empty() || origin.is_some_and(is_allowed)
     }
 

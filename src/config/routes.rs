@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::{
     address::{self, Upstream},
     cautions::{self, Gated},
-    matchers,
+    matchers, origins,
     raw::{Table, Value, override_with},
     report::{Mistake, Problem},
     tls::{self, SystemRoots},
@@ -66,7 +66,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let passes = table.take("path_checks", path_checks);
     let accept = accept(table);
     let subprotocols = table.take("subprotocols", |value| subprotocols(value, accept));
-    let origins = table.take("origins", |value| list(value, origin));
+    let origins = table.take("origins", |value| list(value, origins::origin));
     let upstream = upstream(table, system_roots);
     let (session, rule) = session(table);
     let http = table.table("http", http);
@@ -576,32 +576,6 @@ fn subprotocol(text: &str) -> Result<String, Mistake> {
         ));
     }
     Ok(text.to_owned())
-}
-
-/// An origin as browsers send it (RFC 6454 §6.2), in lower case.
-fn origin(text: &str) -> Result<String, Mistake> {
-    let origin = text.to_ascii_lowercase();
-    let parts = origin.split_once("://");
-    let is_origin = origin == "null"
-        || parts.is_some_and(|(scheme, host)| {
-            let is_name = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
-            let is_scheme = !scheme.is_empty() && scheme.chars().all(is_name);
-            is_scheme && !host.contains(['*', '@']) && host.parse::<http::uri::Authority>().is_ok()
-        });
-    if is_origin {
-        return Ok(origin);
-    }
-    let mistake = Mistake::new(
-        format!("`{text}` is not an origin"),
-        "expected a scheme, a host and perhaps a port, such as \"https://example.com\"",
-    );
-    Err(if let Some(trimmed) = text.strip_suffix('/') {
-        mistake.help(format!("write \"{trimmed}\""))
-    } else if text.contains('*') {
-        mistake.help("there are no wildcards: an empty list allows every origin")
-    } else {
-        mistake
-    })
 }
 
 fn is_empty_list(value: Value<'_>) -> bool {

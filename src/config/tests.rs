@@ -2,6 +2,7 @@
 
 mod bounds;
 mod helps;
+mod origins;
 mod passwords;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -619,7 +620,7 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
             "origins = [\"https://a.example/\"]",
             "write \"https://a.example\"",
         ),
-        ("origins = [\"*\"]", "there are no wildcards"),
+        ("origins = [\"*\"]", "an empty list allows every origin"),
         ("origins = \"https://a.example\"", "expected a list"),
         ("subprotocols = [\"a b\"]", "not the name of a subprotocol"),
         ("accept = \"after\"", "expected `early` or `after-upstream`"),

@@ -335,7 +335,7 @@ async fn without_any_answer_it_is_504_and_with_one_that_is_none_502() {
 #[tokio::test]
 async fn what_is_no_handshake_is_refused_before_the_upstream_is_asked() {
     let (upstream, proxy) = before(|route| {
-        route.origins = vec!["https://a.example".to_owned()];
+        route.origins = vec!["https://a.example".parse().unwrap()];
     })
     .await;
     let good = "Origin: https://a.example";

@@ -335,7 +335,7 @@ async fn the_upstream_gets_the_clients_request_with_a_handshake_of_the_proxys_ow
 async fn an_origin_that_is_not_allowed_is_403() {
     let upstream = Reserved::port();
     let proxy = Proxy::start(config(vec![Route {
-        origins: vec!["https://chat.example".to_owned()],
+        origins: vec!["https://chat.example".parse().unwrap()],
         ..upstream.route()
     }]));
     let cases: &[(&[&str], &str)] = &[

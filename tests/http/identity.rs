@@ -70,7 +70,7 @@ async fn an_answer_of_the_proxy_has_the_id_of_its_request() {
     let upstream = Upstream::listen().await;
     let mut route = upstream.route();
     "/app".clone_into(&mut route.path);
-    route.origins = vec!["https://a.example".to_owned()];
+    route.origins = vec!["https://a.example".parse().unwrap()];
     let proxy = Proxy::start(config(vec![route]));
 
     let unrouted = proxy.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");

@@ -138,12 +138,13 @@ async fn a_name_that_was_rebound_to_the_proxy_is_421() {
 async fn an_origin_that_only_looks_like_an_allowed_one_is_403() {
     let upstream = Reserved::port();
     let proxy = Proxy::start(config(vec![Route {
-        origins: vec!["https://app.example.com".to_owned()],
+        origins: vec!["https://app.example.com".parse().unwrap()],
         ..upstream.route()
     }]));
     for (origins, expected) in [
         (&["Origin: https://app.example.com"][..], "101"),
         (&["Origin: https://APP.Example.com"], "101"),
+        (&["Origin: https://app.example.com:443"], "101"),
         (&["Origin: https://other.example.com"], "403"),
         (&[], "403"),
         (&["Origin: null"], "403"),

@@ -214,7 +214,7 @@ async fn a_handshake_is_checked_like_one_of_http_1() {
     let upstream = Reserved::port();
     let mut route = upstream.route();
     route.path = "/chat".to_owned();
-    route.origins = vec!["https://good.example".to_owned()];
+    route.origins = vec!["https://good.example".parse().unwrap()];
     let proxy = start(config(vec![route]));
     let mut connection = Connection::open(&proxy).await;
     connection.wait_for_extended_connect().await;
