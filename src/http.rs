@@ -34,6 +34,7 @@ mod http2;
 mod identity;
 mod meter;
 pub mod multiplexed;
+mod patience;
 pub mod pool;
 mod recent;
 mod refusals;

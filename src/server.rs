@@ -253,9 +253,12 @@ pub struct Limits {
     pub max_headers: usize,
     /// The longest path and query of a request in bytes; default 8 KiB.
     pub max_uri_bytes: usize,
-    /// How long a client may take to send its header section, and how long a connection may
-    /// wait for its next request; default 10 s.
+    /// How long a client may take to send its header section, and from its connection on to its
+    /// first request; default 10 s.
     pub header_timeout: Duration,
+    /// How long a connection may wait for another request; default 75 s, which is more than
+    /// what most load balancers keep theirs for.
+    pub keep_alive_timeout: Duration,
     /// Requests and sessions at once on one HTTP/2 connection; default 100.
     pub max_streams: u32,
     /// How long a client may take nothing of an answer that is there for it, and less than
@@ -278,6 +281,7 @@ impl Limits {
             max_headers: 100,
             max_uri_bytes: 8 * 1024,
             header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
             max_streams: 100,
             write_timeout: Duration::from_mins(1),
         }

@@ -363,6 +363,13 @@ fn explain_limits(settings: &Settings, text: &mut Lines) {
         ),
     );
     text.line(
+        "idle",
+        format_args!(
+            "closed {} after its last request",
+            limit("keep_alive_timeout")
+        ),
+    );
+    text.line(
         "path",
         format_args!("{} with the query", limit("max_uri_bytes")),
     );

@@ -78,6 +78,7 @@ const KEYS: &[(&str, Notation)] = &[
     ("limits.max_headers", Count(1, 100)),
     ("limits.max_uri_bytes", Size),
     ("limits.header_timeout", Duration),
+    ("limits.keep_alive_timeout", Duration),
     ("limits.max_streams", Count(1, 10_000)),
     ("limits.write_timeout", Duration),
     ("drain.delay", Duration),

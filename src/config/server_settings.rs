@@ -248,6 +248,10 @@ pub(super) fn limits(table: &mut Table<'_>) -> Limits {
         table.some_time("header_timeout"),
     );
     override_with(
+        &mut limits.keep_alive_timeout,
+        table.some_time("keep_alive_timeout"),
+    );
+    override_with(
         &mut limits.max_streams,
         table.measure("max_streams", max_streams),
     );

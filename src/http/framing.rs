@@ -162,6 +162,12 @@ impl Framing {
         }
     }
 
+    /// Whether a head has begun that has not ended.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        matches!(self.position, Position::Head { .. }) && !self.partial.is_empty()
+    }
+
     /// The verdict on the next request of the connection.
     ///
     /// # Errors

@@ -18,19 +18,20 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, time};
 
 use super::{
     Client, Connection, Local,
     binding::Binding,
-    body::{Body, UnderWay},
+    body::Body,
     causes::Causes,
     forward::{self, Downstream},
     framing::Framing,
     head,
     identity::Identity,
     meter::Meter,
+    patience::Patience,
     response::Refusal,
     sniff::Sniffed,
     upgrade::{self, Accepted},
@@ -62,19 +63,19 @@ pub(super) async fn serve(
     let shared = &local.shared;
     let limits = shared.config().limits.clone();
     let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
-    let stream = Watched::new(stream, framing, limits.write_timeout);
+    let patience = Patience::new(limits.header_timeout, limits.keep_alive_timeout);
+    let stream = Watched::new(stream, framing, patience, limits.write_timeout);
     let requests = Rc::new(Requests {
         connection,
         stream: stream.clone(),
         is_body_broken: stream.is_body_broken(),
         switching: RefCell::new(None),
-        under_way: UnderWay::default(),
         binding: Rc::default(),
     });
 
     let mut http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // hyper has one time for a head and for the wait before it.
+        .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .serve_connection(
             TokioIo::new(stream),
@@ -97,7 +98,9 @@ pub(super) async fn serve(
     if stream.is_stalled() {
         shared.rejections.count(Rejection::WriteTimeout);
     }
+    let is_too_slow = stream.is_too_slow();
     let mut stream = stream.into_inner()?;
+    let has_begun = !parts.read_buf.is_empty();
     match (ended, accepted) {
         (Ok(()), Some(accepted)) => {
             let read_buf = parts.read_buf;
@@ -106,13 +109,19 @@ pub(super) async fn serve(
         }
         (Err(error), _) => {
             tracing::debug!(client = %client.address, error = %Causes(&error), "connection ended");
-            let has_begun = !parts.read_buf.is_empty();
-            if let Some((refusal, answered_by)) = refusal_of(&error, has_begun) {
+            let refused = has_begun.then(|| refusal_of(&error)).flatten();
+            if let Some((refusal, answered_by)) = refused {
                 let detail = Causes(&error).to_string();
                 let answer = no_request(refusal, answered_by, &detail, client, &local);
                 // A client that does not take these few bytes at once is slow to read, too.
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
+        }
+        (Ok(()), None) if is_too_slow && has_begun => {
+            let (refusal, answered_by) = (Refusal::HeaderTimeout, AnsweredBy::Proxy);
+            let detail = "the header section did not come in time";
+            let answer = no_request(refusal, answered_by, detail, client, &local);
+            let _ = stream.write_all(answer.as_bytes()).await;
         }
         (Ok(()), None) => {}
     }
@@ -131,23 +140,20 @@ enum AnsweredBy {
 }
 
 /// Why what a client has sent is no request, and does not get to [`respond`].
-fn refusal_of(error: &hyper::Error, has_begun: bool) -> Option<(Refusal, AnsweredBy)> {
+fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
     // The words are all by which hyper tells some of its errors apart.
     let has_word = |word| error.to_string().contains(word);
-    let (refusal, answered_by) = if error.is_timeout() {
-        (Refusal::HeaderTimeout, AnsweredBy::Proxy)
-    } else if error.is_parse_too_large() && has_word("URI") {
-        (Refusal::TargetTooLong, AnsweredBy::Hyper)
+    if error.is_parse_too_large() && has_word("URI") {
+        Some((Refusal::TargetTooLong, AnsweredBy::Hyper))
     } else if error.is_parse_too_large() {
-        (Refusal::HeadersTooLarge, AnsweredBy::Hyper)
+        Some((Refusal::HeadersTooLarge, AnsweredBy::Hyper))
     } else if error.is_parse() && has_word("HTTP2 preface") {
-        (Refusal::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody)
+        Some((Refusal::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody))
     } else if error.is_parse() {
-        (Refusal::BadRequest("malformed request"), AnsweredBy::Hyper)
+        Some((Refusal::BadRequest("malformed request"), AnsweredBy::Hyper))
     } else {
-        return None;
-    };
-    has_begun.then_some((refusal, answered_by))
+        None
+    }
 }
 
 /// Ends a connection on which too little came in time to know what is spoken.
@@ -206,8 +212,9 @@ pub(super) async fn linger(stream: Transport) {
     let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
 }
 
-/// Runs hyper's side of a connection until it ends, or a client is to get its `101`; on drain it ends after the response under way, and a
-/// request that has not come whole soon after does not delay that.
+/// Runs hyper's side of a connection until it ends, a client is to get its `101`, or a request
+/// was waited for too long; on drain it ends after the response under way, and a request that
+/// has not come whole soon after does not delay that.
 async fn run_until_drained<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
     requests: &Requests,
@@ -230,7 +237,7 @@ where
 }
 
 /// Polls hyper's side of a connection; ready as well when a client is to get its `101` and all
-/// answers before that have gone out.
+/// answers before that have gone out, and when a request was waited for too long.
 fn poll_served<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
     requests: &Requests,
@@ -242,12 +249,16 @@ where
     S::Future: Unpin,
 {
     let served = http.poll_without_shutdown(context);
+    if served.is_ready() {
+        return served;
+    }
     // hyper flushes what it has written before, and polls its stream for that, by itself.
     let is_switching = requests.switching.borrow().is_some() && requests.stream.is_flushed();
-    if served.is_pending() && is_switching {
+    if is_switching {
         return Poll::Ready(Ok(()));
     }
-    served
+    // What hyper has done may have begun or ended a request.
+    requests.stream.poll_too_slow(context).map(Ok)
 }
 
 /// A client that is to get its `101`.
@@ -265,8 +276,6 @@ struct Requests {
     is_body_broken: Rc<Cell<bool>>,
     /// Set instead of an answer by hyper.
     switching: RefCell<Option<Switching>>,
-    /// Every answer has a clone.
-    under_way: UnderWay,
     /// The connections to upstreams that are this connection's.
     binding: Rc<Binding>,
 }
@@ -275,7 +284,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
     Box::pin(async move {
-        let under_way = requests.under_way.clone();
+        let under_way = requests.stream.under_way();
         let is_http_1_0 = request.version() == Version::HTTP_10;
         let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
@@ -327,7 +336,7 @@ impl Requests {
     async fn no_longer_answered(&self) {
         loop {
             time::sleep(LINGER).await;
-            if self.under_way.is_over() && self.stream.is_flushed() {
+            if self.stream.is_idle() && self.stream.is_flushed() {
                 return;
             }
         }

@@ -147,7 +147,7 @@ pub(super) async fn serve(stream: Sniffed, connection: Connection) {
     let ended = run(
         http,
         &activity,
-        limits.header_timeout,
+        (limits.header_timeout, limits.keep_alive_timeout),
         &shared.session.drain,
     )
     .await;
@@ -190,12 +190,12 @@ impl Cut {
 
 /// Runs hyper's side of a connection to its end.
 ///
-/// It is asked to end on drain and when there is nothing to do for `idle_timeout`, and cut
-/// off when it does not end then, or cancels too much.
+/// It is asked to end on drain and when there is nothing to do for too long, and cut off when
+/// it does not end then, or cancels too much.
 async fn run<S>(
     http: http2::Connection<TokioIo<Handle>, S, OnThisThread>,
     activity: &Activity,
-    idle_timeout: Duration,
+    (header_timeout, keep_alive_timeout): (Duration, Duration),
     drain: &Drain,
 ) -> Result<(), Cut>
 where
@@ -205,10 +205,15 @@ where
     let mut http = pin!(http);
     let mut is_ending = false;
     loop {
+        let next = if is_ending {
+            header_timeout
+        } else {
+            keep_alive_timeout
+        };
         tokio::select! {
             ended = &mut http => return Ok(ended?),
             () = drain.begun(), if !is_ending => {}
-            () = activity.idle_for(idle_timeout) => {
+            () = activity.idle_for(header_timeout, next) => {
                 if is_ending {
                     return Err(Cut::StaysOpen);
                 }

@@ -1,9 +1,10 @@
 //! A client's byte stream while HTTP is read from it: shared and watched.
 //!
 //! hyper owns the stream that it serves. The requests still need to see two things there:
-//! whether the client has hung up, and how strictly a head was framed. And two things are
-//! done here that hyper's server does not do: interim answers, and giving up on a client
-//! that takes nothing of its answer.
+//! whether the client has hung up, and how strictly a head was framed. And three things are
+//! done here that hyper's server does not do: interim answers, giving up on a client that
+//! takes nothing of its answer, and waiting for another request in another way than for the
+//! rest of one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,7 +21,9 @@ use tokio::{
 };
 
 use super::{
+    body::UnderWay,
     framing::{Framing, Verdict, answers::Interim},
+    patience::Patience,
     sniff::Sniffed,
     watchdog::Watchdog,
 };
@@ -36,6 +39,9 @@ pub(super) struct Watched(Rc<RefCell<Inner>>);
 struct Inner {
     stream: Sniffed,
     framing: Framing,
+    patience: Patience,
+    /// Every answer has a clone.
+    under_way: UnderWay,
     /// Whether hyper has nothing left to write, as far as it has shown.
     is_flushed: bool,
     /// What goes out before anything else that hyper writes.
@@ -48,10 +54,17 @@ struct Inner {
 }
 
 impl Watched {
-    pub(super) fn new(stream: Sniffed, framing: Framing, write_timeout: Duration) -> Self {
+    pub(super) fn new(
+        stream: Sniffed,
+        framing: Framing,
+        patience: Patience,
+        write_timeout: Duration,
+    ) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             stream,
             framing,
+            patience,
+            under_way: UnderWay::default(),
             is_flushed: true,
             interim: Vec::new(),
             write_timeout,
@@ -73,6 +86,29 @@ impl Watched {
     /// See [`Framing::is_body_broken`].
     pub(super) fn is_body_broken(&self) -> Rc<Cell<bool>> {
         self.0.borrow().framing.is_body_broken()
+    }
+
+    /// What is there for as long as a request is under way.
+    pub(super) fn under_way(&self) -> UnderWay {
+        self.0.borrow().under_way.clone()
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.borrow().under_way.is_over()
+    }
+
+    /// Ready when a request was waited for too long; to be asked after hyper has been polled.
+    pub(super) fn poll_too_slow(&self, context: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.0.borrow_mut();
+        let is_under_way = !inner.under_way.is_over() || !inner.is_flushed;
+        let has_begun = inner.framing.has_begun();
+        inner.patience.poll_ended(context, is_under_way, has_begun)
+    }
+
+    /// Whether a request was waited for too long.
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.0.borrow().patience.has_ended()
     }
 
     pub(super) fn is_hung_up(&self) -> bool {

@@ -377,6 +377,7 @@ max_header_bytes = "9005B"
 max_headers = 13
 max_uri_bytes = "9006B"
 header_timeout = "9007ms"
+keep_alive_timeout = "9046ms"
 max_streams = 9008
 write_timeout = "9009ms"
 [drain]

@@ -13,6 +13,7 @@ mod forward;
 mod handshake;
 mod http2;
 mod identity;
+mod keep_alive;
 mod limits;
 mod memory;
 mod multiplexed;

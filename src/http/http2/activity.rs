@@ -49,14 +49,16 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// Resolves when there has been no stream for `timeout`.
+    /// Resolves when there has been no stream for `next`, or not even one for `first`.
     ///
     /// # Cancel safety
     ///
     /// Cancelling starts the time anew.
-    pub(super) async fn idle_for(&self, timeout: Duration) {
+    pub(super) async fn idle_for(&self, first: Duration, next: Duration) {
         loop {
             self.ended().await;
+            let has_been_used = self.answered.get() > 0 || self.cancelled.get() > 0;
+            let timeout = if has_been_used { next } else { first };
             let changed = time::timeout(timeout, self.changed.notified());
             if changed.await.is_err() && self.open.get() == 0 {
                 return;

@@ -269,6 +269,58 @@ async fn a_drain_does_not_wait_to_hear_what_a_client_speaks() {
     ended.await.unwrap().unwrap();
 }
 
+/// Sends a request, which `upstream` answers if it comes; whether it was answered.
+async fn is_answered(connection: &mut Connection, upstream: &Upstream) -> bool {
+    let answering = async {
+        loop {
+            let mut exchange = upstream.accept().await;
+            let answer = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            exchange.answer(answer).await;
+        }
+    };
+    tokio::select! {
+        answer = connection.send(get("/"), true) => {
+            answer.is_ok_and(|answer| answer.head.status() == 204)
+        }
+        () = answering => unreachable!("it answers for ever"),
+    }
+}
+
+#[tokio::test]
+async fn a_connection_waits_for_its_next_request_as_it_may() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.header_timeout = Duration::from_millis(50);
+    config.limits.keep_alive_timeout = Duration::from_hours(1);
+    let proxy = start(config);
+    let mut connection = Connection::open(&proxy).await;
+    // A busy machine may take too long for the first one.
+    while !is_answered(&mut connection, &upstream).await {
+        connection = Connection::open(&proxy).await;
+    }
+
+    // When one that came later has waited for too long, so has this one.
+    let silent = Connection::open(&proxy).await;
+    let _ = silent.ended.await.unwrap();
+
+    assert!(is_answered(&mut connection, &upstream).await);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_last_request() {
+    let upstream = Upstream::listen().await;
+    let mut config = config(vec![upstream.route()]);
+    config.limits.header_timeout = Duration::from_hours(1);
+    config.limits.keep_alive_timeout = Duration::from_millis(50);
+    let proxy = start(config);
+    let mut silent = Connection::open(&proxy).await;
+    let mut idle = Connection::open(&proxy).await;
+    for connection in [&mut idle, &mut silent] {
+        assert!(is_answered(connection, &upstream).await);
+        (&mut connection.ended).await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_the_header_timeout() {
     let upstream = Reserved::port();
@@ -323,6 +375,7 @@ async fn a_download_is_not_idle() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     config.limits.header_timeout = Duration::from_millis(20);
+    config.limits.keep_alive_timeout = Duration::from_millis(20);
     let proxy = start(config);
     let mut connection = Connection::open(&proxy).await;
     let (mut answer, mut exchange) = tokio::join!(connection.ask(get("/")), async {
