@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     session,
-    upstream::{self, breaker, dial::Protocol},
+    upstream::{self, ResponseLimits, breaker, dial::Protocol},
     websocket::subprotocol::is_token_like,
 };
 
@@ -96,6 +96,9 @@ pub struct HttpSettings {
     /// How long a client may send nothing of a request's body before the upstream answers;
     /// default 60 s, `None`: for ever.
     pub body_timeout: Option<Duration>,
+    /// How long the header section of an answer may be, of one to an opening handshake, too;
+    /// default 64 KiB and 100 lines.
+    pub response_limits: ResponseLimits,
 }
 
 impl Default for HttpSettings {
@@ -111,6 +114,7 @@ impl Default for HttpSettings {
             idle_timeout: Duration::from_secs(4),
             response_timeout: Some(Duration::from_mins(5)),
             body_timeout: Some(Duration::from_mins(1)),
+            response_limits: ResponseLimits::default(),
         }
     }
 }

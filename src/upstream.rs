@@ -42,6 +42,7 @@ use self::{
     handshake::{AnswerError, Broken},
     tls::TlsError,
 };
+pub use crate::websocket::handshake::ResponseLimits;
 use crate::{transport::Transport, websocket::Opened};
 
 /// A valid `101` of an upstream.

@@ -441,7 +441,41 @@ fn http(table: &mut Table<'_>) -> HttpSettings {
         &mut http.body_timeout,
         table.measure("body_timeout", units::optional_time),
     );
+    override_with(
+        &mut http.response_limits.max_header_bytes,
+        table.measure("max_response_header_bytes", response_header_bytes),
+    );
+    override_with(
+        &mut http.response_limits.max_headers,
+        table.measure("max_response_headers", response_headers),
+    );
     http
+}
+
+fn response_header_bytes(text: &str) -> Result<u32, Mistake> {
+    /// hyper reads at least this much at once.
+    const MIN: usize = 8 * 1024;
+    /// hyper's buffer has room for some more.
+    const MAX: usize = 256 * 1024;
+    match units::size(text)? {
+        bytes @ MIN..=MAX => Ok(u32::try_from(bytes).unwrap_or(u32::MAX)),
+        _ => Err(Mistake::new(
+            "no header section can be bounded by that",
+            "expected \"8KiB\" to \"256KiB\"",
+        )),
+    }
+}
+
+fn response_headers(text: &str) -> Result<u16, Mistake> {
+    /// Each takes room for some more bytes than it has.
+    const MAX: usize = 1000;
+    match units::some(text)? {
+        count @ ..=MAX => Ok(u16::try_from(count).unwrap_or(u16::MAX)),
+        _ => Err(Mistake::new(
+            "no answer may have so many headers",
+            format!("expected at most {MAX}"),
+        )),
+    }
 }
 
 /// A duration, zero included, or `""` for that of the gate.

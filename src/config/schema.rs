@@ -141,6 +141,8 @@ const KEYS: &[(&str, Notation)] = &[
     ("route[].http.idle_timeout", Duration),
     ("route[].http.response_timeout", OptionalDuration),
     ("route[].http.body_timeout", OptionalDuration),
+    ("route[].http.max_response_header_bytes", Size),
+    ("route[].http.max_response_headers", Count(1, 1000)),
     ("route[].breaker.failures", Count(0, MAX)),
     ("route[].breaker.cooldown", Duration),
     ("route[].close_codes", CloseCodes),

@@ -44,7 +44,8 @@ use crate::{
     session::{self, Agreed},
     transport::Transport,
     upstream::{
-        self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Refused, Switched, Terms,
+        self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Refused, ResponseLimits,
+        Switched, Terms,
     },
     websocket::{
         Opened,
@@ -222,6 +223,7 @@ async fn until_deadline(
     client: Client,
     own: Option<&OnOwn>,
 ) -> Result<Said, Unanswered> {
+    let limits = route.http.response_limits;
     let mut latest = None;
     let mut kept = own.and_then(|on| on.own.take_stream());
     let asked = async {
@@ -230,13 +232,15 @@ async fn until_deadline(
             match answer.map_err(Unanswered::from)? {
                 Answer::Switched(switched) => return Ok(Said::Switched(switched)),
                 Answer::Refused(refused) => {
-                    return Ok(Said::Refused(refuse(refused, client, own).await));
+                    return Ok(Said::Refused(refuse(refused, client, limits, own).await));
                 }
                 // On another connection nobody would be logged in.
                 Answer::Unavailable(refused) if own.is_some_and(|on| on.is_bound) => {
-                    return Ok(Said::Unavailable(refuse(refused, client, own).await));
+                    return Ok(Said::Unavailable(
+                        refuse(refused, client, limits, own).await,
+                    ));
                 }
-                Answer::Unavailable(refused) => keep(refused, client, &mut latest).await,
+                Answer::Unavailable(refused) => keep(refused, client, limits, &mut latest).await,
             }
         }
     };
@@ -258,9 +262,10 @@ async fn until_deadline(
 async fn keep(
     refused: Refused,
     client: Client,
+    limits: ResponseLimits,
     latest: &mut Option<Result<Response<Body>, Refusal>>,
 ) {
-    match pass_on(refused, client).await {
+    match pass_on(refused, client, limits).await {
         Ok(response) => {
             let (head, body) = response.into_parts();
             *latest = Some(Ok(without_body(head.clone())));
@@ -314,17 +319,23 @@ fn told(terms: &Terms, settings: &session::Settings) -> Terms {
 
 /// The upstream's refusal, after which the connection is closed: what the client may have
 /// sent behind its handshake is no request.
-async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Refusal> {
+async fn pass_on(
+    refused: Refused,
+    client: Client,
+    limits: ResponseLimits,
+) -> Result<Response<Body>, Refusal> {
     let status = refused.status;
     tracing::debug!(%client, %status, "upstream refused the WebSocket");
-    replay::check(&refused.answer).map_err(|error| {
+    replay::check(&refused.answer, limits).map_err(|error| {
         tracing::debug!(%client, error, "upstream failed");
         Refusal::BadGateway
     })?;
-    let mut response = replay::response(refused.answer).await.map_err(|error| {
-        tracing::debug!(%client, %error, "upstream failed");
-        Refusal::BadGateway
-    })?;
+    let mut response = replay::response(refused.answer, limits)
+        .await
+        .map_err(|error| {
+            tracing::debug!(%client, %error, "upstream failed");
+            Refusal::BadGateway
+        })?;
     let close = header::HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     Ok(response)
@@ -335,17 +346,18 @@ async fn pass_on(refused: Refused, client: Client) -> Result<Response<Body>, Ref
 async fn refuse(
     refused: Refused,
     client: Client,
+    limits: ResponseLimits,
     own: Option<&OnOwn>,
 ) -> Result<Response<Body>, Refusal> {
     let may_bind = |on: &&OnOwn| on.is_bound || refused.status == StatusCode::UNAUTHORIZED;
     let Some(OnOwn { own, is_bound }) = own.filter(may_bind) else {
-        return pass_on(refused, client).await;
+        return pass_on(refused, client, limits).await;
     };
     let failed = |error: &dyn Display| {
         tracing::debug!(%client, error = %error, "upstream failed");
         Refusal::BadGateway
     };
-    let connection = Connection::resume(refused.answer).await;
+    let connection = Connection::resume(refused.answer, limits).await;
     let mut connection = Box::new(connection.map_err(|error| failed(&error))?);
     let unsent = Request::new(Upload::default());
     let answer = connection.send(unsent, None, |_interim| {}).await;

@@ -63,7 +63,7 @@ impl<'a> Connecting<'a> {
     /// A connection for this request alone, until it is in the pool.
     pub(super) async fn connect(&mut self) -> Result<Box<Connection>, Refusal> {
         let stream = self.dial().await?;
-        let connection = Connection::new(stream).await;
+        let connection = Connection::new(stream, self.route.http.response_limits).await;
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
 
@@ -83,7 +83,7 @@ impl<'a> Connecting<'a> {
             return Ok(another.unwrap_or(waiting));
         }
         let stream = self.dial().await?;
-        let opened = multiplexed.open(stream, self.route.http.idle_timeout);
+        let opened = multiplexed.open(stream, &self.route.http);
         opened.await.or(Err(Refusal::BadGateway))
     }
 
@@ -98,7 +98,7 @@ impl<'a> Connecting<'a> {
         let dialled = dial_at_once(&endpoint, self.route, self.downstream.client);
         let opened = match time::timeout_at(deadline, dialled).await {
             Ok(Ok(stream)) => {
-                let opened = multiplexed.open(stream, self.route.http.idle_timeout);
+                let opened = multiplexed.open(stream, &self.route.http);
                 opened.await.ok()
             }
             Ok(Err(_)) | Err(_) => None,

@@ -50,10 +50,11 @@ use super::{
     upload::{self, Upload},
     watchdog::Watchdog,
 };
-use crate::{transport::Transport, upstream::tls::TlsError, websocket::Opened};
-
-/// The longest header section of an upstream's answer in bytes.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
+use crate::{
+    transport::Transport,
+    upstream::{ResponseLimits, tls::TlsError},
+    websocket::Opened,
+};
 
 /// An HTTP/1.1 connection to an upstream.
 #[derive(Debug)]
@@ -100,13 +101,13 @@ pub enum SendError {
 }
 
 impl Connection {
-    /// Wraps a stream on which nothing has been sent.
+    /// Wraps a stream on which nothing has been sent, and whose answers are within `limits`.
     ///
     /// # Errors
     ///
     /// None that hyper describes.
-    pub async fn new(stream: Transport) -> hyper::Result<Self> {
-        Self::with_replay(stream, None).await
+    pub async fn new(stream: Transport, limits: ResponseLimits) -> hyper::Result<Self> {
+        Self::with_replay(stream, limits, None).await
     }
 
     /// A connection on which a request has been sent, whose answer begins with what `answer` has
@@ -115,19 +116,23 @@ impl Connection {
     /// # Errors
     ///
     /// None that hyper describes.
-    pub async fn resume(answer: Opened<Transport>) -> hyper::Result<Self> {
+    pub async fn resume(answer: Opened<Transport>, limits: ResponseLimits) -> hyper::Result<Self> {
         let Opened { stream, read_buf } = answer;
         let replay = Replay {
             read_buf,
             is_asked: false,
             reader: None,
         };
-        Self::with_replay(stream, Some(Box::new(replay))).await
+        Self::with_replay(stream, limits, Some(Box::new(replay))).await
     }
 
-    async fn with_replay(stream: Transport, replay: Option<Box<Replay>>) -> hyper::Result<Self> {
+    async fn with_replay(
+        stream: Transport,
+        limits: ResponseLimits,
+        replay: Option<Box<Replay>>,
+    ) -> hyper::Result<Self> {
         let seen = Rc::new(Seen {
-            answers: RefCell::new(Answers::new(MAX_HEADER_BYTES)),
+            answers: RefCell::new(Answers::new(limits)),
             is_deaf: Cell::new(false),
         });
         let link = Link {
@@ -135,10 +140,7 @@ impl Connection {
             seen: Rc::clone(&seen),
             replay,
         };
-        let (sender, driver) = http1::Builder::new()
-            .max_header_size(MAX_HEADER_BYTES)
-            .handshake(TokioIo::new(link))
-            .await?;
+        let (sender, driver) = builder(limits).handshake(TokioIo::new(link)).await?;
         Ok(Self {
             sender,
             driver: Some(driver),
@@ -244,6 +246,18 @@ impl Connection {
             None => SendError::NoAnswer,
         }
     }
+}
+
+/// Connections to upstreams whose answers are within `limits`.
+pub(super) fn builder(limits: ResponseLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(limits.max_header_bytes as usize);
+    // Where that is said hyper allocates room for each answer; [`Answers`] knows when there
+    // are fewer.
+    if limits.max_headers > ResponseLimits::default().max_headers {
+        builder.max_headers(usize::from(limits.max_headers));
+    }
+    builder
 }
 
 /// The stream to an upstream, whose answers are watched while hyper reads them, and which

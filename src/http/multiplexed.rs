@@ -38,10 +38,7 @@ use super::{
     upload::{self, Upload},
     watchdog::Watchdog,
 };
-use crate::transport::Transport;
-
-/// The longest header section of an answer in bytes, as h2 counts (RFC 9113 §6.5.2).
-const MAX_HEADER_BYTES: u32 = 64 * 1024;
+use crate::{route::HttpSettings, transport::Transport};
 
 /// What the upstream may send on one stream before it is read.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -90,6 +87,8 @@ pub struct Multiplexed {
 #[derive(Debug)]
 struct Shared {
     sender: http2::SendRequest<Upload>,
+    /// How many an answer may have.
+    max_headers: usize,
     /// Gone when it takes no more requests.
     driver: Weak<Driver>,
     /// Whether the upstream has answered on it, so that it has said what it allows.
@@ -134,17 +133,19 @@ impl Multiplexed {
 
     /// Makes a connection of `stream`, and opens the first of its streams.
     ///
-    /// It ends when it has had none for `idle_timeout` and others are open.
+    /// It ends when it has had none for the `idle_timeout` of `settings` and others are open.
     ///
     /// # Errors
     ///
     /// The preface could not be written.
-    pub async fn open(&self, stream: Transport, idle_timeout: Duration) -> hyper::Result<Stream> {
+    pub async fn open(&self, stream: Transport, settings: &HttpSettings) -> hyper::Result<Stream> {
+        // As h2 counts (RFC 9113 §6.5.2).
+        let max_header_bytes = settings.response_limits.max_header_bytes;
         let (sender, driver) = http2::Builder::new(OnThisThread)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_header_list_size(max_header_bytes)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
@@ -155,6 +156,7 @@ impl Multiplexed {
         let driver = Rc::new(RefCell::new(driver));
         let shared = Rc::new(Shared {
             sender,
+            max_headers: usize::from(settings.response_limits.max_headers),
             driver: Rc::downgrade(&driver),
             has_answered: Cell::new(false),
             was_used: Cell::new(true),
@@ -164,7 +166,7 @@ impl Multiplexed {
         task::spawn_local(end_when_idle(
             Rc::downgrade(&shared),
             Rc::downgrade(&self.open),
-            idle_timeout.max(MIN_IDLE),
+            settings.idle_timeout.max(MIN_IDLE),
         ));
         Ok(Stream(shared))
     }
@@ -266,6 +268,9 @@ impl Stream {
                 // h2 reads an empty length as none, and two that are alike as one.
                 if !has_one_length(answer.headers()) {
                     return Err(SendError::Malformed("illegal Content-Length"));
+                }
+                if answer.headers().len() > self.0.max_headers {
+                    return Err(SendError::Malformed("too many headers"));
                 }
                 return Ok(answer);
             }

@@ -9,23 +9,26 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use http_body_util::Empty;
-use hyper::{Request, Response, Version, client::conn::http1};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task,
 };
 
-use super::{body::Body, causes::Causes, framing::answers::Answers, headers};
-use crate::{transport::Transport, websocket::Opened};
+use super::{body::Body, causes::Causes, exchange, framing::answers::Answers, headers};
+use crate::{transport::Transport, upstream::ResponseLimits, websocket::Opened};
 
 /// Whether the head at the beginning of what `answer` has read can be read in one way only.
 ///
 /// # Errors
 ///
 /// What is wrong with it.
-pub(super) fn check(answer: &Opened<Transport>) -> Result<(), &'static str> {
-    let mut answers = Answers::new(answer.read_buf.len());
+pub(super) fn check(
+    answer: &Opened<Transport>,
+    limits: ResponseLimits,
+) -> Result<(), &'static str> {
+    let mut answers = Answers::new(limits);
     answers.expect();
     answers.watch(&mut answer.read_buf.to_vec());
     answers.verdict()
@@ -36,8 +39,12 @@ pub(super) fn check(answer: &Opened<Transport>) -> Result<(), &'static str> {
 /// # Errors
 ///
 /// What hyper does not take for an answer, or a connection that ends inside its head.
-pub(super) async fn response(answer: Opened<Transport>) -> hyper::Result<Response<Body>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(Replay::of(answer))).await?;
+pub(super) async fn response(
+    answer: Opened<Transport>,
+    limits: ResponseLimits,
+) -> hyper::Result<Response<Body>> {
+    let builder = exchange::builder(limits);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(Replay::of(answer))).await?;
     // It ends with the body, or when the client stops taking it.
     task::spawn_local(async move {
         if let Err(error) = connection.await {

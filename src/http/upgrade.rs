@@ -494,7 +494,7 @@ pub(super) fn upstream_request(
     let host = request.headers.get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
     forwarded::set(&mut headers, &request.headers, client, host);
-    let request = make(target, &headers);
+    let request = make(target, &headers).within(route.http.response_limits);
     match &*route.upstream.preamble(client.source(), client.server) {
         [] => request,
         preamble => request.behind(preamble),

@@ -4,7 +4,7 @@
 //! `101` that announces a body, two accept keys and bare line feeds, fails on a `100` or `103` before
 //! the `101`, and compares the whole `Connection` header with `Upgrade`.
 
-use std::{fmt, io, mem::MaybeUninit, str};
+use std::{fmt, io, str};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -16,16 +16,13 @@ use crate::{
     websocket::{
         Opened,
         extension::{self, Agreement, Offer},
-        handshake::{VERSION, find_head_end, has_bare_line_feed, list, lower_version},
+        handshake::{
+            NoAnswer, ResponseLimits, VERSION, find_head_end, has_bare_line_feed, list,
+            lower_version, read_answer,
+        },
         subprotocol::Shown,
     },
 };
-
-/// How much of an answer is read while looking for the end of its head, in bytes.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-
-/// How many header lines an answer may have.
-const MAX_HEADERS: usize = 100;
 
 /// How many interim answers (`100`, `103`) are skipped.
 const MAX_INTERIM_ANSWERS: usize = 10;
@@ -39,6 +36,7 @@ pub struct OpeningRequest {
     /// How much of `head` is the preamble.
     preamble_bytes: u16,
     expected: Expected,
+    limits: ResponseLimits,
 }
 
 /// What the upstream may choose.
@@ -113,7 +111,14 @@ impl OpeningRequest {
             head: head.into(),
             preamble_bytes: 0,
             expected,
+            limits: ResponseLimits::default(),
         }
+    }
+
+    /// The same request, whose answers are within `limits`.
+    #[must_use]
+    pub fn within(self, limits: ResponseLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The same request on a connection that begins with `preamble`.
@@ -278,10 +283,11 @@ pub(super) async fn perform<S: Stream>(
     let key = generate_key();
     stream.write_all(&request.with_key(&key)).await?;
 
+    let limits = request.limits;
     let mut received = BytesMut::with_capacity(1024);
     for _ in 0..=MAX_INTERIM_ANSWERS {
-        let mut head = read_head(&mut stream, &mut received).await?;
-        let answer = Answer::parse(&head)?;
+        let mut head = read_head(&mut stream, &mut received, limits).await?;
+        let answer = Answer::parse(&head, limits)?;
         match answer.status {
             StatusCode::SWITCHING_PROTOCOLS => {
                 answer.check(&key)?;
@@ -309,20 +315,26 @@ pub(super) async fn perform<S: Stream>(
 async fn read_head<S: Stream>(
     stream: &mut S,
     received: &mut BytesMut,
+    limits: ResponseLimits,
 ) -> Result<BytesMut, AnswerError<S>> {
+    let max_bytes = limits.max_header_bytes as usize;
+    let too_large = || Broken("header section too large");
     let mut searched = 0;
     loop {
         if !may_be_http(received) {
             return Err(Broken("not HTTP").into());
         }
         if let Some(end) = find_head_end(received, searched) {
+            if end > max_bytes {
+                return Err(too_large().into());
+            }
             let mut head = received.split_to(end);
             lower_version(&[], &mut head);
             return Ok(head);
         }
         searched = received.len();
-        if searched >= MAX_HEAD_BYTES {
-            return Err(Broken("header section too large").into());
+        if searched >= max_bytes {
+            return Err(too_large().into());
         }
         if stream.read_buf(received).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -347,17 +359,17 @@ struct Answer {
 }
 
 impl Answer {
-    fn parse(head: &[u8]) -> Result<Self, Broken> {
-        // Not initialized: that would cost as much as the parsing of a short head.
-        let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            head,
-            &mut lines,
-        );
-        let is_complete = status.is_ok_and(|status| status.is_complete());
-        let (true, Some(version), Some(code)) = (is_complete, parsed.version, parsed.code) else {
+    fn parse(head: &[u8], limits: ResponseLimits) -> Result<Self, Broken> {
+        let max_headers = usize::from(limits.max_headers);
+        let read = read_answer(head, max_headers, |parsed| Self::of(head, parsed));
+        read.map_err(|no_answer| match no_answer {
+            NoAnswer::Malformed => Broken("not HTTP"),
+            NoAnswer::TooManyHeaders => Broken("too many headers"),
+        })?
+    }
+
+    fn of(head: &[u8], parsed: &httparse::Response<'_, '_>) -> Result<Self, Broken> {
+        let (Some(version), Some(code)) = (parsed.version, parsed.code) else {
             return Err(Broken("not HTTP"));
         };
         let mut headers = HeaderMap::with_capacity(parsed.headers.len());

@@ -1,5 +1,7 @@
 //! What both sides of an opening handshake share (RFC 6455 §4).
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use memchr::memchr_iter;
@@ -14,6 +16,68 @@ pub struct Opened<S> {
     pub stream: S,
     /// Bytes that the HTTP parser read beyond the handshake: they are frames.
     pub read_buf: Bytes,
+}
+
+/// How long the header section of an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseLimits {
+    /// In bytes; default 64 KiB.
+    pub max_header_bytes: u32,
+    /// In header lines; default 100.
+    pub max_headers: u16,
+}
+
+impl Default for ResponseLimits {
+    fn default() -> Self {
+        Self {
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+        }
+    }
+}
+
+/// For how many header lines there is room without an allocation.
+const USUAL_HEADERS: usize = 100;
+
+/// A head that is not that of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It cannot be read.
+    Malformed,
+    /// It has more header lines than it may have.
+    TooManyHeaders,
+}
+
+/// Reads the whole `head` of an answer that has at most `max_headers` header lines.
+///
+/// # Errors
+///
+/// It is none, or has more of them.
+pub fn read_answer<T>(
+    head: &[u8],
+    max_headers: usize,
+    read: impl FnOnce(&httparse::Response<'_, '_>) -> T,
+) -> Result<T, NoAnswer> {
+    // Not initialized: that would cost as much as the parsing of a short head.
+    let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+    let mut many = Vec::new();
+    let config = httparse::ParserConfig::default();
+    let mut answer = httparse::Response::new(&mut []);
+    let mut parsed = config.parse_response_with_uninit_headers(&mut answer, head, &mut usual);
+    if parsed == Err(httparse::Error::TooManyHeaders) && max_headers > USUAL_HEADERS {
+        many.resize(max_headers, MaybeUninit::uninit());
+        answer = httparse::Response::new(&mut []);
+        parsed = config.parse_response_with_uninit_headers(&mut answer, head, &mut many);
+    }
+    match parsed {
+        Ok(httparse::Status::Complete(_)) if answer.headers.len() <= max_headers => {
+            Ok(read(&answer))
+        }
+        Ok(httparse::Status::Complete(_)) | Err(httparse::Error::TooManyHeaders) => {
+            Err(NoAnswer::TooManyHeaders)
+        }
+        Ok(httparse::Status::Partial) | Err(_) => Err(NoAnswer::Malformed),
+    }
 }
 
 /// The elements of a comma-separated list header, which may span several header lines

@@ -436,6 +436,8 @@ max_idle_connections = 9038
 idle_timeout = "9039ms"
 response_timeout = "9040ms"
 body_timeout = "9041ms"
+max_response_header_bytes = "9047B"
+max_response_headers = 948
 [route.breaker]
 failures = 9042
 cooldown = "9043ms"

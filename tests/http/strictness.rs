@@ -1,7 +1,10 @@
 //! What is refused, what is repaired and what passes: the rows S, R, U and F of the
 //! catalogue, each as bytes in and a verdict out.
 
-use readygate::route::{Accept, NonAscii, Route};
+use readygate::{
+    route::{Accept, NonAscii, Route},
+    upstream::ResponseLimits,
+};
 
 use crate::support::{Exchange, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
 
@@ -443,6 +446,45 @@ async fn an_ambiguous_answer_is_502_and_its_connection_is_closed() {
         );
         assert!(!got.contains("abc"), "{row} {start:?}: {got}");
         exchange.stream.read_to_end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_have_as_long_a_head_as_its_route_says() {
+    let upstream = Upstream::listen().await;
+    let with = |max_header_bytes, max_headers| {
+        let mut route = upstream.route();
+        route.http.response_limits = ResponseLimits {
+            max_header_bytes,
+            max_headers,
+        };
+        Proxy::start(config(vec![route]))
+    };
+    let usual = with(64 * 1024, 100);
+    let large = with(256 * 1024, 1000);
+    let small = with(8 * 1024, 10);
+    let long = |kib: usize| "X: ".to_owned() + &"x".repeat(kib * 1024);
+    let lines = |count: usize| vec!["X: y"; count].join("\r\n");
+    for (name, proxy, lines, expected) in [
+        ("usual", &usual, long(60), "200"),
+        ("usual", &usual, long(70), "502"),
+        ("large", &large, long(250), "200"),
+        ("large", &large, long(260), "502"),
+        ("small", &small, long(7), "200"),
+        ("small", &small, long(9), "502"),
+        ("usual", &usual, lines(99), "200"),
+        ("usual", &usual, lines(100), "502"),
+        ("large", &large, lines(999), "200"),
+        ("large", &large, lines(1000), "502"),
+        ("small", &small, lines(9), "200"),
+        ("small", &small, lines(10), "502"),
+    ] {
+        let (got, ()) = tokio::join!(proxy.exchange(GET), async {
+            let mut exchange = upstream.accept().await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{lines}\r\n\r\nok");
+            exchange.answer(&head).await;
+        });
+        assert_eq!(&got[9..12], expected, "{name} {}", &lines[..9]);
     }
 }
 

@@ -16,10 +16,12 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
-use super::{Flaw, body_end, no_lines};
+use super::{Flaw, body_end};
 use crate::{
     http::head::write_headers,
-    websocket::handshake::{find_head_end, has_bare_line_feed, lower_version},
+    websocket::handshake::{
+        NoAnswer, ResponseLimits, find_head_end, has_bare_line_feed, lower_version, read_answer,
+    },
 };
 
 /// How many `1xx` answers may come before the final one.
@@ -48,7 +50,7 @@ impl Interim {
 /// Follows the answers of one connection to an upstream.
 #[derive(Debug)]
 pub struct Answers {
-    max_header_bytes: usize,
+    limits: ResponseLimits,
     /// Whether a final head is still to come.
     is_expecting: bool,
     has_begun: bool,
@@ -61,12 +63,11 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// A connection that nothing has been asked on, whose answers have heads of at most
-    /// `max_header_bytes`.
+    /// A connection that nothing has been asked on, whose answers have heads within `limits`.
     #[must_use]
-    pub fn new(max_header_bytes: usize) -> Self {
+    pub fn new(limits: ResponseLimits) -> Self {
         Self {
-            max_header_bytes,
+            limits,
             is_expecting: false,
             has_begun: false,
             partial: BytesMut::new(),
@@ -133,16 +134,20 @@ impl Answers {
             return end - known;
         }
         self.searched = self.partial.len();
-        if self.searched > self.max_header_bytes {
+        if self.searched > self.limits.max_header_bytes as usize {
             self.refuse("header section too large");
         }
         bytes.len()
     }
 
     fn judge(&mut self, head: &mut [u8]) {
-        let mut judged = judge(head);
+        if head.len() > self.limits.max_header_bytes as usize {
+            return self.refuse("header section too large");
+        }
+        let max_headers = usize::from(self.limits.max_headers);
+        let mut judged = judge(head, max_headers);
         if judged.is_err() && lower_version(&[], head) {
-            judged = judge(head);
+            judged = judge(head, max_headers);
         }
         match judged {
             Ok(None) => self.is_expecting = false,
@@ -166,18 +171,18 @@ impl Answers {
 
 /// The interim answer that `head` is, `None` when it is a final one, if there is only one
 /// way to read it.
-fn judge(head: &[u8]) -> Result<Option<Interim>, &'static str> {
+fn judge(head: &[u8], max_headers: usize) -> Result<Option<Interim>, &'static str> {
     if has_bare_line_feed(head) {
         return Err("bare line feed");
     }
-    let mut lines = no_lines();
-    let mut answer = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut answer,
-        head,
-        &mut lines,
-    );
-    let (Ok(httparse::Status::Complete(_)), Some(code)) = (parsed, answer.code) else {
+    read_answer(head, max_headers, judge_parsed).map_err(|no_answer| match no_answer {
+        NoAnswer::Malformed => "malformed answer",
+        NoAnswer::TooManyHeaders => "too many headers",
+    })?
+}
+
+fn judge_parsed(answer: &httparse::Response<'_, '_>) -> Result<Option<Interim>, &'static str> {
+    let Some(code) = answer.code else {
         return Err("malformed answer");
     };
     if matches!(code, 100 | 102..=199) {
@@ -211,7 +216,10 @@ mod tests {
 
     /// What one connection's `input` says, which arrives in pieces of `piece` bytes.
     fn watched(input: &str, piece: usize) -> Answers {
-        let mut answers = Answers::new(1024);
+        let mut answers = Answers::new(ResponseLimits {
+            max_header_bytes: 1024,
+            max_headers: 3,
+        });
         answers.expect();
         for piece in input.to_owned().into_bytes().chunks_mut(piece) {
             answers.watch(piece);

@@ -360,12 +360,51 @@ async fn what_is_not_http_is_broken_at_its_first_bytes() {
 
 #[tokio::test]
 async fn an_endless_head_is_broken_at_the_limit() {
-    let endless = "HTTP/1.1 101 x\r\nx: ".to_owned() + &"x".repeat(2 * MAX_HEAD_BYTES);
+    let endless = "HTTP/1.1 101 x\r\nx: ".to_owned() + &"x".repeat(128 * 1024);
 
     assert_eq!(
         why_broken(&request(None), &endless).await,
         "header section too large"
     );
+}
+
+#[tokio::test]
+async fn an_answer_may_be_as_long_as_the_route_says() {
+    let limits = |max_header_bytes, max_headers| ResponseLimits {
+        max_header_bytes,
+        max_headers,
+    };
+    let usual = ResponseLimits::default();
+    let long = "X: ".to_owned() + &"x".repeat(60 * 1024);
+    let longer = "X: ".to_owned() + &"x".repeat(70 * 1024);
+    let lines = |count: usize| vec!["X: y"; count].join("\r\n");
+    for (lines, limits, broken) in [
+        (&long, usual, None),
+        (&longer, usual, Some("header section too large")),
+        (&longer, limits(128 * 1024, 100), None),
+        (
+            &long,
+            limits(8 * 1024, 100),
+            Some("header section too large"),
+        ),
+        (&lines(97), usual, None),
+        (&lines(98), usual, Some("too many headers")),
+        (&lines(497), limits(64 * 1024, 500), None),
+        (
+            &lines(498),
+            limits(64 * 1024, 500),
+            Some("too many headers"),
+        ),
+        (&lines(7), limits(64 * 1024, 10), None),
+        (&lines(8), limits(64 * 1024, 10), Some("too many headers")),
+    ] {
+        let request = request(None).within(limits);
+        let answer = answer_with(&[lines]);
+        match broken {
+            None => assert!(perform_with(&request, &answer).await.is_ok(), "{limits:?}"),
+            Some(reason) => assert_eq!(why_broken(&request, &answer).await, reason, "{limits:?}"),
+        }
+    }
 }
 
 #[tokio::test]
