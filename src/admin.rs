@@ -32,7 +32,7 @@
 //!   "sessions": [ { "id": 7, "worker": 0, "client": "192.0.2.1:5000", "path": "/chat",
 //!     "route": "chat.example/", "http": "1.1", "state": "accepted", "started_unix_ms": 1,
 //!     "age_ms": 1, "gate_timeout_ms": 30000, "on_timeout": "close",
-//!     "attempts": 3, "last_connect_error": "connection refused",
+//!     "upstream_address": null, "attempts": 3, "last_connect_error": "connection refused",
 //!     "connected_ms": null, "ready_ms": null, "accepted": 4, "delivered": 0,
 //!     "queue": { "messages": 4, "messages_limit": 1000, "bytes": 600, "bytes_limit": 1048576,
 //!       "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } } } ] }

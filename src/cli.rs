@@ -10,6 +10,7 @@ mod demo;
 mod explain;
 mod operate;
 mod serve;
+mod sessions;
 mod version;
 
 use std::{
@@ -119,6 +120,12 @@ enum Command {
     ///
     /// For images in which there is nothing else to ask with.
     Healthcheck(operate::Healthcheck),
+    /// Show the sessions of a readygate that runs, or one of them in whole
+    Sessions(sessions::Sessions),
+    /// Tell a readygate that runs to read its configuration again
+    ///
+    /// It is what SIGHUP does, too; this says what is different, or what is wrong.
+    Reload(operate::Reload),
     /// Tell a readygate that runs to take no new clients and to end
     ///
     /// For preStop in Kubernetes and its like. It is what SIGTERM does, too.
@@ -292,6 +299,8 @@ impl Command {
             Self::Config(config) => config.execute(),
             Self::Explain(explain) => explain.execute(),
             Self::Healthcheck(healthcheck) => healthcheck.execute(),
+            Self::Sessions(sessions) => sessions.execute(),
+            Self::Reload(reload) => reload.execute(),
             Self::Drain(drain) => drain.execute(),
             Self::Demo(demo) => demo.execute(),
             Self::Completions { shell } => complete(shell),

@@ -10,6 +10,7 @@ mod tcp;
 
 use std::{
     io::{self, IoSlice},
+    net::SocketAddr,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
@@ -100,6 +101,16 @@ impl Transport {
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The address of the peer's end; `None` where that is no TCP connection.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_address(),
+            Self::Unix(_) | Self::Http2(_) => None,
+        }
     }
 
     /// The application protocol that the TLS handshake has chosen (RFC 7301), such as

@@ -146,11 +146,16 @@ async fn try_until<T>(
             }
             Err(error) => match error.failure() {
                 Some(failure) => {
-                    attempts.note(failure, error);
+                    attempts.note_failure(failure, error);
                     patience.fail(endpoint, failure, error);
                 }
                 None => attempts.take_back(),
             },
+        }
+        if let Ok(switched) = &outcome
+            && let Some(address) = switched.opened.stream.peer_address()
+        {
+            attempts.note_address(address);
         }
         if let Some(judgement) = judge(outcome) {
             return judgement;

@@ -1,14 +1,24 @@
-//! Commands that ask the admin listener of a readygate that runs: `healthcheck`, `drain`.
+//! Commands that ask the admin listener of a readygate that runs: `healthcheck`, `reload`,
+//! `drain`.
 //!
 //! Images without a shell and curl have no other way to do so.
 
-use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal},
+    net::IpAddr,
+    path::PathBuf,
+    pin::pin,
+    time::Duration,
+};
 
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use tokio::{task, time};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 
 use super::{ConfigurationError, Exit, chain, configuration, print, report, runtime};
 use crate::{
@@ -20,11 +30,14 @@ use crate::{
     },
 };
 
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take; a configuration may be read for 5 s.
+const TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How often it is looked whether a process that drains is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often it is shown how far that is.
+const SHOW_AGAIN: Duration = Duration::from_millis(500);
 
 const HEALTHCHECK: &str = "\
 Examples:
@@ -39,6 +52,20 @@ Exit status:
   1   it is not, or does not answer
   2   the command line is wrong
   78  the configuration is wrong";
+
+const RELOAD: &str = "\
+Examples:
+  readygate reload
+      Have ./proxy.toml read again, and say what is different.
+
+  readygate reload --admin unix:/run/readygate/admin.sock
+      Tell the one with this admin listener.
+
+Exit status:
+  0   what the file says is in effect, for new sessions
+  1   nobody listens, or there is no answer
+  2   the command line is wrong
+  78  the file is wrong, or says what only a restart can change; nothing of it is in effect";
 
 const DRAIN: &str = "\
 Examples:
@@ -56,7 +83,7 @@ Exit status:
 
 /// Which readygate is meant.
 #[derive(Args, Debug)]
-struct Which {
+pub(super) struct Which {
     /// Ask the admin listener at ADDR: IP:PORT or unix:PATH
     ///
     /// Otherwise it is the one of the configuration file, and 127.0.0.1:9901 without a file.
@@ -73,6 +100,13 @@ pub(super) struct Healthcheck {
     /// Ask whether it takes new clients, too: it does not while it drains, or without room for them
     #[arg(long)]
     ready: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = RELOAD)]
+pub(super) struct Reload {
     #[command(flatten)]
     which: Which,
 }
@@ -98,6 +132,16 @@ impl Healthcheck {
     }
 }
 
+impl Reload {
+    pub(super) fn execute(&self) -> Exit {
+        self.which.ask_with(async |listener| {
+            let text = listener.ask(Method::POST, "/reload").await?;
+            print(&(text + "\n"));
+            Ok(())
+        })
+    }
+}
+
 impl Drain {
     pub(super) fn execute(&self) -> Exit {
         self.which.ask_with(async |listener| {
@@ -106,15 +150,25 @@ impl Drain {
                 print(&(text + "\n"));
                 return Ok(());
             };
-            let gone = time::timeout(wait, listener.gone());
-            gone.await.map_err(|_elapsed| Unanswered::StillThere(wait))
+            let gone = async {
+                if io::stderr().is_terminal() {
+                    listener.gone_with_progress(wait).await;
+                } else {
+                    listener.gone().await;
+                }
+            };
+            let gone = time::timeout(wait, gone).await;
+            gone.map_err(|_elapsed| Unanswered::StillThere(wait))
         })
     }
 }
 
 impl Which {
     /// Does what is to be done with the listener.
-    fn ask_with(&self, ask: impl AsyncFnOnce(Listener) -> Result<(), Unanswered>) -> Exit {
+    pub(super) fn ask_with(
+        &self,
+        ask: impl AsyncFnOnce(Listener) -> Result<(), Unanswered>,
+    ) -> Exit {
         let listener = match self.listener() {
             Ok(Some(listener)) => listener,
             Ok(None) => {
@@ -129,6 +183,11 @@ impl Which {
         };
         match asked {
             Ok(()) => Exit::Success,
+            // What is wrong with a configuration is in the form in which it is shown.
+            Err(Unanswered::Refused(StatusCode::UNPROCESSABLE_ENTITY, problems)) => {
+                eprintln!("{problems}");
+                Exit::Configuration
+            }
             Err(error) => {
                 report(&chain(&error));
                 Exit::Failure
@@ -151,7 +210,7 @@ impl Which {
 
 /// Why an admin listener has not done what it was asked for.
 #[derive(Debug, thiserror::Error)]
-enum Unanswered {
+pub(super) enum Unanswered {
     #[error("nobody listens there for admin requests")]
     Unreachable(#[from] DialError),
     #[error("no answer within {TIMEOUT:?}")]
@@ -167,11 +226,11 @@ enum Unanswered {
 }
 
 /// Where an admin listener is.
-struct Listener(ListenAddress);
+pub(super) struct Listener(ListenAddress);
 
 impl Listener {
     /// The text of an answer with a status that means success.
-    async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
         let (status, text) = time::timeout(TIMEOUT, self.exchange(method, path))
             .await
             .map_err(|_elapsed| Unanswered::Silent)??;
@@ -204,6 +263,32 @@ impl Listener {
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// The same for whoever looks on: a line on standard error says how many sessions are left.
+    async fn gone_with_progress(&self, wait: Duration) {
+        let began = Instant::now();
+        let mut gone = pin!(self.gone());
+        loop {
+            let left = self.ask(Method::GET, "/sessions?limit=1").await.ok();
+            let left = left.and_then(|text| {
+                let sessions: serde_json::Value = serde_json::from_str(&text).ok()?;
+                sessions["total"].as_u64()
+            });
+            let left = match left {
+                Some(1) => "1 session is left".to_owned(),
+                Some(sessions) => format!("{sessions} sessions are left"),
+                None => "no answer".to_owned(),
+            };
+            let waited = began.elapsed().as_secs_f64();
+            let most = wait.as_secs_f64();
+            // Over the line before it.
+            eprint!("\r\x1b[Kdraining: {left}; {waited:.0} of {most:.0} s");
+            if time::timeout(SHOW_AGAIN, gone.as_mut()).await.is_ok() {
+                break;
+            }
+        }
+        eprintln!("\r\x1b[Kgone after {:.1} s", began.elapsed().as_secs_f64());
     }
 
     /// Resolves when the process that drains has ended, or another one is in its place.

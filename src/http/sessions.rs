@@ -28,6 +28,7 @@ use crate::{
     route::Route,
     session::{Record, Report},
     telemetry::{access_log, trace::Trace},
+    upstream::Address,
 };
 
 /// How few sessions it takes until memory is given back.
@@ -115,6 +116,17 @@ impl Running {
     #[must_use]
     pub fn route_label(&self) -> &str {
         &self.route_label
+    }
+
+    /// The address of the upstream that it is, or was, connected to; for the log and the admin
+    /// listener only.
+    #[must_use]
+    pub fn upstream_address(&self) -> Option<String> {
+        self.record.connected_after()?;
+        match &self.route.upstream.address {
+            Address::Unix(path) => Some(format!("unix:{}", path.display())),
+            Address::Tcp { .. } => Some(self.record.attempts().address()?.to_string()),
+        }
     }
 
     /// What it has done so far.
@@ -305,6 +317,7 @@ impl Entry {
             totals.add_record(&running.record);
             totals.add_end(&running.record, &report.cause);
         });
+        let upstream_address = running.upstream_address();
         let origin = access_log::Origin {
             session: running.id,
             request_id: running.request_id(),
@@ -313,6 +326,7 @@ impl Entry {
             is_http2: running.is_http2,
             path: running.path(),
             route: running.route_label(),
+            upstream_address: upstream_address.as_deref(),
         };
         access_log::session_ended(report, origin);
     }

@@ -31,6 +31,8 @@ pub struct Origin<'a> {
     pub path: &'a str,
     /// The name of its route.
     pub route: &'a str,
+    /// The address of the upstream that it was connected to.
+    pub upstream_address: Option<&'a str>,
 }
 
 /// A request that did not become a session.
@@ -126,6 +128,7 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
         client_bytes = report.traffic.client_bytes,
         upstream_bytes = report.traffic.upstream_bytes,
         upstream_messages = report.traffic.upstream_messages,
+        upstream_address = origin.upstream_address,
         upstream_attempts = report.attempts,
         upstream_error = report.last_connect_error.as_deref(),
         trail = %report.trail,

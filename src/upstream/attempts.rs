@@ -1,6 +1,9 @@
 //! How often an upstream was tried for one session, and why that failed.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+};
 
 macro_rules! failures {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -66,14 +69,17 @@ pub struct Attempts {
     answers: Cell<u16>,
     /// Whether the latest thing that has happened is the upstream's fault.
     is_blamed: Cell<bool>,
-    /// In a box, because most sessions have none.
-    failed: RefCell<Option<Box<Failed>>>,
+    /// In a box, because there is none while nothing has come of an attempt, and a tunnel does not
+    /// look at it.
+    outcomes: RefCell<Option<Box<Outcomes>>>,
 }
 
-#[derive(Clone, Debug)]
-struct Failed {
-    counts: FailureCounts,
-    last_error: String,
+#[derive(Clone, Debug, Default)]
+struct Outcomes {
+    failures: FailureCounts,
+    last_error: Option<Box<str>>,
+    /// Where the latest that succeeded has connected, over TCP.
+    address: Option<SocketAddr>,
 }
 
 impl Attempts {
@@ -82,7 +88,7 @@ impl Attempts {
         self.count.set(earlier.get());
         self.answers.set(earlier.answers.get());
         self.is_blamed.set(earlier.is_blamed.get());
-        self.failed.replace(earlier.failed.borrow().clone());
+        self.outcomes.replace(earlier.outcomes.borrow().clone());
     }
 
     /// Counts one more.
@@ -129,34 +135,48 @@ impl Attempts {
         self.is_blamed.get()
     }
 
+    /// The address that has answered with a `101`, for the log: `None` before, and for a Unix
+    /// socket.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.outcomes.borrow().as_ref()?.address
+    }
+
+    pub(super) fn note_address(&self, address: SocketAddr) {
+        self.note(|outcomes| outcomes.address = Some(address));
+    }
+
     /// How many of them failed, and why.
     #[must_use]
     pub fn failures(&self) -> FailureCounts {
-        let failed = self.failed.borrow();
-        failed.as_ref().map_or_else(<_>::default, |it| it.counts)
+        let outcomes = self.outcomes.borrow();
+        outcomes
+            .as_ref()
+            .map_or_else(<_>::default, |it| it.failures)
     }
 
     /// Why the latest failed attempt failed, for the log: it may name addresses.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
-        let failed = self.failed.borrow();
-        failed.as_ref().map(|failed| failed.last_error.clone())
+        let outcomes = self.outcomes.borrow();
+        let last_error = outcomes.as_ref()?.last_error.as_ref();
+        last_error.map(ToString::to_string)
     }
 
-    pub(super) fn note(&self, failure: Failure, error: &impl ToString) {
-        let mut failed = self.failed.borrow_mut();
-        let failed = failed.get_or_insert_with(|| {
-            Box::new(Failed {
-                counts: FailureCounts::default(),
-                last_error: String::new(),
-            })
+    pub(super) fn note_failure(&self, failure: Failure, error: &impl ToString) {
+        self.note(|outcomes| {
+            let count = &mut outcomes.failures[failure as usize];
+            *count = count.saturating_add(1);
+            outcomes.last_error = Some(error.to_string().into());
         });
         self.is_blamed.set(failure.blames_upstream());
         if failure == Failure::Unavailable {
             self.count_answer();
         }
-        let count = &mut failed.counts[failure as usize];
-        *count = count.saturating_add(1);
-        failed.last_error = error.to_string();
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Outcomes)) {
+        let mut outcomes = self.outcomes.borrow_mut();
+        note(outcomes.get_or_insert_default());
     }
 }

@@ -403,7 +403,7 @@ impl Tries for &Attempts {
     }
 
     fn note(self, error: &DialError) {
-        Attempts::note(self, Failure::Unreachable, error);
+        self.note_failure(Failure::Unreachable, error);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `readygate healthcheck` and `drain`: asking one that runs.
+//! `readygate healthcheck`, `sessions`, `reload` and `drain`: asking one that runs.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -28,7 +28,12 @@ impl Running {
             "--admin",
             admin,
         ];
-        let mut process = readygate(directory, &arguments)
+        Self::launch(directory, &arguments)
+    }
+
+    /// Starts one with these arguments.
+    fn launch(directory: &Path, arguments: &[&str]) -> Self {
+        let mut process = readygate(directory, arguments)
             .stdout(Stdio::piped())
             .spawn()
             .map(Killed)
@@ -110,6 +115,84 @@ fn a_process_that_does_not_end_in_time_is_still_there_and_not_ready() {
         stderr(&ready)
     );
     assert!(stderr(&ready).contains("draining"), "{}", stderr(&ready));
+}
+
+#[test]
+fn a_reload_says_what_is_different_or_what_is_wrong() {
+    let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"\n";
+    let top = "listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n";
+    let directory = directory_with("proxy.toml", &format!("{top}{route}"));
+    let running = Running::launch(directory.path(), &["run"]);
+    let change = |settings: &str| {
+        let text = format!("{top}{settings}\n{route}");
+        std::fs::write(directory.path().join("proxy.toml"), text).unwrap();
+        run(directory.path(), &["reload", "--admin", &running.admin])
+    };
+
+    let taken = change("drain.grace = \"3s\"");
+    let refused = change("drain.grace = 3");
+    let fixed = change("workers = 7");
+
+    assert_eq!(taken.status.code(), Some(0), "{}", stderr(&taken));
+    assert_eq!(stdout(&taken), "reloaded\ndrain.grace: \"8s\" -> \"3s\"\n");
+    assert_eq!(refused.status.code(), Some(78));
+    assert_eq!(stdout(&refused), "");
+    let problems = stderr(&refused);
+    assert!(
+        problems.starts_with("error: `3` is not a duration\n"),
+        "{problems}"
+    );
+    assert!(problems.ends_with("\nnot reloaded\n"), "{problems}");
+    assert_eq!(fixed.status.code(), Some(78));
+    assert!(stderr(&fixed).contains("workers cannot change while"));
+}
+
+#[test]
+fn sessions_are_a_table_and_one_of_them_is_told_in_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(directory.path(), "http://127.0.0.1:1", "127.0.0.1:0");
+    let mut client = TcpStream::connect(&running.traffic).unwrap();
+    client
+        .write_all(
+            b"GET /agent?token=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+              Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\x81\x82\0\0\0\0hi",
+        )
+        .unwrap();
+    client.read_exact(&mut [0; 16]).unwrap();
+    let ask = |arguments: &[&str]| {
+        let admin = ["--admin", &running.admin];
+        run(
+            directory.path(),
+            &[&["sessions"], arguments, &admin].concat(),
+        )
+    };
+    // The message is there, and an attempt has failed.
+    let waiting = loop {
+        let waiting = ask(&["--waiting", "--route", "/"]);
+        let line = stdout(&waiting).lines().nth(1).unwrap_or_default();
+        if line.contains("0/1") && line.contains("attempts: ") {
+            break waiting;
+        }
+    };
+
+    let lines: Vec<_> = stdout(&waiting).lines().collect();
+    assert!(lines[0].starts_with("ID  STATE "), "{lines:?}");
+    assert!(lines[1].starts_with("1   accepted "), "{lines:?}");
+    assert!(lines[1].contains(" /agent "), "{lines:?}");
+    assert!(!lines[1].contains("token"), "{lines:?}");
+    assert_eq!(lines[2..], ["1 of 1 shown, 1 in all"]);
+    let one = ask(&["1"]);
+    assert!(
+        stdout(&one).contains("\nledger              accepted 1, held 1\n"),
+        "{}",
+        stdout(&one)
+    );
+    assert!(stdout(&one).contains("accepted (client accepted)\n"));
+    let json = ask(&["--json"]);
+    assert!(stdout(&json).starts_with("{\n"), "{}", stdout(&json));
+    assert_eq!(ask(&["7"]).status.code(), Some(1));
+    assert_eq!(ask(&["--route", "a b&c"]).status.code(), Some(0));
 }
 
 #[test]

@@ -59,6 +59,82 @@ fn a_session_s_line_says_how_it_ended_and_what_it_is_called() {
 }
 
 #[test]
+fn a_session_s_line_has_the_address_of_its_upstream() {
+    let upstream = backend(&[]);
+    let mut program = Program::start(upstream, "", &[], &[]);
+
+    program.exchange(session("/chat", &[]));
+
+    let line = json(&program.line_with("session ended"));
+    assert_eq!(line["upstream_address"], upstream.to_string(), "{line}");
+    let text = format!(
+        "{BASE}[[route]]\nupstream = \"http://{}\"\n[route.gate]\ntimeout = \"50ms\"",
+        nowhere()
+    );
+    let mut program = Program::configured(&text, &[], &[]);
+    program.exchange(session("/chat", &[]));
+    let line = json(&program.line_with("session ended"));
+    assert!(line.get("upstream_address").is_none(), "{line}");
+}
+
+#[test]
+fn a_line_for_people_is_short_and_whole_at_debug() {
+    let gated = |upstream, timeout: &str| {
+        format!(
+            "{BASE}[[route]]\nupstream = \"http://{upstream}\"\n[route.gate]\n\
+             ready = {{ text = \"ready\" }}\ntimeout = \"{timeout}\"\n"
+        )
+    };
+    let held = [
+        handshake("/agent?token=1", &[]).as_bytes(),
+        b"\x81\x82\0\0\0\0hi\x81\x82\0\0\0\0hi",
+    ]
+    .concat();
+    let text = ["--log-format", "text"];
+    let mut program = Program::configured(&gated(backend(&[]), "300ms"), &text, &[]);
+    program.exchange(&held);
+    let line = program.line_with("/agent");
+    assert!(
+        line.contains(" WARN /agent 1013 ready_timeout after "),
+        "{line}"
+    );
+    assert!(line.ends_with(" s, 2 of 2 lost (#1)"), "{line}");
+
+    let mut program = Program::start(backend(&[]), "", &text, &[]);
+    program.exchange(session("/chat", &[]));
+    let line = program.line_with("/chat");
+    assert!(
+        line.contains(" INFO /chat 1000 client_closed after "),
+        "{line}"
+    );
+    assert!(line.ends_with(" s, 1 delivered (#1)"), "{line}");
+    program.exchange(get("/a/../b", &[]));
+    let line = program.line_with("/a/../b");
+    assert!(
+        line.contains(" INFO GET /a/../b 400 bad_request after "),
+        "{line}"
+    );
+
+    let nowhere = nowhere();
+    let mut program = Program::configured(&gated(nowhere, "300ms"), &text, &[]);
+    program.exchange(&held);
+    let line = program.line_with("/agent 1013");
+    assert!(
+        line.contains(&format!("(#1): cannot connect: {nowhere}: ")),
+        "{line}"
+    );
+
+    let whole = ["--log-format", "text", "--log-level", "debug"];
+    let mut program = Program::start(backend(&[]), "", &whole, &[]);
+    program.exchange(session("/chat", &[]));
+    let line = program.line_with("session ended");
+    assert!(
+        line.contains(" path=/chat ") && line.contains(" trail="),
+        "{line}"
+    );
+}
+
+#[test]
 fn the_id_in_an_answer_of_the_proxy_is_in_the_log() {
     let mut program = Program::start(backend(&[]), "", &[], &[]);
 
@@ -401,8 +477,9 @@ fn without_a_project_cloud_logging_gets_the_bare_trace() {
 }
 
 #[test]
-fn text_has_the_same_fields_in_one_line() {
-    let mut program = Program::start(backend(&[]), "", &["--log-format", "text"], &[]);
+fn text_has_the_same_fields_in_one_line_at_debug() {
+    let arguments = ["--log-format", "text", "--log-level", "debug"];
+    let mut program = Program::start(backend(&[]), "", &arguments, &[]);
 
     program.exchange(session("/a%20b", &[]));
 
