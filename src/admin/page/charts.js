@@ -73,17 +73,20 @@ class Chart {
   }
 }
 
-// The bound below which at least this share of all is; `null` is above the last one.
-function boundOf(histogram, share) {
-  let sum = 0;
-  const index = histogram.counts.findIndex((number) => (sum += number) >= share * histogram.count);
-  return histogram.le_s[index];
-}
-
-// As a few words: "2.5 s", or "over 120 s".
+// As a few words, for buckets know no more: "about 2.5 s", or "over 120 s". Where all are in one
+// bucket their mean is the best guess, and exact for a single one; otherwise they are taken to
+// be spread evenly over a bucket.
 function within(histogram, share) {
-  const seconds = boundOf(histogram, share);
-  return seconds === null ? `over ${bound(histogram.le_s.at(-2))}` : bound(seconds);
+  const { counts, le_s, count: all, sum_s } = histogram;
+  const wanted = share * all;
+  let below = 0;
+  const index = counts.findIndex((number) => (below += number) >= wanted);
+  const number = counts[index];
+  if (number === all) return wait(Math.round((1000 * sum_s) / all));
+  if (le_s[index] === null) return `over ${bound(le_s.at(-2))}`;
+  const from = index > 0 ? le_s[index - 1] : 0;
+  const part = (wanted - (below - number)) / number;
+  return `about ${wait(Math.round(1000 * (from + part * (le_s[index] - from))))}`;
 }
 
 // The buckets from the first to the last that has something, and one beside them.

@@ -100,3 +100,9 @@ function barLine(item) {
   };
   return node;
 }
+
+// A path in a cell, which is broken only where there is no room for more of it.
+function showPath(cell, path) {
+  cell.append(path);
+  cell.style.minWidth = `min(${path.length}ch, 20rem)`;
+}

@@ -6,7 +6,7 @@ const PHASES = [
     connecting: "the client’s handshake is checked",
     accepted: "the client is in, the upstream is tried",
     reconnecting: "the upstream was lost, and is tried again",
-    authenticated: "the upstream is connected, not ready",
+    authenticated: "any 101 of the upstream; not ready",
     services_ready: "a step on the way to ready",
   }],
   ["Passed on", {
@@ -149,7 +149,7 @@ function waitingRow(session) {
     ["Upstream", "path"],
   ]);
   link.append(sessionLink(session.id));
-  path.append(session.path);
+  showPath(path, session.path);
   const fill = element("div");
   const waited = element("span", { class: "now" });
   const deadline = element("span", { class: "note" });
@@ -161,7 +161,7 @@ function waitingRow(session) {
     setText(waited, wait(it.age_ms));
     setText(deadline, `of ${age(it.gate_timeout_ms)}`);
     fill.style.width = `${Math.min(100, (100 * it.age_ms) / it.gate_timeout_ms)}%`;
-    setText(messages, byPriority(it.queue.by_priority) || "nothing queued");
+    setText(messages, byPriority(it.queue.by_priority) || (it.queue.bytes > 0 ? "part of a message" : "nothing queued"));
     setText(size, it.queue.bytes > 0 ? bytes(it.queue.bytes) : "");
     setText(attempts, count(it.attempts));
     const isConnected = it.connected_ms !== null && it.state !== "reconnecting";

@@ -60,7 +60,7 @@ function listRow(session) {
   ]);
   const [link, state, path, client, lived, ready, queued, accepted] = cells;
   link.append(sessionLink(session.id));
-  path.append(session.path);
+  showPath(path, session.path);
   client.append(session.client);
   node.update = (it) => {
     setText(state, it.end ? `${it.state}: ${it.end.reason}` : it.state);
@@ -161,7 +161,7 @@ function showSession(it) {
   const limits = [
     { name: "Messages", text: `${count(queue.messages)} of ${count(queue.messages_limit)}`, share: queue.messages / queue.messages_limit },
     { name: "Bytes", text: `${bytes(queue.bytes)} of ${bytes(queue.bytes_limit)}`, share: queue.bytes / queue.bytes_limit },
-    { name: "By priority", text: byPriority(queue.by_priority) || "nothing is queued", share: null },
+    { name: "By priority", text: byPriority(queue.by_priority) || (queue.bytes > 0 ? "part of a message" : "nothing is queued"), share: null },
   ];
   keep(byId("session-queue"), limits, ({ name }) => name, barLine);
   const accepted = { name: "accepted", value: it.ledger.accepted };
