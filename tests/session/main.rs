@@ -12,6 +12,7 @@ mod hold;
 mod killed;
 mod large_frames;
 mod linger;
+mod out_of_order;
 mod overflow;
 mod property;
 mod restarts;
