@@ -28,7 +28,8 @@
 //! 3. [`session::run`] is the rest, in order: hold, flush, tunnel, close. It is generic over
 //!    byte streams and takes the connection attempt as a function: of TCP and HTTP it knows
 //!    nothing.
-//! 4. [`upstream`] connects: resolve, dial, opening handshake, validate, try again.
+//! 4. [`upstream`] connects, one trying for all while nobody listens: resolve, dial, opening
+//!    handshake, validate, try again.
 //! 5. The session's [`Report`](session::Report) becomes one log line in [`telemetry`].
 //!
 //! # Modules
@@ -48,7 +49,7 @@
 //! | `client` |  | where clients connect from, and whose word about that counts |
 //! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs, counts |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
-//! | `upstream` | `tls`, `transport`, `websocket` | resolve, dial, opening handshake, back-off |
+//! | `upstream` | `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
 //! | `matcher` |  | what a message is compared with |
 //! | `memory` |  | how much memory there may be, and is |
 //! | `transport` |  | the byte streams that there are |

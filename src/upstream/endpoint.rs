@@ -233,6 +233,7 @@ impl Endpoint {
         if let Some(error) = self.schedule.known_error() {
             return Err(DialError::Unreachable(error));
         }
+        let _waiting = self.wait();
         let seen = self.schedule.connections();
         let stream = match self.connect_once().await {
             Ok(stream) => stream,
