@@ -26,7 +26,8 @@
 //! bytes that is unread with what it lacks, for the whole connection, and ends that with
 //! `ENHANCE_YOUR_CALM`, all of its streams included, when half the connection's window is
 //! used up. So the window is larger than the streams need, and still only about seven of
-//! them, two where there is little memory, may be full of the smallest messages.
+//! them, two where there is little memory, may be full of the smallest messages; and where
+//! there is little, one that is full of bytes which came in a frame each is too many.
 
 //!
 //! # What one stream can do to the others
@@ -43,7 +44,7 @@
 //! | requests that are reset before they are looked at | goes on for as many as there may be streams at once; a flood ends it |
 //! | requests that are cancelled | goes on if they were there for [a while](activity), or as many are answered; ends after 200 otherwise |
 //! | more than 1024 streams that h2 resets: a body that is not as long as it says, a window that overflows | ends: those that translate HTTP/1.1 make no such frames |
-//! | small messages that are not read | ends, see above: a session that is held takes what comes at once, up to its queue's bounds |
+//! | small frames that are not read: of a session whose queue is full, or whose upstream takes nothing | ends, see above; hyper does not let its users set h2's budget, and without one each such frame would cost some 300 bytes of memory |
 //! | bytes that are not read while memory is short | ends after 5 s, see [`handle`] |
 //! | frames that HTTP/2 does not allow: behind the end of a stream, beyond a window, a section that is no HPACK, more than 100 `DATA` frames with nothing in them | ends (RFC 9113 §5.4.1): they are not what a client has said, but how the other end says it |
 //!
