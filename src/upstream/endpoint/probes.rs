@@ -5,8 +5,11 @@
 //! * They stop [`QUIET`] after the last refused session, so that an upstream that is scaled to
 //!   zero may sleep.
 //! * They are attempts of the endpoint's schedule: where sessions still wait, they add none.
+//! * There is one task at a time, and that it is over is noted once, under the lock under which it
+//!   is decided: whoever is refused behind that begins another one.
 
 use std::{
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,8 +27,8 @@ const QUIET: Duration = Duration::from_mins(1);
 /// How long nothing is tried when there are too few descriptors.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Default)]
-pub(super) struct Probes(Mutex<State>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probes(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -47,15 +50,17 @@ impl Probes {
         self.state().is_running
     }
 
-    /// Stops them if it is quiet; else when that will be.
-    fn stop_if_quiet(&self) -> Option<Instant> {
+    /// Begins them, for a session that is refused; `None`: they are made already.
+    pub(super) fn start(&self) -> Option<Running> {
         let mut state = self.state();
-        let quiet_at = state.quiet_at();
-        if quiet_at <= Instant::now() {
-            state.is_running = false;
+        state.refused_at = Some(Instant::now());
+        if mem::replace(&mut state.is_running, true) {
             return None;
         }
-        Some(quiet_at)
+        Some(Running {
+            probes: self.clone(),
+            has_stopped: false,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -70,25 +75,21 @@ impl Endpoint {
         if !self.schedule.is_absent() {
             return;
         }
-        let mut state = self.probes.state();
-        state.refused_at = Some(Instant::now());
-        if state.is_running {
-            return;
-        }
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        state.is_running = true;
+        let Some(running) = self.probes.start() else {
+            return;
+        };
         let endpoint = Arc::clone(self);
         runtime.spawn(async move {
-            let _running = Running(&endpoint.probes);
-            endpoint.try_for_the_refused().await;
+            endpoint.try_for_the_refused(running).await;
         });
     }
 
     /// Tries until somebody listens, or nobody is refused any more.
-    async fn try_for_the_refused(&self) {
-        while let Some(quiet_at) = self.probes.stop_if_quiet() {
+    async fn try_for_the_refused(&self, mut running: Running) {
+        while let Some(quiet_at) = running.stop_if_quiet() {
             if self.schedule.listens() || self.breaker.is_closed() {
                 return;
             }
@@ -103,11 +104,32 @@ impl Endpoint {
     }
 }
 
-/// They are made until this is dropped.
-struct Running<'a>(&'a Probes);
+/// They are made until this is dropped, or stops them.
+#[derive(Debug)]
+pub(super) struct Running {
+    probes: Probes,
+    has_stopped: bool,
+}
 
-impl Drop for Running<'_> {
+impl Running {
+    /// Stops them if it is quiet; else when that will be.
+    pub(super) fn stop_if_quiet(&mut self) -> Option<Instant> {
+        let mut state = self.probes.state();
+        let quiet_at = state.quiet_at();
+        if quiet_at > Instant::now() {
+            return Some(quiet_at);
+        }
+        state.is_running = false;
+        self.has_stopped = true;
+        None
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.state().is_running = false;
+        // Others may be made since.
+        if !self.has_stopped {
+            self.probes.state().is_running = false;
+        }
     }
 }

@@ -282,6 +282,21 @@ async fn the_proxys_own_attempts_stop_a_minute_after_the_last_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn attempts_that_begin_as_others_stop_are_known_to_be_made() {
+    let probes = Probes::default();
+    let mut first = probes.start().unwrap();
+    time::advance(61 * SECOND).await;
+    assert!(first.stop_if_quiet().is_none());
+    let second = probes.start().unwrap();
+
+    drop(first);
+
+    assert!(probes.is_running());
+    drop(second);
+    assert!(!probes.is_running());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_breaker_that_is_open_for_another_reason_is_not_closed_by_a_connection() {
     let endpoint = endpoint();
     endpoint.connect((), || async { Ok(()) }).await.unwrap();
