@@ -152,10 +152,11 @@ impl Schedule {
             series.backoff = Backoff::new(&self.retry);
         }
         let was_known = series.error.replace((error.kind(), error.to_string()));
-        // Of several that were under way at once the first counts.
+        series.tried_at = now;
+        // Of several that were under way at once the first counts, and none of the proxy's own,
+        // which do not wait for their turn in the series.
         if listened || series.next_at <= now {
             let wait = series.backoff.next(rand::random());
-            series.tried_at = now;
             series.next_at = now + wait;
         }
         drop(series);

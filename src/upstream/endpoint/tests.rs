@@ -282,6 +282,22 @@ async fn the_proxys_own_attempts_stop_a_minute_after_the_last_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_proxys_own_attempts_are_a_second_apart_however_long_the_waits_are() {
+    let mut settings = Settings::new(Address::Unix("/nowhere/upstream.sock".into()));
+    settings.retry.initial = 30 * SECOND;
+    settings.retry.max = 30 * SECOND;
+    let endpoint = Endpoint::new("/", &settings, BREAKER, &Names::default());
+    let mut port = Port::listening_in(60 * SECOND);
+    port.takes = SECOND / 100;
+    let _running = endpoint.probes.start().unwrap();
+
+    endpoint.connect((), || port.connect()).await.unwrap();
+
+    let attempts = port.attempts.get();
+    assert!((59..=62).contains(&attempts), "{attempts}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_that_begin_as_others_stop_are_known_to_be_made() {
     let probes = Probes::default();
     let mut first = probes.start().unwrap();
