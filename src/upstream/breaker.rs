@@ -16,7 +16,7 @@
 //!
 //! The cooldown is drawn out by a little at random, so that several proxies do not go half-open
 //! in step. While the proxy itself [tries](super::endpoint) an address at which nobody listens, it
-//! does not end: that client would only wait for the same.
+//! does not end, and half-open lets nobody through: that client would only wait for the same.
 //!
 //! # Invariants
 //!
@@ -180,6 +180,13 @@ pub(super) struct Ticket {
     trial: Option<u64>,
 }
 
+impl Ticket {
+    /// Whether it was let through half-open.
+    pub(super) const fn is_half_open(&self) -> bool {
+        self.trial.is_some()
+    }
+}
+
 impl Phase {
     const fn state(self) -> State {
         match self {
@@ -244,10 +251,7 @@ impl Breaker {
     /// # Errors
     ///
     /// It is open, or half-open and has no room.
-    pub(super) fn admit(
-        &self,
-        is_trying: impl FnOnce() -> bool,
-    ) -> Result<Option<Ticket>, Refused> {
+    pub(super) fn admit(&self, is_trying: impl Fn() -> bool) -> Result<Option<Ticket>, Refused> {
         match self.quick.load(Ordering::Relaxed) {
             OFF => return Ok(None),
             NOT_CLOSED => {}
@@ -269,7 +273,7 @@ impl Breaker {
     fn try_another(
         &self,
         inner: &mut Inner,
-        is_trying: impl FnOnce() -> bool,
+        is_trying: impl Fn() -> bool,
     ) -> Result<Option<u64>, Refused> {
         let now = Instant::now();
         let mut trials = match inner.phase {
@@ -278,7 +282,7 @@ impl Breaker {
                 let retry_after = until - now;
                 return Err(Refused { retry_after });
             }
-            Phase::Open { .. } if is_trying() => {
+            Phase::Open { .. } | Phase::HalfOpen { .. } if is_trying() => {
                 let retry_after = Duration::ZERO;
                 return Err(Refused { retry_after });
             }

@@ -155,8 +155,8 @@ impl Endpoint {
 
     /// Lets one more session through.
     ///
-    /// While nobody listens, a refusal has the proxy itself try for a minute: the breaker closes
-    /// without a client.
+    /// While nobody listens, a refusal has the proxy itself try for a minute, and so has a session
+    /// that is let through half-open: the breaker closes without a client.
     ///
     /// # Errors
     ///
@@ -166,6 +166,9 @@ impl Endpoint {
         match self.breaker.admit(|| self.is_trying()) {
             Ok(None) => Ok(Trial::default()),
             Ok(Some(ticket)) => {
+                if ticket.is_half_open() {
+                    self.probe();
+                }
                 let endpoint = Arc::clone(self);
                 Ok(Trial(Some(Admitted { endpoint, ticket })))
             }

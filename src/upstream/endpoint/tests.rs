@@ -298,6 +298,32 @@ async fn the_proxys_own_attempts_are_a_second_apart_however_long_the_waits_are()
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_hammer_do_not_get_through_half_open_while_nobody_listens() {
+    let (endpoint, folder) = on_socket();
+    open(&endpoint).await;
+    // Quiet for long enough that nobody tries any more.
+    time::sleep(120 * SECOND).await;
+    let mut let_through = 0;
+    for _ in 0..600 {
+        if let Ok(trial) = endpoint.admit() {
+            let_through += 1;
+            // Its client is not patient either.
+            let attempts = Attempts::default();
+            let _ = time::timeout(SECOND / 20, endpoint.connect_for(&attempts)).await;
+            drop(trial);
+        }
+        time::sleep(SECOND / 10).await;
+    }
+    assert!((1..=3).contains(&let_through), "{let_through}");
+
+    let path = folder.path().join("upstream.sock");
+    let _listener = tokio::net::UnixListener::bind(path).unwrap();
+    time::sleep(SECOND).await;
+
+    assert_eq!(endpoint.status().state, State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_that_begin_as_others_stop_are_known_to_be_made() {
     let probes = Probes::default();
     let mut first = probes.start().unwrap();
