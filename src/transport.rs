@@ -11,10 +11,15 @@ mod tcp;
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::AsFd,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
+use rustix::{
+    io::{Errno, retry_on_intr},
+    net::{RecvFlags, recv},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::{TcpStream, UnixStream},
@@ -50,6 +55,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         poll_read_into(self, context, buffer)
+    }
+
+    /// Whether nothing has come, if a read has just had to wait: where a socket is the stream's
+    /// own, that is asked, and not the reactor, who may not have looked since.
+    fn is_drained(&self) -> bool {
+        true
     }
 
     /// Whether it may be worth reading again after a read that did not fill its buffer; on
@@ -153,6 +164,16 @@ impl Stream for Transport {
         poll_read_into(self, context, buffer)
     }
 
+    fn is_drained(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => has_nothing(stream),
+            Self::Unix(stream) => has_nothing(stream),
+            Self::Tls(stream) => stream.get_ref().0.is_drained(),
+            // Another task reads its connection.
+            Self::Http2(_) => true,
+        }
+    }
+
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(context).map(|_| ()),
@@ -179,6 +200,18 @@ fn is_read_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
         Poll::Ready(Err(_)) => true,
         Poll::Pending => false,
     }
+}
+
+/// Whether nothing has come on `socket`, not even its end.
+fn has_nothing(socket: impl AsFd) -> bool {
+    let look = || {
+        recv(
+            &socket,
+            &mut [0_u8; 1],
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        )
+    };
+    retry_on_intr(look).is_err_and(|error| error == Errno::AGAIN)
 }
 
 impl AsyncRead for Transport {

@@ -128,13 +128,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             return;
         };
         if let Cause::UpstreamClosed(frame) = cause
-            && frame.code.is_some_and(CloseCode::is_success)
+            && frame.code.is_some_and(CloseCode::confirms)
         {
             session.confirm();
         }
         if cause.ends_upstream() {
             session.settle_all(Written::of(&upstream.peer.outbox));
-        } else if upstream.peer.is_silent() {
+        } else if !upstream.scanner.is_in_message() && upstream.peer.is_silent() {
             session.note_found_empty(&upstream.peer.outbox);
             upstream.was_silent = true;
         }
@@ -260,12 +260,15 @@ async fn progress_upstream<U: Stream>(
         return std::future::pending().await;
     };
     let is_told = party.is_told();
+    let is_between = !party.scanner.is_in_message() && party.peer.inbox.is_empty();
     let Party {
         peer, was_asked, ..
     } = party;
     let on_empty = |outbox: &Outbox| {
-        session.note_found_empty(outbox);
-        *was_asked |= is_told && outbox.is_empty();
+        if is_between {
+            session.note_found_empty(outbox);
+            *was_asked |= is_told && outbox.is_empty();
+        }
     };
     peer.progress_or(may_read, on_empty).await;
 }

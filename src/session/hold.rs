@@ -436,8 +436,9 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         })
     }
 
-    /// A drain has begun: a session that holds something may still become ready; one that
-    /// holds nothing waits for its turn, or for something to hold.
+    /// A drain has begun: a session that holds something, or of which something that is written
+    /// is not confirmed, may still become ready; any other waits for its turn, or for something
+    /// to hold.
     pub(super) fn start_drain(&mut self) {
         let drain = &self.context.drain;
         self.drain_deadline = Some(if self.session.ledger().is_settled() {
@@ -464,10 +465,15 @@ async fn progress_upstream<U: Stream>(
     may_read: bool,
     session: &Record,
 ) {
-    let Some(Link { peer, .. }) = link else {
+    let Some(Link { peer, tap, .. }) = link else {
         return std::future::pending().await;
     };
-    let on_empty = |outbox: &_| session.note_found_empty(outbox);
+    let is_between = tap.is_between_messages() && peer.inbox.is_empty();
+    let on_empty = |outbox: &_| {
+        if is_between {
+            session.note_found_empty(outbox);
+        }
+    };
     peer.progress_or(may_read, on_empty).await;
 }
 

@@ -14,28 +14,35 @@
 //!
 //! What comes from a socket that was found empty was not there before: when the upstream said
 //! `d`, `m1` and `m2` had been written, and an application that reads all there is before it
-//! says something has read them. Of `m3` nothing is known: `d` may have been on its way. What the upstream
-//! can say is
+//! says something has read them. Of `m3` nothing is known: `d` may have been on its way. While a
+//! part of what it says has come, its socket does not count as empty: the rest may have been
+//! written with that. What the upstream can say is
 //!
 //! * data: the end of a message;
 //! * a pong to a ping of the proxy's own. Its pings and its other pongs confirm nothing: libraries
 //!   send them on their own account;
 //! * the answer to the close frame that it was sent, which is the last thing that it reads. A close
-//!   frame is that answer when the socket was found empty after that frame was written, or
-//!   before it and the code is the same;
+//!   frame is that answer when the socket was found empty after that frame was written and it has
+//!   the same code, none, 1000 or 3000 to 4999; or when it was found empty before and the code is
+//!   the same;
 //! * a close frame of its own, but only with 1000 or 3000 to 4999: whoever closes need not work
 //!   on what it has got (RFC 6455 §5.5.1), and with another code it gives up.
 //!
-//! Empty is found where a read brings nothing. Nothing is read without need: where the reactor
-//! has noted nothing to read when a message has been written, that will do, too.
+//! Outside the tunnel the socket is asked whether it is empty. In the tunnel nothing is read
+//! without need: where the reactor has noted nothing to read when a message has been written, that
+//! will do. What has come since its worker last looked at its sockets, one turn of the worker ago,
+//! is taken for something said after that message.
 //! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
 //! *unknown*, before the client is told how many messages may be lost.
 //!
 //! # What it cannot mean
 //!
 //! * Delivered is not worked on: an application may read a message and fail.
-//! * An application that speaks without reading, or says something in the very moment in which a
-//!   message is written, on its way over a network included, confirms what it has not seen.
+//! * An application that works message by message confirms with its first answer all that had
+//!   been written to its socket by then: if it is killed before it comes to the others, some of
+//!   those that were counted as delivered are lost. So does one that speaks without reading.
+//! * What an upstream says about when a message is written confirms that message, too, though it
+//!   has not seen it: within a round trip, and as long as it lies in the upstream's send buffers.
 //! * Unknown is not lost: an application that says nothing may have read everything.
 //!
 //! # Invariants

@@ -132,22 +132,25 @@ impl<S: Stream> Peer<S> {
         poll_fn(|context| self.poll_progress(context, may_read)).await
     }
 
-    /// [`progress`](Self::progress), which says so each time that it finds nothing to read: a
-    /// read has brought nothing, or nothing has come, as far as is known, when all is written.
+    /// [`progress`](Self::progress), which says so each time that it finds nothing to read: its
+    /// socket itself is asked, also when all has just been written.
     pub(super) async fn progress_or(
         &mut self,
         may_read: bool,
         mut on_empty: impl FnMut(&Outbox),
     ) -> Event {
         poll_fn(|context| {
-            let progress = self.poll_progress(context, may_read);
-            let is_empty = match progress {
-                // A task that has used up its budget has not looked.
-                Poll::Pending => coop::has_budget_remaining(),
-                Poll::Ready(Event::Written) => self.stream.is_unready(),
-                Poll::Ready(_) => false,
-            };
-            if is_empty && may_read && !self.has_ended {
+            let mut progress = self.poll_progress(context, may_read);
+            let mut looked = progress;
+            if progress == Poll::Ready(Event::Written) {
+                looked = self.poll_progress(context, may_read);
+                if looked.is_ready() {
+                    progress = looked;
+                }
+            }
+            // A task that has used up its budget has not looked.
+            let has_looked = may_read && !self.has_ended && coop::has_budget_remaining();
+            if has_looked && looked.is_pending() && self.stream.is_drained() {
                 on_empty(&self.outbox);
             }
             progress
@@ -157,6 +160,9 @@ impl<S: Stream> Peer<S> {
 
     /// Writes what it takes at once, and says whether nothing is to be read from it.
     pub(super) fn is_silent(&mut self) -> bool {
+        if !self.inbox.is_empty() {
+            return false;
+        }
         let mut is_silent = false;
         loop {
             let look = self.progress_or(true, |_| is_silent = true);
@@ -230,5 +236,57 @@ pub(super) async fn progress<S: Stream>(peer: Option<&mut Peer<S>>, may_read: bo
     match peer {
         Some(peer) => peer.progress(may_read).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::{TcpListener, TcpStream},
+    };
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::transport::Transport;
+
+    /// A peer over TCP of which nothing has come, its far end, and a second handle of its socket.
+    fn silent() -> (Peer<Transport>, TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let socket = near.try_clone().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let stream = Transport::Tcp(near.try_into().unwrap());
+        let read_buf = Bytes::new();
+        let mut peer = Peer::new(Opened { stream, read_buf });
+        assert!(peer.is_silent());
+        (peer, far, socket)
+    }
+
+    /// Has `far` say something that is there when the reactor has not looked.
+    fn say(far: &mut TcpStream, socket: &TcpStream) {
+        far.write_all(b"x").unwrap();
+        while socket.peek(&mut [0; 1]).is_err() {}
+    }
+
+    #[tokio::test]
+    async fn what_the_reactor_has_not_noted_is_no_silence() {
+        let (mut peer, mut far, socket) = silent();
+        say(&mut far, &socket);
+        assert!(!peer.is_silent());
+
+        let (mut peer, mut far, socket) = silent();
+        peer.outbox.push_control(b"written".to_vec());
+        say(&mut far, &socket);
+        assert!(!peer.is_silent(), "when something was written");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_and_not_looked_at_is_no_silence() {
+        let (mut peer, _far, _socket) = silent();
+        peer.inbox = b"\x88".to_vec();
+        assert!(!peer.is_silent());
     }
 }

@@ -142,6 +142,11 @@ impl Tap {
         self.scanner.is_in_message()
     }
 
+    /// Whether each message that has begun has ended, and that has been reported.
+    pub(super) const fn is_between_messages(&self) -> bool {
+        !self.scanner.is_in_message() && !self.message_ended
+    }
+
     /// The scanner at this place of the stream.
     pub(super) fn into_scanner(self) -> FrameScanner {
         self.scanner

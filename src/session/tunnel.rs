@@ -100,6 +100,11 @@ impl<S> End<S> {
         }
     }
 
+    /// Whether nothing has come of a frame or message that is not all there.
+    const fn is_between_messages(&self) -> bool {
+        !self.scanner.is_in_message() && self.peer.inbox.is_empty() && self.pipe.is_none()
+    }
+
     /// Notes that reading from it had to wait; not if its task has used up its budget, and will
     /// only be polled again.
     fn note_waiting(&mut self) {
@@ -236,7 +241,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             *charge = None;
         }
         note(session, to_upstream, to_client, upstream);
-        if up.is_pending() && upstream.is_waiting {
+        if up.is_pending() && upstream.is_waiting && upstream.is_between_messages() {
             session.note_empty();
         }
         if let Some(watch) = watch {

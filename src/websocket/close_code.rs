@@ -51,10 +51,10 @@ impl CloseCode {
         .contains(&self)
     }
 
-    /// Whether who sends it says that all is well: that it has done what it wanted to, and
-    /// does not give up.
+    /// Whether who sends it confirms what came before: it has done what it wanted to, or says
+    /// something of its application's own, and does not give up what it has got.
     #[must_use]
-    pub const fn is_success(self) -> bool {
+    pub const fn confirms(self) -> bool {
         matches!(self.get(), 1000 | 3000..=4999)
     }
 

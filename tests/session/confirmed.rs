@@ -1,8 +1,16 @@
 //! What the ledger takes for a sign that the upstream has read a message, and what not.
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
 
-use readygate::session::{Report, Settings, ledger::Account};
+use readygate::{
+    matcher::Matcher,
+    session::{
+        Report, Settings,
+        ledger::Account,
+        rules::{Priority, Release, Rule, Rules},
+    },
+};
 use tokio::{io::AsyncWriteExt, io::DuplexStream, time::sleep};
 
 use crate::{scene::*, support::*};
@@ -127,27 +135,116 @@ async fn a_close_that_had_come_before_a_message_was_written_does_not_confirm_it(
     .await;
 }
 
+/// What is known at the end of two messages whose client closes with `code`, to which the
+/// upstream says `answer` when it has got that.
+async fn answered(code: u16, answer: &[u8]) -> (u64, u64) {
+    let (mut running, mut upstream) = tunnel(Settings::default()).await;
+    let last = [client_frame(0x81, b"last"), client_close(code, "")].concat();
+    write(&mut running.client, &last, Segments::Whole).await;
+    write(&mut upstream, answer, Segments::Whole).await;
+    drop(upstream);
+    drop(running.client);
+    known_at_end(&running.report.await.unwrap())
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_answer_to_a_close_confirms_everything_whatever_its_code() {
+async fn the_echo_of_a_close_confirms_everything_whatever_its_code() {
     local(async {
-        for code in [1000, 1001, 1011, 4001] {
-            for answer in [code, 1001] {
-                let (mut running, mut upstream) = tunnel(Settings::default()).await;
-                let message = client_frame(0x81, b"last");
-                running.client.write_all(&message).await.unwrap();
-                write(
-                    &mut running.client,
-                    &client_close(code, ""),
-                    Segments::Whole,
-                )
-                .await;
-                write(&mut upstream, &server_close(answer, ""), Segments::Whole).await;
+        for code in [1000, 1001, 1011, 1012, 4001] {
+            for echo in [server_close(code, ""), server_frame(0x88, b"")] {
+                assert_eq!(answered(code, &echo).await, (2, 0), "{code}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_close_than_the_echo_confirms_only_if_all_is_well() {
+    local(async {
+        for code in [1000, 1001, 4001] {
+            for well in [1000, 3000, 4999] {
+                let answer = server_close(well, "");
+                assert_eq!(answered(code, &answer).await, (2, 0), "{code}, {well}");
+            }
+            // Its own end, that is, which had nothing to do with the client's.
+            for ill in [1002, 1003, 1007, 1008, 1009, 1011, 1012, 1013, 1014] {
+                let answer = server_close(ill, "");
+                assert_eq!(answered(code, &answer).await, (0, 2), "{code}, {ill}");
+            }
+        }
+        let going = server_close(1001, "");
+        assert_eq!(answered(1000, &going).await, (0, 2));
+    })
+    .await;
+}
+
+/// Settings that pass on what the client says before the upstream is ready.
+fn releasing() -> Settings {
+    let mut settings = gated();
+    settings.rules = Rules::new(vec![Rule {
+        matchers: vec![Matcher::Text("message".to_owned())],
+        priority: Priority::Normal,
+        release: Release::Authenticated,
+    }]);
+    settings
+}
+
+/// Messages of an upstream, each cut where it has begun.
+fn cut_messages() -> [(Vec<u8>, Vec<u8>); 4] {
+    let whole = server_frame(0x81, &[b'x'; 120]);
+    let cut = |at: usize| (whole[..at].to_vec(), whole[at..].to_vec());
+    let fragments = (server_frame(0x01, b"x"), server_frame(0x80, b"y"));
+    [fragments, cut(1), cut(4), cut(60)]
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_message_confirms_nothing_written_after_it_began() {
+    local(async {
+        for settings in [releasing(), Settings::default()] {
+            for (begun, rest) in cut_messages() {
+                let mut running = start(settings.clone());
+                let mut upstream = running.upstream.connect(b"");
+                sleep(TICK).await;
+                write(&mut upstream, &begun, Segments::Whole).await;
+                tell(&mut running, &mut upstream).await;
+                sleep(TICK).await;
+                write(&mut upstream, &rest, Segments::Bytes).await;
+                assert_eq!(known(&running), (0, 1), "{}", begun.len());
+
+                // The next message has begun when that was written.
+                write(&mut upstream, &begun, Segments::Whole).await;
+                write(&mut upstream, &rest, Segments::Whole).await;
+                assert_eq!(known(&running), (1, 0), "{}", begun.len());
+
+                write(&mut upstream, &begun, Segments::Whole).await;
+                tell(&mut running, &mut upstream).await;
                 drop(upstream);
                 drop(running.client);
-
-                let report = running.report.await.unwrap();
-                assert_eq!(known_at_end(&report), (2, 0), "{code}, {answer}");
+                assert_eq!(known_at_end(&running.report.await.unwrap()), (1, 1));
             }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_message_while_closing_confirms_nothing_after_it_began() {
+    local(async {
+        for (begun, rest) in cut_messages() {
+            let mut running = start(Settings::default());
+            let mut upstream = running.upstream.connect(b"");
+            sleep(TICK).await;
+            write(&mut upstream, &begun, Segments::Whole).await;
+            tell(&mut running, &mut upstream).await;
+            let close = client_close(1001, "");
+            write(&mut running.client, &close, Segments::Whole).await;
+            write(&mut upstream, &rest, Segments::Whole).await;
+            drop(upstream);
+            drop(running.client);
+
+            let report = running.report.await.unwrap();
+            assert_eq!(known_at_end(&report), (0, 1), "{}", begun.len());
         }
     })
     .await;

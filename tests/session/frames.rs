@@ -187,7 +187,7 @@ async fn legal_frames_of_a_client_arrive_unchanged_at_any_split() {
             let code = match phase {
                 Phase::Held => 1000,
                 // The upstream's.
-                Phase::Tunnel => 1001,
+                Phase::Tunnel => 3001,
             };
             assert_eq!(told.client_close(), (code, String::new()));
             let (asked, rest): (Vec<_>, Vec<_>) =

@@ -86,11 +86,11 @@ impl Scene {
     }
 
     /// Waits until the session is over, and answers the close frames of the proxy as soon as
-    /// they have come.
+    /// they have come: the client with 1001, the upstream with 3001, which confirms.
     pub(crate) async fn end_answering(self) -> Told {
         let (mut client, client_answers) = tokio::io::split(self.client);
         let (mut upstream, upstream_answers) = tokio::io::split(self.upstream);
-        let answer = [client_close(1001, ""), server_close(1001, "")];
+        let answer = [client_close(1001, ""), server_close(3001, "")];
         let (client, upstream) = tokio::join!(
             read_answering(&mut client, client_answers, &answer[0]),
             read_answering(&mut upstream, upstream_answers, &answer[1])

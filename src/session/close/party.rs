@@ -207,16 +207,17 @@ impl<S: Stream> Party<S> {
         if self.is_answer(frame) {
             session.note_found_empty(&self.peer.outbox);
             session.confirm();
-        } else if frame.code.is_some_and(CloseCode::is_success) {
+        } else if frame.code.is_some_and(CloseCode::confirms) {
             session.confirm();
         }
     }
 
-    /// Whether its close frame answers the one that it was sent: nothing came between, or
-    /// nothing came before and it says the same.
+    /// Whether its close frame answers the one that it was sent: it says the same, and nothing
+    /// came before; or nothing came between, and it says the same, nothing, or that all is well.
     fn is_answer(&self, frame: &CloseFrame) -> bool {
         let says_the_same = self.outgoing == Outgoing::Told(frame.code);
-        self.was_asked || self.was_silent && says_the_same && self.peer.outbox.is_empty()
+        let agrees = says_the_same || frame.code.is_none_or(CloseCode::confirms);
+        self.was_asked && agrees || self.was_silent && says_the_same && self.peer.outbox.is_empty()
     }
 
     /// What its close frame said, if one came.

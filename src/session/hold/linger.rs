@@ -45,7 +45,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         match self.exchange() {
             Ok(()) => Ok(true),
             Err(Cause::UpstreamClosed(frame)) => {
-                if frame.code.is_some_and(CloseCode::is_success) {
+                if frame.code.is_some_and(CloseCode::confirms) {
                     self.session.confirm();
                 }
                 self.parting = Some(frame);
