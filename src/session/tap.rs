@@ -214,7 +214,7 @@ impl Tap {
         }
         let room = self.inspect_bytes - self.sample.len();
         let kept = plain.len().min(room);
-        self.sample.extend_from_slice(&plain[..kept]);
+        extend(&mut self.sample, &plain[..kept], self.inspect_bytes);
         self.is_cut |= plain.len() > room;
     }
 
@@ -257,6 +257,16 @@ impl Tap {
         }
         self.note(ended);
     }
+}
+
+/// Adds `bytes` to what is `kept`, which is not to grow far beyond `max_bytes`; it is copied
+/// seldom, and never takes twice the memory that it needs.
+pub(super) fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
+    if kept.capacity() - kept.len() < bytes.len() {
+        let ahead = (kept.len() / 2).min(max_bytes.saturating_sub(kept.len()));
+        kept.reserve_exact(ahead.max(bytes.len()));
+    }
+    kept.extend_from_slice(bytes);
 }
 
 fn split_off_front<'i>(input: &mut &'i [u8], bytes: usize) -> &'i [u8] {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use readygate::{
-    matcher::Matcher,
+    matcher::{Json, Matcher, Scalar},
     session::{Budget, Settings, gate::Trigger, hold::OnClientGone},
 };
 use tokio::{
@@ -116,6 +116,52 @@ async fn a_used_up_budget_leaves_room_for_a_ready_message() {
         write(&mut upstream, &rest, Segments::Bytes).await;
 
         assert_eq!(read_frame(&mut upstream).await.payload, b"held");
+    })
+    .await;
+}
+
+/// A text message in one frame.
+fn long_text(payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0x81, 126], &length[..], payload].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_ready_message_is_seen_though_the_budget_is_used_up() {
+    local(async {
+        let json = |bytes| format!(r#"{{"a": "{}", "type": "ready"}}"#, "x".repeat(bytes));
+        let is_ready = vec![Scalar::String("ready".to_owned())];
+        let json_matcher = Json::new([("/type", is_ready)]).unwrap();
+        let pointer = || Matcher::Json(json_matcher.clone());
+        let exactly = "x".repeat(3000);
+        let cases = [
+            (Matcher::Text(exactly.clone()), exactly, Segments::Whole),
+            (pointer(), json(3000), Segments::Whole),
+            (pointer(), json(3000), Segments::Bytes),
+            (pointer(), json(3900), Segments::Bytes),
+            // More than a session has by right, but there is no more to come.
+            (pointer(), json(6000), Segments::Whole),
+        ];
+        for (matcher, text, segments) in cases {
+            for forward_ready in [true, false] {
+                let mut settings = withholding();
+                settings.gate.ready = vec![Trigger::Message(matcher.clone())];
+                settings.gate.forward_ready = forward_ready;
+                let running = start_with(settings, Arc::new(Budget::new(0)), Vec::new());
+                let mut upstream = running.upstream.connect(b"");
+                let mut client = running.client;
+                let held = client_frame(0x81, b"held");
+                write(&mut client, &held, Segments::Whole).await;
+
+                write(&mut upstream, &long_text(text.as_bytes()), segments).await;
+
+                let case = format!("{} bytes, {segments:?}, {forward_ready}", text.len());
+                let mut got = vec![0; held.len()];
+                let read = tokio::time::timeout(TICK, upstream.read_exact(&mut got)).await;
+                read.expect(&case).unwrap();
+                assert!(got.starts_with(&held[..2]), "{case}");
+            }
+        }
     })
     .await;
 }

@@ -10,7 +10,7 @@ use crate::{
         close::Forwards,
         gate::{self, Signal},
         peer::{HIGH_WATER_BYTES, Peer},
-        tap::{Tap, Tapped},
+        tap::{Tap, Tapped, extend},
         termination::Cause,
         watch,
     },
@@ -44,8 +44,8 @@ pub(in crate::session) struct Link<U> {
 struct Kept {
     /// As it was on the wire.
     withheld: usize,
-    /// That, and what matchers are to see.
-    in_all: usize,
+    /// That, or what matchers are to see, if that is more.
+    larger: usize,
 }
 
 /// A message that the client does not see, or not yet.
@@ -104,8 +104,8 @@ impl<U: Stream> Link<U> {
             Some(Withheld::Undecided(bytes)) => bytes.len(),
             Some(Withheld::Ready) | None => 0,
         };
-        let in_all = withheld + self.tap.sample_bytes();
-        Kept { withheld, in_all }
+        let larger = withheld.max(self.tap.sample_bytes());
+        Kept { withheld, larger }
     }
 
     /// Sends one whole message of the client upstream.
@@ -140,16 +140,6 @@ impl<U: Stream> Link<U> {
             ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
         }
     }
-}
-
-/// Adds `bytes` to what is `kept`, which is not to grow far beyond `max_bytes`; it is copied
-/// seldom, and never takes twice the memory that it needs.
-fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
-    if kept.capacity() - kept.len() < bytes.len() {
-        let ahead = (kept.len() / 2).min(max_bytes.saturating_sub(kept.len()));
-        kept.reserve_exact(ahead.max(bytes.len()));
-    }
-    kept.extend_from_slice(bytes);
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
@@ -214,9 +204,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             extend(withheld, bytes, max_bytes);
         }
         let kept = link.kept_bytes();
-        if kept.withheld >= max_bytes
-            || kept.in_all > RESERVE_BYTES && self.context.budget.is_exhausted()
-        {
+        // What is all there takes no more room.
+        let is_over = kept.larger > RESERVE_BYTES
+            && link.tap.is_in_message()
+            && self.context.budget.is_exhausted();
+        if kept.withheld >= max_bytes || is_over {
             link.tap.cut_sample();
         }
         match &link.withheld {
