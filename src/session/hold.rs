@@ -158,6 +158,8 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) link: Option<Link<U>>,
     /// What the last upstream said that went to start again.
     last_close: Option<Box<CloseFrame>>,
+    /// Whether the client has had a part in what becomes of the session, whatever it does now.
+    has_client_part: bool,
     /// How much the upstream has sent of its messages, in bytes.
     heard_bytes: u64,
     /// The close frame of an upstream whose client had gone before.
@@ -208,6 +210,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             gate: Gate::new(&settings.gate),
             link: None,
             last_close: None,
+            has_client_part: false,
             heard_bytes: 0,
             parting: None,
             opening: None,
@@ -263,6 +266,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let may_read_client = self.may_read_client();
         let is_starved = self.is_starved();
         let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
+        self.has_client_part |= !may_read_upstream;
         let budget = &self.context.budget;
         tokio::select! {
             () = progress_upstream(self.link.as_mut(), may_read_upstream, self.session) => {}

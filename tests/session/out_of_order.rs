@@ -28,7 +28,8 @@ use tokio::{
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::support::{
-    PIPE_BYTES, Running, as_client, as_server, close_frame, gated, local, send_all, start_agreed,
+    PIPE_BYTES, Running, as_client, as_server, client_frame, close_frame, gated, local, send_all,
+    start_agreed,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -54,6 +55,11 @@ impl Nowhere {
 
     fn listen(&self) -> UnixListener {
         UnixListener::bind(self.folder.path().join("upstream.sock")).unwrap()
+    }
+
+    /// Nobody listens any more.
+    fn leave(&self) {
+        std::fs::remove_file(self.folder.path().join("upstream.sock")).unwrap();
     }
 }
 
@@ -163,6 +169,86 @@ async fn clients_that_do_not_read_until_the_upstream_gives_up_keep_nobody_out() 
         let report = running.report.await.unwrap();
         assert_eq!(report.cause.name(), "upstream_closed");
     }))
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_read_everything_too_late_keep_nobody_out() {
+    local(attack(async |trial| {
+        let Running {
+            mut client,
+            upstream,
+            report,
+            ..
+        } = start(gated(), trial);
+        let mut upstream = upstream.connect(b"");
+        let frame = large_frame(1024 * 1024);
+        let bytes = frame.len();
+        let read = async {
+            time::sleep(SECOND).await;
+            client.read_exact(&mut vec![0; bytes]).await.unwrap();
+        };
+        let (written, ()) = tokio::join!(upstream.write_all(&frame), read);
+        written.unwrap();
+        time::sleep(SECOND).await;
+        // It had no time left to become ready.
+        upstream.write_all(&[0x88, 2, 0x03, 0xf3]).await.unwrap();
+        let report = report.await.unwrap();
+        assert_eq!(report.cause.name(), "upstream_closed");
+    }))
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_owe_a_pong_for_long_keep_nobody_out() {
+    // That of the ping, too late, and another one in its place.
+    for (wait, pong) in [(5 * SECOND, b"x"), (Duration::ZERO, b"y")] {
+        local(attack(async |trial| {
+            let Running {
+                mut client,
+                upstream,
+                report,
+                ..
+            } = start(gated(), trial);
+            let mut upstream = upstream.connect(b"");
+            upstream.write_all(&[0x89, 1, b'x']).await.unwrap();
+            client.read_exact(&mut [0; 3]).await.unwrap();
+            time::sleep(wait).await;
+            let answer = client_frame(0x8a, pong);
+            client.write_all(&answer).await.unwrap();
+            upstream
+                .read_exact(&mut vec![0; answer.len()])
+                .await
+                .unwrap();
+            upstream.write_all(&[0x88, 2, 0x03, 0xf3]).await.unwrap();
+            let report = report.await.unwrap();
+            assert_eq!(report.cause.name(), "upstream_closed");
+        }))
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_whose_upstream_went_without_their_pong_keep_nobody_out() {
+    local(async {
+        let nowhere = Nowhere::new();
+        let settings = until_3_s(gated());
+        for _ in 0..12 {
+            let trial = nowhere.endpoint.admit().unwrap();
+            let listener = nowhere.listen();
+            let upstream = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(answer(&mut stream).await);
+                stream.write_all(&[0x89, 1, b'x']).await.unwrap();
+                time::sleep(SECOND).await;
+                nowhere.leave();
+            };
+            let session = visit(&nowhere.endpoint, trial, &settings);
+            let (is_ready, ()) = tokio::join!(session, upstream);
+            assert!(!is_ready);
+        }
+        nowhere.endpoint.admit().unwrap();
+    })
     .await;
 }
 

@@ -187,8 +187,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             }
             _ if watch::is_own_pong(&control) => Ok(()),
             _ => {
+                self.note_pong(&control.payload);
                 if let Some(link) = &mut self.link {
-                    link.asks_client = false;
                     link.peer.outbox.push_pong(control.wire);
                 }
                 Ok(())

@@ -60,6 +60,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Forgets the upstream and what it has said for the gate.
     fn drop_upstream(&mut self, reason: &'static str) {
+        self.note_client_part();
         self.link = None;
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Client, Holding, admission::RESERVE_BYTES};
+use super::{Client, Holding, admission::RESERVE_BYTES, blame::Owed};
 use crate::{
     session::{
         close::Forwards,
@@ -32,8 +32,8 @@ pub(in crate::session) struct Link<U> {
     pub(in crate::session) tap: Tap,
     /// Whether a message of the client has gone to it, or is on its way.
     has_client_message: bool,
-    /// Whether the client has got a ping of the upstream that it has not answered.
-    pub(super) asks_client: bool,
+    /// What it waits for from the client, if it does.
+    pub(super) owed: Option<Box<Owed>>,
     /// The present message, where the client may have to be spared it.
     pub(in crate::session) withheld: Option<Withheld>,
     ping: Option<GatePing>,
@@ -80,7 +80,7 @@ impl<U: Stream> Link<U> {
             peer: Peer::new(opened),
             tap: Tap::new(gate, agreement),
             has_client_message: false,
-            asks_client: false,
+            owed: None,
             withheld: None,
             ping,
         };
@@ -311,8 +311,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 Ok(())
             }
             (opcode, client) => {
-                link.asks_client |= opcode == Opcode::Ping;
                 client.pass(&control.wire, true);
+                if opcode == Opcode::Ping {
+                    self.note_ping(&control.payload);
+                }
                 Ok(())
             }
         }
