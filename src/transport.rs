@@ -14,12 +14,14 @@ use std::{
     os::fd::AsFd,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use rustix::{
     io::{Errno, retry_on_intr},
     net::{RecvFlags, recv},
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::{TcpStream, UnixStream},
@@ -133,13 +135,62 @@ impl Transport {
             Self::Tcp(_) | Self::Unix(_) | Self::Http2(_) => None,
         }
     }
+
+    /// Whether nothing that is written gets to the peer any more: the connection is reset, or of
+    /// a Unix socket the other end closed. Of a TCP connection that is known once its host has
+    /// said so to something that was sent.
+    ///
+    /// `false` when the stream cannot tell.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => {
+                has_noted(stream.ready(Interest::WRITABLE), Ready::is_write_closed)
+            }
+            Self::Unix(stream) => {
+                has_noted(stream.ready(Interest::WRITABLE), Ready::is_write_closed)
+            }
+            Self::Tls(stream) => stream.get_ref().0.is_broken(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Asks the peer's host now and then whether its end is still there, so that the connection
+    /// breaks some time after it is not; nothing where that is no TCP connection.
+    pub fn keep_asking(&self) {
+        match self {
+            Self::Tcp(stream) => {
+                // Without it what is written next finds out.
+                let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive());
+            }
+            Self::Tls(stream) => stream.get_ref().0.keep_asking(),
+            Self::Unix(_) | Self::Http2(_) => {}
+        }
+    }
+}
+
+/// How long a connection may be silent until the host at its other end is asked whether it is
+/// there, and how long each of the [`PROBES`] may take.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+
+/// How many times in a row the host may not answer.
+const PROBES: u32 = 3;
+
+/// What finds a host that has vanished, which a peer that says nothing for long is not.
+pub(crate) fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_AFTER)
+        .with_retries(PROBES)
 }
 
 impl Stream for Transport {
     fn is_hung_up(&self) -> bool {
         match self {
-            Self::Tcp(stream) => is_read_closed(stream.ready(Interest::READABLE)),
-            Self::Unix(stream) => is_read_closed(stream.ready(Interest::READABLE)),
+            Self::Tcp(stream) => has_noted(stream.ready(Interest::READABLE), Ready::is_read_closed),
+            Self::Unix(stream) => {
+                has_noted(stream.ready(Interest::READABLE), Ready::is_read_closed)
+            }
             // A peer that has said `close_notify` and nothing else still is there.
             Self::Tls(stream) => stream.get_ref().0.is_hung_up(),
             Self::Http2(stream) => stream.is_hung_up(),
@@ -189,14 +240,14 @@ impl Stream for Transport {
     }
 }
 
-/// Whether the readiness that the reactor has noted says that the peer has hung up.
+/// Whether the readiness that the reactor has noted `says` so; an error does.
 ///
 /// The future is polled once and dropped: it is only asked for what is known by now, so
 /// nobody needs to be woken later.
-fn is_read_closed(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+fn has_noted(ready: impl Future<Output = io::Result<Ready>>, says: fn(Ready) -> bool) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     match pin!(ready).poll(&mut context) {
-        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Ok(ready)) => says(ready),
         Poll::Ready(Err(_)) => true,
         Poll::Pending => false,
     }
@@ -334,12 +385,36 @@ mod tests {
     #[tokio::test]
     async fn a_tcp_peer_that_has_reset_the_connection_is_noticed() {
         let (transport, peer) = tcp_pair().await;
-        socket2::SockRef::from(&peer)
-            .set_linger(Some(std::time::Duration::ZERO))
+        SockRef::from(&peer)
+            .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(peer);
 
         until_hung_up(&transport).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_only_sends_no_more_has_not_broken_the_connection() {
+        let (tcp, mut tcp_peer) = tcp_pair().await;
+        let (unix, mut unix_peer) = UnixStream::pair().unwrap();
+        let unix = Transport::Unix(unix);
+        tcp_peer.shutdown().await.unwrap();
+        unix_peer.shutdown().await.unwrap();
+        for transport in [&tcp, &unix] {
+            until_hung_up(transport).await;
+            assert!(!transport.is_broken());
+        }
+
+        SockRef::from(&tcp_peer)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop((tcp_peer, unix_peer));
+
+        for transport in [&tcp, &unix] {
+            while !transport.is_broken() {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[tokio::test]

@@ -63,12 +63,19 @@ impl<'a> Connecting<'a> {
     /// A connection for this request alone, until it is in the pool.
     pub(super) async fn connect(&mut self) -> Result<Box<Connection>, Refusal> {
         let stream = self.dial().await?;
+        (self.downstream.set_held)(false);
         let connection = Connection::new(stream, self.route.http.response_limits).await;
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
 
     /// A stream on a connection that is shared, which somebody else may open meanwhile.
     pub(super) async fn share(&mut self) -> Result<Stream, Refusal> {
+        let stream = self.share_held().await?;
+        (self.downstream.set_held)(false);
+        Ok(stream)
+    }
+
+    async fn share_held(&mut self) -> Result<Stream, Refusal> {
         let multiplexed = &self.pool.multiplexed;
         if self.pool.turns.is_anyone_waiting() {
             self.hold()?;
@@ -122,9 +129,10 @@ impl<'a> Connecting<'a> {
         !std::mem::replace(&mut self.is_repeated, true)
     }
 
-    /// Waits before that. Others do not wait with it: it may be only this request that the
-    /// upstream does not survive.
+    /// Waits before that, held like one whose upstream does not listen. Others do not wait with it:
+    /// it may be only this request that the upstream does not survive.
     pub(super) async fn pause(&self) -> Result<(), Refusal> {
+        (self.downstream.set_held)(true);
         let wait = Backoff::new(&self.route.upstream.retry).next(rand::random());
         time::sleep(wait).await;
         if (self.downstream.is_gone)() {
@@ -191,6 +199,7 @@ impl<'a> Connecting<'a> {
             }
             self.place = Some(self.shared.held.enter(self.route)?);
         }
+        (self.downstream.set_held)(true);
         Ok(())
     }
 }

@@ -61,8 +61,11 @@ pub struct Downstream<'a> {
     pub client: Client,
     /// Set when what it sends of the body turns out to be none (HTTP/1.1).
     pub is_body_broken: Option<&'a Rc<Cell<bool>>>,
-    /// Whether it has left; asked while the request is held.
+    /// Whether it has left; asked while the request is held, or waits to be sent again.
     pub is_gone: &'a dyn Fn() -> bool,
+    /// Told whether the request is held: then it is over when the client sends no more
+    /// (HTTP/1.1).
+    pub set_held: &'a dyn Fn(bool),
     /// Passes a `1xx` answer on, whose headers are clean.
     pub send_interim: &'a dyn Fn(&Interim),
     /// The streams of its connection, if the request is one.

@@ -168,6 +168,16 @@ impl Framing {
         matches!(self.position, Position::Head { .. }) && !self.partial.is_empty()
     }
 
+    /// Whether what has come ends where a request does, or with one that is refused.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        match self.position {
+            Position::Head { .. } => self.partial.is_empty(),
+            Position::Lost => !self.is_body_broken.get(),
+            _ => false,
+        }
+    }
+
     /// The verdict on the next request of the connection.
     ///
     /// # Errors

@@ -237,7 +237,8 @@ where
 }
 
 /// Polls hyper's side of a connection; ready as well when a client is to get its `101` and all
-/// answers before that have gone out, and when a request was waited for too long.
+/// answers before that have gone out, when a request was waited for too long, and when a client
+/// that sends no more has got its answer.
 fn poll_served<S>(
     http: &mut http1::Connection<TokioIo<Watched>, S>,
     requests: &Requests,
@@ -251,6 +252,10 @@ where
     let served = http.poll_without_shutdown(context);
     if served.is_ready() {
         return served;
+    }
+    if requests.stream.poll_ended(context).is_ready() {
+        requests.switching.take();
+        return Poll::Ready(Ok(()));
     }
     // hyper flushes what it has written before, and polls its stream for that, by itself.
     let is_switching = requests.switching.borrow().is_some() && requests.stream.is_flushed();
@@ -283,8 +288,9 @@ struct Requests {
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
+    // hyper reads on before it polls what is returned.
+    let under_way = requests.stream.under_way();
     Box::pin(async move {
-        let under_way = requests.stream.under_way();
         let is_http_1_0 = request.version() == Version::HTTP_10;
         let meter = requests.connection.meter(&request);
         let answer = requests.answer(request, &meter).await;
@@ -354,7 +360,9 @@ impl Requests {
         if upgrade::is_websocket(request.headers()) {
             meter.set_handshake();
             let (parts, _body) = request.into_parts();
-            let is_client_gone = || self.stream.is_hung_up();
+            // A WebSocket is of no use to a client that sends no more.
+            self.stream.set_held(true);
+            let is_client_gone = || self.stream.is_gone();
             let answer = upgrade::answer(
                 &parts,
                 client,
@@ -363,21 +371,25 @@ impl Requests {
                 Some(&is_client_gone),
                 Some(&self.binding),
             );
-            let (response, accepted) = answer.await?;
-            if accepted.is_some() {
+            let answer = answer.await;
+            if matches!(answer, Ok((_, Some(_)))) {
                 meter.set_session();
+            } else {
+                self.stream.set_held(false);
             }
-            return Ok((response, accepted));
+            return answer;
         }
         let downstream = Downstream {
             client,
             is_body_broken: Some(&self.is_body_broken),
-            is_gone: &|| self.stream.is_hung_up(),
+            is_gone: &|| self.stream.is_gone(),
+            set_held: &|is_held| self.stream.set_held(is_held),
             send_interim: &|interim| self.stream.send_interim(interim),
             backlog: None,
             binding: Some(&self.binding),
         };
-        let response = forward::forward(request, downstream, &route, local).await?;
-        Ok((response, None))
+        let response = forward::forward(request, downstream, &route, local).await;
+        self.stream.set_held(false);
+        Ok((response?, None))
     }
 }

@@ -331,6 +331,7 @@ impl Requests {
             is_body_broken: None,
             // A request that the client cancels is dropped.
             is_gone: &|| false,
+            set_held: &|_| {},
             // hyper's server has no way to send them over HTTP/2.
             send_interim: &|_| {},
             backlog: Some(&self.backlog),

@@ -1,10 +1,17 @@
 //! A client's byte stream while HTTP is read from it: shared and watched.
 //!
 //! hyper owns the stream that it serves. The requests still need to see two things there:
-//! whether the client has hung up, and how strictly a head was framed. And three things are
+//! whether the client has hung up, and how strictly a head was framed. And four things are
 //! done here that hyper's server does not do: interim answers, giving up on a client that
-//! takes nothing of its answer, and waiting for another request in another way than for the
-//! rest of one.
+//! takes nothing of its answer, waiting for another request in another way than for the
+//! rest of one, and answering a client that says with its last request that no other will come.
+//!
+//! # Invariants
+//!
+//! * hyper, which drops the request under way at the end of the stream, does not see that end
+//!   as long as a whole request is under way. Then nothing is left to be read, and the
+//!   connection ends with the answer (RFC 9112 §9.6).
+//! * Nothing waits for a backend for a client that sends no more.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,7 +24,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::Instant,
+    time::{Instant, Sleep, sleep},
 };
 
 use super::{
@@ -28,6 +35,9 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::transport::{Stream, Transport};
+
+/// How long a client that sends no more may have left before that is noticed.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 
 /// How many bytes of interim answers may wait for a client that does not read.
 const MAX_INTERIM_BYTES: usize = 16 * 1024;
@@ -51,6 +61,11 @@ struct Inner {
     watchdog: Watchdog,
     /// Whether it took nothing for too long.
     is_stalled: bool,
+    /// Set once the client sends no more, though a request is under way: when to look whether it
+    /// is still there.
+    next_look: Option<Pin<Box<Sleep>>>,
+    /// Whether the request under way is over when the client sends no more.
+    is_held: bool,
 }
 
 impl Watched {
@@ -70,6 +85,8 @@ impl Watched {
             write_timeout,
             watchdog: Watchdog::default(),
             is_stalled: false,
+            next_look: None,
+            is_held: false,
         })))
     }
 
@@ -111,8 +128,38 @@ impl Watched {
         self.0.borrow().patience.has_ended()
     }
 
-    pub(super) fn is_hung_up(&self) -> bool {
-        self.0.borrow().stream.stream.is_hung_up()
+    /// Whether the client has left, as far as that is known: while its request is held it has
+    /// when it sends no more, and otherwise when it takes no answer.
+    pub(super) fn is_gone(&self) -> bool {
+        let inner = self.0.borrow();
+        let stream = &inner.stream.stream;
+        stream.is_broken() || inner.is_held && stream.is_hung_up()
+    }
+
+    /// Says whether the request under way is held, so that it is over when the client sends no
+    /// more.
+    pub(super) fn set_held(&self, is_held: bool) {
+        self.0.borrow_mut().is_held = is_held;
+    }
+
+    /// Ready when a client that sends no more has got its answer, or left; to be asked after hyper
+    /// has been polled.
+    pub(super) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.0.borrow_mut();
+        let is_busy = inner.is_busy();
+        let Some(next_look) = &mut inner.next_look else {
+            return Poll::Pending;
+        };
+        if inner.is_held || !is_busy {
+            return Poll::Ready(());
+        }
+        loop {
+            ready!(next_look.as_mut().poll(context));
+            if inner.stream.stream.is_broken() {
+                return Poll::Ready(());
+            }
+            next_look.as_mut().reset(Instant::now() + LOOK_AFTER_CLIENT);
+        }
     }
 
     /// Whether all that hyper has written has gone out.
@@ -155,6 +202,21 @@ impl Watched {
 }
 
 impl Inner {
+    /// Whether a request is under way, or its answer has not gone out.
+    fn is_busy(&self) -> bool {
+        !self.under_way.is_over() || !self.is_flushed || !self.interim.is_empty()
+    }
+
+    /// Notes that the client sends no more, if hyper must not see it.
+    fn hides_end(&mut self) -> bool {
+        let is_hidden = self.is_busy() && self.framing.is_between_requests();
+        if is_hidden && self.next_look.is_none() {
+            self.stream.stream.keep_asking();
+            self.next_look = Some(Box::pin(sleep(LOOK_AFTER_CLIENT)));
+        }
+        is_hidden
+    }
+
     /// Writes the interim answers that there are.
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() {
@@ -206,12 +268,16 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner {
-            stream, framing, ..
-        } = &mut *self.0.borrow_mut();
+        let inner = &mut *self.0.borrow_mut();
         let before = buffer.filled().len();
-        let poll = Pin::new(stream).poll_read(context, buffer);
-        framing.watch(&mut buffer.filled_mut()[before..]);
+        let poll = Pin::new(&mut inner.stream).poll_read(context, buffer);
+        let read = &mut buffer.filled_mut()[before..];
+        let is_at_end = read.is_empty() && matches!(poll, Poll::Ready(Ok(())));
+        inner.framing.watch(read);
+        // Whoever has polled hyper asks for the end then.
+        if is_at_end && inner.hides_end() {
+            return Poll::Pending;
+        }
         poll
     }
 }

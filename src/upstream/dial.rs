@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream, UnixSocket},
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Address, Endpoint, Settings, lookup::Name, tls::TlsError};
-use crate::transport::{Transport, descriptors};
+use crate::transport::{Transport, descriptors, keep_alive};
 
 /// What is to be spoken with the upstream; where that is negotiated, it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,21 +53,6 @@ impl From<io::Error> for DialError {
             Self::Unreachable(error)
         }
     }
-}
-
-/// How long a connection may be silent until the host at its other end is asked whether it is
-/// there, and how long each of the [`PROBES`] may take.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
-
-/// How many times in a row the host may not answer.
-const PROBES: u32 = 3;
-
-/// What finds a host that has vanished, which an upstream that says nothing for long is not.
-fn keep_alive() -> TcpKeepalive {
-    TcpKeepalive::new()
-        .with_time(PROBE_AFTER)
-        .with_interval(PROBE_AFTER)
-        .with_retries(PROBES)
 }
 
 /// Makes one connection to an upstream that is connected once; where that is done again and again,

@@ -362,13 +362,19 @@ async fn what_is_no_handshake_is_refused_before_the_upstream_is_asked() {
 async fn a_client_that_leaves_takes_the_attempt_with_it() {
     let (upstream, proxy) = before(|_| {}).await;
     for early in [&b""[..], b"\x81\x80\x00\x00\x00\x00"] {
-        let mut client = ask(&proxy, &[]).await;
-        client.send(early).await;
-        let mut exchange = upstream.accept().await;
+        for only_sends_no_more in [false, true] {
+            let mut client = ask(&proxy, &[]).await;
+            client.send(early).await;
+            let mut exchange = upstream.accept().await;
 
-        drop(client);
+            if only_sends_no_more {
+                client.0.shutdown().await.unwrap();
+            } else {
+                drop(client);
+            }
 
-        until_closed(&mut exchange).await;
+            until_closed(&mut exchange).await;
+        }
     }
     // Nobody asks for them again.
     let _client = ask(&proxy, &["X-Number: 1"]).await;

@@ -10,6 +10,7 @@ mod ask;
 mod binding;
 mod breaker;
 mod forward;
+mod half_closed;
 mod handshake;
 mod http2;
 mod identity;

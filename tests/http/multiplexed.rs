@@ -6,6 +6,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream, server, server::SendResponse};
 use http::{HeaderMap, Request, Response};
 use readygate::{route::Route, upstream::dial::Protocol};
+use socket2::SockRef;
 use tokio::{net::TcpStream, task};
 
 use crate::support::{Client, Proxy, Reserved, Upstream, config, handshake};
@@ -301,6 +302,9 @@ async fn a_stream_that_is_reset_is_502_and_a_client_that_leaves_resets_its_strea
     let mut client = proxy.connect().await;
     client.send(GET).await;
     let (_, mut respond) = connection.streams.recv().await.unwrap();
+    SockRef::from(&client.0)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(client);
     let reason = std::future::poll_fn(|context| respond.poll_reset(context)).await;
     assert_eq!(reason.unwrap(), h2::Reason::CANCEL);

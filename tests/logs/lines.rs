@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::support::{After, BASE, Program, answering, backend, handshake, nowhere, session};
 
@@ -309,6 +310,11 @@ fn an_answer_that_breaks_off_has_a_line_that_says_who_broke_it() {
                 .unwrap();
             let end = client.read_to_end(&mut Vec::new());
             assert!(!end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+        } else {
+            // One that only sends no more is still there.
+            SockRef::from(&client)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         }
         drop(client);
 
