@@ -64,7 +64,9 @@
 //!
 //! * No header, query string, subprotocol or payload of a client is in any answer.
 //! * Every answer comes within a few seconds, whatever the workers do, and whoever does not
-//!   read it within a few seconds loses its connection.
+//!   read it within a few seconds loses its connection; until then it gets no other answer.
+//! * Who asks for health is served whoever else asks, and whatever they leave unread: see
+//!   `admin/places.rs`.
 
 mod answer;
 mod connection;
@@ -73,6 +75,7 @@ mod guard;
 mod health;
 mod metrics;
 mod page;
+mod places;
 mod query;
 mod sessions;
 mod snapshot;
@@ -95,9 +98,15 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::connection::Activity;
+pub use self::places::Visitor;
 use self::{
-    answer::Body, connection::Connection, events::Events, guard::Access, query::Query, view::Heard,
+    answer::Body,
+    connection::Connection,
+    events::Events,
+    guard::Access,
+    places::{Place, Places},
+    query::Query,
+    view::Heard,
 };
 use crate::{
     client::ClientAddr,
@@ -132,6 +141,7 @@ pub struct Admin {
     events: Events,
     backends: health::Backends,
     room: health::Room,
+    places: Places,
     started: Instant,
     stop: CancellationToken,
 }
@@ -146,26 +156,38 @@ impl Admin {
             events: Events::default(),
             backends: health::Backends::default(),
             room: health::Room::default(),
+            places: Places::default(),
             started: Instant::now(),
             stop,
         })
     }
+
+    /// A place for one more connection, as soon as there is one: within 50 ms.
+    pub async fn welcome(&self) -> Rc<Visitor> {
+        self.places.welcome().await
+    }
 }
 
 /// Serves one connection of `peer` to its end; when the listener stops, that is after the answer
-/// under way; when `activity` is told to close, at once.
-pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, activity: Rc<Activity>) {
-    let respond = |request| {
-        let (admin, activity) = (Rc::clone(&admin), Rc::clone(&activity));
+/// under way; when the place of `visitor` goes to another, at once.
+pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visitor: Rc<Visitor>) {
+    let respond = |request: Request<Incoming>| {
+        let (admin, visitor) = (Rc::clone(&admin), Rc::clone(&visitor));
         async move {
+            // Whoever does not read gets no further answer.
+            visitor.activity.read().await;
+            admin.places.seat(&visitor, place_of(request.uri().path()));
             let response = admin.respond(&request, peer).await;
-            if events::is_stream(&response) {
-                activity.expect_no_end();
+            visitor.answered();
+            if request.method() == Method::GET && events::is_stream(&response) {
+                visitor.activity.expect_no_end();
+                admin.places.seat(&visitor, Place::Stream);
             }
             Ok::<_, Infallible>(response)
         }
     };
-    let connection = Connection::new(stream, Rc::clone(&activity));
+    let activity = &visitor.activity;
+    let connection = Connection::new(stream, Rc::clone(activity));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -173,12 +195,13 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, activi
         .serve_connection(TokioIo::new(connection), service_fn(respond));
     let mut http = pin!(http);
     let ended = tokio::select! {
-        ended = &mut http => ended,
+        biased;
         () = activity.closed() => return tracing::debug!(%peer, "admin connection closed"),
         () = admin.stop.cancelled() => {
             http.as_mut().graceful_shutdown();
             http.await
         }
+        ended = &mut http => ended,
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "admin connection ended");
@@ -359,6 +382,14 @@ fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {
         .into_iter()
         .find(|(_, known, _, _)| is_asked(known))
         .map(|(method, _, access, endpoint)| (method, access, endpoint))
+}
+
+/// Where whoever asks for `path` is served.
+fn place_of(path: &str) -> Place {
+    match find(path) {
+        Some((_, _, Endpoint::Livez | Endpoint::Readyz)) => Place::Health,
+        _ => Place::Other,
+    }
 }
 
 /// The endpoints, one a line.

@@ -16,6 +16,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,9 +26,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known about a connection while it is served.
 #[derive(Debug)]
-pub struct Activity {
+pub(super) struct Activity {
     /// When something was last read or written.
     latest: Cell<Instant>,
+    /// Whether something of an answer waits to be read.
+    is_unread: Cell<bool>,
+    /// Wakes whoever waits for that to be over.
+    read: Notify,
     /// Whether its answer has no end.
     is_endless: Cell<bool>,
     closed: CancellationToken,
@@ -37,6 +42,8 @@ impl Default for Activity {
     fn default() -> Self {
         Self {
             latest: Cell::new(Instant::now()),
+            is_unread: Cell::new(false),
+            read: Notify::new(),
             is_endless: Cell::new(false),
             closed: CancellationToken::new(),
         }
@@ -45,14 +52,18 @@ impl Default for Activity {
 
 impl Activity {
     /// When the connection last moved a byte, or began.
-    #[must_use]
-    pub fn latest(&self) -> Instant {
+    pub(super) fn latest(&self) -> Instant {
         self.latest.get()
     }
 
     /// Has the connection closed at once, whatever is under way.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.closed.cancel();
+    }
+
+    /// Whether it has to be closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
     }
 
     /// Resolves when it has to be closed.
@@ -65,8 +76,26 @@ impl Activity {
         self.is_endless.set(true);
     }
 
+    /// Whether something of an answer waits to be read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread.get()
+    }
+
+    /// Resolves when nothing of an answer waits to be read.
+    pub(super) async fn read(&self) {
+        while self.is_unread.get() {
+            self.read.notified().await;
+        }
+    }
+
     fn note(&self) {
         self.latest.set(Instant::now());
+    }
+
+    fn note_read(&self) {
+        if self.is_unread.replace(false) {
+            self.read.notify_one();
+        }
     }
 }
 
@@ -92,12 +121,19 @@ impl<S> Connection<S> {
     fn advance(&mut self) {
         self.activity.note();
         if self.activity.is_endless.get() {
-            self.timer = None;
+            self.rest();
         }
+    }
+
+    /// Notes that nothing waits.
+    fn rest(&mut self) {
+        self.timer = None;
+        self.activity.note_read();
     }
 
     /// Pending, or an error when an answer has waited for too long.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.activity.is_unread.set(true);
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
@@ -162,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Pending => self.wait(context),
             Poll::Ready(flushed) => {
-                self.timer = None;
+                self.rest();
                 Poll::Ready(flushed)
             }
         }
@@ -196,6 +232,28 @@ mod tests {
 
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(begun.elapsed(), WRITE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_unread_until_all_of_it_is_taken() {
+        let (ours, mut peer) = duplex(4);
+        let activity = Rc::new(Activity::default());
+        let mut connection = Connection::new(ours, Rc::clone(&activity));
+
+        let answer = async {
+            connection.write_all(b"an answer").await.unwrap();
+            connection.flush().await.unwrap();
+        };
+        let reads = async {
+            sleep(ALMOST).await;
+            assert!(activity.is_unread());
+            let mut taken = [0; 9];
+            peer.read_exact(&mut taken).await.unwrap();
+            activity.read().await;
+        };
+        tokio::join!(answer, reads);
+
+        assert!(!activity.is_unread());
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,32 +6,27 @@
 //! # Invariants
 //!
 //! * However many connections do not read or do not ask, the next one is served: it gets the
-//!   place of the one that has moved nothing for the longest time.
+//!   place of another one ([`Admin::welcome`]).
+//! * What is accepted gets to say what it asks for before the next one is accepted.
 
-use std::{
-    io,
-    pin::pin,
-    rc::{Rc, Weak},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Semaphore, oneshot},
     task, time,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::listener::{Listener, OpenListener};
 use crate::{
-    admin::{self, Activity, Admin, Process},
+    admin::{self, Admin, Process},
     transport::Transport,
 };
 
-/// How many connections there may be at once; a further one takes the place of another.
-const MAX_CONNECTIONS: u32 = 64;
+/// How many connections there may be at once: more than have a place, for those that are being
+/// closed.
+const MAX_CONNECTIONS: u32 = 192;
 
 /// How long answers under way may take at the end of the process.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -107,7 +102,6 @@ fn run(
 }
 
 async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc<Admin>) {
-    let mut connections = Vec::new();
     loop {
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -117,33 +111,16 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
                 continue;
             }
         };
-        let place = take_place(places, &mut connections).await;
-        let activity = Rc::new(Activity::default());
-        connections.push(Rc::downgrade(&activity));
+        let visitor = admin.welcome().await;
+        // Whoever had a place and lost it is gone as soon as its task runs.
+        let running = Arc::clone(places).acquire_owned().await;
+        let running = running.expect("nobody closes it");
         let socket = Transport::from(socket);
-        let served = admin::serve(socket, peer, Rc::clone(admin), activity);
+        let served = admin::serve(socket, peer, Rc::clone(admin), visitor);
         task::spawn_local(async move {
             served.await;
-            drop(place);
+            drop(running);
         });
+        task::yield_now().await;
     }
-}
-
-/// A place for one more connection; if there is none, that of the one of `connections` that has
-/// moved nothing for the longest time.
-async fn take_place(
-    places: &Arc<Semaphore>,
-    connections: &mut Vec<Weak<Activity>>,
-) -> OwnedSemaphorePermit {
-    connections.retain(|activity| activity.strong_count() > 0);
-    if places.available_permits() == 0 {
-        let all = connections.iter().filter_map(Weak::upgrade);
-        if let Some(idlest) = all.min_by_key(|activity| activity.latest()) {
-            tracing::debug!("too many admin connections: the one idle the longest is closed");
-            idlest.close();
-        }
-    }
-    // One is left as soon as the task of that connection runs.
-    let place = Arc::clone(places).acquire_owned().await;
-    place.expect("nobody closes it")
 }

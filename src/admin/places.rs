@@ -1,0 +1,243 @@
+//! The places of the admin listener: how many connections it has at once, and which of them
+//! has to go for another.
+//!
+//! Nobody knows what a connection is for before it has asked, so that it begins at a place for
+//! those who have not ([`Place::Asking`]) and then gets one for what it asks for.
+//!
+//! # Invariants
+//!
+//! * Who asks for one thing never takes the place of who asks for another: health has places of
+//!   its own, and so do streams of events.
+//! * Whoever has not read an answer goes first, the longest first; then whoever asks for
+//!   nothing; then whoever has had an answer already.
+//! * A connection has [`PATIENCE`] to ask, however many others come.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+
+use super::connection::Activity;
+
+/// How long nobody takes the place of a connection that has not asked yet.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has not said so yet.
+    Asking,
+    /// It has last asked for health.
+    Health,
+    /// It gets a stream of events.
+    Stream,
+    /// It has last asked for something else.
+    Other,
+}
+
+impl Place {
+    /// How many connections may have one at once.
+    const fn count(self) -> usize {
+        match self {
+            Self::Asking | Self::Other => 64,
+            Self::Health => 32,
+            // More listeners are refused.
+            Self::Stream => 16,
+        }
+    }
+}
+
+/// Why a connection may go; the first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Unread,
+    Idle,
+    AskingAgain,
+    Asking,
+}
+
+/// A connection with a place.
+#[derive(Debug)]
+pub struct Visitor {
+    pub(super) activity: Rc<Activity>,
+    place: Cell<Place>,
+    /// When it began, or last asked.
+    asked: Cell<Instant>,
+    /// Whether what it asked for is not answered yet.
+    is_asking: Cell<bool>,
+    /// Whether it has had an answer.
+    was_answered: Cell<bool>,
+}
+
+impl Visitor {
+    fn new() -> Self {
+        Self {
+            activity: Rc::default(),
+            place: Cell::new(Place::Asking),
+            asked: Cell::new(Instant::now()),
+            is_asking: Cell::new(false),
+            was_answered: Cell::new(false),
+        }
+    }
+
+    /// Says that there is an answer, which is going to be written.
+    pub(super) fn answered(&self) {
+        self.is_asking.set(false);
+        self.was_answered.set(true);
+    }
+
+    fn worth(&self) -> (Worth, Instant) {
+        if self.place.get() == Place::Asking {
+            // Bytes that are no request do not count.
+            (Worth::Asking, self.asked.get())
+        } else if self.activity.is_unread() {
+            (Worth::Unread, self.activity.latest())
+        } else if !self.is_asking.get() {
+            (Worth::Idle, self.activity.latest())
+        } else if self.was_answered.get() {
+            (Worth::AskingAgain, self.asked.get())
+        } else {
+            (Worth::Asking, self.asked.get())
+        }
+    }
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    visitors: RefCell<Vec<Weak<Visitor>>>,
+    /// Wakes whoever waits for a connection to ask.
+    asked: Notify,
+}
+
+impl Places {
+    /// A place for one more connection, within [`PATIENCE`].
+    pub(super) async fn welcome(&self) -> Rc<Visitor> {
+        while let Some(oldest) = self.next_to_go(Place::Asking) {
+            let patience = oldest.asked.get() + PATIENCE;
+            tokio::select! {
+                () = time::sleep_until(patience) => close(&oldest),
+                () = self.asked.notified() => {}
+            }
+        }
+        let visitor = Rc::new(Visitor::new());
+        let mut visitors = self.visitors.borrow_mut();
+        visitors.retain(|visitor| visitor.strong_count() > 0);
+        visitors.push(Rc::downgrade(&visitor));
+        visitor
+    }
+
+    /// Gives `visitor`, which has asked, that place; if there is none, another one goes.
+    pub(super) fn seat(&self, visitor: &Visitor, place: Place) {
+        visitor.asked.set(Instant::now());
+        visitor.is_asking.set(place != Place::Stream);
+        if visitor.place.get() == place {
+            return;
+        }
+        if let Some(other) = self.next_to_go(place) {
+            close(&other);
+        }
+        visitor.place.set(place);
+        self.asked.notify_one();
+    }
+
+    /// The connection that goes for another one at that place; none while there is room.
+    fn next_to_go(&self, place: Place) -> Option<Rc<Visitor>> {
+        let visitors = self.visitors.borrow();
+        let there = visitors.iter().filter_map(Weak::upgrade);
+        let there = there.filter(|it| it.place.get() == place && !it.activity.is_closed());
+        let there: Vec<_> = there.collect();
+        let is_full = there.len() >= place.count();
+        let least = there.into_iter().min_by_key(|it| it.worth());
+        least.filter(|_| is_full)
+    }
+}
+
+fn close(visitor: &Visitor) {
+    tracing::debug!("too many admin connections: one is closed for another");
+    visitor.activity.close();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn seated(places: &Places, place: Place) -> Rc<Visitor> {
+        let visitor = places.welcome().await;
+        places.seat(&visitor, place);
+        visitor
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_takes_the_place_of_who_asks_for_health() {
+        let places = Places::default();
+        let health = seated(&places, Place::Health).await;
+        health.answered();
+
+        let mut crowd = Vec::new();
+        for _ in 0..400 {
+            crowd.push(seated(&places, Place::Other).await);
+        }
+        for _ in 0..400 {
+            crowd.push(places.welcome().await);
+        }
+
+        assert!(!health.activity.is_closed());
+        let left = crowd.iter().filter(|it| !it.activity.is_closed());
+        assert_eq!(left.count(), Place::Other.count() + Place::Asking.count());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_its_first_answer_goes_last() {
+        let places = Places::default();
+        let first = seated(&places, Place::Health).await;
+        let mut crowd = Vec::new();
+        for _ in 1..Place::Health.count() {
+            time::advance(PATIENCE).await;
+            let again = seated(&places, Place::Health).await;
+            again.answered();
+            places.seat(&again, Place::Health);
+            crowd.push(again);
+        }
+        let idle = crowd.last().unwrap();
+        idle.answered();
+
+        let _further = seated(&places, Place::Health).await;
+        assert!(idle.activity.is_closed());
+        let _further = seated(&places, Place::Health).await;
+        assert!(crowd[0].activity.is_closed());
+        assert!(!first.activity.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_a_moment_to_ask_however_many_come() {
+        let places = Places::default();
+        let first = places.welcome().await;
+        let mut crowd = Vec::new();
+        for _ in 1..Place::Asking.count() {
+            crowd.push(places.welcome().await);
+        }
+        let begun = Instant::now();
+
+        let further = async {
+            crowd.push(places.welcome().await);
+            assert!(begun.elapsed() < PATIENCE, "room as soon as one has asked");
+            crowd.push(places.welcome().await);
+            assert_eq!(begun.elapsed(), PATIENCE);
+        };
+        let asks = async {
+            tokio::task::yield_now().await;
+            places.seat(&first, Place::Health);
+        };
+        tokio::join!(further, asks);
+
+        assert!(crowd[0].activity.is_closed());
+        assert!(!first.activity.is_closed());
+    }
+}
