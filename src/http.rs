@@ -42,6 +42,7 @@ mod replay;
 pub mod response;
 pub mod sessions;
 mod sniff;
+mod spelled;
 mod subprotocols;
 mod tallies;
 pub mod target;

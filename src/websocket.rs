@@ -1,4 +1,5 @@
-//! The vocabulary of RFC 6455: frames, messages, close codes, the opening handshake.
+//! The vocabulary of RFC 6455: frames, messages, close codes, the opening handshake and the
+//! names in it.
 //!
 //! Everything here is pure: no I/O, no clock, and nothing of the rest of the crate.
 
@@ -11,6 +12,7 @@ pub mod mask;
 pub mod message;
 #[cfg(test)]
 mod samples;
+pub mod spelling;
 pub mod subprotocol;
 pub mod utf8;
 

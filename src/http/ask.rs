@@ -133,9 +133,11 @@ pub(super) async fn ask(
         opened,
         terms,
         headers,
+        spelling,
     } = switched;
     let told = told(&terms, &route.session);
-    let response = handshake.accept(&told, headers::of_switching(&headers));
+    let mut response = handshake.accept(&told, headers::of_switching(&headers));
+    response.extensions_mut().insert(spelling);
     let connected = Connected {
         upstream: opened,
         attempts: series.take(),
@@ -267,11 +269,13 @@ async fn keep(
 ) {
     match pass_on(refused, client, limits).await {
         Ok(response) => {
-            let (head, body) = response.into_parts();
+            let (head, mut body) = response.into_parts();
+            let spelling = body.take_spelling();
             *latest = Some(Ok(without_body(head.clone())));
             let body = Limited::new(body, MAX_KEPT_BYTES).collect();
             if let Ok(Ok(body)) = time::timeout(KEEP_TIME, body).await {
-                let body = Body::from(body.to_bytes());
+                let spelling = spelling.unwrap_or_default();
+                let body = Body::from(body.to_bytes()).spelled(spelling);
                 *latest = Some(Ok(Response::from_parts(head, body)));
             }
         }
@@ -326,16 +330,15 @@ async fn pass_on(
 ) -> Result<Response<Body>, Refusal> {
     let status = refused.status;
     tracing::debug!(%client, %status, "upstream refused the WebSocket");
-    replay::check(&refused.answer, limits).map_err(|error| {
+    let spelling = replay::check(&refused.answer, limits).map_err(|error| {
         tracing::debug!(%client, error, "upstream failed");
         Refusal::BadGateway
     })?;
-    let mut response = replay::response(refused.answer, limits)
-        .await
-        .map_err(|error| {
-            tracing::debug!(%client, %error, "upstream failed");
-            Refusal::BadGateway
-        })?;
+    let response = replay::response(refused.answer, limits, spelling).await;
+    let mut response = response.map_err(|error| {
+        tracing::debug!(%client, %error, "upstream failed");
+        Refusal::BadGateway
+    })?;
     let close = header::HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     Ok(response)

@@ -24,6 +24,7 @@ use super::{
     binding::Home, exchange::Connection, headers, meter::Line, multiplexed::Stream,
     upload::Progress,
 };
+use crate::websocket::spelling::Spelling;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Body {
     /// The request's line in the log, if it gets one when this ends.
     line: Option<Box<Line>>,
     under_way: Option<UnderWay>,
+    /// How names are spelled in the head of the answer.
+    spelling: Option<Spelling>,
     /// How far the request has got, if that is not complete.
     upload: Option<Rc<Progress>>,
     /// With what it has broken off.
@@ -123,6 +126,18 @@ impl Body {
         Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
     }
 
+    /// The same body, of an answer in whose head names are spelled so.
+    #[must_use]
+    pub fn spelled(self, spelling: Spelling) -> Self {
+        let spelling = Some(spelling);
+        Self { spelling, ..self }
+    }
+
+    /// How names are spelled in the head of the answer; `None`: as hyper does, in lower case.
+    pub const fn take_spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
+    }
+
     /// The same body, which ends when what the client sends does so too early.
     #[must_use]
     pub fn while_uploading(self, upload: Option<Rc<Progress>>) -> Self {
@@ -139,6 +154,7 @@ impl Body {
             kind,
             line: None,
             under_way: None,
+            spelling: None,
             upload: None,
             error: None,
         }

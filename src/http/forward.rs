@@ -331,7 +331,12 @@ impl Asked<'_> {
         if is_for_client && self.head.version() >= Version::HTTP_11 {
             let headers = headers::of_interim(&interim.headers);
             let status = interim.status;
-            (self.downstream.send_interim)(&Interim { status, headers });
+            let spelling = interim.spelling.clone();
+            (self.downstream.send_interim)(&Interim {
+                status,
+                headers,
+                spelling,
+            });
         }
     }
 

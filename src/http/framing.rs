@@ -24,7 +24,10 @@ use std::{cell::Cell, collections::VecDeque, mem::MaybeUninit, rc::Rc};
 use bytes::BytesMut;
 use hyper::header::{self, HeaderMap};
 
-use crate::websocket::handshake::{find_head_end, has_bare_line_feed};
+use crate::websocket::{
+    handshake::{find_head_end, has_bare_line_feed},
+    spelling::Spelling,
+};
 
 /// How many header lines hyper takes by default, and no head with more reaches a verdict.
 const MAX_HEADERS: usize = 100;
@@ -73,7 +76,10 @@ pub struct Framing {
     position: Position,
     /// The beginning of a head or of a line that has not ended yet.
     partial: BytesMut,
-    verdicts: VecDeque<Verdict>,
+    /// Each with the spelling of the names in the head, where that asks for an upgrade.
+    verdicts: VecDeque<(Verdict, Spelling)>,
+    /// That of the request whose verdict was the last to be taken.
+    spelling: Spelling,
     is_body_broken: Rc<Cell<bool>>,
 }
 
@@ -119,6 +125,7 @@ impl Framing {
             position: Position::Head { searched: 0 },
             partial: BytesMut::new(),
             verdicts: VecDeque::new(),
+            spelling: Spelling::default(),
             is_body_broken: Rc::default(),
         }
     }
@@ -184,9 +191,17 @@ impl Framing {
     ///
     /// What is wrong with its head.
     pub fn next_verdict(&mut self) -> Verdict {
-        self.verdicts
-            .pop_front()
-            .unwrap_or(Err(Flaw::Malformed("malformed request")))
+        let next = self.verdicts.pop_front();
+        let malformed = Err(Flaw::Malformed("malformed request"));
+        let (verdict, spelling) = next.unwrap_or((malformed, Spelling::default()));
+        self.spelling = spelling;
+        verdict
+    }
+
+    /// How the names are spelled in the head whose verdict was the last to be taken, where it asks
+    /// for an upgrade: its handshake is written anew for an upstream.
+    pub fn take_spelling(&mut self) -> Spelling {
+        std::mem::take(&mut self.spelling)
     }
 
     /// Follows a head, or what there is of it, and returns how many bytes that is.
@@ -234,13 +249,21 @@ impl Framing {
         if judged.is_err() && lower_version(head, 0).is_some() {
             judged = judge(head, self.max_target_bytes);
         }
-        self.verdicts.push_back(judged.map(|_| ()));
-        match judged {
-            Ok(BodyEnd::After(0)) => self.position = HEAD,
-            Ok(BodyEnd::After(left)) => self.position = Position::Body { left },
-            Ok(BodyEnd::Chunked) => self.position = Position::ChunkSize,
-            Err(_) => self.lose(),
-        }
+        let (verdict, spelling) = match judged {
+            Ok((end, spelling)) => {
+                self.position = match end {
+                    BodyEnd::After(0) => HEAD,
+                    BodyEnd::After(left) => Position::Body { left },
+                    BodyEnd::Chunked => Position::ChunkSize,
+                };
+                (Ok(()), spelling)
+            }
+            Err(flaw) => {
+                self.lose();
+                (Err(flaw), Spelling::default())
+            }
+        };
+        self.verdicts.push_back((verdict, spelling));
     }
 
     /// Follows one line, whose bytes including the line feed say what comes next, and returns how
@@ -324,8 +347,9 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// Where the body after `head` ends, if there is only one way to read that.
-fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
+/// Where the body after `head` ends, if there is only one way to read that, and how names are
+/// spelled in it where it asks for an upgrade.
+fn judge(head: &[u8], max_target_bytes: usize) -> Result<(BodyEnd, Spelling), Flaw> {
     if has_bare_line_feed(head) {
         return Err(Flaw::Malformed("bare line feed"));
     }
@@ -349,7 +373,14 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<BodyEnd, Flaw> {
             "request target is not in a form for this method",
         ));
     }
-    Ok(body_end(request.headers)?.unwrap_or(BodyEnd::After(0)))
+    let end = body_end(request.headers)?.unwrap_or(BodyEnd::After(0));
+    let asks_for_upgrade = values(request.headers, "upgrade").next().is_some();
+    let spelling = if asks_for_upgrade {
+        Spelling::of(&request.headers.iter().map(|line| line.name))
+    } else {
+        Spelling::default()
+    };
+    Ok((end, spelling))
 }
 
 /// Whether a target has the form that its method needs (RFC 9112 §3.2); hyper makes a path of

@@ -1,15 +1,20 @@
 //! Heads that the proxy writes itself, in HTTP/1.1.
 
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Response};
+
+use crate::websocket::spelling::Spelling;
 
 /// Room for a head, as long as most are.
 const HEAD_BYTES: usize = 256;
 
-/// The `101` with these headers.
-pub(super) fn switching_protocols(headers: &HeaderMap) -> Vec<u8> {
+/// A `101` with the headers of `response`, in which names are spelled as the [`Spelling`] among
+/// its extensions says, if there is one.
+pub(super) fn switching_protocols<B>(response: &Response<B>) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
-    write_headers(&mut head, headers);
+    write_headers(&mut head, response.headers());
+    let spelling = response.extensions().get::<Spelling>();
+    spelling.unwrap_or(&Spelling::default()).apply(&mut head);
     head
 }
 

@@ -297,7 +297,7 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
         let mut response = match answer {
             Ok((response, Some(accepted))) => {
                 let response = meter.answered(response);
-                let head = head::switching_protocols(response.headers());
+                let head = head::switching_protocols(&response);
                 let switching = Switching { head, accepted };
                 *requests.switching.borrow_mut() = Some(switching);
                 return future::pending().await;
@@ -313,6 +313,9 @@ fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
         }
         if is_http_1_0 {
             say_whether_it_ends(&mut response);
+        }
+        if let Some(spelling) = response.body_mut().take_spelling() {
+            requests.stream.spell_next(spelling);
         }
         Ok(meter.answered(response))
     })
@@ -359,7 +362,8 @@ impl Requests {
         let route = self.connection.route(&mut request, meter)?;
         if upgrade::is_websocket(request.headers()) {
             meter.set_handshake();
-            let (parts, _body) = request.into_parts();
+            let (mut parts, _body) = request.into_parts();
+            parts.extensions.insert(self.stream.take_spelling());
             // A WebSocket is of no use to a client that sends no more.
             self.stream.set_held(true);
             let is_client_gone = || self.stream.is_gone();

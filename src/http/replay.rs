@@ -17,9 +17,14 @@ use tokio::{
 };
 
 use super::{body::Body, causes::Causes, exchange, framing::answers::Answers, headers};
-use crate::{transport::Transport, upstream::ResponseLimits, websocket::Opened};
+use crate::{
+    transport::Transport,
+    upstream::ResponseLimits,
+    websocket::{Opened, spelling::Spelling},
+};
 
-/// Whether the head at the beginning of what `answer` has read can be read in one way only.
+/// How names are spelled in the head at the beginning of what `answer` has read, if that can be
+/// read in one way only.
 ///
 /// # Errors
 ///
@@ -27,14 +32,15 @@ use crate::{transport::Transport, upstream::ResponseLimits, websocket::Opened};
 pub(super) fn check(
     answer: &Opened<Transport>,
     limits: ResponseLimits,
-) -> Result<(), &'static str> {
-    let mut answers = Answers::new(limits);
+) -> Result<Spelling, &'static str> {
+    let mut answers = Answers::new(limits).with_spelling();
     answers.expect();
     answers.watch(&mut answer.read_buf.to_vec());
-    answers.verdict()
+    answers.verdict().map(|()| answers.take_spelling())
 }
 
-/// Reads the answer that begins with what `answer` has read; its body comes as it comes.
+/// Reads the answer that begins with what `answer` has read, in which names are spelled so; its
+/// body comes as it comes.
 ///
 /// # Errors
 ///
@@ -42,6 +48,7 @@ pub(super) fn check(
 pub(super) async fn response(
     answer: Opened<Transport>,
     limits: ResponseLimits,
+    spelling: Spelling,
 ) -> hyper::Result<Response<Body>> {
     let builder = exchange::builder(limits);
     let (mut sender, connection) = builder.handshake(TokioIo::new(Replay::of(answer))).await?;
@@ -58,7 +65,10 @@ pub(super) async fn response(
     let (mut parts, body) = response.into_parts();
     parts.headers = headers::of_response(parts.headers);
     parts.version = Version::HTTP_11;
-    Ok(Response::from_parts(parts, Body::from(body)))
+    Ok(Response::from_parts(
+        parts,
+        Body::from(body).spelled(spelling),
+    ))
 }
 
 /// A stream that begins with what was read from it before, and to which nothing is written.

@@ -7,7 +7,11 @@ use hyper::{
 };
 
 use super::{body::Body, framing::Flaw, identity::Identity};
-use crate::{route::Unrouted, telemetry::rejections::Rejection, websocket::handshake::VERSION};
+use crate::{
+    route::Unrouted,
+    telemetry::rejections::Rejection,
+    websocket::{handshake::VERSION, spelling::Spelling},
+};
 
 /// How long a client should wait before it comes again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -249,7 +253,8 @@ impl Refusal {
             | Self::NoAnswer => &[],
         };
         let text = self.text(identity);
-        let mut response = Response::new(Body::from(Bytes::from(text)));
+        let mut response =
+            Response::new(Body::from(Bytes::from(text)).spelled(Spelling::default()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
@@ -263,8 +268,8 @@ impl Refusal {
         let (status, id, text) = (self.status(), identity.id(), self.text(identity));
         let length = text.len();
         format!(
-            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain\r\n\
-             x-request-id: {id}\r\ncontent-length: {length}\r\n\r\n{text}"
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+             X-Request-Id: {id}\r\nContent-Length: {length}\r\n\r\n{text}"
         )
     }
 

@@ -35,6 +35,7 @@ use crate::{
     websocket::{
         Opened,
         handshake::{VERSION, is_key, list},
+        spelling::Spelling,
     },
 };
 
@@ -479,7 +480,8 @@ impl Handshake<'_> {
 /// The handshake for the upstream: the client's own target and end-to-end headers, with
 /// its credentials and its whole list of subprotocols, in which some carry tokens.
 ///
-/// `make` is given the target and the headers.
+/// `make` is given the target and the headers. Their names are spelled as the [`Spelling`] among
+/// the extensions of `request` says, if there is one.
 pub(super) fn upstream_request(
     request: &Parts,
     client: Client,
@@ -494,7 +496,9 @@ pub(super) fn upstream_request(
     let host = request.headers.get(header::HOST);
     let host = host.and_then(|host| host.to_str().ok());
     forwarded::set(&mut headers, &request.headers, client, host);
+    let spelling = request.extensions.get::<Spelling>();
     let request = make(target, &headers).within(route.http.response_limits);
+    let request = request.spelled(spelling.unwrap_or(&Spelling::default()));
     match &*route.upstream.preamble(client.source(), client.server) {
         [] => request,
         preamble => request.behind(preamble),

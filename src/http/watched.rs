@@ -32,9 +32,13 @@ use super::{
     framing::{Framing, Verdict, answers::Interim},
     patience::Patience,
     sniff::Sniffed,
+    spelled::Heads,
     watchdog::Watchdog,
 };
-use crate::transport::{Stream, Transport};
+use crate::{
+    transport::{Stream, Transport},
+    websocket::spelling::Spelling,
+};
 
 /// How long a client that sends no more may have left before that is noticed.
 const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
@@ -54,6 +58,8 @@ struct Inner {
     under_way: UnderWay,
     /// Whether hyper has nothing left to write, as far as it has shown.
     is_flushed: bool,
+    /// The heads that hyper writes.
+    heads: Heads,
     /// What goes out before anything else that hyper writes.
     interim: Vec<u8>,
     write_timeout: Duration,
@@ -81,6 +87,7 @@ impl Watched {
             patience,
             under_way: UnderWay::default(),
             is_flushed: true,
+            heads: Heads::default(),
             interim: Vec::new(),
             write_timeout,
             watchdog: Watchdog::default(),
@@ -98,6 +105,20 @@ impl Watched {
     /// How the head was framed of the request that hyper has just parsed.
     pub(super) fn next_verdict(&self) -> Verdict {
         self.0.borrow_mut().framing.next_verdict()
+    }
+
+    /// See [`Framing::take_spelling`].
+    pub(super) fn take_spelling(&self) -> Spelling {
+        self.0.borrow_mut().framing.take_spelling()
+    }
+
+    /// Spells the names in the head that hyper writes next; not while more goes out before it,
+    /// which happens to a client that reads too slowly what it has asked for before.
+    pub(super) fn spell_next(&self, spelling: Spelling) {
+        let inner = &mut *self.0.borrow_mut();
+        if inner.is_flushed {
+            inner.heads.expect(spelling);
+        }
     }
 
     /// See [`Framing::is_body_broken`].
@@ -252,13 +273,16 @@ impl Inner {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 
-    /// The stream for what hyper writes.
-    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Sniffed>>> {
+    /// The stream for what hyper writes, and the heads in that.
+    fn poll_stream(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Pin<&mut Sniffed>, &mut Heads)>> {
         if self.is_flushed {
             ready!(self.poll_interim(context))?;
             self.is_flushed = false;
         }
-        Poll::Ready(Ok(Pin::new(&mut self.stream)))
+        Poll::Ready(Ok((Pin::new(&mut self.stream), &mut self.heads)))
     }
 }
 
@@ -290,7 +314,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
         let written = match inner.poll_stream(context) {
-            Poll::Ready(Ok(stream)) => stream.poll_write(context, bytes),
+            Poll::Ready(Ok((stream, heads))) => heads.poll_write(stream, context, bytes),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         };
@@ -304,7 +328,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
         let written = match inner.poll_stream(context) {
-            Poll::Ready(Ok(stream)) => stream.poll_write_vectored(context, slices),
+            Poll::Ready(Ok((stream, heads))) => heads.poll_write_vectored(stream, context, slices),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         };

@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// The answer to HTTP where TLS is spoken.
-const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
-    content-type: text/plain\r\ncontent-length: 33\r\n\r\n\
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 33\r\n\r\n\
     this port speaks HTTPS, not HTTP\n";
 
 /// How long a client may take to read it.

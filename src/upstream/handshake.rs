@@ -20,6 +20,7 @@ use crate::{
             NoAnswer, ResponseLimits, VERSION, find_head_end, has_bare_line_feed, list,
             lower_version, read_answer,
         },
+        spelling::Spelling,
         subprotocol::Shown,
     },
 };
@@ -80,6 +81,15 @@ impl OpeningRequest {
     pub fn asking(target: &str, headers: &HeaderMap, compression: Vec<Offer>) -> Self {
         let offers = compression.clone();
         Self::expecting(target, headers, &offers, Expected::Offered(compression))
+    }
+
+    /// The same request with its names spelled as the client has, and otherwise as the RFCs do.
+    #[must_use]
+    pub fn spelled(mut self, spelling: &Spelling) -> Self {
+        let mut head = Vec::from(self.head);
+        spelling.apply(&mut head[usize::from(self.preamble_bytes)..]);
+        self.head = head.into();
+        self
     }
 
     /// The same request for a client that has been told `terms`.
@@ -179,7 +189,7 @@ impl OpeningRequest {
     fn with_key(&self, key: &str) -> Vec<u8> {
         let mut request = Vec::with_capacity(self.head.len() + 64);
         request.extend_from_slice(self.request());
-        write_header(&mut request, "sec-websocket-key", key.as_bytes());
+        write_header(&mut request, "Sec-WebSocket-Key", key.as_bytes());
         request.extend_from_slice(b"\r\n");
         request
     }
@@ -201,6 +211,8 @@ pub struct Switched<S> {
     pub terms: Terms,
     /// All headers of the `101`.
     pub headers: HeaderMap,
+    /// How it spells their names.
+    pub spelling: Spelling,
 }
 
 /// Another answer than a `101`.
@@ -297,6 +309,7 @@ pub(super) async fn perform<S: Stream>(
                     opened: Opened { stream, read_buf },
                     terms,
                     headers: answer.headers,
+                    spelling: answer.spelling,
                 });
             }
             status if status.is_informational() => {}
@@ -328,9 +341,8 @@ async fn read_head<S: Stream>(
             if end > max_bytes {
                 return Err(too_large().into());
             }
-            let mut head = received.split_to(end);
-            lower_version(&[], &mut head);
-            return Ok(head);
+            lower_version(&[], received);
+            return Ok(received.split_to(end));
         }
         searched = received.len();
         if searched >= max_bytes {
@@ -355,6 +367,7 @@ struct Answer {
     is_http_11: bool,
     status: StatusCode,
     headers: HeaderMap,
+    spelling: Spelling,
     has_bare_line_feed: bool,
 }
 
@@ -385,6 +398,7 @@ impl Answer {
             is_http_11: version == 1,
             status: StatusCode::from_u16(code).map_err(|_| Broken("illegal status"))?,
             headers,
+            spelling: Spelling::of(&parsed.headers.iter().map(|line| line.name)),
             has_bare_line_feed: has_bare_line_feed(head),
         })
     }

@@ -163,7 +163,7 @@ impl Upstream {
         let head = peer.read_head().await;
         let key = head
             .lines()
-            .find_map(|line| line.strip_prefix("sec-websocket-key: "))
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
             .unwrap();
         let accept = derive_accept_key(key.as_bytes());
         peer.send(&format!(

@@ -141,7 +141,7 @@ fn what_needs_a_descriptor_more_is_told_to_come_again_and_operators_are_answered
     assert_eq!(close[4..], *b"out_of_descriptors");
     for head in [late, plain] {
         assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
-        assert!(head.contains("retry-after: 1\r\n"), "{head}");
+        assert!(head.contains("Retry-After: 1\r\n"), "{head}");
     }
     let get = |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");

@@ -135,7 +135,7 @@ async fn the_client_gets_the_upstreams_101_with_its_headers_and_with_its_own_key
     assert_eq!(header(&head, "content-length"), None);
     assert_eq!(header(&head, "transfer-encoding"), None);
     assert_eq!(header(&head, "sec-websocket-extensions"), None);
-    assert!(head.contains("set-cookie: one=1\r\n") && head.contains("set-cookie: two=2\r\n"));
+    assert!(head.contains("Set-Cookie: one=1\r\n") && head.contains("set-cookie: two=2\r\n"));
     let frame = text_frame("hello");
     client.send(&frame).await;
     assert_eq!(exchange.stream.read(frame.len()).await, frame);

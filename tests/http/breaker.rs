@@ -50,7 +50,7 @@ fn status(head: &str) -> &str {
 fn retry_after(head: &str) -> u64 {
     let line = head
         .lines()
-        .find_map(|line| line.strip_prefix("retry-after: "));
+        .find_map(|line| line.strip_prefix("Retry-After: "));
     line.unwrap_or_else(|| panic!("{head}")).parse().unwrap()
 }
 

@@ -62,6 +62,48 @@ async fn a_request_goes_through_with_clean_headers_both_ways() {
     assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
 }
 
+/// The names of the header fields in `head`.
+fn names(head: &str) -> Vec<&str> {
+    let lines = head.lines().skip(1);
+    let names = lines.filter_map(|line| line.split(": ").next());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn names_in_answers_of_the_proxy_are_those_of_the_rfcs() {
+    let upstream = Reserved::port();
+    let proxy = Proxy::start(config(vec![upstream.route()]));
+    for (request, expected) in [
+        (
+            GET.replace("Host: web.example", "Host: a b"),
+            &[
+                "Content-Type",
+                "Connection",
+                "X-Request-Id",
+                "Content-Length",
+                "Date",
+            ][..],
+        ),
+        (
+            handshake(&["Sec-WebSocket-Version: 8", "Connection: Upgrade, close"]),
+            &[
+                "Content-Type",
+                "Sec-WebSocket-Version",
+                "Upgrade",
+                "Connection",
+                "X-Request-Id",
+                "Content-Length",
+                "Date",
+            ],
+        ),
+    ] {
+        let answer = proxy.exchange(&request).await;
+        let head = answer.split("\r\n\r\n").next().unwrap();
+
+        assert_eq!(names(head), expected, "{answer}");
+    }
+}
+
 // H07, U07, U08
 #[tokio::test]
 async fn an_upgrade_that_is_not_a_websockets_is_plain_http_without_it() {
@@ -385,7 +427,7 @@ async fn hold_one(proxy: &Proxy, request: &str) -> Client {
     };
     let refusal = refusal.unwrap();
     assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
-    assert!(refusal.contains("retry-after: "), "{refusal}");
+    assert!(refusal.contains("Retry-After: "), "{refusal}");
     held
 }
 
@@ -459,7 +501,7 @@ async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
 
     let answer = held.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    for header in ["retry-after: 1\r\n", "connection: close\r\n"] {
+    for header in ["Retry-After: 1\r\n", "Connection: close\r\n"] {
         assert!(answer.contains(header), "{answer}");
     }
     ended.await.unwrap().unwrap();

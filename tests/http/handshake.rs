@@ -75,7 +75,7 @@ async fn another_version_is_426_and_told_the_right_one() {
     let mut client = proxy.connect().await;
     client.send(handshake(&["Sec-WebSocket-Version: 8"])).await;
     let head = client.read_head().await.unwrap();
-    assert!(head.contains("sec-websocket-version: 13\r\n"), "{head}");
+    assert!(head.contains("Sec-WebSocket-Version: 13\r\n"), "{head}");
 }
 
 // H04
@@ -177,6 +177,73 @@ async fn a_handshake_behind_a_request_gets_its_101_behind_the_answer() {
     assert_eq!(exchange.stream.read(frame.len()).await, frame);
 }
 
+/// The names of the header fields in `head`.
+fn names(head: &str) -> Vec<&str> {
+    let lines = head.lines().skip(1);
+    let names = lines.filter_map(|line| line.split(": ").next());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn names_are_spelled_as_the_rfcs_and_the_other_side_do() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![Route {
+        accept: Accept::AfterUpstream,
+        ..upstream.route()
+    }]));
+    let mut client = proxy.connect().await;
+    client
+        .send(handshake(&[
+            "host: chat.example",
+            "CONNECTION: upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-KEY: dGhlIHNhbXBsZSBub25jZQ==",
+            "sec-websocket-extensions: permessage-deflate",
+            "x-Device-ID: 7",
+            "Cookie: a",
+            "COOKIE: b",
+        ]))
+        .await;
+
+    let mut exchange = upstream.accept().await;
+    let sent = [
+        "host",
+        "x-Device-ID",
+        "Cookie",
+        "COOKIE",
+        "X-Request-Id",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "Forwarded",
+        "Connection",
+        "Upgrade",
+        "Sec-WebSocket-Version",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Key",
+    ];
+    assert_eq!(names(&exchange.head), sent);
+    exchange
+        .answer(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+             SET-Cookie: a\r\nx-Powered-By: x\r\nSec-Websocket-Accept: {accept}\r\n\
+             sec-websocket-extensions: permessage-deflate\r\n\r\n",
+        )
+        .await;
+
+    let head = client.read_head().await.unwrap();
+    let got = [
+        "SET-Cookie",
+        "x-Powered-By",
+        "Sec-WebSocket-Extensions",
+        "Sec-WebSocket-Accept",
+        "Upgrade",
+        "Connection",
+    ];
+    assert_eq!(names(&head), got, "{head}");
+}
+
 // H08, U06
 #[tokio::test]
 async fn a_handshake_with_a_body_is_400_and_the_connection_closes() {
@@ -243,7 +310,7 @@ async fn the_subprotocol_is_the_first_of_the_routes_that_the_client_offers() {
         let head = client.read_head().await.unwrap();
         assert_eq!(status(&head), "101");
         head.lines()
-            .find_map(|line| line.strip_prefix("sec-websocket-protocol: "))
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "))
             .map(str::to_owned)
     };
     let offers: &[&str] = &["Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c"];
@@ -268,7 +335,7 @@ async fn extensions_are_declined() {
     let exchange = upstream.accept().await;
 
     assert_eq!(status(&head), "101");
-    assert!(!head.contains("sec-websocket-extensions"), "{head}");
+    assert!(!head.contains("Sec-WebSocket-Extensions"), "{head}");
     assert_eq!(exchange.header("sec-websocket-extensions"), None);
 }
 
@@ -388,8 +455,8 @@ async fn an_exhausted_budget_is_503_with_retry_after() {
     let answer = proxy.exchange(&handshake(&[])).await;
 
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
-    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
 }
 
 // D04, S26

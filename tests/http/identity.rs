@@ -32,7 +32,7 @@ async fn requests(is_trusted: bool, lines: &[&str]) -> [Exchange; 2] {
 
 /// The id in an answer of the proxy, which is in its header and in its text.
 fn id_of(answer: &str) -> &str {
-    let (_, rest) = answer.split_once("x-request-id: ").unwrap();
+    let (_, rest) = answer.split_once("X-Request-Id: ").unwrap();
     let id = rest.lines().next().unwrap();
     assert!(answer.ends_with(&format!(" (request {id})\n")), "{answer}");
     id

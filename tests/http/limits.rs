@@ -59,7 +59,7 @@ async fn sessions_over_the_limit_of_their_address_get_a_429() {
 
     assert_eq!((&*first.1, &*second.1), ("101", "101"));
     assert_eq!(third.1, "429");
-    assert!(third.2.contains("\r\nretry-after: 1\r\n"), "{}", third.2);
+    assert!(third.2.contains("\r\nRetry-After: 1\r\n"), "{}", third.2);
     assert_eq!(other.1, "101");
     assert!(private.iter().all(|(_, status, _)| status == "101"));
 
@@ -123,7 +123,7 @@ async fn sessions_that_begin_too_fast_get_a_503_or_a_429() {
 
     let refusal = first_refusal(&proxy).await;
     assert_eq!(status(&refusal), "429");
-    assert!(refusal.contains("\r\nretry-after: 1\r\n"), "{refusal}");
+    assert!(refusal.contains("\r\nRetry-After: 1\r\n"), "{refusal}");
     assert_eq!(status(&open_from(&proxy, "203.0.113.8").await.1), "101");
 
     config.limits.session_rate_per_address = None;
@@ -131,7 +131,7 @@ async fn sessions_that_begin_too_fast_get_a_503_or_a_429() {
     let proxy = Proxy::start(config);
     let refusal = first_refusal(&proxy).await;
     assert_eq!(status(&refusal), "503");
-    assert!(refusal.contains("\r\nretry-after: 1\r\n"), "{refusal}");
+    assert!(refusal.contains("\r\nRetry-After: 1\r\n"), "{refusal}");
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn a_body_that_says_to_be_too_large_is_413_and_not_sent_upstream() {
     let answer = proxy.exchange(request).await;
 
     assert_eq!(status(&answer), "413", "{answer}");
-    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ async fn new_sessions_get_a_503_while_memory_is_short_and_those_under_way_go_on(
     while status(&open(&proxy).await) == "101" {}
     let answer = proxy.exchange(&handshake(&[])).await;
     assert_eq!(status(&answer), "503");
-    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
     assert!(answer.contains("\r\n\r\nmemory is short"), "{answer}");
     let message = text_frame("on and on");
     client.send(&message).await;
@@ -92,7 +92,7 @@ async fn requests_that_would_be_held_get_a_503_while_memory_is_short_and_others_
         .exchange("GET /absent HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     assert_eq!(status(&answer), "503", "{answer}");
-    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
     assert!(answer.contains("\r\n\r\nmemory is short"), "{answer}");
 
     let mut client = proxy.connect().await;

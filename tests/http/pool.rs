@@ -484,7 +484,7 @@ async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
     let answer = client.read_to_end().await;
 
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(answer.contains("Connection: close"), "{answer}");
     assert_eq!(exchange.stream.read_to_end().await, "some");
 }
 

@@ -63,7 +63,7 @@ async fn the_client_is_who_the_header_names() {
 
             let exchange = upstream.accept().await;
 
-            assert_eq!(exchange.header("x-forwarded-for"), Some(client));
+            assert_eq!(exchange.header("X-Forwarded-For"), Some(client));
         }
     }
 }
@@ -85,7 +85,7 @@ async fn a_client_whom_the_proxy_does_not_know_is_not_trusted() {
 
             let exchange = upstream.accept().await;
 
-            assert_eq!(exchange.header("x-forwarded-for"), Some(forwarded_for));
+            assert_eq!(exchange.header("X-Forwarded-For"), Some(forwarded_for));
             assert_eq!(exchange.header("x-forwarded-proto"), Some(scheme));
         }
     }
@@ -108,7 +108,7 @@ async fn a_header_and_a_handshake_with_frames_may_be_split_at_every_byte() {
             let mut exchange = upstream.accept().await;
             exchange.answer_101().await;
 
-            assert_eq!(exchange.header("x-forwarded-for"), Some("192.0.2.7"));
+            assert_eq!(exchange.header("X-Forwarded-For"), Some("192.0.2.7"));
             assert_eq!(exchange.stream.read(frame.len()).await, frame);
             let answer = client.read_head().await.unwrap();
             assert!(answer.contains(ACCEPT), "cut at {cut}: {answer}");
@@ -292,9 +292,9 @@ async fn unix_sockets_carry_headers_requests_and_sessions_on_both_sides() {
             head.lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
         };
-        assert_eq!(header("x-forwarded-for"), forwarded_for, "{head}");
+        assert_eq!(header("X-Forwarded-For"), forwarded_for, "{head}");
 
-        let accept = upstream_accept(header("sec-websocket-key").unwrap());
+        let accept = upstream_accept(header("Sec-WebSocket-Key").unwrap());
         upstream.write_all(accept.as_bytes()).await.unwrap();
         let mut received = vec![0; sent.len()];
         upstream.read_exact(&mut received).await.unwrap();

@@ -24,8 +24,8 @@ async fn connections_over_the_limit_get_a_503() {
     let answer = proxy.exchange(&handshake(&[])).await;
 
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
-    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
 }
 
 #[tokio::test]

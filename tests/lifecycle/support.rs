@@ -361,7 +361,7 @@ impl Upstream {
         let path = head.split(' ').nth(1).unwrap().to_owned();
         let key = head
             .lines()
-            .find_map(|line| line.strip_prefix("sec-websocket-key: "));
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
         if let Some(key) = key {
             let accept = derive_accept_key(key.as_bytes());
             client

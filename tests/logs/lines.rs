@@ -141,7 +141,7 @@ fn the_id_in_an_answer_of_the_proxy_is_in_the_log() {
 
     let answer = program.exchange(get("/a/../b?token=1", &[&traceparent()]));
 
-    let (_, rest) = answer.split_once("x-request-id: ").unwrap();
+    let (_, rest) = answer.split_once("X-Request-Id: ").unwrap();
     let id = rest.lines().next().unwrap();
     let line = json(&program.line_with("request ended"));
     for (field, value) in [
@@ -211,7 +211,7 @@ fn what_never_became_a_request_is_logged_and_counted() {
         let answered_by = line["answered_by"].as_str();
         assert_eq!(answered_by, (status != 0).then_some("proxy"), "{line}");
         let mut lines = answer.lines();
-        let id = lines.find_map(|line| line.strip_prefix("x-request-id: "));
+        let id = lines.find_map(|line| line.strip_prefix("X-Request-Id: "));
         assert_eq!(line["request_id"].as_str(), id, "{answer}");
         assert_eq!(id.is_some(), has_id, "{answer}");
     }

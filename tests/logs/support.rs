@@ -227,7 +227,7 @@ fn serve(mut stream: TcpStream, frames: &[u8]) {
         if line.is_empty() {
             break;
         }
-        if let Some(value) = line.strip_prefix("sec-websocket-key: ") {
+        if let Some(value) = line.strip_prefix("Sec-WebSocket-Key: ") {
             key = Some(value.to_owned());
         }
     }

@@ -19,8 +19,11 @@ use hyper::{
 use super::{Flaw, body_end};
 use crate::{
     http::head::write_headers,
-    websocket::handshake::{
-        NoAnswer, ResponseLimits, find_head_end, has_bare_line_feed, lower_version, read_answer,
+    websocket::{
+        handshake::{
+            NoAnswer, ResponseLimits, find_head_end, has_bare_line_feed, lower_version, read_answer,
+        },
+        spelling::Spelling,
     },
 };
 
@@ -34,16 +37,20 @@ pub struct Interim {
     pub status: StatusCode,
     /// All of its headers.
     pub headers: HeaderMap,
+    /// How their names are spelled.
+    pub spelling: Spelling,
 }
 
 impl Interim {
     /// Appends the head, as it is on the wire in HTTP/1.1.
     pub fn write(&self, head: &mut Vec<u8>) {
+        let start = head.len();
         let reason = self.status.canonical_reason().unwrap_or_default();
         head.extend_from_slice(
             format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).as_bytes(),
         );
         write_headers(head, &self.headers);
+        self.spelling.apply(&mut head[start..]);
     }
 }
 
@@ -60,6 +67,8 @@ pub struct Answers {
     interims: Vec<Interim>,
     interim_count: usize,
     verdict: Result<(), &'static str>,
+    /// How the names are spelled in the final head that has come, if that is to be known.
+    spelling: Option<Spelling>,
 }
 
 impl Answers {
@@ -75,6 +84,7 @@ impl Answers {
             interims: Vec::new(),
             interim_count: 0,
             verdict: Ok(()),
+            spelling: None,
         }
     }
 
@@ -98,6 +108,18 @@ impl Answers {
     /// What is wrong with it, or with an interim one before it.
     pub const fn verdict(&self) -> Result<(), &'static str> {
         self.verdict
+    }
+
+    /// Has the spelling of the names kept, too.
+    #[must_use]
+    pub fn with_spelling(self) -> Self {
+        let spelling = Some(Spelling::default());
+        Self { spelling, ..self }
+    }
+
+    /// How the names are spelled in the final head that has come, where that was to be kept.
+    pub fn take_spelling(&mut self) -> Spelling {
+        self.spelling.take().unwrap_or_default()
     }
 
     /// The interim answers that have come since the last call.
@@ -145,16 +167,22 @@ impl Answers {
             return self.refuse("header section too large");
         }
         let max_headers = usize::from(self.limits.max_headers);
-        let mut judged = judge(head, max_headers);
+        let is_spelled = self.spelling.is_some();
+        let mut judged = judge(head, max_headers, is_spelled);
         if judged.is_err() && lower_version(&[], head) {
-            judged = judge(head, max_headers);
+            judged = judge(head, max_headers, is_spelled);
         }
         match judged {
-            Ok(None) => self.is_expecting = false,
-            Ok(Some(_)) if self.interim_count == MAX_INTERIMS => {
+            Ok(Head::Final(spelling)) => {
+                self.is_expecting = false;
+                if spelling.is_some() {
+                    self.spelling = spelling;
+                }
+            }
+            Ok(Head::Interim(_)) if self.interim_count == MAX_INTERIMS => {
                 self.refuse("too many interim answers");
             }
-            Ok(Some(interim)) => {
+            Ok(Head::Interim(interim)) => {
                 self.interim_count += 1;
                 self.interims.push(interim);
             }
@@ -169,31 +197,42 @@ impl Answers {
     }
 }
 
-/// The interim answer that `head` is, `None` when it is a final one, if there is only one
-/// way to read it.
-fn judge(head: &[u8], max_headers: usize) -> Result<Option<Interim>, &'static str> {
+/// What a head is.
+enum Head {
+    Interim(Interim),
+    /// A final answer, in which names are spelled so, if that is to be known.
+    Final(Option<Spelling>),
+}
+
+/// What `head` is, if there is only one way to read it.
+fn judge(head: &[u8], max_headers: usize, is_spelled: bool) -> Result<Head, &'static str> {
     if has_bare_line_feed(head) {
         return Err("bare line feed");
     }
-    read_answer(head, max_headers, judge_parsed).map_err(|no_answer| match no_answer {
+    let judged = read_answer(head, max_headers, |answer| judge_parsed(answer, is_spelled));
+    judged.map_err(|no_answer| match no_answer {
         NoAnswer::Malformed => "malformed answer",
         NoAnswer::TooManyHeaders => "too many headers",
     })?
 }
 
-fn judge_parsed(answer: &httparse::Response<'_, '_>) -> Result<Option<Interim>, &'static str> {
+fn judge_parsed(
+    answer: &httparse::Response<'_, '_>,
+    is_spelled: bool,
+) -> Result<Head, &'static str> {
     let Some(code) = answer.code else {
         return Err("malformed answer");
     };
     if matches!(code, 100 | 102..=199) {
-        return interim(code, answer.headers).map(Some);
+        return interim(code, answer.headers).map(Head::Interim);
     }
     let end = body_end(answer.headers).map_err(Flaw::what)?;
     let is_chunked = end.is_some_and(super::BodyEnd::is_chunked);
     if is_chunked && answer.version == Some(0) {
         return Err("Transfer-Encoding in HTTP/1.0");
     }
-    Ok(None)
+    let spelling = || Spelling::of(&answer.headers.iter().map(|line| line.name));
+    Ok(Head::Final(is_spelled.then(spelling)))
 }
 
 fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'static str> {
@@ -207,7 +246,12 @@ fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'stati
         headers.append(name, value);
     }
     let status = StatusCode::from_u16(code).or(Err("malformed interim answer"))?;
-    Ok(Interim { status, headers })
+    let spelling = Spelling::of(&lines.iter().map(|line| line.name));
+    Ok(Interim {
+        status,
+        headers,
+        spelling,
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ fn verdicts(input: &str, piece: usize) -> Vec<Verdict> {
     for piece in input.to_owned().into_bytes().chunks_mut(piece) {
         framing.watch(piece);
     }
-    framing.verdicts.into()
+    framing
+        .verdicts
+        .into_iter()
+        .map(|(verdict, _)| verdict)
+        .collect()
 }
 
 fn with(lines: &str) -> String {
@@ -99,7 +103,8 @@ fn nothing_after_a_broken_chunk_is_taken_for_a_request() {
         let mut framing = Framing::new(1024, 100);
         framing.watch(&mut input.into_bytes());
 
-        assert_eq!(framing.verdicts, [Ok(())], "{body:?}");
+        assert_eq!(framing.verdicts.len(), 1, "{body:?}");
+        assert_eq!(framing.next_verdict(), Ok(()), "{body:?}");
         assert!(framing.is_body_broken().get(), "{body:?}");
     }
 }
@@ -145,7 +150,7 @@ fn a_later_minor_version_becomes_1_1_however_it_is_split() {
             let read = if is_legal { read } else { pipeline.clone() };
             assert_eq!(String::from_utf8(bytes).unwrap(), read, "{piece}");
             assert_eq!(framing.verdicts.len(), if is_legal { 2 } else { 1 });
-            assert_eq!(framing.verdicts[0].is_ok(), is_legal, "{version} {piece}");
+            assert_eq!(framing.verdicts[0].0.is_ok(), is_legal, "{version} {piece}");
         }
     }
 }
@@ -176,5 +181,22 @@ fn a_coding_is_unknown_only_where_the_body_has_an_end() {
             matches!(verdict(broken), Err(Flaw::Malformed(_))),
             "{broken}"
         );
+    }
+}
+
+#[test]
+fn the_spelling_of_a_head_that_asks_for_an_upgrade_is_kept() {
+    let pipeline = with("x-B: 1\r\n") + &with("x-A: 1\r\nUPGRADE: websocket\r\n") + GET;
+    for piece in [1, 7, pipeline.len()] {
+        let mut framing = Framing::new(1024, 100);
+        for piece in pipeline.clone().into_bytes().chunks_mut(piece) {
+            framing.watch(piece);
+        }
+
+        for names in [&[][..], &["Host", "x-A"], &[]] {
+            framing.next_verdict().unwrap();
+            let names = names.iter().copied();
+            assert_eq!(framing.take_spelling(), Spelling::of(&names));
+        }
     }
 }

@@ -39,7 +39,7 @@ async fn read_request(upstream: &mut DuplexStream) -> (String, String) {
     let head = String::from_utf8(head).unwrap();
     let key = head
         .lines()
-        .find_map(|line| line.strip_prefix("sec-websocket-key: "))
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
         .unwrap()
         .to_owned();
     (head, key)
