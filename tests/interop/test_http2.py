@@ -203,8 +203,14 @@ forward_ready = false
     assert (seen["code"], seen["reason"]) == (4000, "seen")
     assert seen["subprotocol"] == "chat"
     assert seen["page"] == ("h2" if http == "2" else "http/1.1")
-    log = dict(processes.logs())["readygate"]
-    ended = [json.loads(line) for line in log.splitlines() if "session ended" in line]
+
+    def ended() -> list[dict]:
+        log = dict(processes.logs())["readygate"]
+        return [json.loads(line) for line in log.splitlines() if "session ended" in line]
+
+    # The page has told what it saw before its own close frame has been answered.
+    wait_until(ended, BROWSER_SECONDS)
+    ended = ended()
     assert [session["http"] for session in ended] == [http]
     assert ended[0]["delivered"] == ended[0]["accepted"]
     measured(f"HTTP/{http}, {ended[0]['accepted']} messages held or passed on")
