@@ -38,7 +38,7 @@ pub use self::{
 use self::{
     backoff::Backoff,
     dial::{DialError, Protocol},
-    endpoint::Patience,
+    endpoint::{Patience, Reason},
     handshake::{AnswerError, Broken},
     tls::TlsError,
 };
@@ -147,7 +147,13 @@ async fn try_until<T>(
             Err(error) => match error.failure() {
                 Some(failure) => {
                     attempts.note_failure(failure, error);
-                    patience.fail(endpoint, failure, error);
+                    if error.is_of_no_meaning() {
+                        attempts.note_standing();
+                    }
+                    if !error.is_about_client() {
+                        let kind = error.kind();
+                        patience.fail(endpoint, Reason { failure, kind }, error);
+                    }
                 }
                 None => attempts.take_back(),
             },
@@ -193,7 +199,15 @@ async fn attempt(
         Ok(outcome) => outcome,
         Err(_elapsed) => {
             let silence = AttemptError::Silent(Patience::LENGTH);
-            patience.fail(endpoint, Failure::Silent, &silence);
+            let failure = Failure::Silent;
+            patience.fail(
+                endpoint,
+                Reason {
+                    failure,
+                    kind: None,
+                },
+                &silence,
+            );
             handshake.await
         }
     }
@@ -277,6 +291,29 @@ impl AttemptError {
             Self::Final(ConnectError::Tls(_)) => Failure::Tls,
             Self::Final(ConnectError::Shortage) => return None,
         })
+    }
+
+    /// Whether it is an answer to this very client, and says nothing of what others get.
+    const fn is_about_client(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_) | Self::Final(ConnectError::Refused(_) | ConnectError::Subprotocol(_))
+        )
+    }
+
+    /// Whether it says nothing of the upstream.
+    fn is_of_no_meaning(&self) -> bool {
+        matches!(self, Self::Unreachable(DialError::Unreachable(error)) if dial::is_of_no_meaning(error))
+    }
+
+    /// What kind of error of the system it is, if it is one.
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Unreachable(DialError::Unreachable(error)) | Self::Lost(error) => {
+                Some(error.kind())
+            }
+            _ => None,
+        }
     }
 }
 

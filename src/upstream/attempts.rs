@@ -123,7 +123,8 @@ impl Attempts {
         self.answers.set(self.answers.get().saturating_add(1));
     }
 
-    /// There is a connection, on which the upstream is to answer.
+    /// There is a connection, on which the upstream is to answer, or none for a reason that says
+    /// nothing of it.
     pub(super) fn note_standing(&self) {
         self.is_blamed.set(false);
     }

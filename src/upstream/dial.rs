@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
@@ -111,7 +112,9 @@ pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result
         Address::Tcp { host, port } => {
             let addresses = within(settings.timeout, name.addresses(*port)).await;
             let addresses = addresses.map_err(|error| about(host, error))?;
-            let stream = first_that_answers(addresses, settings.timeout).await?;
+            let lookup = name.lookups();
+            let connected = first_that_answers(addresses, settings.timeout).await;
+            let stream = connected.inspect_err(|_| name.forget(lookup))?;
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
             Ok(Transport::Tcp(stream))
@@ -142,10 +145,42 @@ async fn first_that_answers(
         match within(timeout, connect_to(address)).await {
             Ok(stream) => return Ok(stream),
             Err(error) if descriptors::is_shortage(&error) => return Err(error),
-            Err(error) => last_error = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(error) => {
+                let error = of_address(address, &error);
+                // A machine without IPv6 has no address for `::1`: the others tell more.
+                let is_missing = error.kind() == io::ErrorKind::AddrNotAvailable;
+                if is_of_no_meaning(&error) && !(address.is_ipv6() && is_missing) {
+                    return Err(error);
+                }
+                if !is_of_no_meaning(&error) || last_error.kind() == io::ErrorKind::NotFound {
+                    last_error = error;
+                }
+            }
         }
     }
     Err(last_error)
+}
+
+/// The error of connecting to `address`, with that.
+fn of_address(address: SocketAddr, error: &io::Error) -> io::Error {
+    // What has no kind of its own is known by that of the other shortage of memory.
+    let is_no_buffer = Errno::from_io_error(error) == Some(Errno::NOBUFS);
+    let kind = if is_no_buffer {
+        io::ErrorKind::OutOfMemory
+    } else {
+        error.kind()
+    };
+    io::Error::new(kind, format!("{address}: {error}"))
+}
+
+/// Whether a failed attempt says nothing of the upstream, nor anything that ends a session: the
+/// machine has no port, memory or thread to spare (`EADDRNOTAVAIL`, `ENOBUFS`, `ENOMEM`,
+/// `EAGAIN`), or the queue of a Unix socket is full (`EAGAIN`).
+pub(super) fn is_of_no_meaning(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+    ) || Errno::from_io_error(error) == Some(Errno::NOBUFS)
 }
 
 async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {

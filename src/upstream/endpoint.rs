@@ -39,7 +39,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::futures::Notified, time};
 
-pub(super) use self::trouble::Patience;
+pub(super) use self::trouble::{Patience, Reason};
 use self::{probes::Probes, schedule::Schedule, trouble::Troubles};
 use super::{
     Address, Settings,
@@ -98,7 +98,10 @@ impl Endpoint {
         names: &Names,
     ) -> Arc<Self> {
         let breaker = self.breaker.follow(breaker);
-        Arc::new(Self::with(&self.route, settings, breaker, names))
+        Arc::new(Self {
+            troubles: self.troubles.hand_over(),
+            ..Self::with(&self.route, settings, breaker, names)
+        })
     }
 
     fn with(route: &str, settings: &Settings, breaker: Breaker, names: &Names) -> Self {
@@ -361,17 +364,18 @@ impl Endpoint {
 
     /// Notes an attempt that failed after there were `seen` connections; whether nobody listens.
     ///
-    /// It is not known to be so where others were connected meanwhile, or where the queue of those
-    /// to be accepted is full.
+    /// It is not known to be so where others were connected meanwhile, where the queue of those to
+    /// be accepted is full, or where the machine of the proxy lacks something.
     fn note_failed(&self, tries: impl Tries, seen: u64, error: &io::Error) -> bool {
-        let is_busy = error.kind() == io::ErrorKind::WouldBlock;
-        if descriptors::is_shortage(error) || is_busy || !self.schedule.note_failure(seen, error) {
+        let is_upstreams = !descriptors::is_shortage(error) && !dial::is_of_no_meaning(error);
+        if !is_upstreams || !self.schedule.note_failure(seen, error) {
             return false;
         }
-        self.name.forget();
+        let kind = Some(error.kind());
         let error = DialError::Unreachable(io::Error::new(error.kind(), error.to_string()));
         tries.note(&error);
-        self.troubles.note(self, Failure::Unreachable, &error);
+        let failure = Failure::Unreachable;
+        self.troubles.note(self, Reason { failure, kind }, &error);
         true
     }
 

@@ -172,9 +172,19 @@ impl Name {
         }
     }
 
-    /// Has the next one who asks look the name up again: nobody answers at its addresses.
-    pub fn forget(&self) {
-        self.state().result = None;
+    /// How many lookups have finished: the number of the one whose result there is.
+    pub fn lookups(&self) -> u64 {
+        self.state().finished
+    }
+
+    /// Has the next one who asks look the name up again, unless that was done since the lookup with
+    /// this number: nobody answers at the addresses that it has found. That there is none is
+    /// believed for as long as ever.
+    pub fn forget(&self, lookup: u64) {
+        let mut state = self.state();
+        if state.finished == lookup {
+            state.result.take_if(|found| found.addresses.is_ok());
+        }
     }
 
     /// What is known, or the number of the lookup that will tell.

@@ -253,6 +253,31 @@ async fn clients_whose_upstream_went_without_their_pong_keep_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_find_the_upstreams_queue_full_keep_nobody_out() {
+    local(async {
+        let nowhere = Nowhere::new();
+        let path = nowhere.folder.path().join("upstream.sock");
+        let queue = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+        let queue = queue.unwrap();
+        queue
+            .bind(&socket2::SockAddr::unix(&path).unwrap())
+            .unwrap();
+        queue.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        let settings = until_3_s(gated());
+        for _ in 0..12 {
+            let trial = nowhere.endpoint.admit().unwrap();
+            assert!(!visit(&nowhere.endpoint, trial, &settings).await);
+        }
+        nowhere.endpoint.admit().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn clients_at_a_path_that_fails_keep_nobody_out() {
     for status in [
         StatusCode::INTERNAL_SERVER_ERROR,

@@ -2,9 +2,17 @@
 //!
 //! That nobody listens is told at once. Anything else may be about one client and is told when a
 //! session has met nothing but that for [`PATIENCE`], and no other one got through meanwhile.
+//!
+//! # Invariants
+//!
+//! * Each reason is told once while nobody gets through, and at most one line a [`PAUSE`], however
+//!   many wait and however their reasons alternate.
+//! * That it is over is told only where a warning was before.
+//! * An endpoint that another one has followed tells nothing any more.
 
 use std::{
     fmt::Display,
+    io, mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,36 +28,79 @@ use crate::upstream::{attempts::Failure, breaker::millis};
 /// How long nobody has to get through until the log says why.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the log says nothing more of the same route.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What an attempt has failed by: errors of the system of another kind are another reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) struct Reason {
+    pub(in crate::upstream) failure: Failure,
+    pub(in crate::upstream) kind: Option<io::ErrorKind>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     /// How many sessions got through.
     switched: AtomicU64,
     /// Whether there is any trouble, for a quick look.
     is_known: AtomicBool,
-    known: Mutex<Option<Trouble>>,
+    known: Mutex<Known>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
+struct Known {
+    trouble: Option<Trouble>,
+    /// When the log has said so last, in this trouble or one before.
+    told_at: Option<Instant>,
+    /// Whether another endpoint goes on with it.
+    is_handed_over: bool,
+}
+
+#[derive(Debug)]
 struct Trouble {
-    failure: Failure,
     since: Instant,
+    latest: Reason,
+    told: Vec<Reason>,
+}
+
+impl Known {
+    /// Notes that nobody gets through; whether that is news.
+    fn note(&mut self, reason: Reason) -> bool {
+        let now = Instant::now();
+        if let Some(trouble) = &mut self.trouble {
+            trouble.latest = reason;
+        }
+        let is_told = |trouble: &Trouble| trouble.told.contains(&reason);
+        if self.is_handed_over
+            || self.trouble.as_ref().is_some_and(is_told)
+            || self.told_at.is_some_and(|at| now < at + PAUSE)
+        {
+            return false;
+        }
+        self.told_at = Some(now);
+        let trouble = self.trouble.get_or_insert_with(|| Trouble {
+            since: now,
+            latest: reason,
+            told: Vec::new(),
+        });
+        trouble.told.push(reason);
+        true
+    }
 }
 
 impl Troubles {
     /// Nobody gets through.
-    pub(super) fn note(&self, endpoint: &Endpoint, failure: Failure, error: &dyn Display) {
+    pub(super) fn note(&self, endpoint: &Endpoint, reason: Reason, error: &dyn Display) {
         let mut known = self.known();
-        let since = known.map_or_else(Instant::now, |trouble| trouble.since);
-        if known.is_some_and(|trouble| trouble.failure == failure) {
+        if !known.note(reason) {
             return;
         }
-        *known = Some(Trouble { failure, since });
         self.is_known.store(true, Ordering::Relaxed);
         drop(known);
         let waiting = endpoint.waiting.load(Ordering::Relaxed);
         let route = &*endpoint.route;
         let upstream_address = &endpoint.settings.address;
-        if failure == Failure::Silent {
+        if reason.failure == Failure::Silent {
             tracing::info!(
                 route,
                 %upstream_address,
@@ -67,9 +118,22 @@ impl Troubles {
         }
     }
 
+    /// What is known, for the endpoint that follows this one, which says nothing any more.
+    pub(super) fn hand_over(&self) -> Self {
+        let mut known = self.known();
+        self.is_known.store(false, Ordering::Relaxed);
+        let handed_over = mem::take(&mut *known);
+        known.is_handed_over = true;
+        Self {
+            switched: AtomicU64::default(),
+            is_known: AtomicBool::new(handed_over.trouble.is_some()),
+            known: Mutex::new(handed_over),
+        }
+    }
+
     /// Somebody listens where nobody did.
     pub(super) fn heard(&self, endpoint: &Endpoint) {
-        self.end(endpoint, |failure| failure == Failure::Unreachable);
+        self.end(endpoint, |reason| reason.failure == Failure::Unreachable);
     }
 
     /// A session got through.
@@ -80,13 +144,16 @@ impl Troubles {
         }
     }
 
-    fn end(&self, endpoint: &Endpoint, is_over: impl Fn(Failure) -> bool) {
+    fn end(&self, endpoint: &Endpoint, is_over: impl Fn(Reason) -> bool) {
         let mut known = self.known();
-        let Some(trouble) = known.take_if(|trouble| is_over(trouble.failure)) else {
-            return;
-        };
+        let trouble = known.trouble.take_if(|trouble| is_over(trouble.latest));
+        let Some(trouble) = trouble else { return };
         self.is_known.store(false, Ordering::Relaxed);
         drop(known);
+        let is_warning = |reason: &Reason| reason.failure != Failure::Silent;
+        if !trouble.told.iter().any(is_warning) {
+            return;
+        }
         let waiting = endpoint.waiting.load(Ordering::Relaxed);
         let unavailable_ms = millis(trouble.since.elapsed());
         tracing::info!(
@@ -98,7 +165,7 @@ impl Troubles {
         );
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Trouble>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         // Nothing that is done under the lock can leave it half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,14 +194,74 @@ impl Patience {
     pub(in crate::upstream) fn fail(
         &mut self,
         endpoint: &Endpoint,
-        failure: Failure,
+        reason: Reason,
         error: &dyn Display,
     ) {
         let now = Self::new(endpoint);
         if now.switched != self.switched {
             *self = now;
         } else if now.since - self.since >= PATIENCE {
-            endpoint.troubles.note(endpoint, failure, error);
+            endpoint.troubles.note(endpoint, reason, error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time;
+
+    use super::*;
+
+    const fn reason(failure: Failure, kind: Option<io::ErrorKind>) -> Reason {
+        Reason { failure, kind }
+    }
+
+    const REFUSED: Reason = reason(Failure::Unreachable, Some(io::ErrorKind::ConnectionRefused));
+    const NO_NAME: Reason = reason(Failure::Unreachable, Some(io::ErrorKind::NotFound));
+    const UNAVAILABLE: Reason = reason(Failure::Unavailable, None);
+
+    #[tokio::test(start_paused = true)]
+    async fn reasons_that_alternate_are_told_once_each_and_not_at_once() {
+        let mut known = Known::default();
+        let mut told = Vec::new();
+        for _ in 0..1000 {
+            for reason in [REFUSED, UNAVAILABLE, NO_NAME] {
+                if known.note(reason) {
+                    told.push((reason, Instant::now()));
+                }
+            }
+            time::advance(Duration::from_millis(10)).await;
+        }
+
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (earlier, later) in told.iter().zip(&told[1..]) {
+            assert!(later.1 - earlier.1 >= PAUSE, "{told:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn troubles_that_end_and_begin_again_at_once_are_not_told_each_time() {
+        let mut known = Known::default();
+        let mut told = 0;
+        for _ in 0..100 {
+            told += u32::from(known.note(REFUSED));
+            known.trouble = None;
+            time::advance(Duration::from_millis(10)).await;
+        }
+
+        assert_eq!(told, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_goes_to_the_endpoint_that_follows() {
+        let troubles = Troubles::default();
+        assert!(troubles.known().note(REFUSED));
+
+        let next = troubles.hand_over();
+
+        time::advance(2 * PAUSE).await;
+        assert!(!troubles.known().note(UNAVAILABLE));
+        assert!(!next.known().note(REFUSED), "that is told");
+        assert!(next.known().note(UNAVAILABLE));
     }
 }

@@ -96,7 +96,7 @@ async fn a_result_is_kept_for_a_moment_unless_it_is_of_no_use() {
     ask(1).await.unwrap();
     ask(1).await.unwrap();
 
-    name.forget();
+    name.forget(name.lookups());
     answer.send(Ok(Vec::new())).unwrap();
     assert!(ask(2).await.unwrap().is_empty());
 
@@ -104,6 +104,25 @@ async fn a_result_is_kept_for_a_moment_unless_it_is_of_no_use() {
     time::advance(KEPT + FAILURE_KEPT).await;
     answer.send(Err(io::ErrorKind::NotFound.into())).unwrap();
     assert_eq!(ask(3).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    name.forget(name.lookups());
+    assert!(name.state().result.is_some(), "it is believed for a moment");
+}
+
+#[tokio::test]
+async fn who_finds_nobody_forgets_only_the_addresses_that_were_tried() {
+    let (names, answer, begun) = names();
+    let name = names.of("app.internal");
+    answer.send(Ok(vec![LOOPBACK])).unwrap();
+    name.addresses(80).await.unwrap();
+    let tried = name.lookups();
+    name.forget(tried);
+    answer.send(Ok(vec![LOOPBACK])).unwrap();
+    name.addresses(80).await.unwrap();
+
+    name.forget(tried);
+
+    name.addresses(80).await.unwrap();
+    assert_eq!(begun.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
