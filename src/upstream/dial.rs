@@ -57,7 +57,7 @@ impl From<io::Error> for DialError {
 }
 
 /// Makes one connection to an upstream that is connected once; where that is done again and again,
-/// its [`Endpoint`](super::Endpoint) is asked. `preamble` is written as its first bytes, before TLS
+/// its [`Endpoint`] is asked. `preamble` is written as its first bytes, before TLS
 /// where the upstream speaks it.
 ///
 /// Each address of its name is tried in turn.

@@ -7,12 +7,12 @@
 //!                 └───────────────────────────┘
 //! ```
 //!
-//! * [`Names`](super::lookup::Names): the addresses of its name, looked up once for all who wait.
-//! * [`Schedule`](schedule::Schedule): while nobody listens, one of those who wait tries; when
+//! * [`Names`]: the addresses of its name, looked up once for all who wait.
+//! * `Schedule`: while nobody listens, one of those who wait tries; when
 //!   somebody does, all go at once, each on a connection of its own.
 //! * [`Breaker`](super::breaker): whether new sessions are let through.
-//! * [`Probes`](probes::Probes): while nobody listens and sessions are refused, the proxy itself tries.
-//! * [`Trouble`](trouble::Troubles): why sessions wait, for the log, once for each change.
+//! * `Probes`: while nobody listens and sessions are refused, the proxy itself tries.
+//! * `Troubles`: why sessions wait, for the log, once for each change.
 //!
 //! What a session does behind its connection (TLS, the opening handshake) is its own: an answer
 //! may be about this very client, and so are the waits behind it.
