@@ -28,7 +28,6 @@
 //! used up. So the window is larger than the streams need, and still only about seven of
 //! them, two where there is little memory, may be full of the smallest messages; and where
 //! there is little, one that is full of bytes which came in a frame each is too many.
-
 //!
 //! # What one stream can do to the others
 //!

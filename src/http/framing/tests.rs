@@ -1,3 +1,5 @@
+//! Heads and bodies that can be read in one way, and those that cannot.
+
 use super::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -1,3 +1,5 @@
+//! Sections that need no change, those that do, and those that are none.
+
 mod random;
 
 use super::{section::MAX_LIST_BYTES, *};
