@@ -1,4 +1,4 @@
-//! The server: listeners, workers, limits, drain.
+//! Listeners, workers, limits and the drain of the process.
 //!
 //! ```text
 //!  listeners ──► acceptor (on worker 0) ──► the worker with the fewest connections
@@ -9,8 +9,7 @@
 //!
 //! * Each worker is one thread with a runtime of its own, and a connection never leaves the
 //!   worker that it was given to.
-//! * A connection counts against the limits from when it is accepted to when its task ends,
-//!   in whatever way.
+//! * A connection counts against the limits from its `accept` until its task ends, even by a panic.
 //! * [`run`] returns only when no worker is left.
 
 mod acceptor;
@@ -49,25 +48,25 @@ use crate::{
     memory::Bound,
 };
 
-/// How long it may take to write the last lines once nothing is waited for any more.
+/// Time left for writing the last log lines after the drain was cut short.
 const CUT_OFF_TIME: Duration = Duration::from_secs(1);
 
-/// Serves until `shutdown` resolves and everything under way has ended, or
-/// `config.drain.grace` is over.
+/// Serves until `shutdown` resolves and everything in flight has ended, or `config.drain.grace` is
+/// over.
 ///
-/// The admin listener answers from before the first connection is accepted until the last one
-/// has ended.
+/// The admin listener serves from before the first client connection is accepted until after the
+/// last one has ended.
 ///
-/// On shutdown, or `config.drain.delay` later, the listeners close at once, idle connections
-/// close, and sessions are asked to end. What is left after the grace period is dropped.
+/// On shutdown, or `config.drain.delay` after it, the listeners and idle connections close at once,
+/// and sessions get a close frame. Whatever is left after the grace period is dropped.
 ///
 /// # Errors
 ///
-/// A thread that cannot be started, or a worker that ended by itself.
+/// A thread cannot be started, or a worker ended by itself.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future starts the drain; the workers end by themselves.
+/// Dropping the future starts the drain; the workers then end by themselves.
 pub async fn run(
     listeners: impl Into<Listeners>,
     config: Arc<Config>,
@@ -88,18 +87,19 @@ pub async fn run(
     }
 }
 
-/// How [`run_from`] has ended.
+/// Outcome of [`run_from`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With the drain.
+    /// Everything in flight has ended, or the grace period is over.
     Drained,
-    /// With what was left then, for it was told once more to stop.
+    /// A further stop signal closed the remaining connections.
     CutOff,
 }
 
-/// [`run`] with a configuration that can be read again, for a service manager, and told to stop
-/// as often as something comes from `stops`: the first time the drain is announced, during its
-/// delay it begins at once, and after that nothing is waited for.
+/// Runs like [`run`], with a configuration that can be reloaded and a service manager to notify.
+///
+/// Each item of `stops` hastens the end: the first one announces the drain, one during the delay
+/// ends the delay, and the next one closes everything that is still open.
 ///
 /// # Errors
 ///
@@ -126,6 +126,7 @@ pub async fn run_from(
     let drain = shared.drain().clone();
     let _drain_on_drop = drain.begin_on_drop();
     let (workers, visits): (Vec<_>, Vec<_>) =
+        // A worker's thread ends when its last handle is dropped: until then its counts can be read.
         (0..config.workers.get()).map(visit::Worker::new).unzip();
     let watched = workers.clone();
     let admin = if let Some(listener) = admin {
@@ -141,6 +142,7 @@ pub async fn run_from(
         None
     };
     let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
+    // The drain is over when the receiver sees the last sender dropped, so none may stay here.
     drop(alive);
     let _renewal = renewal::watch(&shared, trigger, source)?;
     let _memory = memory::watch(&shared)?;
@@ -168,7 +170,7 @@ pub async fn run_from(
             return Ok(how);
         }
     }
-    // The workers answer until nobody can ask any more.
+    // A worker's thread ends only once its last handle is gone, and the admin thread holds handles.
     if let Some(admin) = admin {
         admin.stop();
     }
@@ -176,18 +178,17 @@ pub async fn run_from(
     workers.join().map(|()| how)
 }
 
-/// One listener as it is configured.
+/// Settings of one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSettings {
-    /// Where it listens.
+    /// Address to bind.
     pub address: ListenAddress,
-    /// Whether every connection begins with a header of the PROXY protocol; then it comes
-    /// from a trusted proxy, or is closed.
+    /// Requires every connection to begin with a PROXY protocol header from a trusted proxy; others
+    /// are closed. Default false.
     pub proxy_protocol: bool,
-    /// Present: clients have to speak TLS.
+    /// TLS with its certificates; `None`: plain text.
     pub tls: Option<Arc<Tls>>,
-    /// Whether clients may speak HTTP/2 without TLS, by prior knowledge (RFC 9113 §3.3);
-    /// default no.
+    /// Accepts HTTP/2 without TLS by prior knowledge (RFC 9113 §3.3); default false.
     pub h2c: bool,
 }
 
@@ -213,7 +214,7 @@ impl From<ListenAddress> for ListenSettings {
     }
 }
 
-/// Where to listen.
+/// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A TCP address.
@@ -231,43 +232,44 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Bounds of the process.
+/// Limits of the process.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Client connections at once; default 10000.
+    /// Concurrent client connections; default 10000.
     pub max_connections: usize,
-    /// Client connections of one public address at once; default 1000.
+    /// Concurrent client connections per public address; default 1000.
     pub max_connections_per_address: Option<usize>,
-    /// New WebSocket sessions in a second; default no limit.
+    /// New WebSocket sessions per second; default unlimited.
     pub session_rate: Option<u32>,
-    /// New WebSocket sessions of one public address in a second; default 100.
+    /// New WebSocket sessions per second and public address; default 100.
     pub session_rate_per_address: Option<u32>,
-    /// Accounted bytes that all sessions may hold; default a quarter of the cgroup's memory.
+    /// Accounted bytes that all sessions together may hold; default a quarter of the cgroup's
+    /// memory.
     pub max_held_bytes: usize,
-    /// What may be in use before nothing new is taken in; by default 85 % of the cgroup's limit,
-    /// if that has one.
+    /// Memory use above which new sessions and requests are refused; default 85 % of the cgroup's
+    /// limit, if it has one.
     pub max_memory: Option<Bound>,
-    /// The longest header section of a request in bytes; default 32 KiB.
+    /// Longest header section of a request in bytes; default 32 KiB.
     pub max_header_bytes: usize,
-    /// The most header lines of a request; default 100, and never more.
+    /// Most header lines of a request; default 100, which is also the upper bound.
     pub max_headers: usize,
-    /// The longest path and query of a request in bytes; default 8 KiB.
+    /// Longest path and query of a request in bytes; default 8 KiB.
     pub max_uri_bytes: usize,
-    /// How long a client may take to send its header section, and from its connection on to its
-    /// first request; default 10 s.
+    /// Time for a client to send a header section, and from `accept` to the end of its first one;
+    /// default 10 s.
     pub header_timeout: Duration,
-    /// How long a connection may wait for another request; default 75 s, which is more than
-    /// what most load balancers keep theirs for.
+    /// Idle time of a connection between requests; default 75 s, longer than most load balancers
+    /// keep theirs.
     pub keep_alive_timeout: Duration,
-    /// Requests and sessions at once on one HTTP/2 connection; default 100.
+    /// Concurrent requests and sessions on one HTTP/2 connection; default 100.
     pub max_streams: u32,
-    /// How long a client may take nothing of an answer that is there for it, and less than
-    /// 16 KiB over HTTP/2; default 60 s.
+    /// Time without progress while a response waits for the client to read: no byte over HTTP/1.1,
+    /// less than 16 KiB over HTTP/2; default 60 s.
     pub write_timeout: Duration,
 }
 
 impl Limits {
-    /// The defaults beside `max_held_bytes`, whose own depends on the machine.
+    /// Returns the defaults; that of `max_held_bytes` depends on the machine.
     #[must_use]
     pub const fn new(max_held_bytes: usize) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Accepting, and handing each connection to a worker.
 //!
-//! Connections are handed out by load and not by `SO_REUSEPORT`, whose hash does not know
-//! it: sessions last for hours, so a bad hand would stay.
+//! Connections are distributed by load, not by `SO_REUSEPORT`: the kernel's hash does not know the
+//! load, and sessions last for hours, so that an uneven distribution would stay.
 
 use std::{io, mem, rc::Rc, sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ use crate::{
     transport::{Transport, descriptors},
 };
 
-/// How long accepting pauses when the process lacks something, say file descriptors: the
-/// listener stays ready, so that trying again at once would spin.
+/// Pause after an `accept` that failed for want of a resource, say file descriptors: the listener
+/// stays readable, and an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The part of the first worker that accepts.
+/// Accept loop, run by the first worker.
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
-    /// Of all workers; the first one is the acceptor's own.
+    /// One per worker, the acceptor's own first.
     seats: Vec<Seat>,
 }
 
@@ -40,7 +40,7 @@ impl Acceptor {
         Self { listeners, seats }
     }
 
-    /// Starts accepting on this thread, until the drain begins: then the listeners close.
+    /// Starts accepting on this thread; the listeners close when the drain begins.
     pub(super) fn start(self, local: &Rc<Local>, pacer: &Pacer) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
@@ -77,7 +77,7 @@ async fn accept_all(listener: OpenListener, handout: Rc<Handout>) {
     }
 }
 
-/// Keeps a connection waiting, like those that are not accepted yet, while it would have one of
+/// Makes an accepted connection wait, as if it were still in the backlog, while it would use one of
 /// the last file descriptors.
 async fn until_there_is_room(
     socket: &AcceptedSocket,
@@ -91,12 +91,13 @@ async fn until_there_is_room(
         return;
     };
     warn(listener, &error, is_failing);
+    // No event tells that a descriptor was closed, hence the polling.
     while !descriptors::are_left(socket) {
         time::sleep(ACCEPT_PAUSE).await;
     }
 }
 
-/// Says once that the process lacks something.
+/// Logs the first of a series of failures.
 fn warn(listener: &OpenListener, error: &io::Error, is_failing: &mut bool) {
     if !mem::replace(is_failing, true) {
         let address = listener.settings();
@@ -104,7 +105,7 @@ fn warn(listener: &OpenListener, error: &io::Error, is_failing: &mut bool) {
     }
 }
 
-/// Whether only the connection that would have been accepted is affected.
+/// Returns whether the error concerns only the connection that was to be accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -122,7 +123,7 @@ struct Handout {
 }
 
 impl Handout {
-    /// Gives a connection to the worker with the fewest.
+    /// Passes a connection to the worker with the fewest.
     async fn hand_out(
         &self,
         socket: AcceptedSocket,
@@ -136,6 +137,8 @@ impl Handout {
         let max_connections = self.local.config().limits.max_connections;
         let taken = Place::take(&self.process, max_connections, &seat.count);
         let Some((place, admission)) = taken else {
+            // Dropped without a response: so many are over the limit that even a `503` each would
+            // cost too much.
             self.local.rejections().count(Rejection::Connections);
             return;
         };
@@ -146,19 +149,21 @@ impl Handout {
             admission,
             place,
         };
+        // The socket is registered with this thread's reactor already, so a hand-over to itself
+        // would only cost system calls.
         if index == 0 {
             connection.spawn(&self.local, &self.pacer);
             return;
         }
         match connection.unregister() {
-            // A worker that has ended takes the process down with it.
+            // The receiver is gone only when its worker failed, and then the whole process drains.
             Ok(handed) => drop(seat.handed.send(handed).await),
             Err(error) => tracing::warn!(%error, "cannot hand over a connection"),
         }
     }
 }
 
-/// A connection on the worker that serves it, or is about to hand it on.
+/// A connection on the worker that serves it or is about to pass it on.
 pub(super) struct Connection {
     socket: AcceptedSocket,
     client: ClientAddr,
@@ -168,7 +173,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Serves it in tasks of its own on this thread.
+    /// Serves the connection in tasks of its own on this thread.
     pub(super) fn spawn(self, local: &Rc<Local>, pacer: &Pacer) {
         pacer.start();
         tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
@@ -185,8 +190,8 @@ impl Connection {
         }
     }
 
-    /// Takes the header of the PROXY protocol off the connection, and returns what it says;
-    /// `None` when the connection is closed.
+    /// Consumes the PROXY protocol header and returns the addresses in it; `None` when the
+    /// connection is closed instead.
     async fn read_proxy_header(self, local: &Local) -> Option<(Self, Endpoints)> {
         let config = local.config();
         let client = self.client;
@@ -222,10 +227,10 @@ impl Connection {
         }
     }
 
-    /// The ends of the connection itself.
+    /// Returns the addresses of the connection itself.
     fn ends(&self, local: &Local) -> Endpoints {
         let is_told = |route: &Arc<Route>| route.upstream.proxy_protocol.is_some();
-        // Asking the system costs a call, which most configurations have no use for.
+        // `getsockname` is a system call, and only a PROXY header to an upstream needs its result.
         let is_needed = local.config().routes.iter().any(is_told);
         Endpoints {
             client: self.client,
@@ -234,7 +239,8 @@ impl Connection {
         }
     }
 
-    /// A place for its address, unless that is a trusted proxy's; `None`: it is closed.
+    /// Acquires a slot of the client's address, which trusted proxies do not need; `None` closes
+    /// the connection.
     fn enter_address(
         &self,
         client: ClientAddr,
@@ -255,7 +261,7 @@ impl Connection {
         Some((Some(place), admission))
     }
 
-    /// Serves it in a task of its own on this thread.
+    /// Serves the connection in a task of its own on this thread.
     fn serve(self, ends: Endpoints, local: &Rc<Local>) {
         let Some((address, admission)) = self.enter_address(ends.client, local) else {
             return;
@@ -263,8 +269,8 @@ impl Connection {
         let Self { place, .. } = self;
         let place = (place, address);
         let socket = Transport::from(self.socket);
-        // Neither is an `async` block, which would have room for what it awaits twice: with
-        // HTTP/2, and while a connection is kept, a task lives long.
+        // Combinators rather than `async` blocks, which would reserve the space of each awaited
+        // future twice: with HTTP/2 and idle keep-alive connections a task lives long.
         let Some(tls) = self.listener.tls.clone() else {
             let protocol = if self.listener.h2c {
                 Protocol::Either
@@ -276,6 +282,7 @@ impl Connection {
             return;
         };
         let local = Rc::clone(local);
+        // Boxed, so that the larger handshake does not add to the task's size for its whole life.
         let handshake = Box::pin(shake_hands(tls, socket, ends.client, Rc::clone(&local)));
         let served = handshake.then(move |stream| {
             let serve = |stream: Transport| {
@@ -301,8 +308,8 @@ impl Connection {
     }
 }
 
-/// Serves a connection in a task of its own on this thread, and the session that it may become in
-/// another. The `place` is kept until both have ended.
+/// Spawns the task of a connection, and another one for the session that it may become; `place` is
+/// released when the last of them has ended.
 fn spawn<S>(served: impl Future<Output = Option<S>> + 'static, place: impl Sized + 'static)
 where
     S: Future<Output = ()> + 'static,
@@ -314,7 +321,7 @@ where
     }));
 }
 
-/// The connection over TLS; `None` when the client does not get there.
+/// Performs the TLS handshake; `None` when the client fails or the drain begins.
 async fn shake_hands(
     tls: Arc<Tls>,
     socket: Transport,
@@ -341,7 +348,7 @@ pub(super) struct Handed {
 }
 
 impl Handed {
-    /// Registers it with the runtime of this thread.
+    /// Registers the socket with this thread's runtime.
     pub(super) fn register(self) -> io::Result<Connection> {
         Ok(Connection {
             socket: self.socket.register()?,

@@ -1,13 +1,14 @@
 //! The admin listener's own thread.
 //!
-//! It answers while all workers are busy, from before the first client connection is
-//! accepted until the last one has ended.
+//! It responds while all workers are busy, from before the first client connection is accepted
+//! until after the last one has ended.
 //!
 //! # Invariants
 //!
-//! * However many connections do not read or do not ask, the next one is served: it gets the
-//!   place of another one ([`Admin::welcome`]).
-//! * What is accepted gets to say what it asks for before the next one is accepted.
+//! * No number of idle or stalled connections locks an operator out: the next connection takes the
+//!   slot of another one ([`Admin::welcome`]).
+//! * An accepted connection is polled before the next one is accepted, so that a request that has
+//!   arrived is read first.
 
 use std::{io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
 
@@ -24,17 +25,16 @@ use crate::{
     transport::Transport,
 };
 
-/// How many connections there may be at once: more than have a place, for those that are being
-/// closed.
+/// Concurrent connections: more than there are slots, for those that are being closed.
 const MAX_CONNECTIONS: u32 = 192;
 
-/// How long answers under way may take at the end of the process.
+/// Time for responses in flight at the end of the process.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// How long accepting pauses when the process lacks something.
+/// Pause after an `accept` that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The thread; it ends some time after this is dropped.
+/// Handle of the thread, which ends soon after this is dropped.
 pub(super) struct AdminThread {
     thread: thread::JoinHandle<()>,
     stop: CancellationToken,
@@ -42,7 +42,7 @@ pub(super) struct AdminThread {
 }
 
 impl AdminThread {
-    /// Starts it; once this returns it accepts.
+    /// Starts the thread; once this returns, the listener accepts.
     pub(super) async fn start(listener: Listener, process: Process) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let (started, has_started) = oneshot::channel();
@@ -50,7 +50,7 @@ impl AdminThread {
             let stop = stop.clone();
             move || run(listener, process, &stop, started)
         })?;
-        // Only a thread that panics says nothing.
+        // The sender is dropped without a value only by a panic.
         let failed = |_| Err(io::Error::other("the admin thread panicked"));
         has_started.await.unwrap_or_else(failed)?;
         Ok(Self {
@@ -60,7 +60,7 @@ impl AdminThread {
         })
     }
 
-    /// Ends it, and waits for that.
+    /// Stops the thread and waits for its end.
     pub(super) fn stop(self) {
         self.stop.cancel();
         if self.thread.join().is_err() {
@@ -82,6 +82,7 @@ fn run(
         Ok(runtime) => runtime,
         Err(error) => return drop(started.send(Err(error))),
     };
+    // Of the thread's own runtime, so that busy workers delay no response.
     runtime.block_on(async {
         let listener = match listener.register() {
             Ok(listener) => listener,
@@ -112,7 +113,7 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
             }
         };
         let visitor = admin.welcome().await;
-        // Whoever had a place and lost it is gone as soon as its task runs.
+        // A connection that has lost its slot ends as soon as its task is polled.
         let running = Arc::clone(places).acquire_owned().await;
         let running = running.expect("nobody closes it");
         let socket = Transport::from(socket);
@@ -121,6 +122,7 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
             served.await;
             drop(running);
         });
+        // Lets the new task read the request that may have arrived with the connection.
         task::yield_now().await;
     }
 }

@@ -1,15 +1,14 @@
-//! Whether there are enough file descriptors: a connection takes one, and mostly another one
-//! to its upstream.
+//! File descriptors of the process: a connection takes one, and mostly another one to its upstream.
 
 use super::Limits;
 use crate::transport::descriptors;
 
-/// What is open beside connections: listeners, runtimes, the log, names that are resolved, and
-/// what is kept back for operators.
+/// Descriptors of other kinds: listeners, runtimes, the log, name resolution, and those kept back
+/// for operators.
 const RESERVE: u64 = 100;
 
-/// Raises the limit as far as the process may, and warns when connections up to
-/// `limits.max_connections` would not have enough.
+/// Raises the soft limit to the hard one, and warns when connections up to `limits.max_connections`
+/// would not have enough.
 pub fn raise_descriptor_limit(limits: &Limits) {
     let Some(available) = descriptors::raise_limit() else {
         return;

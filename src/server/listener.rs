@@ -1,4 +1,4 @@
-//! Binding: all addresses or none, and errors that say what to do.
+//! Binding of all addresses or none, with errors that say what to do.
 
 use std::{
     fs, io,
@@ -18,13 +18,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::{ListenAddress, ListenSettings, service::Inherited};
 use crate::{client::ClientAddr, config::Config, transport::Transport};
 
-/// How many connections may wait to be accepted.
+/// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// A bound socket that accepts client connections.
 #[derive(Debug)]
 pub struct Listener {
-    /// As the configuration has it.
+    /// Address in the configuration, by which a reload finds the listener.
     configured: ListenAddress,
     settings: ListenSettings,
     socket: BoundSocket,
@@ -39,17 +39,17 @@ enum BoundSocket {
 /// All bound sockets.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Where clients connect.
+    /// Listeners of client connections.
     pub traffic: Vec<Listener>,
-    /// Where operators do.
+    /// Listener of admin requests.
     pub admin: Option<Listener>,
 }
 
 impl Listeners {
     /// Binds all addresses of `config`.
     ///
-    /// The default address for admin requests may be in use, say by another readygate on the
-    /// machine: then that is logged and there is none.
+    /// The default address of the admin listener may be in use, say by another readygate on the
+    /// machine: then a warning is logged, and there is no admin listener.
     ///
     /// # Errors
     ///
@@ -58,8 +58,8 @@ impl Listeners {
         Self::bind_beside(config, Inherited::default())
     }
 
-    /// The same, where `inherited` sockets take the place of addresses, in order: of those to
-    /// which clients connect, and of the one for admin requests.
+    /// Binds like [`bind`](Self::bind), with `inherited` sockets in place of addresses, in order:
+    /// those of `listen`, and that of `admin`.
     ///
     /// # Errors
     ///
@@ -112,11 +112,11 @@ fn bind_admin(address: &ListenAddress) -> Result<Option<Listener>, BindError> {
     }
 }
 
-/// Where admin requests go by default; the port is Envoy's, too.
+/// Default address of the admin listener; the port is also Envoy's.
 pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9901));
 
 impl From<Vec<Listener>> for Listeners {
-    /// Without one for admin requests.
+    /// Converts listeners into a process without an admin listener.
     fn from(traffic: Vec<Listener>) -> Self {
         Self {
             traffic,
@@ -127,7 +127,7 @@ impl From<Vec<Listener>> for Listeners {
 
 /// Binds the addresses of all `listeners`.
 ///
-/// A Unix socket's file that nobody listens on, as a killed process leaves it, is replaced.
+/// A Unix socket that a killed process left behind is replaced.
 ///
 /// # Errors
 ///
@@ -145,19 +145,19 @@ fn bind_one(settings: &ListenSettings) -> Result<Listener, BindError> {
 }
 
 impl Listener {
-    /// Where it listens; a port 0 has become the real one.
+    /// Returns the address, with the real port in place of 0.
     #[must_use]
     pub fn address(&self) -> &ListenAddress {
         &self.settings.address
     }
 
-    /// How it is configured; a port 0 has become the real one.
+    /// Returns the settings, with the real port in place of 0.
     #[must_use]
     pub const fn settings(&self) -> &ListenSettings {
         &self.settings
     }
 
-    /// On a socket that listens already, wherever that is.
+    /// Adopts a socket that listens already, whatever its address.
     fn inherit(mut settings: ListenSettings, socket: Socket) -> Self {
         let configured = settings.address.clone();
         let local = socket.local_addr().ok();
@@ -214,8 +214,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // A restarted process can bind while connections of its predecessor linger.
+    // A restarted process can bind while connections of its predecessor are in `TIME_WAIT`.
     socket.set_reuse_address(true)?;
+    // Linux's default depends on a sysctl; `[::]` is documented to accept IPv4 as well.
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
@@ -227,6 +228,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
 
 fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // `bind` refuses an existing file even if its process is gone. It is removed only when it
+    // refuses connections, so that neither a running program nor another file is lost.
     let address = SockAddr::unix(path)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
@@ -240,7 +243,7 @@ fn bind_unix(path: &Path) -> io::Result<unix::net::UnixListener> {
     Ok(socket.into())
 }
 
-/// Whether `path` is a socket that nobody listens on.
+/// Returns whether `path` is a socket on which no process listens.
 fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     is_socket
@@ -248,13 +251,13 @@ fn is_stale(path: &Path) -> bool {
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// A listener in a runtime.
+/// A listener that is registered with a runtime.
 #[derive(Debug)]
 pub(super) struct OpenListener {
-    /// As the configuration has it.
+    /// Address in the configuration, by which a reload finds the listener.
     configured: ListenAddress,
     settings: Arc<ListenSettings>,
-    /// The configuration that the settings were last looked up in.
+    /// Configuration in which the settings were last looked up.
     seen: Weak<Config>,
     socket: OpenSocket,
 }
@@ -266,14 +269,15 @@ enum OpenSocket {
 }
 
 impl OpenListener {
-    /// How its connections are served.
+    /// Returns the settings of connections accepted so far.
     pub(super) fn settings(&self) -> &Arc<ListenSettings> {
         &self.settings
     }
 
-    /// How connections are served that are accepted with this configuration, which has the
-    /// same addresses as the one before.
+    /// Returns the settings for a connection accepted with this configuration, which has the same
+    /// addresses as the one before.
     pub(super) fn settings_in(&mut self, config: &Arc<Config>) -> Arc<ListenSettings> {
+        // A comparison of pointers for each connection; the lookup happens once after each reload.
         if !ptr::eq(self.seen.as_ptr(), Arc::as_ptr(config)) {
             self.seen = Arc::downgrade(config);
             let mut listeners = config.listen.iter();
@@ -287,7 +291,7 @@ impl OpenListener {
         Arc::clone(&self.settings)
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Cancel safety
     ///
@@ -296,7 +300,7 @@ impl OpenListener {
         match &self.socket {
             OpenSocket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // It fails for a client that has already gone, which is noticed at its first read.
+                // It fails for a client that is gone already, which its first read will tell.
                 let _ = stream.set_nodelay(true);
                 Ok((AcceptedSocket::Tcp(stream), ClientAddr::from(address)))
             }
@@ -316,7 +320,7 @@ pub(super) enum AcceptedSocket {
 }
 
 impl AcceptedSocket {
-    /// The address that the client connected to; `None` on a Unix socket.
+    /// Returns the address that the client connected to; `None` on a Unix socket.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         let Self::Tcp(stream) = self else {
             return None;
@@ -325,7 +329,7 @@ impl AcceptedSocket {
         Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
-    /// Takes it out of the runtime of this thread.
+    /// Deregisters the socket from this thread's runtime.
     pub(super) fn unregister(self) -> io::Result<UnregisteredSocket> {
         match self {
             Self::Tcp(stream) => stream.into_std().map(UnregisteredSocket::Tcp),
@@ -352,7 +356,7 @@ impl From<AcceptedSocket> for Transport {
     }
 }
 
-/// The socket of an accepted connection on its way from one runtime to another.
+/// An accepted socket on its way from one runtime to another.
 #[derive(Debug)]
 pub(super) enum UnregisteredSocket {
     Tcp(net::TcpStream),
@@ -360,7 +364,7 @@ pub(super) enum UnregisteredSocket {
 }
 
 impl UnregisteredSocket {
-    /// Registers it with the runtime of this thread.
+    /// Registers the socket with this thread's runtime.
     pub(super) fn register(self) -> io::Result<AcceptedSocket> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream).map(AcceptedSocket::Tcp),
@@ -369,26 +373,26 @@ impl UnregisteredSocket {
     }
 }
 
-/// Why the process cannot listen.
+/// Reason that a process cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// An address cannot be listened on.
+    /// The system refused an address.
     #[error("cannot listen{purpose} on {address}: {}", advice(address, source))]
     Address {
-        /// The address.
+        /// The refused address.
         address: ListenAddress,
-        /// What for, behind a blank.
+        /// Its purpose in the message, with a leading blank.
         purpose: &'static str,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The process was started with a socket that nothing is configured for.
+    /// The service manager passed a socket that no configured listener takes.
     #[error("a socket was inherited that is of no use: {0}")]
     Superfluous(&'static str),
 }
 
 fn advice(address: &ListenAddress, error: &io::Error) -> &'static str {
-    /// The first port that needs no privilege, where the system is not told otherwise.
+    /// First port that needs no privilege by default.
     const UNPRIVILEGED: u16 = 1024;
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -423,12 +427,12 @@ mod tests {
         ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()).into()
     }
 
-    /// A path of this process and test, in the system's directory for such things.
+    /// Returns a path in the temporary directory, unique to this process and test.
     fn socket_path(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("readygate-{}-{name}.sock", std::process::id()))
     }
 
-    /// What the system says of an address.
+    /// Returns the system's error of a refused address.
     fn kind(error: &BindError) -> io::ErrorKind {
         match error {
             BindError::Address { source, .. } => source.kind(),

@@ -1,4 +1,4 @@
-//! Looking at how much memory is in use.
+//! Periodic check of the memory in use.
 
 use std::{
     convert::Infallible,
@@ -13,11 +13,11 @@ use std::{
 
 use crate::http::Shared;
 
-/// How often. Between two looks what is left above the bound has to do.
+/// Interval of the checks; the headroom above the limit has to last that long.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks now, and then on a thread of its own until what it returns is dropped: the kernel may
-/// take its time to add up what a large cgroup uses.
+/// Checks now, and then on a thread of its own until the returned sender is dropped: the kernel may
+/// take its time to sum up the use of a large cgroup.
 ///
 /// # Errors
 ///

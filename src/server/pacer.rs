@@ -1,10 +1,10 @@
-//! Keeping a timer near while a worker is busy.
+//! A near timer, which spares a busy worker system calls.
 //!
-//! A runtime whose next timer is an hour away has told the kernel to wait for an hour. When a
-//! timer is set that is due before that, tokio wakes itself up to wait for less, although it is
-//! not waiting: a system call, and one more pass of its loop. Every connection sets timers of
-//! seconds, which are cancelled within milliseconds. While another one is due before all of
-//! these, none of that happens.
+//! A runtime whose next timer is an hour away has told the kernel to wait for an hour. When a timer
+//! is set that is due earlier, tokio wakes itself up to wait for less, although it is not waiting:
+//! a system call, and another pass of its loop. Every connection sets timers of seconds, which are
+//! cancelled within milliseconds. While another timer is due before all of these, none of that
+//! happens.
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use tokio::{task, time};
 
 use super::places::Count;
 
-/// Shorter than the timers that every connection sets, and rarely enough not to be noticed.
+/// Period of the timer: shorter than any that connections set, and long enough to cost nothing.
 const PACE: Duration = Duration::from_millis(500);
 
-/// The timer of one worker; it runs while there are connections.
+/// Near timer of one worker; it runs while there are connections.
 #[derive(Clone, Debug)]
 pub(super) struct Pacer {
     count: Arc<Count>,
@@ -23,7 +23,7 @@ pub(super) struct Pacer {
 }
 
 impl Pacer {
-    /// The timer of the worker with the connections that `count` counts.
+    /// Creates the timer of the worker whose connections `count` counts.
     pub(super) fn new(count: Arc<Count>) -> Self {
         Self {
             count,
@@ -31,7 +31,7 @@ impl Pacer {
         }
     }
 
-    /// Sees to it that the timer runs, for a connection that is in the count.
+    /// Starts the timer unless it runs; the caller's connection must be in the count.
     pub(super) fn start(&self) {
         if self.is_running.replace(true) {
             return;

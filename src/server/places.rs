@@ -1,4 +1,4 @@
-//! How many connections there are, in the process and on each worker.
+//! Counts of open connections, in the process and per worker.
 
 use std::{
     sync::{
@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::{http::Admission, telemetry::connections::Connections};
 
-/// How many connections over the limit still get a `503`; further ones are just closed.
+/// Connections over the limit that still get a `503`; further ones are closed without a response.
 const MAX_OVER_LIMIT: usize = 256;
 
-/// The connections of one worker.
+/// Open connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Count {
     open: AtomicUsize,
@@ -27,7 +27,7 @@ impl Count {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Resolves when there is none.
+    /// Resolves when no connection is open.
     ///
     /// Only one task may wait.
     pub(super) async fn emptied(&self) {
@@ -43,7 +43,7 @@ impl Count {
     }
 }
 
-/// The place of one connection, counted until it is dropped.
+/// Slot of one connection, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     process: Arc<Connections>,
@@ -51,8 +51,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A place on `worker` in a process for at most `max_connections`; `None` when there is
-    /// not even room to say that there is none.
+    /// Acquires a slot on `worker` in a process for at most `max_connections`; `None` when so many
+    /// are over the limit that the client does not even get a response.
     pub(super) fn take(
         process: &Arc<Connections>,
         max_connections: usize,
@@ -76,7 +76,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // tokio keeps a panic inside its task; here it is at least seen.
+        // tokio contains a panic in its task; this at least logs it.
         if thread::panicking() {
             tracing::error!("the task of a connection panicked");
         }

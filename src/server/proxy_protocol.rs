@@ -1,14 +1,13 @@
-//! The header of the PROXY protocol, with which a proxy says who is behind a connection.
+//! PROXY protocol header, with which a proxy passes on the addresses of its client.
 //!
-//! Versions 1 (text) and 2 (binary) are told apart by their first byte. The header comes
-//! before everything else, a TLS handshake included.
+//! The first byte tells version 1 (text) from version 2 (binary). The header precedes everything
+//! else, a TLS handshake included.
 //!
 //! # Invariants
 //!
-//! * Nothing behind the header is taken from the socket: bytes are looked at first, and
-//!   taken once they are known to be the header's. Who reads next finds its own first byte.
-//! * No connection goes on without a header: it is not optional, for then a client could
-//!   send one itself.
+//! * No byte behind the header is consumed: bytes are peeked first, and consumed once they are
+//!   known to belong to it. The next reader finds its own first byte.
+//! * No connection is served without a header. If it were optional, a client could send one itself.
 
 use std::{
     io,
@@ -23,13 +22,13 @@ use tokio::io::Interest;
 use super::listener::AcceptedSocket;
 use crate::client::{ClientAddr, Endpoints};
 
-/// The longest header in bytes; addresses and a few extensions (TLVs) need some hundreds.
+/// Longest header in bytes; addresses and a few extensions (TLVs) need some hundreds.
 const MAX_HEADER_BYTES: usize = 4096;
 
-/// How much is looked at together.
+/// Bytes peeked at a time.
 const CHUNK_BYTES: usize = 512;
 
-/// Why a connection has no header.
+/// Reason that a connection has no valid header.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
     #[error("connection lost: {0}")]
@@ -42,22 +41,23 @@ pub(super) enum HeaderError {
     TooLong,
 }
 
-/// Who is behind a connection.
+/// Client of a connection, as its header names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
-    /// A client.
+    /// The client's addresses.
     Client(Endpoints),
-    /// Nobody: the proxy speaks for itself (LOCAL), say to see whether somebody listens.
+    /// No client: the proxy speaks for itself (LOCAL), say in a health check.
     Proxy,
-    /// Somebody, but the proxy does not know who (UNKNOWN, UNSPEC).
+    /// A client whose addresses the proxy does not know (UNKNOWN, UNSPEC).
     Somebody,
 }
 
-/// Takes the header off `socket` and returns what it says.
+/// Consumes the header of `socket` and returns the client in it.
 pub(super) async fn read(socket: &AcceptedSocket) -> Result<Behind, HeaderError> {
     let mut header = Vec::new();
     let mut chunk = [0; CHUNK_BYTES];
     loop {
+        // Peeked, because a byte consumed past the header could not be put back for TLS or HTTP.
         let seen = receive(socket, &mut chunk, RecvFlags::PEEK).await?;
         if seen == 0 {
             return Err(HeaderError::Incomplete);
@@ -74,6 +74,8 @@ pub(super) async fn read(socket: &AcceptedSocket) -> Result<Behind, HeaderError>
                 return behind;
             }
             Err(proxy_header::Error::BufferTooShort) if header.len() < MAX_HEADER_BYTES => {
+                // The header does not end in this chunk, so that all of it belongs to it. Consuming
+                // it makes the next peek wait for more.
                 take(socket, &mut chunk[..seen]).await?;
             }
             Err(proxy_header::Error::BufferTooShort) => return Err(HeaderError::TooLong),
@@ -82,7 +84,7 @@ pub(super) async fn read(socket: &AcceptedSocket) -> Result<Behind, HeaderError>
     }
 }
 
-/// Extensions are skipped.
+/// Extensions carry nothing that is needed here.
 const CONFIG: ParseConfig = ParseConfig {
     include_tlvs: false,
     allow_v1: true,
@@ -90,7 +92,7 @@ const CONFIG: ParseConfig = ParseConfig {
 };
 
 fn behind(header: &ProxyHeader<'_>, bytes: &[u8]) -> Result<Behind, HeaderError> {
-    /// Version 2 with the command LOCAL; in version 1 there is a letter in this place.
+    /// Version 2 with the command LOCAL; version 1 has a letter at this offset.
     const LOCAL: u8 = 0x20;
     /// Version 2 with the command PROXY, then the family `AF_UNIX`, a stream.
     const UNIX_STREAM: [u8; 2] = [0x21, 0x31];
@@ -102,6 +104,7 @@ fn behind(header: &ProxyHeader<'_>, bytes: &[u8]) -> Result<Behind, HeaderError>
                 is_known: true,
             }))
         }
+        // A datagram's addresses on a stream: the proxy is misconfigured.
         Some(_datagrams) => Err(HeaderError::Invalid),
         None if bytes.get(12..14) == Some(&UNIX_STREAM) => Ok(Behind::Client(Endpoints {
             client: ClientAddr::Unix,
@@ -117,7 +120,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Takes bytes that have been looked at, which are there.
+/// Consumes peeked bytes, which are known to be in the socket's buffer.
 async fn take(socket: &AcceptedSocket, bytes: &mut [u8]) -> io::Result<()> {
     let taken = receive(socket, bytes, RecvFlags::empty()).await?;
     debug_assert_eq!(taken, bytes.len());

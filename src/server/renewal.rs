@@ -1,5 +1,5 @@
-//! What is read again while the program runs: its configuration, when somebody asks for it or
-//! the file changes, and certificates, whose files are always looked at.
+//! Reload of the configuration, on request or when its file changes, and of certificates, whose
+//! files are always watched.
 
 use std::{
     io,
@@ -21,13 +21,16 @@ use crate::{
     tls::{FileError, Warnings, fingerprint},
 };
 
-/// How often the files of certificates are looked at; a change is taken over at the second
-/// look.
+/// Interval between reads of the certificate files; a change is adopted at the second read that
+/// sees it.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reads again what `source` is asked for, takes over certificates, keys and authorities
-/// whose files change, and warns of certificates that are not valid or soon will not be, until
-/// what it returns is dropped.
+/// Reloads the configuration as `source` demands, adopts changed certificates, keys and CAs, and
+/// warns of certificates that are not valid or soon will not be, until the returned guard is
+/// dropped.
+///
+/// Existing connections keep what they have. Files are read on a thread of their own, which no
+/// other waits for: their file system may hang.
 ///
 /// Connections that are there go on with what they have. Files are read on a thread of their
 /// own, for which nobody waits: they may be on a file system that does not answer.
@@ -52,7 +55,7 @@ pub(super) fn watch(
     Ok(EndOnDrop(trigger))
 }
 
-/// Ends the thread when it is dropped.
+/// Guard that ends the thread when it is dropped.
 pub(super) struct EndOnDrop(Trigger);
 
 impl Drop for EndOnDrop {
@@ -83,7 +86,7 @@ impl Watching {
                 Some(Order::End) => return,
                 Some(Order::Reload(answer)) => {
                     let outcome = self.reload();
-                    // Whoever has asked may be gone.
+                    // The caller may be gone.
                     let _ = answer.send(outcome);
                 }
                 None => {
@@ -95,8 +98,9 @@ impl Watching {
         }
     }
 
-    /// Reads the configuration, and takes it over if nothing is wrong with it.
+    /// Reads the configuration, and adopts it if it is valid.
     fn reload(&mut self) -> Outcome {
+        // Marked as read before it is, so that a change meanwhile is seen at the next poll.
         if let Some(poll) = &mut self.poll {
             poll.read();
         }
@@ -107,7 +111,7 @@ impl Watching {
         match &outcome {
             Outcome::Applied(changes) => {
                 self.shared.reloads().count_applied();
-                // Only the keys: what they are is shown to whoever asks for /config.
+                // Keys only: values may be secret to readers of the log, and `/config` shows them.
                 let keys = changes.iter().filter_map(|line| line.split(": ").next());
                 let keys = keys.collect::<Vec<_>>().join(", ");
                 tracing::info!(changes = changes.len(), keys, "configuration reloaded");
@@ -124,6 +128,7 @@ impl Watching {
 
 fn apply(shared: &Shared, config: Config) -> Outcome {
     let current = shared.config();
+    // Refused whole: a configuration of which only some keys apply would be in no file.
     let fixed = fixed_differences(&current, &config);
     if !fixed.is_empty() {
         return Outcome::Refused(format!(
@@ -142,12 +147,12 @@ fn apply(shared: &Shared, config: Config) -> Outcome {
     Outcome::Applied(changes)
 }
 
-/// Looks at the configuration's file now and then.
+/// Polls the configuration's file.
 struct Poll {
     file: std::path::PathBuf,
     interval: Duration,
     next: Instant,
-    /// What the content was when it was last read, and when it was last looked at.
+    /// Fingerprints of the content: at the last reload, and at the last poll.
     read: u64,
     seen: u64,
 }
@@ -169,8 +174,8 @@ impl Poll {
         fingerprint(std::slice::from_ref(&self.file))
     }
 
-    /// Whether the content is another one than was last read, and has stayed the same since
-    /// the look before: whoever writes may not have finished.
+    /// Returns whether the content differs from the last reload and has not changed since the
+    /// previous poll: a writer may not have finished.
     fn has_changed(&mut self) -> bool {
         let now = Instant::now();
         if self.next > now {
@@ -183,7 +188,7 @@ impl Poll {
         is_settled && self.read != content
     }
 
-    /// It is about to be read.
+    /// Marks the present content as read.
     fn read(&mut self) {
         self.seen = self.fingerprint();
         self.read = self.seen;

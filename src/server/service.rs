@@ -1,8 +1,8 @@
-//! What a service manager such as systemd is told, and the sockets that it gives.
+//! Notifications to a service manager such as systemd, and the sockets inherited from it.
 //!
-//! Both are told apart by variables of the environment: `NOTIFY_SOCKET` and `WATCHDOG_USEC` as
-//! in `sd_notify(3)`, `LISTEN_FDS` and its like as in `sd_listen_fds(3)`. Nothing happens where
-//! they are not set. The program starts no others that would inherit any of it.
+//! Variables of the environment name both: `NOTIFY_SOCKET` and `WATCHDOG_USEC` as in
+//! `sd_notify(3)`, `LISTEN_FDS` and its companions as in `sd_listen_fds(3)`. Without them nothing
+//! happens. The program starts no child processes that could inherit them.
 
 use std::{
     convert::Infallible,
@@ -30,7 +30,7 @@ use tokio::time::{self, MissedTickBehavior};
 
 use crate::http::visit::Worker;
 
-/// Who started the process and wants to know how it is getting on; perhaps nobody does.
+/// The service manager that started the process, if there is one.
 #[derive(Clone, Debug, Default)]
 pub struct Service(Option<Arc<Manager>>);
 
@@ -38,18 +38,19 @@ pub struct Service(Option<Arc<Manager>>);
 struct Manager {
     socket: UnixDatagram,
     address: SocketAddr,
-    /// How often it wants to hear that all is well.
+    /// Interval within which the manager expects a keep-alive.
     watchdog: Option<Duration>,
-    /// It has heard of the end: then the service is not ready again, whatever else happens.
+    /// Set once the manager knows of the drain: a later reload must not report the service ready
+    /// again.
     is_stopping: AtomicBool,
 }
 
 impl Service {
-    /// Whom the environment names.
+    /// Reads the manager's address from the environment.
     ///
     /// # Errors
     ///
-    /// The address is none, or there is no socket to be had.
+    /// The address is malformed, or no socket can be created.
     pub fn of_environment() -> io::Result<Self> {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Ok(Self::default());
@@ -59,7 +60,7 @@ impl Service {
             _ => SocketAddr::from_pathname(&name)?,
         };
         let socket = UnixDatagram::unbound()?;
-        // Nobody waits for a service manager that does not listen.
+        // A manager that does not read must not block the process.
         socket.set_nonblocking(true)?;
         Ok(Self(Some(Arc::new(Manager {
             socket,
@@ -69,12 +70,12 @@ impl Service {
         }))))
     }
 
-    /// Clients are served; `status` is for people.
+    /// Reports that clients are served; `status` is shown to people.
     pub fn ready(&self, status: &str) {
         self.tell_while_serving(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The configuration is being read again; [`ready`](Self::ready) ends that.
+    /// Reports that a reload has begun; [`ready`](Self::ready) reports its end.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
@@ -83,7 +84,7 @@ impl Service {
         ));
     }
 
-    /// The end has begun.
+    /// Reports that the drain has begun.
     pub fn stopping(&self) {
         if let Some(manager) = &self.0 {
             manager.is_stopping.store(true, Ordering::Relaxed);
@@ -91,7 +92,7 @@ impl Service {
         self.tell("STOPPING=1\nSTATUS=draining");
     }
 
-    /// Says again and again that all is well, for as long as no worker is stuck.
+    /// Sends keep-alives as long as no worker is stuck.
     ///
     /// # Cancel safety
     ///
@@ -105,6 +106,7 @@ impl Service {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // A worker that does not respond in time is busy, which alone does not make it stuck.
             let _silent = join_all(workers.iter().map(|worker| worker.ask(|_| ()))).await;
             if workers.iter().any(Worker::is_stuck) {
                 tracing::error!(
@@ -134,7 +136,7 @@ impl Service {
     }
 }
 
-/// How often this process has to say that all is well.
+/// Returns the interval of keep-alives, if they are demanded of this process.
 fn watchdog() -> Option<Duration> {
     let variable = |name| env::var(name).ok();
     let is_ours = variable("WATCHDOG_PID").is_none_or(|id| id == process::id().to_string());
@@ -145,42 +147,45 @@ fn watchdog() -> Option<Duration> {
     Some(Duration::from_micros(micros)).filter(|watchdog| !watchdog.is_zero())
 }
 
-/// Listening sockets that the process was started with, by the names that they were given.
+/// Inherited listening sockets, by the names that they were given.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// The one that is called `admin`.
+    /// Socket with the name `admin`.
     pub(super) admin: Option<Socket>,
-    /// All others, in order.
+    /// All other sockets, in order.
     pub(super) traffic: Vec<Socket>,
 }
 
-/// A socket that the process was started with cannot be used.
+/// Reason that an inherited socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// It is another kind of socket, or no socket.
+    /// Another kind of socket, or no socket.
     #[error("descriptor {0} of LISTEN_FDS is not a TCP or Unix stream socket")]
     Unfit(usize),
-    /// Nobody can connect to it.
+    /// A socket that does not listen.
     #[error("descriptor {0} of LISTEN_FDS does not listen: a unit needs Accept=no")]
     Deaf(usize),
 }
 
 impl Inherited {
-    /// Takes what the environment names, which is for this process alone: once.
+    /// Takes the sockets that the environment names for this process; further calls return none.
+    ///
+    /// They are not inherited by children. Must be called before a second thread is started,
+    /// because it removes the variables.
     ///
     /// They are not inherited further. To be called before there is a second thread: the
     /// variables are removed.
     ///
     /// # Errors
     ///
-    /// The first one that is of no use.
+    /// The first socket that cannot be used.
     pub fn of_environment() -> Result<Self, InheritError> {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut given = ListenFd::from_env();
         let mut inherited = Self::default();
         for index in 0..given.len() {
-            // As the manual counts them.
+            // Numbered as `sd_listen_fds(3)` does, from 3.
             let descriptor = index + 3;
             let tcp = given.take_tcp_listener(index).ok().flatten();
             let socket = match tcp {
@@ -212,7 +217,7 @@ mod tests {
         http::{Local, Shared, visit::STUCK_AFTER},
     };
 
-    /// All that the manager has been told since it was last asked.
+    /// Returns all notifications since the last call.
     fn told(manager: &UnixDatagram) -> Vec<String> {
         let mut buffer = [0; 64];
         let next = || {

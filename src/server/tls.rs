@@ -1,9 +1,8 @@
-//! TLS with clients: which certificate they get, and the handshake.
+//! TLS with clients: the choice of certificate, and the handshake.
 //!
 //! # Invariants
 //!
-//! * A handshake runs in the task of its connection and ends within the time that a header
-//!   section may take.
+//! * A handshake runs in the task of its connection and has to end within `header_timeout`.
 //! * A reload concerns later handshakes only.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -26,27 +25,26 @@ use crate::{
     transport::Transport,
 };
 
-/// The answer to HTTP where TLS is spoken.
+/// Response to a plain HTTP request on a TLS listener.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 33\r\n\r\n\
     this port speaks HTTPS, not HTTP\n";
 
-/// How long a client may take to read it.
+/// Time for the client to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How a listener speaks TLS.
+/// TLS settings of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The certificates. The client gets the first one that is for the name that it asks
-    /// for, else the first.
+    /// Certificates; the client gets the first one that matches its server name, else the first.
     pub identities: Vec<IdentityFiles>,
-    /// The authorities of which every client needs a certificate; `None`: clients need none.
+    /// File of the CAs that must have signed the client's certificate; `None`: none is requested.
     pub client_ca: Option<PathBuf>,
-    /// Whether HTTP/2 is offered beside HTTP/1.1 (RFC 7301); default yes.
+    /// Offers HTTP/2 beside HTTP/1.1 (RFC 7301); default true.
     pub h2: bool,
 }
 
-/// TLS of one listener, made of files.
+/// TLS of one listener, loaded from files.
 #[derive(Debug)]
 pub struct Tls {
     settings: Settings,
@@ -59,7 +57,7 @@ struct Loaded {
     identities: Vec<Identity>,
 }
 
-/// Equal when made of the same files.
+/// Compares the files, not their content.
 impl PartialEq for Tls {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
@@ -73,11 +71,11 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What is wrong with the first file that cannot be used.
+    /// The first file that cannot be used, and the reason.
     ///
     /// # Panics
     ///
-    /// When there is no identity.
+    /// `settings` has no identity.
     pub fn load(settings: Settings) -> Result<Self, FileError> {
         assert!(!settings.identities.is_empty(), "a listener needs one");
         let pairs = settings.identities.iter();
@@ -91,7 +89,7 @@ impl Tls {
         Ok(Self { settings, loaded })
     }
 
-    /// Takes changed files over; see [`Reloadable::refresh`].
+    /// Adopts changed files; see [`Reloadable::refresh`].
     #[must_use]
     pub fn refresh(&self) -> Option<Result<(), FileError>> {
         self.loaded.refresh()
@@ -101,23 +99,23 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What is wrong with them; what was read before stays in use.
+    /// A file that cannot be used; the previous content stays in use.
     pub fn reload(&self) -> Result<(), FileError> {
         self.loaded.reload()
     }
 
-    /// The certificates in use.
+    /// Returns the certificates in use.
     #[must_use]
     pub fn identities(&self) -> Vec<Identity> {
         self.loaded.current().identities.clone()
     }
 
-    /// Makes the handshake with a client.
+    /// Performs the handshake with a client.
     ///
     /// # Errors
     ///
-    /// The client did not finish it within `timeout`, was refused, or does not speak TLS:
-    /// one that speaks HTTP has got a `400`.
+    /// The client did not finish within `timeout`, was rejected, or does not speak TLS: a plain
+    /// HTTP request has got a `400`.
     pub(super) async fn accept(
         &self,
         stream: Transport,
@@ -167,9 +165,8 @@ impl Loaded {
             &[b"http/1.1"]
         };
         config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
-        // Whoever resumes a session does not show its certificate again, so that tickets must
-        // not outlive the authorities that it was checked against. Without any, they outlive
-        // a reload.
+        // A client that resumes a session does not show its certificate again, so tickets must not
+        // outlive the CAs that it was checked against. Without CAs they outlive a reload.
         let tickets = match settings.client_ca {
             None => tickets.cloned(),
             Some(_) => Ticketer::new().ok(),
@@ -184,7 +181,7 @@ impl Loaded {
     }
 }
 
-/// Chooses a certificate by the name that the client asks for (RFC 6066 §3).
+/// Chooses the certificate by the server name of the client (RFC 6066 §3).
 #[derive(Debug)]
 struct ByName(Vec<Arc<CertifiedKey>>);
 
@@ -194,6 +191,7 @@ impl ResolvesServerCert for ByName {
         let Some(name) = hello.server_name().filter(|_| self.0.len() > 1) else {
             return Some(Arc::clone(first));
         };
+        // With an ECDSA and an RSA certificate for one name, the client may support only one.
         let can_sign = |certified: &CertifiedKey| {
             let schemes = hello.signature_schemes();
             certified.key.choose_scheme(schemes).is_some()
@@ -206,7 +204,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// Whether a certificate is for the host `name`, wildcards included.
+/// Returns whether a certificate is valid for the host `name`, wildcards included.
 fn is_for(certified: &CertifiedKey, name: &str) -> bool {
     let Ok(name) = ServerName::try_from(name) else {
         return false;
@@ -217,7 +215,10 @@ fn is_for(certified: &CertifiedKey, name: &str) -> bool {
         .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
 }
 
-/// Whether a client begins as no TLS client does: with the first letter of a method.
+/// Returns whether the client's first byte is the first letter of an HTTP method, which no TLS
+/// record begins with.
+///
+/// On sockets that cannot be peeked the client is taken to speak TLS.
 ///
 /// Where one cannot look without reading, it speaks TLS.
 async fn speaks_http(stream: &Transport) -> io::Result<bool> {
@@ -229,10 +230,12 @@ async fn speaks_http(stream: &Transport) -> io::Result<bool> {
     Ok(peeked == 1 && first[0].is_ascii_uppercase())
 }
 
-/// Tells an HTTP client what is wrong, and closes so that it can still read that.
+/// Responds to an HTTP client, and closes in a way that lets it read the response.
 async fn refuse_http(mut stream: Transport) -> io::Error {
     let told = async {
         stream.write_all(PLAIN_HTTP).await?;
+        // A close with unread bytes in the socket would reset the connection and discard the
+        // response.
         stream.shutdown().await?;
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     };

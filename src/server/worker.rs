@@ -2,9 +2,8 @@
 //!
 //! # Invariants
 //!
-//! * A worker that has ended goes on answering what others want to know of it until nobody can
-//!   ask any more: what it has counted is not lost while others still drain, and it is not
-//!   taken for one that is stuck.
+//! * A worker that has ended still runs jobs until its last handle is dropped: its counts are not
+//!   lost while others still drain, and it is not taken for stuck.
 
 use std::{convert::Infallible, io, pin::pin, rc::Rc, sync::Arc, thread};
 
@@ -24,18 +23,18 @@ use crate::{
     http::{Local, Shared, visit::Visit},
 };
 
-/// How many accepted connections may be on their way to one worker.
+/// Accepted connections that may wait for one worker to adopt them.
 const MAX_ON_THE_WAY: usize = 256;
 
-/// The threads that serve.
+/// Threads of all workers.
 pub(super) struct Workers(Vec<thread::JoinHandle<io::Result<()>>>);
 
 impl Workers {
     /// Starts `config.workers` threads; the first one also accepts from `listeners`.
     ///
-    /// When one ends, for whatever reason, all the others drain. Each holds `alive` until it
-    /// has ended; its thread is there until the other side of its `visits`, which the workers
-    /// get in order, is gone.
+    /// When one ends, for whatever reason, all others drain. Each holds `alive` until it has ended;
+    /// its thread lives until the other end of its `visits`, which are assigned in order, is
+    /// dropped.
     pub(super) fn start(
         listeners: Vec<Listener>,
         config: &Config,
@@ -62,7 +61,7 @@ impl Workers {
         threads.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Waits for the threads of workers that have ended, and that nobody can ask any more.
+    /// Waits for threads of workers that have ended and whose handles are dropped.
     pub(super) fn join(self) -> io::Result<()> {
         let mut result = Ok(());
         for thread in self.0 {
@@ -74,7 +73,7 @@ impl Workers {
     }
 }
 
-/// Where connections for one worker go.
+/// Sender of connections to one worker, with their count.
 #[derive(Clone)]
 pub(super) struct Seat {
     pub(super) count: Arc<Count>,
@@ -83,7 +82,7 @@ pub(super) struct Seat {
 
 type Inbox = mpsc::Receiver<Handed>;
 
-/// What others want to know of a worker.
+/// Jobs that other threads run on a worker.
 type Visits = mpsc::Receiver<Visit>;
 
 fn seat(_index: usize) -> (Seat, Inbox) {
@@ -94,14 +93,14 @@ fn seat(_index: usize) -> (Seat, Inbox) {
 
 struct Worker {
     acceptor: Option<Acceptor>,
-    /// Never closed from the other side before the drain: the acceptor keeps its sender.
+    /// The acceptor holds a sender, so that this never ends before the drain.
     inbox: Inbox,
     visits: Visits,
     count: Arc<Count>,
 }
 
 impl Worker {
-    /// Works, which is what it is `alive` for, and then answers for as long as somebody asks.
+    /// Serves while it holds `alive`, then runs jobs until the last handle is dropped.
     fn live(mut self, shared: Arc<Shared>, alive: mpsc::Sender<Infallible>) -> io::Result<()> {
         let drain_on_end = shared.drain().begin_on_drop();
         let local = Local::new(shared);
@@ -119,12 +118,12 @@ impl Worker {
             .enable_all()
             .build_local(LocalOptions::default())?;
         let result = runtime.block_on(self.serve(local));
-        // A name that is being resolved must not delay the end.
+        // Waiting for a name resolution in flight would delay the end of the process.
         runtime.shutdown_background();
         result
     }
 
-    /// Serves until the drain is over; what is left then ends with the runtime.
+    /// Serves until the drain is over; the runtime drops whatever is left.
     async fn serve(&mut self, local: &Rc<Local>) -> io::Result<()> {
         let pacer = Pacer::new(Arc::clone(&self.count));
         if let Some(acceptor) = self.acceptor.take() {
@@ -138,7 +137,7 @@ impl Worker {
             }
         }
         self.inbox.close();
-        // What was on its way has a place, and a client that may have asked already.
+        // Connections in the queue count already, and their clients may have sent a request.
         while let Some(handed) = self.inbox.recv().await {
             take_over(handed, local, &pacer);
         }
@@ -164,7 +163,7 @@ fn take_over(handed: Handed, local: &Rc<Local>, pacer: &Pacer) {
     }
 }
 
-/// Waits for `future`, and answers what others want to know meanwhile.
+/// Awaits `future`, running jobs meanwhile.
 async fn answering<F: Future>(visits: &mut Visits, local: &Rc<Local>, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
