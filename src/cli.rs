@@ -1,7 +1,7 @@
-//! The command line: arguments, configuration, telemetry, server, exit status.
+//! Command line: arguments, configuration, telemetry, server, exit status.
 //!
-//! Everything that is wrong goes to standard error, in colour on a terminal unless
-//! `NO_COLOR` is set. The exit status says whose turn it is.
+//! Problems go to standard error, in colour on a terminal unless `NO_COLOR` is set. The exit status
+//! tells the operator's problems from the program's.
 
 mod check;
 mod color;
@@ -42,7 +42,7 @@ use crate::{
     telemetry::{self, FORMATS, LEVELS},
 };
 
-/// The configuration file that is used when the command line names none.
+/// Configuration file used when the command line names none.
 const DEFAULT_FILE: &str = "proxy.toml";
 
 const EXAMPLES: &str = "\
@@ -175,10 +175,10 @@ struct Run {
     log_format: Option<Choice<telemetry::Format>>,
 }
 
-/// A word of the configuration, and what it stands for.
+/// Value of an enumerated option, with its name in the configuration.
 type Choice<T> = (&'static str, T);
 
-/// One of several words, which the help names.
+/// Returns a parser of one of several names, which `--help` lists.
 fn choice<T: Copy + Send + Sync>(
     choices: &'static [Choice<T>],
 ) -> impl TypedValueParser<Value = Choice<T>> {
@@ -189,7 +189,7 @@ fn choice<T: Copy + Send + Sync>(
     })
 }
 
-/// Where the admin listener is, if there is one.
+/// Address of the admin listener; `None` for `""`.
 #[derive(Clone, Debug)]
 struct AdminAddress(Option<ListenAddress>);
 
@@ -199,21 +199,21 @@ impl AdminAddress {
     }
 }
 
-/// What the exit status says.
+/// Exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
-    /// All went as it was told to, or is as it was asked for.
+    /// The command did its work, or the checked thing is as expected.
     Success = 0,
-    /// Something failed while running, or is not as it was asked for.
+    /// Something failed while running, or is not as expected.
     Failure = 1,
-    /// The command line is wrong, which only the configuration tells.
+    /// The command line is wrong in a way that only the configuration reveals.
     Usage = 2,
-    /// The configuration is wrong: `EX_CONFIG` of BSD's sysexits.
+    /// The configuration is invalid: `EX_CONFIG` of BSD's sysexits.
     Configuration = 78,
-    /// A second SIGINT did not let the drain end: 128 and the signal's number, as shells have it.
+    /// A second SIGINT ended the drain: 128 plus the signal's number, as in shells.
     Interrupted = 130,
-    /// A second SIGTERM did not.
+    /// A second SIGTERM ended the drain.
     Terminated = 143,
 }
 
@@ -223,7 +223,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The whole program.
+/// Runs the program with the arguments of the process.
 #[must_use]
 pub fn main() -> ExitCode {
     match Arguments::of_command_line() {
@@ -239,7 +239,7 @@ pub fn main() -> ExitCode {
             }
             command.unwrap_or(Command::Run(run)).execute().into()
         }
-        // Also `--help` and `--version`, which go to standard output and succeed.
+        // `--help` and `--version` also end up here; they go to standard output and succeed.
         Err(mut error) => {
             hide_userinfo(&mut error);
             let _ = error.print();
@@ -248,7 +248,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Hides the names and passwords of URLs among the arguments that clap is about to show.
+/// Hides user names and passwords of URLs in an error message that quotes the arguments.
 fn hide_userinfo(error: &mut clap::Error) {
     let hidden = |(kind, value): (_, &ContextValue)| match value {
         ContextValue::String(value) => {
@@ -259,13 +259,14 @@ fn hide_userinfo(error: &mut clap::Error) {
     };
     let hidden: Vec<_> = error.context().filter_map(hidden).collect();
     for (kind, value) in hidden {
+        // clap replaces a context value of the same kind.
         error.insert(kind, value);
     }
 }
 
 impl Arguments {
-    /// Like clap's own, but for `--color`, which holds for what is wrong with the arguments, too,
-    /// and may stand before a command, as no other option may.
+    /// Parses the arguments like clap, except for `--color`: it also applies to errors in the
+    /// arguments, and is the only option that may precede a command.
     fn of_command_line() -> Result<Self, clap::Error> {
         let mut known = Self::command().color(color::choice(env::args_os().skip(1)));
         let matches = known.try_get_matches_from_mut(env::args_os())?;
@@ -274,6 +275,7 @@ impl Arguments {
             id != "color" && matches.value_source(id) == Some(ValueSource::CommandLine)
         };
         let of_run = known.get_arguments().find(is_of_run).map(Arg::to_string);
+        // clap would accept `readygate --config a.toml check` and ignore the option.
         if let (Some(name), Some(option)) = (matches.subcommand_name(), of_run) {
             let has_it = known.find_subcommand(name).is_some_and(|command| {
                 let mut its_own = command.get_arguments();
@@ -316,8 +318,8 @@ fn complete(shell: clap_complete::Shell) -> Exit {
     Exit::Success
 }
 
-/// The configuration in `file`, or with one route to `upstream`; without either the one in
-/// `./proxy.toml`.
+/// Loads the configuration in `file`, or makes one with a single route to `upstream`; with neither,
+/// loads `./proxy.toml`.
 fn configuration(
     file: Option<&Path>,
     upstream: Option<address::Upstream>,
@@ -334,7 +336,7 @@ fn configuration(
 
 impl Run {
     fn execute(self) -> Exit {
-        // While there is one thread.
+        // Removes variables of the environment, which is sound only before the first thread.
         let inherited = match Inherited::of_environment() {
             Ok(inherited) => inherited,
             Err(error) => {
@@ -347,8 +349,11 @@ impl Run {
             Err(error) => return error.report(),
         };
         let source = self.source();
+        // Only now: before this nothing is logged, so that a broken configuration is reported in
+        // full on standard error.
         let served = telemetry::init(&config.log).map_err(Into::into);
         let served = served.and_then(|()| serve::serve(config, source, inherited));
+        // Lines that a thread has still to write would be lost with the process.
         telemetry::flush();
         match served {
             Ok(exit) => exit,
@@ -359,7 +364,7 @@ impl Run {
         }
     }
 
-    /// Where the configuration is read again; what the command line says instead stays so.
+    /// Returns the source of reloads, in which options of the command line still override the file.
     fn source(self) -> (Trigger, Source) {
         if self.upstream.is_some() {
             let nowhere =
@@ -403,7 +408,7 @@ impl Run {
     }
 }
 
-/// The address as a configuration has it.
+/// Formats the address as in a configuration.
 fn written(address: &ListenAddress) -> String {
     match address {
         ListenAddress::Tcp(address) => address.to_string(),
@@ -411,7 +416,7 @@ fn written(address: &ListenAddress) -> String {
     }
 }
 
-/// Why the program has no configuration to run with.
+/// Reason that the program has no configuration to run with.
 #[derive(Debug, thiserror::Error)]
 enum ConfigurationError {
     #[error("there is no configuration: no --upstream, no --config, and no ./{DEFAULT_FILE}")]
@@ -421,7 +426,7 @@ enum ConfigurationError {
 }
 
 impl ConfigurationError {
-    /// All that is wrong, without colours.
+    /// Formats all problems, without colours.
     fn to_text(&self) -> String {
         match self {
             Self::Load(LoadError::Invalid(problems)) => problems.render(false),
@@ -444,12 +449,12 @@ impl ConfigurationError {
     }
 }
 
-/// Writes `text` to standard output; nobody may be reading, which changes nothing.
+/// Writes `text` to standard output, ignoring a reader that has gone.
 fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// An error with its causes, in one line.
+/// Formats an error with its causes in one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(error), |&error| error.source());
     causes

@@ -1,5 +1,5 @@
-//! `readygate demo`: what backends that are not ready lose, and what they lose behind
-//! readygate.
+//! `readygate demo`: messages lost by backends that are not ready, with and without readygate in
+//! front of them.
 //!
 //! ```text
 //!  clients ───────────────────┐
@@ -7,9 +7,9 @@
 //!  clients ───► readygate ────┘    services still starting, or not listening
 //! ```
 //!
-//! Everything is real: the proxy is the one that `readygate --config` runs, the backends and
-//! clients are WebSocket endpoints of tokio-tungstenite, and all of them talk over TCP on
-//! 127.0.0.1. Both ways run at the same time.
+//! Everything is real: the proxy is the one that `readygate --config` runs, backends and clients
+//! are WebSocket endpoints of tokio-tungstenite, and all of them use TCP on 127.0.0.1. Both ways
+//! run at the same time.
 //!
 //! # Invariants
 //!
@@ -58,30 +58,30 @@ use crate::{
     telemetry,
 };
 
-/// How long the clients may take to finish.
+/// Time for all clients to finish.
 pub const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Over how long the clients come.
+/// Period over which the clients arrive.
 const ARRIVALS: Duration = Duration::from_millis(300);
 
-/// Backends times ways.
+/// Number of backends times ways.
 const LANES: u32 = 6;
 
-/// The configuration of the proxies, which is also shown.
+/// Configuration of the proxies, which is also shown.
 const PROXY_TOML: &str = include_str!("demo/proxy.toml");
 
-/// The size of the demo.
+/// Size of the demo.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Clients for each backend and way.
+    /// Clients per backend and way.
     pub clients: u32,
-    /// Messages that each of them has to send.
+    /// Messages of each client.
     pub messages: u32,
-    /// What messages and times are drawn from.
+    /// Seed of messages and times.
     pub seed: u64,
 }
 
-/// Why there is no result.
+/// Reason that there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The clients did not finish.
@@ -91,7 +91,7 @@ pub enum DemoError {
         DEADLINE.as_secs()
     )]
     TooSlow {
-        /// How many clients there still were.
+        /// Clients that were still running.
         unfinished: u32,
     },
     /// The proxy's configuration is not valid.
@@ -100,12 +100,12 @@ pub enum DemoError {
     /// The proxy cannot listen.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A backend or a proxy failed, or nobody reads what the demo says.
+    /// A backend or a proxy failed, or standard output is closed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What the columns of the table mean.
+/// Legend of the table.
 const NOTES: &str = "\
 delivered  the backend has handled it and acknowledged its number
 lost       all the rest, with what clients that were refused could not send
@@ -115,7 +115,7 @@ ready      median from connecting to the backend's ready message
 flush      median at the backend, from sending its ready message to the arrival
            of the last message that the client had sent before it heard that";
 
-/// How the clients of a row reach the backend.
+/// Path of a client's messages to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Straight,
@@ -133,17 +133,17 @@ impl Way {
     }
 }
 
-/// What became of the clients of one backend and way.
+/// Results of the clients of one backend and way.
 #[derive(Debug)]
 struct Row {
     way: Way,
     clients: u32,
     totals: Totals,
-    /// Medians.
+    /// Medians over the clients.
     opened: Option<Duration>,
     ready: Option<Duration>,
     flush: Option<Duration>,
-    /// Why clients could not do all they meant to, and how many.
+    /// Failures of clients, with their number.
     failures: BTreeMap<String, u32>,
 }
 
@@ -165,8 +165,8 @@ impl Row {
     }
 }
 
-/// Runs the demo and tells standard output about it; returns whether the proxy delivered
-/// every message once and in order.
+/// Runs the demo and writes about it to standard output; returns whether the proxy delivered every
+/// message once and in order.
 ///
 /// # Errors
 ///
@@ -211,14 +211,14 @@ that it is ready. Each readygate has this proxy.toml, with its own $BACKEND:
     writeln!(output)
 }
 
-/// Runs everything to its end, and shows how far it is.
+/// Runs everything to its end and shows the progress.
 async fn play(
     settings: Settings,
     progress: &mut Progress,
     output: &mut impl Write,
 ) -> Result<Vec<Group>, DemoError> {
     let deadline = Instant::now() + DEADLINE;
-    // Backends and proxies: all of them end when this is dropped.
+    // Backends and proxies; dropping the set ends them.
     let mut servers = JoinSet::new();
     let mut stages = Vec::new();
     for behaviour in Behaviour::all() {
@@ -249,12 +249,12 @@ async fn play(
     }
 }
 
-/// One backend with its proxy and all its clients.
+/// One backend with its proxy and their clients.
 struct Stage {
     behaviour: Behaviour,
-    /// Where clients connect, by [`Way`].
+    /// Addresses for clients, by [`Way`].
     addresses: [SocketAddr; 2],
-    /// By [`Way`].
+    /// Progress, by [`Way`].
     counts: [Rc<Counts>; 2],
 }
 
@@ -291,8 +291,8 @@ impl Stage {
         }
     }
 
-    /// Runs the clients of one way. Those of all ways take turns to come, so that no
-    /// handshake waits for another.
+    /// Runs the clients of one way. Clients of all ways arrive in turn, so that no handshake waits
+    /// for another.
     async fn play_way(&self, way: Way, settings: Settings, lane: u32) -> Row {
         let Settings {
             clients, messages, ..
@@ -309,7 +309,7 @@ impl Stage {
     }
 }
 
-/// The configuration of the proxy before `backend`, as the shown file has it.
+/// Returns the configuration of the proxy before `backend`, from the file that is shown.
 fn configuration(backend: &str) -> Result<Config, Problems> {
     let environment = |name: &str| (name == "BACKEND").then(|| backend.to_owned());
     let mut config = Config::parse("proxy.toml", PROXY_TOML, &environment)?;
@@ -317,7 +317,7 @@ fn configuration(backend: &str) -> Result<Config, Problems> {
     Ok(config)
 }
 
-/// Shows the results and what they mean; returns whether they are what they should be.
+/// Shows the results; returns whether the proxy was flawless.
 fn conclude(
     output: &mut impl Write,
     groups: &[Group],
@@ -350,7 +350,7 @@ fn conclude(
     Ok(readygate.is_flawless())
 }
 
-/// What it all means, in a sentence or two.
+/// Summarizes the results in a sentence or two.
 fn verdict(straight: Totals, readygate: Totals, seed: u64) -> String {
     if readygate.is_flawless() {
         format!(

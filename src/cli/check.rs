@@ -1,4 +1,4 @@
-//! `readygate check`: everything that is wrong with a file, without starting.
+//! `readygate check`: every problem in a file, without starting.
 
 use std::{fmt, path::PathBuf};
 
@@ -46,7 +46,7 @@ impl Check {
     }
 }
 
-/// A configuration in a few words.
+/// Summary of a configuration in a few words.
 pub(super) struct Summary<'a>(pub(super) &'a Config);
 
 impl fmt::Display for Summary<'_> {

@@ -1,13 +1,13 @@
-//! Whether help and what is wrong with the command line are in colour.
+//! Colour of help and of errors in the command line.
 //!
-//! Both are written while the command line is being read, so `--color` is looked for before
-//! that. It is read again with all the rest, which finds what is wrong with it.
+//! Both are written while the command line is being parsed, so a first pass looks for `--color`
+//! alone. The real pass reads it again, and reports an invalid value.
 
 use std::ffi::OsString;
 
 use clap::{ColorChoice, ValueEnum};
 
-/// What the first `--color` among `arguments` says.
+/// Returns the value of the first `--color` among `arguments`.
 pub(super) fn choice(arguments: impl IntoIterator<Item = OsString>) -> ColorChoice {
     let mut arguments = arguments.into_iter();
     let when = arguments.find_map(

@@ -1,4 +1,4 @@
-//! `readygate demo`: what backends that are not ready lose.
+//! `readygate demo`: messages lost by backends that are not ready, with readygate and without.
 
 use clap::{Args, value_parser};
 

@@ -1,7 +1,6 @@
-//! Commands that ask the admin listener of a readygate that runs: `healthcheck`, `reload`,
-//! `drain`.
+//! Clients of the admin listener: the commands `healthcheck`, `reload` and `drain`.
 //!
-//! Images without a shell and curl have no other way to do so.
+//! Images without a shell and curl have no other way to send these requests.
 
 use std::{
     io::{self, IsTerminal},
@@ -30,13 +29,13 @@ use crate::{
     },
 };
 
-/// How long an answer may take; a configuration may be read for 5 s.
+/// Time for a response; reading a configuration may take up to 5 s of it.
 const TIMEOUT: Duration = Duration::from_secs(7);
 
-/// How often it is looked whether a process that drains is still there.
+/// Interval between checks whether a draining process is still there.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often it is shown how far that is.
+/// Interval between updates of the progress line.
 const SHOW_AGAIN: Duration = Duration::from_millis(500);
 
 const HEALTHCHECK: &str = "\
@@ -81,7 +80,7 @@ Exit status:
   2   the command line is wrong
   78  the configuration is wrong";
 
-/// Which readygate is meant.
+/// Selection of a running readygate.
 #[derive(Args, Debug)]
 pub(super) struct Which {
     /// Ask the admin listener at ADDR: IP:PORT or unix:PATH
@@ -164,7 +163,7 @@ impl Drain {
 }
 
 impl Which {
-    /// Does what is to be done with the listener.
+    /// Runs `ask` against the selected admin listener.
     pub(super) fn ask_with(
         &self,
         ask: impl AsyncFnOnce(Listener) -> Result<(), Unanswered>,
@@ -183,7 +182,7 @@ impl Which {
         };
         match asked {
             Ok(()) => Exit::Success,
-            // What is wrong with a configuration is in the form in which it is shown.
+            // The response is a rendered report already, with a place for each problem.
             Err(Unanswered::Refused(StatusCode::UNPROCESSABLE_ENTITY, problems)) => {
                 eprintln!("{problems}");
                 Exit::Configuration
@@ -208,7 +207,7 @@ impl Which {
     }
 }
 
-/// Why an admin listener has not done what it was asked for.
+/// Reason that an admin listener did not do as requested.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unanswered {
     #[error("nobody listens there for admin requests")]
@@ -225,11 +224,11 @@ pub(super) enum Unanswered {
     System(#[from] io::Error),
 }
 
-/// Where an admin listener is.
+/// Admin listener of a running readygate.
 pub(super) struct Listener(ListenAddress);
 
 impl Listener {
-    /// The text of an answer with a status that means success.
+    /// Returns the text of a successful response.
     pub(super) async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
         let (status, text) = time::timeout(TIMEOUT, self.exchange(method, path))
             .await
@@ -248,13 +247,14 @@ impl Listener {
         path: &str,
     ) -> Result<(StatusCode, String), Unanswered> {
         let settings = upstream::Settings::new(self.address());
+        // The same connector as the proxy's own, so that TCP and Unix sockets both work.
         let stream = dial(&settings, Protocol::Http1, &[]).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         task::spawn_local(connection);
         let request = Request::builder()
             .method(method)
             .uri(path)
-            // A name could be one that somebody else has pointed here, so addresses are asked for.
+            // The listener rejects unknown names as DNS rebinding, and accepts `localhost`.
             .header(header::HOST, "localhost")
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
@@ -265,7 +265,7 @@ impl Listener {
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// The same for whoever looks on: a line on standard error says how many sessions are left.
+    /// Waits like [`gone`](Self::gone), with the number of remaining sessions on standard error.
     async fn gone_with_progress(&self, wait: Duration) {
         let began = Instant::now();
         let mut gone = pin!(self.gone());
@@ -282,7 +282,7 @@ impl Listener {
             };
             let waited = began.elapsed().as_secs_f64();
             let most = wait.as_secs_f64();
-            // Over the line before it.
+            // Overwrites the previous line.
             eprint!("\r\x1b[Kdraining: {left}; {waited:.0} of {most:.0} s");
             if time::timeout(SHOW_AGAIN, gone.as_mut()).await.is_ok() {
                 break;
@@ -291,13 +291,15 @@ impl Listener {
         eprintln!("\r\x1b[Kgone after {:.1} s", began.elapsed().as_secs_f64());
     }
 
-    /// Resolves when the process that drains has ended, or another one is in its place.
+    /// Resolves when the draining process has ended, or another one is in its place.
     async fn gone(&self) {
         loop {
             match self.ask(Method::GET, "/readyz").await {
                 Ok(_) => return,
-                // It has no room for clients, but does not drain.
+                // Not ready for another reason: this process does not drain, so it is a new one.
                 Err(Unanswered::Refused(_, problems)) if !problems.contains("drain") => return,
+                // Refused connections and missing sockets mean an ended process; a full backlog,
+                // which times out, does not.
                 Err(Unanswered::Unreachable(DialError::Unreachable(error)))
                     if error.kind() != io::ErrorKind::TimedOut =>
                 {
@@ -308,7 +310,7 @@ impl Listener {
         }
     }
 
-    /// Where to connect: what listens everywhere does so on this machine.
+    /// Returns the address to connect to; a wildcard address becomes loopback.
     fn address(&self) -> Address {
         match &self.0 {
             ListenAddress::Tcp(address) => Address::Tcp {

@@ -1,4 +1,4 @@
-//! Running the proxy: what signals do to it.
+//! `readygate run`: the server and the signals that control it.
 
 use std::{cell::Cell, convert::Infallible, error::Error, future, io, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Runs the proxy until it is told to stop, and everything has ended or it is told again.
+/// Runs the proxy until a signal has drained it, or further ones cut the drain short.
 pub(super) fn serve(
     config: Config,
     source: (Trigger, Source),
@@ -37,7 +37,7 @@ pub(super) fn serve(
         let reloading = async {
             while hangups.recv().await.is_some() {
                 service.reloading();
-                // What came of it is logged, in whole.
+                // The log has the details; the manager's status is one line.
                 service.ready(match trigger.reload().await {
                     Outcome::Applied(_) => "configuration reloaded",
                     Outcome::Refused(_) => "configuration not reloaded; the log says why",
@@ -45,6 +45,7 @@ pub(super) fn serve(
             }
             future::pending::<Infallible>().await
         };
+        // Unbounded, because a signal is never worth waiting for; people send few.
         let (stop, stops) = mpsc::unbounded_channel();
         let last = Cell::new(Exit::Success);
         let told = async {
@@ -67,14 +68,14 @@ pub(super) fn serve(
     })
 }
 
-/// SIGTERM and SIGINT, either of which asks for the end.
+/// SIGTERM and SIGINT, both of which request the drain.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl StopSignals {
-    /// They are caught once this has returned.
+    /// Installs the handlers; from here on neither signal ends the process by itself.
     fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -82,7 +83,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one; the exit status is for one that does not let the drain end.
+    /// Waits for the next signal; returns the exit status in case it cuts the drain short.
     ///
     /// # Cancel safety
     ///

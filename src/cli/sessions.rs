@@ -1,4 +1,4 @@
-//! `readygate sessions`: who is connected to one that runs, and what each waits for.
+//! `readygate sessions`: live and recent sessions of a running readygate.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -86,6 +86,8 @@ impl Sessions {
         }
         if self.ended {
             path += "&ended=true";
+            // A route contains `/` and `*`, which are left readable; all else is percent-encoded (RFC
+            // 3986 §2.1).
         }
         if let Some(route) = &self.route {
             path += "&route=";
@@ -101,7 +103,7 @@ impl Sessions {
     }
 }
 
-/// A line for each session, with what there is to say of it.
+/// Formats a line per session, with the facts that fit.
 fn table(list: &Value) -> String {
     let none = Vec::new();
     let sessions = list["sessions"].as_array().unwrap_or(&none);
@@ -143,7 +145,7 @@ fn table(list: &Value) -> String {
     text
 }
 
-/// How the session has ended, or where it is connected, or why it is not.
+/// Formats the outcome of the session, or its upstream's address, or the connect error.
 fn upstream(session: &Value) -> String {
     let end = &session["end"];
     if !end.is_null() {
@@ -161,7 +163,7 @@ fn upstream(session: &Value) -> String {
     }
 }
 
-/// All of a session: a line for each field, and its states with their times.
+/// Formats a session in full: a line per field, and its states with their times.
 fn one(session: &Value) -> String {
     let mut text = String::new();
     for (name, value) in session.as_object().into_iter().flatten() {
@@ -193,7 +195,7 @@ fn one(session: &Value) -> String {
     text
 }
 
-/// What clients wrote must not do anything to the terminal; text without quotes.
+/// Formats a value without quotes; escaped, because clients' text must not control the terminal.
 fn shown(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -208,7 +210,7 @@ fn shown(value: &Value) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Milliseconds in a unit that suits them.
+/// Formats milliseconds in a fitting unit.
 fn age(milliseconds: &Value) -> String {
     let age = Duration::from_millis(milliseconds.as_u64().unwrap_or_default());
     match age.as_secs() {

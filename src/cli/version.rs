@@ -1,10 +1,10 @@
-//! `readygate version`: what the program was built from.
+//! `readygate version`: the sources and the compiler that the program was built from.
 
 use serde_json::json;
 
 use super::{Exit, print};
 
-/// What `--version` says behind the name.
+/// Text of `--version` behind the name.
 pub(super) const SHORT: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",

@@ -1,8 +1,8 @@
-//! Backends that cannot work yet when their clients come.
+//! Backends that are not ready when their clients connect.
 //!
-//! What arrives before a backend is ready is read and dropped, without an error. A library
-//! does so where no handler is attached (Node `ws`), and an application where its services
-//! are still starting; on the wire the two look alike.
+//! Whatever arrives before a backend is ready is read and dropped, without an error. A library does
+//! so where no handler is attached (Node `ws`), and an application whose services are still
+//! starting; on the wire the two look alike.
 
 use std::{io, net::SocketAddr, ops::Range, pin::pin, time::Duration};
 
@@ -23,23 +23,23 @@ use tokio_tungstenite::{
 
 use super::messages::{Answer, Request, dice};
 
-/// How many connections may wait to be accepted.
+/// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// One way of not being ready.
+/// Kind of backend, by the way in which it is not ready.
 #[derive(Clone, Debug)]
 pub(super) struct Behaviour {
     pub(super) name: &'static str,
-    /// How long it does not listen at all.
+    /// Time for which it does not listen.
     pub(super) down: Duration,
-    /// How long each connection takes from its handshake to being ready.
+    /// Time from a connection's handshake to its readiness.
     pub(super) starting: Range<Duration>,
-    /// How it says that it is ready.
+    /// Message that announces readiness.
     pub(super) ready: Answer,
 }
 
 impl Behaviour {
-    /// The backends of the demo.
+    /// Returns the backends of the demo.
     pub(super) fn all() -> [Self; 3] {
         let millis = Duration::from_millis;
         [
@@ -64,7 +64,7 @@ impl Behaviour {
         ]
     }
 
-    /// What it does, in words.
+    /// Describes the behaviour in words.
     pub(super) fn description(&self) -> String {
         let Range { start, end } = self.starting;
         let (start, end) = (start.as_secs_f32(), end.as_secs_f32());
@@ -80,14 +80,13 @@ impl Behaviour {
         }
     }
 
-    /// How long the connection of `client` takes to be ready: the same whichever way the
-    /// client comes.
+    /// Returns the time that the connection of `client` takes to be ready, the same for both ways.
     fn starting_time(&self, seed: u64, client: u32) -> Duration {
         dice(seed, self.name, client).random_range(self.starting.clone())
     }
 }
 
-/// A backend whose port is taken, so that nobody else listens there.
+/// A backend whose port is bound but does not listen, so that no other process gets it.
 #[derive(Debug)]
 pub(super) struct Backend {
     behaviour: Behaviour,
@@ -110,14 +109,14 @@ impl Backend {
         self.socket.local_addr()
     }
 
-    /// Listens, at once if that is its behaviour, and serves until it is dropped.
+    /// Listens after the configured delay, and serves until the future is dropped.
     pub(super) async fn serve(self) -> io::Result<()> {
         let Self {
             behaviour,
             seed,
             socket,
         } = self;
-        // Listening only after a sleep of zero would refuse the first client.
+        // Even a sleep of zero would yield, and refuse the first client.
         if !behaviour.down.is_zero() {
             time::sleep(behaviour.down).await;
         }
@@ -132,14 +131,14 @@ async fn serve(listener: TcpListener, behaviour: &Behaviour, seed: u64) -> io::R
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let behaviour = behaviour.clone();
-        // A client that breaks off is seen in its own tally.
+        // A broken connection shows in its client's tally.
         connections.spawn_local(async move {
             let _ = serve_client(stream, &behaviour, seed).await;
         });
     }
 }
 
-/// One connection: drop what arrives, say "ready", then handle what arrives.
+/// Serves a connection: drops messages, announces readiness, then acknowledges messages.
 async fn serve_client(
     stream: TcpStream,
     behaviour: &Behaviour,
@@ -173,7 +172,7 @@ async fn serve_client(
     Ok(())
 }
 
-/// Completes the handshake; the last segment of the path is the client's number.
+/// Completes the handshake; the last segment of the path is the number of the client.
 async fn accept(
     stream: TcpStream,
 ) -> Result<(WebSocketStream<TcpStream>, u32), tungstenite::Error> {

@@ -1,5 +1,5 @@
-//! One client: it sends its schedule and counts what comes back. It knows nothing of
-//! proxies and does the same on either way.
+//! A client that sends its schedule and counts the acknowledgements. It does not know of proxies
+//! and behaves alike on both ways.
 
 use std::{cell::Cell, io, net::SocketAddr, time::Duration};
 
@@ -22,22 +22,22 @@ use super::{
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// What one client has seen.
+/// Result of one client.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) totals: Totals,
-    /// From the beginning of its connecting to its `101`.
+    /// Time from its first SYN to its `101`.
     pub(super) opened: Option<Duration>,
-    /// From the same beginning to the message that says "ready".
+    /// Time from its first SYN to the ready message.
     pub(super) ready: Option<Duration>,
-    /// At the backend, from its beginning to say "ready" to the arrival of the last of the
-    /// messages that the client had sent before it heard that.
+    /// Time at the backend from sending the ready message to the arrival of the last message that
+    /// the client had sent before receiving it.
     pub(super) flush: Option<Duration>,
-    /// Why it could not do all it meant to.
+    /// Reason that it did not finish its schedule.
     pub(super) failure: Option<Failure>,
 }
 
-/// Why a client could not do all it meant to.
+/// Reason that a client did not finish its schedule.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("cannot connect: {0}")]
@@ -97,7 +97,7 @@ async fn connect(address: SocketAddr, client: u32) -> Result<Socket, Failure> {
     Ok(socket)
 }
 
-/// Sends and hears at the same time, until the connection is closed.
+/// Sends and receives at the same time, until the connection is closed.
 async fn converse(
     socket: Socket,
     schedule: &Schedule,
@@ -113,7 +113,7 @@ async fn converse(
         counts.send();
     });
     let hear = async {
-        // Dropped at the end, so that nobody waits for a backend that is gone.
+        // Dropped at the end, so that `send` does not wait for a backend that is gone.
         let mut tell_ready = Some(tell_ready);
         while let Some(message) = stream.next().await {
             if heard.hear(&message?, count.get()) {
@@ -136,7 +136,7 @@ async fn converse(
     is_heard.and(is_sent)
 }
 
-/// Sends the schedule, with a `tick` for each message, and then a close frame.
+/// Sends the schedule, calling `tick` for each message, and then a close frame.
 async fn send(
     mut sink: SplitSink<Socket, Message>,
     schedule: &Schedule,
@@ -163,15 +163,15 @@ fn text(request: &Request) -> Message {
     Message::text(json)
 }
 
-/// What a client has heard.
+/// Messages received by a client.
 #[derive(Debug)]
 struct Heard {
     tally: Tally,
     ready_at: Option<Instant>,
-    /// Messages that were sent before the client heard "ready": those with lower numbers.
+    /// Messages sent before the ready message arrived: those with lower numbers.
     sent_before_ready: u32,
     flush: Option<Duration>,
-    /// The close frame, if it says more than that the client is answered.
+    /// Close frame, if it carries a code.
     close: Option<String>,
 }
 
@@ -186,8 +186,8 @@ impl Heard {
         }
     }
 
-    /// Takes note of a message, of which `sent` were sent so far the other way; returns
-    /// whether it says that one more of them is delivered.
+    /// Records a message, received after `sent` were sent; returns whether it acknowledges one for
+    /// the first time.
     fn hear(&mut self, message: &Message, sent: u32) -> bool {
         match message {
             Message::Text(json) => match serde_json::from_str(json) {

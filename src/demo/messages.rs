@@ -1,4 +1,4 @@
-//! What the demo's clients and backends say to each other, as JSON.
+//! Messages between the demo's clients and backends, as JSON.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::session::rules::Priority;
 
-/// How long a client sends before it waits for the backend.
+/// Time over which a client sends before it waits for the backend.
 const EARLY: Duration = Duration::from_secs(1);
 
-/// The types of a client's messages.
+/// Types of a client's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -28,7 +28,7 @@ impl Kind {
         Self::Typing,
     ];
 
-    /// What the demo's `proxy.toml` makes of it.
+    /// Returns the priority that the demo's `proxy.toml` assigns.
     pub(super) const fn priority(self) -> Priority {
         match self {
             Self::UserMessage | Self::AgentRequest => Priority::Critical,
@@ -38,32 +38,32 @@ impl Kind {
     }
 }
 
-/// From a client to a backend.
+/// Message of a client to a backend.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     #[serde(rename = "type")]
     pub(super) kind: Kind,
-    /// Its number, from 0 in the order in which the client sends.
+    /// Number of the message, from 0 in the order of sending.
     pub(super) n: u32,
 }
 
-/// From a backend to a client.
+/// Message of a backend to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// "The message handler is there."
+    /// The message handler is attached.
     ConnectionEstablished,
-    /// "The services are up."
+    /// The services have started.
     Ready,
-    /// "Message `n` was handled."
+    /// Message `n` was handled.
     Ack {
         n: u32,
-        /// When it arrived, since the backend began to send that it is ready.
+        /// Time of arrival, in µs since the backend began to send its ready message.
         after_ready_us: u64,
     },
 }
 
-/// What one client sends, and when.
+/// Messages of one client, with their times.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     kinds: Vec<Kind>,
@@ -71,7 +71,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of the client with this number: `messages`, of which the first four in
+    /// Creates the schedule of the client with this number: `messages`, of which the first four in
     /// five are early.
     pub(super) fn new(messages: u32, seed: u64, client: u32) -> Self {
         let mut rng = dice(seed, "schedule", client);
@@ -86,7 +86,7 @@ impl Schedule {
         &self.kinds
     }
 
-    /// The messages of the first second, each with its time after the client's handshake.
+    /// Returns the messages of the first second, each with its time after the client's handshake.
     pub(super) fn early(&self) -> impl Iterator<Item = (Duration, Request)> {
         let early = self.early;
         self.requests()
@@ -94,7 +94,7 @@ impl Schedule {
             .map(move |request| (EARLY * request.n / early, request))
     }
 
-    /// The messages that are sent when the backend is ready, all at once.
+    /// Returns the messages that are sent at once when the backend is ready.
     pub(super) fn late(&self) -> impl Iterator<Item = Request> {
         self.requests().filter(|request| request.n >= self.early)
     }
@@ -104,7 +104,7 @@ impl Schedule {
     }
 }
 
-/// What `what` of `client` is drawn from: apart from all others, and the same each time.
+/// Returns a generator for `what` of `client`: independent of all others, and the same each time.
 pub(super) fn dice(seed: u64, what: &str, client: u32) -> StdRng {
     let mut bytes = [0; 32];
     let name = what.bytes().take(16);
@@ -117,7 +117,7 @@ pub(super) fn dice(seed: u64, what: &str, client: u32) -> StdRng {
     StdRng::from_seed(bytes)
 }
 
-/// How many of `messages` are early.
+/// Returns the number of early ones among `messages`.
 pub(super) const fn early(messages: u32) -> u32 {
     messages - messages / 5
 }

@@ -1,12 +1,12 @@
-//! Colour, where it is wanted.
+//! Colours of the terminal, where they are wanted.
 
-/// Adds colours to text, or leaves it as it is.
+/// Adds colours to text, or leaves it unchanged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Paint {
     pub(super) is_colored: bool,
 }
 
-/// A way to stand out.
+/// Kinds of emphasis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tone {
     #[default]

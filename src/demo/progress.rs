@@ -1,5 +1,5 @@
-//! What is shown while the demo runs: on a terminal a line for each backend that is drawn
-//! again and again, elsewhere a line for each backend that is done.
+//! Progress of the demo: on a terminal a line per backend that is redrawn, elsewhere a line per
+//! finished backend.
 
 use std::{
     cell::Cell,
@@ -13,13 +13,13 @@ use super::{
     paint::{Paint, Tone},
 };
 
-/// How often the lines are drawn.
+/// Interval between redraws.
 pub(super) const INTERVAL: Duration = Duration::from_millis(80);
 
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 const BAR_WIDTH: u64 = 12;
 
-/// What the clients of one backend and way have done so far.
+/// Progress of the clients of one backend and way.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     sent: Cell<u64>,
@@ -43,24 +43,24 @@ impl Counts {
     }
 }
 
-/// The progress of one backend's clients.
+/// Progress of one backend's clients.
 #[derive(Debug)]
 struct Line {
     name: &'static str,
-    /// By [`Way`].
+    /// Indexed by [`Way`].
     counts: [Rc<Counts>; 2],
     is_told: bool,
 }
 
-/// The progress of the whole demo.
+/// Progress of the whole demo.
 #[derive(Debug)]
 pub(super) struct Progress {
     lines: Vec<Line>,
-    /// For each backend and way.
+    /// Clients per backend and way.
     clients: u32,
-    /// Messages that the clients of one backend and way have to send.
+    /// Messages of all clients of one backend and way.
     to_send: u64,
-    /// Whether lines can be drawn over.
+    /// True on a terminal, where lines can be redrawn.
     is_live: bool,
     paint: Paint,
     drawn: usize,
@@ -87,7 +87,7 @@ impl Progress {
         });
     }
 
-    /// Shows what has changed.
+    /// Shows the changes.
     pub(super) fn show(&mut self, output: &mut impl Write) -> io::Result<()> {
         if self.is_live {
             self.draw(output)?;
@@ -99,7 +99,7 @@ impl Progress {
 
     fn draw(&mut self, output: &mut impl Write) -> io::Result<()> {
         if self.drawn > 0 {
-            // Up, to the first of the lines.
+            // Moves up to the first of the lines.
             write!(output, "\x1b[{}A", self.lines.len())?;
         } else {
             let legend = "█ delivered   ░ sent, not delivered   · not sent yet";
@@ -123,6 +123,7 @@ impl Progress {
     /// `straight ████░░░░░░ 12/400`: delivered, sent, and still to be sent.
     fn bar(&self, way: Way, counts: &Counts) -> String {
         let digits = self.to_send.to_string().len();
+        // All refused: a bar of nothing would look like a slow backend.
         if counts.refused.get() == self.clients {
             let width = usize::try_from(BAR_WIDTH).unwrap_or_default() + 2 * digits + 2;
             let refused = format!("{:<width$}", "connection refused");
@@ -171,7 +172,7 @@ impl Progress {
         line.counts.iter().all(|it| it.ended.get() == self.clients)
     }
 
-    /// How many clients are still at it.
+    /// Returns the number of clients that have not finished.
     pub(super) fn unfinished(&self) -> u32 {
         let counts = self.lines.iter().flat_map(|line| &line.counts);
         counts.map(|it| self.clients - it.ended.get()).sum()

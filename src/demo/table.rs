@@ -7,7 +7,7 @@ use super::{
     paint::{Paint, Tone},
 };
 
-/// The rows of one backend.
+/// Rows of one backend.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) name: &'static str,
@@ -57,13 +57,13 @@ impl Cell {
         Self::new(number.to_string())
     }
 
-    /// A number that should be 0.
+    /// Formats a number that should be 0.
     fn fault(number: u64) -> Self {
         Self::number(number).toned(if number == 0 { Tone::Good } else { Tone::Bad })
     }
 }
 
-/// The whole table.
+/// Formats the whole table.
 pub(super) fn render(groups: &[Group], paint: Paint) -> String {
     let header = HEADER.map(|line| line.map(|text| Cell::new(text).toned(Tone::Dim)));
     let rows: Vec<Vec<Cells>> = groups
@@ -99,7 +99,7 @@ fn cells(row: &Row) -> Cells {
         flush,
         ..
     } = row;
-    // Straight to a backend nothing is ever flushed.
+    // Without a proxy there is nothing to flush.
     let flush = match way {
         Way::Straight => String::new(),
         Way::Readygate => flush.map_or_else(|| "–".to_owned(), millis),
@@ -121,7 +121,7 @@ fn cells(row: &Row) -> Cells {
     ]
 }
 
-/// A line with its first cell on the left and the others on the right of their columns.
+/// Aligns the first cell to the left and the others to the right of their columns.
 fn aligned(line: &Cells, widths: &[usize; COLUMNS], paint: Paint) -> String {
     let mut text = String::new();
     for (index, (Cell { text: cell, tone }, width)) in line.iter().zip(widths).enumerate() {
@@ -136,7 +136,7 @@ fn aligned(line: &Cells, widths: &[usize; COLUMNS], paint: Paint) -> String {
     text
 }
 
-/// Milliseconds, with two significant digits.
+/// Formats milliseconds with two significant digits.
 fn millis(duration: Duration) -> String {
     let millis = duration.as_secs_f64() * 1e3;
     match millis {

@@ -1,27 +1,27 @@
-//! Counting: what became of the messages of a client, by the acks that came back.
+//! Tally of a client's messages, by the acknowledgements that came back.
 //!
 //! # Invariants
 //!
-//! * `sent = delivered + lost`; a message that was handled twice is delivered once and
-//!   doubled once.
+//! * `to_send = delivered + lost`; a message that was handled twice is delivered once and doubled
+//!   once.
 
 use std::{iter::Sum, ops::Add, time::Duration};
 
 use super::messages::Kind;
 
-/// Of one client: which of its messages were handled, and in which order.
+/// Handled messages of one client, and their order.
 #[derive(Debug)]
 pub(super) struct Tally {
     kinds: Vec<Kind>,
     is_handled: Vec<bool>,
-    /// For each priority, the number after the highest one that was handled.
+    /// For each priority, the number after the highest one handled.
     next: [u32; 4],
     doubled: u64,
     out_of_order: u64,
 }
 
 impl Tally {
-    /// The tally of a client that has messages of these kinds to send, in this order.
+    /// Creates the tally of a client that sends messages of these kinds in this order.
     pub(super) fn new(kinds: &[Kind]) -> Self {
         Self {
             kinds: kinds.to_vec(),
@@ -32,8 +32,8 @@ impl Tally {
         }
     }
 
-    /// Takes note of the next ack, and returns whether it says that one more message is
-    /// delivered. One for a message that does not exist counts as doubled.
+    /// Records an acknowledgement; returns whether it is the first one for its message. One for a
+    /// message that does not exist counts as doubled.
     pub(super) fn acknowledge(&mut self, number: u32) -> bool {
         let Some(is_handled @ false) = self.is_handled.get_mut(number as usize) else {
             self.doubled += 1;
@@ -60,16 +60,16 @@ impl Tally {
     }
 }
 
-/// What became of the messages of one or more clients.
+/// Sums over the messages of one or more clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    /// Messages that the clients had to send.
+    /// Messages to be sent.
     pub(super) to_send: u64,
-    /// Those that a backend has handled.
+    /// Messages that a backend has handled.
     pub(super) delivered: u64,
-    /// How often one was handled that had been handled before.
+    /// Repeated acknowledgements.
     pub(super) doubled: u64,
-    /// Those handled after a later one of the same priority.
+    /// Messages handled after a later one of the same priority.
     pub(super) out_of_order: u64,
 }
 
@@ -78,7 +78,7 @@ impl Totals {
         self.to_send - self.delivered
     }
 
-    /// Whether each message was delivered once and in order.
+    /// Returns whether each message was delivered once and in order.
     pub(super) const fn is_flawless(&self) -> bool {
         self.lost() == 0 && self.doubled == 0 && self.out_of_order == 0
     }
@@ -103,7 +103,7 @@ impl Sum for Totals {
     }
 }
 
-/// The median; of an even number, the mean of the two in the middle.
+/// Returns the median; of an even number, the mean of the two in the middle.
 pub(super) fn median(values: impl IntoIterator<Item = Duration>) -> Option<Duration> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_unstable();
