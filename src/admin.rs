@@ -1,30 +1,30 @@
-//! The admin listener: what operators, monitoring and the page for people ask.
+//! The admin listener: operators, monitoring and the dashboard.
 //!
-//! It has a thread of its own, so that it answers while the workers are busy, and asks each
-//! worker what it knows ([`visit`](crate::http::visit)). Nothing of it is reachable from
-//! where clients connect.
+//! It has a thread of its own, so that it responds while the workers are busy, and runs a job on
+//! each worker to read its state ([`visit`](crate::http::visit)). No endpoint of it is reachable
+//! through a client listener.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
-//! | `GET /` | for browsers the page for people, otherwise this list |
+//! | `GET /` | for browsers the dashboard, otherwise this list |
 //! | `GET /livez` | `200` unless a worker is stuck; `?verbose`: a line for each check |
-//! | `GET /readyz` | `200`, or `503` while draining or without room for clients; `?backend=1`: only if all upstreams can be connected, asked once a second |
+//! | `GET /readyz` | `200`, or `503` while draining or without capacity for clients; `?backend=1`: only if all upstreams accept a connection, tested at most once a second |
 //! | `GET /metrics` | for Prometheus, as `OpenMetrics` where `Accept` says so |
-//! | `GET /sessions` | the sessions that run, as JSON: see below |
+//! | `GET /sessions` | live sessions as JSON: see below |
 //! | `GET /sessions/{id}` | one of them, with its audit trail and ledger |
-//! | `GET /events` | a snapshot a second as server-sent events: see below |
+//! | `GET /events` | a snapshot per second as server-sent events: see below |
 //! | `GET /config` | every value in effect, with its key and its origin |
 //! | `GET /build` | version, commit, compiler |
 //! | `POST /drain` | as on SIGTERM; only from this machine |
-//! | `POST /reload` | as on SIGHUP, and says what is different or what is wrong; only from this machine |
-//! | `POST /log?level=debug` | logs more or less from now on; only from this machine |
+//! | `POST /reload` | as on SIGHUP, with the changes or the problems in the response; only from this machine |
+//! | `POST /log?level=debug` | changes the level of the log; only from this machine |
 //!
 //! # `/sessions`
 //!
-//! `?state=` (a state's name), `?route=` (a route's host and path), `?min_age=30s`,
-//! `?sort=newest` (the default) or `waiting` (only those whose gate is shut, the one that has
-//! waited the longest first), `?limit=` (1 to 1000, default 100). All times are numbers, in
-//! the unit that the name ends with; `null` is what has not happened.
+//! `?state=` (a state's name), `?route=` (a route's host and path), `?min_age=30s`, `?sort=newest`
+//! (the default) or `waiting` (only those whose gate is shut, the longest wait first), `?limit=` (1
+//! to 1000, default 100). All times are numbers, in the unit that the name ends with; `null` is an
+//! event that has not happened.
 //!
 //! ```json
 //! { "time_unix_ms": 1, "total": 2, "by_state": { "connecting": 0, "accepted": 1, "…": 0 },
@@ -38,9 +38,8 @@
 //!       "by_priority": { "low": 0, "normal": 4, "high": 0, "critical": 0 } } } ] }
 //! ```
 //!
-//! `total` and `by_state` count all sessions, `matching` those that the filter lets through.
-//! Workers that did not answer in time are named in `silent_workers`; their sessions are
-//! missing.
+//! `total` and `by_state` count all sessions, `matching` those that pass the filter. Workers that
+//! did not respond in time are named in `silent_workers`; their sessions are missing.
 //!
 //! # `/sessions/{id}`
 //!
@@ -62,10 +61,10 @@
 //!
 //! # Invariants
 //!
-//! * No header, query string, subprotocol or payload of a client is in any answer.
-//! * Every answer comes within a few seconds, whatever the workers do, and whoever does not
-//!   read it within a few seconds loses its connection; until then it gets no other answer.
-//! * Who asks for health is served whoever else asks, and whatever they leave unread: see
+//! * No header, query string, subprotocol or payload of a client is in any response.
+//! * Every response is sent within a few seconds, whatever the workers do. A client that does not
+//!   read it within a few seconds loses its connection, and gets no other response until then.
+//! * Health checks are served whatever other clients request or leave unread: see
 //!   `admin/places.rs`.
 
 mod answer;
@@ -116,24 +115,24 @@ use crate::{
     transport::Transport,
 };
 
-/// How long a request may take to come, and the wait for the next one.
+/// Time for a request's header section, and idle time of a connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest header section; nothing that is asked here needs more.
+/// Longest header section in bytes; no request to this listener needs more.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// What the listener tells about.
+/// State that the listener reports and controls.
 #[derive(Debug)]
 pub struct Process {
-    /// What all connections share.
+    /// State shared by all connections.
     pub shared: Arc<Shared>,
-    /// The threads that serve, in order.
+    /// Handles of the workers, in order.
     pub workers: Vec<Worker>,
-    /// Has the configuration read again.
+    /// Trigger of a reload.
     pub reload: Trigger,
 }
 
-/// The state of the listener.
+/// State of the listener.
 #[derive(Debug)]
 pub struct Admin {
     process: Process,
@@ -147,7 +146,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The listener of `process`, until `stop` is cancelled.
+    /// Creates the listener of `process`, which ends when `stop` is cancelled.
     #[must_use]
     pub fn new(process: Process, stop: CancellationToken) -> Rc<Self> {
         Rc::new(Self {
@@ -162,25 +161,26 @@ impl Admin {
         })
     }
 
-    /// A place for one more connection, as soon as there is one: within 50 ms.
+    /// Acquires a slot for a further connection, within 50 ms.
     pub async fn welcome(&self) -> Rc<Visitor> {
         self.places.welcome().await
     }
 }
 
-/// Serves one connection of `peer` to its end; when the listener stops, that is after the answer
-/// under way; when the place of `visitor` goes to another, at once.
+/// Serves a connection of `peer` to its end. When the listener stops, that is after the response in
+/// flight; when the slot of `visitor` goes to another connection, at once.
 pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visitor: Rc<Visitor>) {
     let respond = |request: Request<Incoming>| {
         let (admin, visitor) = (Rc::clone(&admin), Rc::clone(&visitor));
         async move {
-            // Whoever does not read gets no further answer.
+            // Backpressure: a client that does not read must not pile up responses.
             visitor.activity.read().await;
             admin.places.seat(&visitor, place_of(request.uri().path()));
             let response = admin.respond(&request, peer).await;
             visitor.answered();
             if request.method() == Method::GET && events::is_stream(&response) {
                 visitor.activity.expect_no_end();
+                // Streams compete only with each other, for they are never done.
                 admin.places.seat(&visitor, Place::Stream);
             }
             Ok::<_, Infallible>(response)
@@ -196,6 +196,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
     let mut http = pin!(http);
     let ended = tokio::select! {
         biased;
+        // Checked first, so that a connection that has lost its slot does nothing more.
         () = activity.closed() => return tracing::debug!(%peer, "admin connection closed"),
         () = admin.stop.cancelled() => {
             http.as_mut().graceful_shutdown();
@@ -208,7 +209,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
     }
 }
 
-/// What there is to ask for.
+/// Endpoints of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
     Page,
@@ -225,7 +226,7 @@ enum Endpoint {
     Reload,
 }
 
-/// All of them, as they are asked for.
+/// All endpoints, with method, path and the access that they need.
 const ENDPOINTS: [(&str, &str, Access, Endpoint); 12] = [
     ("GET", "/", Access::Look, Endpoint::Page),
     ("GET", "/livez", Access::Monitor, Endpoint::Livez),
@@ -252,6 +253,7 @@ impl Admin {
             let text = format!("there is no {path:?}; expected\n{}", list());
             return answer::text(StatusCode::NOT_FOUND, text);
         };
+        // Every `GET` endpoint also answers `HEAD`, without a body (RFC 9110 §9.3.2).
         let is_method = request.method().as_str() == method
             || request.method() == Method::HEAD && method == "GET";
         if !is_method {
@@ -272,7 +274,7 @@ impl Admin {
         answer.unwrap_or_else(|problem| answer::text(StatusCode::BAD_REQUEST, problem))
     }
 
-    /// The answer, or what is wrong with the request.
+    /// Returns the response, or the problem of the request.
     async fn answer(
         self: &Rc<Self>,
         endpoint: Endpoint,
@@ -320,7 +322,7 @@ impl Admin {
         }
     }
 
-    /// What is in effect, and what of it depends on the machine.
+    /// Returns the effective settings, with those that the machine determines.
     fn config(&self) -> Response<Body> {
         let config = self.process.shared.config();
         let value = json!({
@@ -332,7 +334,7 @@ impl Admin {
         answer::json(StatusCode::OK, &value)
     }
 
-    /// Has the configuration read again, and says what is different or what is wrong.
+    /// Reloads the configuration, and returns the changes or the problems.
     async fn reload(&self) -> Response<Body> {
         match self.process.reload.reload().await {
             Outcome::Applied(changes) if changes.is_empty() => {
@@ -384,7 +386,7 @@ fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {
         .map(|(method, _, access, endpoint)| (method, access, endpoint))
 }
 
-/// Where whoever asks for `path` is served.
+/// Returns the class of slots in which requests for `path` are served.
 fn place_of(path: &str) -> Place {
     match find(path) {
         Some((_, _, Endpoint::Livez | Endpoint::Readyz)) => Place::Health,
@@ -392,7 +394,7 @@ fn place_of(path: &str) -> Place {
     }
 }
 
-/// The endpoints, one a line.
+/// Lists the endpoints, one per line.
 fn list() -> String {
     ENDPOINTS
         .map(|(method, path, _, _)| format!("  {method:4} {path}"))

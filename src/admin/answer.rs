@@ -1,4 +1,4 @@
-//! Answers of the admin listener.
+//! Responses of the admin listener.
 
 use std::{convert::Infallible, pin::Pin};
 
@@ -10,10 +10,10 @@ use hyper::{
 };
 use serde::Serialize;
 
-/// The body of an answer: of a known length, or events that go on.
+/// Body of a response: of a known length, or an endless stream of events.
 pub(super) type Body = Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = Infallible>>>;
 
-/// What every answer says: it is of this moment, and for nobody but who asked.
+/// Headers of every response: never cached, never sniffed, and not embedded by other origins.
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
@@ -26,7 +26,7 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
-/// An answer with `body`.
+/// Creates a response with `body`.
 pub(super) fn with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -36,13 +36,13 @@ pub(super) fn with(status: StatusCode, content_type: &'static str, body: Body) -
     response
 }
 
-/// An answer for people; `text` ends without a line break.
+/// Creates a plain text response; `text` ends without a line break.
 pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     let body = Box::pin(Full::from(text.into() + "\n"));
     with(status, "text/plain; charset=utf-8", body)
 }
 
-/// An answer for programs.
+/// Creates a JSON response.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let mut text = serde_json::to_string_pretty(value).expect("all keys are strings");
     text.push('\n');

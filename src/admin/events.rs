@@ -1,11 +1,11 @@
-//! `/events`: what the page for people shows, once a second, as server-sent events.
+//! `/events`: snapshots for the dashboard, once a second, as server-sent events.
 //!
-//! Each event is one line of JSON; [`snapshot`] says what is in it.
+//! Each event is one line of JSON, documented at [`snapshot`].
 //!
 //! # Invariants
 //!
-//! * Nothing is asked of the workers while nobody listens, and once a second however many do.
-//! * A listener that does not read misses events; nothing is kept for it but the latest.
+//! * Workers are queried only while there is a listener, and once a second for any number of them.
+//! * A listener that does not read misses events: only the latest one is kept.
 
 use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
 
@@ -25,19 +25,19 @@ use super::{
     snapshot,
 };
 
-/// How often there is an event.
+/// Interval between events.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many may listen at once: they must not take all connections.
+/// Concurrent listeners: they must not take all slots.
 const MAX_LISTENERS: usize = 16;
 
-/// What a stream of them is called (HTML, "Server-sent events").
+/// Media type of a stream (HTML, "Server-sent events").
 const MEDIA_TYPE: &str = "text/event-stream";
 
-/// What a browser does when the connection is lost.
+/// First bytes of a stream: the delay before a browser reconnects.
 const RETRY: &[u8] = b"retry: 2000\n\n";
 
-/// Who listens, and what they get.
+/// The listeners and their latest event.
 #[derive(Debug)]
 pub(super) struct Events {
     latest: watch::Sender<Bytes>,
@@ -54,7 +54,7 @@ impl Default for Events {
     }
 }
 
-/// `/events`.
+/// Responds to `/events` with a stream.
 pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
     let Events {
         latest,
@@ -65,6 +65,7 @@ pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
         return answer::text(StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let mut listener = latest.subscribe();
+    // A new listener gets the latest event at once instead of waiting for the next second.
     listener.mark_changed();
     if !is_publishing.replace(true) {
         task::spawn_local(publish(Rc::clone(admin)));
@@ -80,13 +81,13 @@ pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
     answer::with(StatusCode::OK, MEDIA_TYPE, body)
 }
 
-/// Whether `response` is a stream of events, which ends when whoever listens goes.
+/// Returns whether `response` is a stream, which ends only when the listener leaves.
 pub(super) fn is_stream(response: &Response<Body>) -> bool {
     let media_type = response.headers().get(header::CONTENT_TYPE);
     media_type.is_some_and(|media_type| media_type == MEDIA_TYPE)
 }
 
-/// Makes an event every second until nobody listens.
+/// Publishes an event per second until no listener is left.
 async fn publish(admin: Rc<Admin>) {
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,7 +102,7 @@ async fn publish(admin: Rc<Admin>) {
         let event = Bytes::from(format!("data: {snapshot}\n\n"));
         admin.events.latest.send_replace(event);
     }
-    // Whoever comes next begins anew.
+    // The next listener must not begin with an old event.
     let retry = Bytes::from_static(RETRY);
     admin.events.latest.send_replace(retry);
     admin.events.is_publishing.set(false);

@@ -1,14 +1,14 @@
-//! Who may ask the admin listener what.
+//! Access to the admin listener.
 //!
-//! It has no passwords: whoever can connect may look. So it listens on the machine itself
-//! unless it is told otherwise, and what changes something is only for the machine itself.
-//! That leaves the browsers on the machine, in which any page may send requests:
+//! There are no passwords: every client that can connect may look. Hence the default address is
+//! loopback, and changes are accepted from the machine itself only. That leaves the browsers on the
+//! machine, in which any page may send requests:
 //!
-//! * One whose name an attacker lets point to this machine (DNS rebinding) reads answers as
-//!   if they were its own. It cannot make a browser say another `Host` than its name, so
-//!   only addresses and `localhost` are accepted there.
-//! * Any other page sends requests without reading the answers (CSRF). Those that change
-//!   something it can send only with its `Origin`.
+//! * A page whose name an attacker points to this machine (DNS rebinding) reads responses as if
+//!   they were its own. It cannot make a browser send another `Host` than its name, so only
+//!   addresses and `localhost` are accepted there.
+//! * Any other page can send requests without reading the responses (CSRF). Requests that change
+//!   something carry its `Origin`, by which they are rejected.
 
 use std::net::IpAddr;
 
@@ -19,18 +19,18 @@ use hyper::{
 
 use crate::client::ClientAddr;
 
-/// What somebody wants.
+/// Kind of access that an endpoint needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Whether all is well, and numbers: monitoring may ask by any name.
+    /// Health and numbers, for monitoring; any `Host` is accepted.
     Monitor,
-    /// What clients do.
+    /// Activity of clients.
     Look,
-    /// Something is to be done.
+    /// A change.
     Change,
 }
 
-/// Whether who is at `peer` may have it; otherwise why not.
+/// Checks a request of `peer`; the error is the text of a `403`.
 pub(super) fn check(
     access: Access,
     peer: ClientAddr,
@@ -44,12 +44,14 @@ pub(super) fn check(
     if peer != ClientAddr::Unix && !host.is_some_and(is_address) {
         return Err("ask for an IP address or localhost: other names may be anybody's");
     }
+    // Two `Host` fields count as none: a proxy between might have checked the other one.
     if access == Access::Look {
         return Ok(());
     }
     if peer.ip().is_some_and(|address| !address.is_loopback()) {
         return Err("only from this machine");
     }
+    // Absent in requests of curl and the command line; a page cannot suppress it.
     if headers.contains_key(ORIGIN) {
         let origin = only(headers, &ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
         if origin.is_none() || origin != host {
@@ -59,14 +61,14 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The value of a header that is there exactly once, and text.
+/// Returns the value of a header that occurs exactly once and is ASCII text.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().filter(|_| values.next().is_none());
     value.and_then(|value| value.to_str().ok())
 }
 
-/// Whether a `Host` is no name that could point anywhere.
+/// Returns whether `host` is an address or `localhost`, which no attacker can point elsewhere.
 fn is_address(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

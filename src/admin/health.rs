@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it is ready for clients.
+//! Liveness of the process, and its readiness for clients.
 
 mod room;
 
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::{http::visit::Worker, route::Route, upstream::dial::Protocol};
 
-/// How long all upstreams together may take to answer.
+/// Time for all upstreams together to accept a connection.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long what was found out about the upstreams is the answer.
+/// Age up to which a result for the upstreams is reused.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What was last found out about the upstreams, and when; locked while that is under way, so
-/// that the upstreams get one connection a second however many ask.
+/// Latest results for the upstreams, with their time; locked during a check, so that upstreams get
+/// one connection per second for any number of requests.
 #[derive(Debug, Default)]
 pub(super) struct Backends(Mutex<Option<(Instant, Vec<Check>)>>);
 
 impl Backends {
-    /// The checks that are fresh, or new ones.
+    /// Returns recent results, or those of a new check.
     async fn checks(&self, check: impl AsyncFnOnce() -> Vec<Check>) -> Vec<Check> {
         let mut latest = self.0.lock().await;
         if let Some((when, checks)) = &*latest
@@ -45,14 +45,17 @@ impl Backends {
     }
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug)]
 struct Check {
     name: String,
     problem: Option<String>,
 }
 
-/// `200` while all workers do something; it depends on nothing outside of the process.
+/// Responds `200` unless a worker is stuck; depends on nothing outside the process.
+///
+/// A supervisor kills a process that fails this check, and with it all sessions; a busy worker is
+/// no reason for that.
 ///
 /// Whoever is told otherwise may kill the process, and with it all sessions; so a worker that
 /// is only busy is not enough.
@@ -62,7 +65,7 @@ pub(super) async fn livez(admin: &Admin, mut query: Query) -> Result<Response<Bo
     Ok(report(&workers(admin).await, is_verbose))
 }
 
-/// `200` if new clients are welcome: it does not drain, and has room for them.
+/// Responds `200` if new clients are welcome: the process does not drain and has capacity.
 pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<Body>, String> {
     let is_verbose = query.take_switch("verbose")?;
     let asks_backend = query.take_switch("backend")?;
@@ -71,6 +74,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
     let is_draining = admin.process.shared.drain().is_announced();
     checks.push(Check {
         name: "drain".to_owned(),
+        // The announcement counts, not the begin: load balancers need the delay between to notice.
         problem: is_draining.then(|| "draining".to_owned()),
     });
     checks.extend(admin.room.checks(&admin.process.shared));
@@ -92,10 +96,11 @@ async fn workers(admin: &Admin) -> Vec<Check> {
     join_all(admin.process.workers.iter().map(check)).await
 }
 
-/// Whether the upstream of each route can be connected; nothing is sent.
+/// Checks that the upstream of each route accepts a connection; nothing is sent.
 async fn backends(admin: &Admin) -> Vec<Check> {
     let check = async |route: &Arc<Route>| {
         let endpoint = admin.process.shared.endpoints().of(route);
+        // A check of its own, which neither reports to the circuit breaker nor waits for it.
         let dialled = endpoint.check(Protocol::Http1);
         let problem = match time::timeout(BACKEND_TIMEOUT, dialled).await {
             Ok(Ok(_connection)) => None,
@@ -111,7 +116,7 @@ async fn backends(admin: &Admin) -> Vec<Check> {
     join_all(routes.iter().map(check)).await
 }
 
-/// Every check in a line if that is asked for, otherwise only what is wrong.
+/// Formats every check as a line when verbose, otherwise only the failed ones.
 fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
     let mut lines = String::new();
     for Check { name, problem } in checks {

@@ -1,17 +1,16 @@
-//! `/metrics`: what there is and what has happened, for Prometheus.
+//! `/metrics`: state and counts for Prometheus.
 //!
-//! Names are `readygate_…` in seconds and bytes; `process_…` as every client library of
-//! Prometheus has them. Labels are from closed sets: routes as they are configured, states,
-//! reasons, accounts; nothing that a client says. Every series is there from the start.
+//! Names are `readygate_…` in seconds and bytes, and `process_…` as in every client library of
+//! Prometheus. Labels are from closed sets: configured routes, states, reasons, accounts; never
+//! text from a client. Every series exists from the start.
 //!
 //! # Invariants
 //!
-//! * In each answer, for each route:
-//!   `messages_accepted_total = messages_settled_total over all accounts + messages_unconfirmed +
-//!   messages_held`.
-//! * No counter goes back while the process runs. Those of a route that was removed go: the
-//!   breaker's at once, the others when the route is forgotten ([`view`](super::view)). Should
-//!   the route come back later, they begin at 0, which `rate()` takes for what it is.
+//! * In each response, for each route: `messages_accepted_total = messages_settled_total over all
+//!   accounts + messages_unconfirmed + messages_held`.
+//! * No counter decreases while the process runs. Those of a removed route disappear: the breaker's
+//!   at once, the others when the route is forgotten ([`view`](super::view)). Should the route
+//!   return later, they begin at 0, which `rate()` takes for a reset.
 
 mod certificates;
 mod limits;
@@ -56,15 +55,15 @@ use crate::{
     },
 };
 
-/// The format that is older than `OpenMetrics`, and that everything reads.
+/// Text format that is older than `OpenMetrics`, and that every scraper reads.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The classes of HTTP statuses.
+/// Classes of HTTP statuses.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// `/metrics`, in `OpenMetrics` for who asks for that.
+/// Responds to `/metrics`, in `OpenMetrics` for clients that accept it.
 pub(super) async fn answer(admin: &Admin, headers: &HeaderMap) -> Response<Body> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape::of(admin).await));
@@ -90,7 +89,7 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Everything at one instant.
+/// All values at one instant.
 #[derive(Debug)]
 struct Scrape {
     view: View,
@@ -99,7 +98,7 @@ struct Scrape {
     last_reload: u64,
     sha256: String,
     limits: Limits,
-    /// By route.
+    /// Status of the breakers, by route.
     breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
     expiries: Expiries,
@@ -154,14 +153,14 @@ impl Collector for Scrape {
 type Labels = Vec<(&'static str, String)>;
 
 impl Scrape {
-    /// The routes, without what has none: sessions do.
+    /// Returns the routes, without the row of requests that match none: those have no sessions.
     fn routes(&self) -> impl Iterator<Item = (&str, &RouteSnapshot)> + Clone {
         let all = self.view.routes.iter();
         all.map(|(route, snapshot)| (&**route, snapshot))
             .filter(|(route, _)| *route != UNROUTED)
     }
 
-    /// One series for each route.
+    /// Returns a series per route.
     fn by_route<'a, T>(
         &'a self,
         value: impl Fn(&RouteSnapshot) -> T + 'a,
@@ -170,7 +169,7 @@ impl Scrape {
         routes.map(move |(route, snapshot)| (labels(&[("route", route)]), value(snapshot)))
     }
 
-    /// One series for each route and each of what `values` has.
+    /// Returns a series per route and value of `values`.
     fn by_route_and<'a>(
         &'a self,
         label: &'static str,
@@ -425,7 +424,7 @@ impl Scrape {
         )
     }
 
-    /// One series for each route and each state of its breaker.
+    /// Returns a series per route and state of its breaker.
     fn by_breaker<'a>(
         &'a self,
         values: impl Fn(&breaker::Status) -> [u64; State::ALL.len()] + 'a,

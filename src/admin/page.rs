@@ -1,6 +1,5 @@
-//! The page for people, at `/`: one HTML document that asks for nothing but the JSON of this
-//! listener. It gets what it shows from `/events`, and from `/sessions` the list and the session
-//! that somebody looks at.
+//! The dashboard at `/`: one HTML document that requests only the JSON of this listener. Its data
+//! are the events of `/events`, and from `/sessions` the list and the selected session.
 //!
 //! ```text
 //! page.html   what there is, in order, before there are numbers
@@ -17,10 +16,10 @@
 //!
 //! # Invariants
 //!
-//! * A browser runs only the script of this document, and lets it ask only this listener: the
-//!   policy names both by a number that is new in each answer.
-//! * What clients say (addresses, paths) gets into the document as text, never as HTML: the
-//!   policy lets the browser refuse anything else (trusted types).
+//! * A browser runs only the script of this document, and lets it connect only to this listener:
+//!   the policy names both by a nonce that is new in each response.
+//! * Text from clients (addresses, paths) enters the document as text, never as HTML: the policy
+//!   makes the browser reject anything else (trusted types).
 //! * No other page can show this one in a frame.
 
 use http_body_util::Full;
@@ -35,10 +34,10 @@ const STYLE: &str = include_str!(concat!(env!("OUT_DIR"), "/page.css"));
 
 const SCRIPT: &str = include_str!(concat!(env!("OUT_DIR"), "/page.js"));
 
-/// Other pages that open this one have no hold of it.
+/// Header by which pages that open this one get no handle of it.
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 
-/// `/`: the page for browsers, and what there is to ask for as text for others.
+/// Responds to `/`: the dashboard for browsers, a list of the endpoints for others.
 pub(super) fn answer(headers: &HeaderMap) -> Response<Body> {
     let mut response = if accepts_html(headers) {
         page()
@@ -61,6 +60,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 }
 
 fn page() -> Response<Body> {
+    // Unpredictable and used once, as CSP requires of a nonce.
     let nonce = format!("{:032x}", rand::random::<u128>());
     let body = Box::pin(Full::from(document(&nonce)));
     let mut response = answer::with(StatusCode::OK, "text/html; charset=utf-8", body);

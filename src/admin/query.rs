@@ -1,15 +1,15 @@
-//! The query of a request, read key by key.
+//! Query parameters of a request.
 
-/// The parameters of a query, in which each may be there once.
+/// Parameters of a query, each of which may occur once.
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads `text`.
+    /// Parses `text`.
     ///
     /// # Errors
     ///
-    /// A parameter that is there twice, or a broken percent-encoding.
+    /// A repeated parameter, or a broken percent-encoding.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -25,13 +25,13 @@ impl Query {
         Ok(Self(pairs))
     }
 
-    /// Takes the value of a parameter, which is empty where it has none.
+    /// Takes the value of a parameter, which may be empty.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(index).1)
     }
 
-    /// Takes a parameter that is on or off: `?name`, `?name=1` and `?name=true` are on.
+    /// Takes a boolean parameter: `?name`, `?name=1` and `?name=true` are true.
     pub(super) fn take_switch(&mut self, name: &str) -> Result<bool, String> {
         match self.take(name).as_deref() {
             None | Some("0" | "false") => Ok(false),
@@ -40,7 +40,7 @@ impl Query {
         }
     }
 
-    /// Checks that nothing is left that nobody asked for; `known` is what there is.
+    /// Rejects parameters that were not taken; `known` lists the valid ones.
     pub(super) fn finish(self, known: &str) -> Result<(), String> {
         match self.0.first() {
             None => Ok(()),
@@ -52,7 +52,7 @@ impl Query {
     }
 }
 
-/// `text` without percent-encoding and `+`.
+/// Decodes percent-encoding and `+`.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());

@@ -1,4 +1,4 @@
-//! The sessions that run, and those that have ended lately, as JSON.
+//! Live sessions and recently ended ones, as JSON.
 
 use std::{
     cmp::Reverse,
@@ -32,18 +32,18 @@ use crate::{
     websocket::CloseCode,
 };
 
-/// How many sessions are listed where nobody says.
+/// Sessions listed by default.
 const DEFAULT_LIMIT: usize = 100;
 
-/// How many may be asked for.
+/// Most sessions that can be requested.
 const MAX_LIMIT: usize = 1000;
 
 const PARAMETERS: &str = "ended, state, route, min_age, sort, limit";
 
-/// Which sessions somebody wants to see.
+/// Selection of sessions.
 #[derive(Clone, Debug)]
 pub(super) struct Filter {
-    /// Those that have ended lately, and not those that run.
+    /// Selects recently ended sessions instead of live ones.
     has_ended: bool,
     state: Option<SessionState>,
     route: Option<String>,
@@ -52,17 +52,17 @@ pub(super) struct Filter {
     limit: usize,
 }
 
-/// In which order.
+/// Order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sort {
-    /// The newest first; of those that have ended, the one that ended last.
+    /// Newest first; of ended sessions, the one that ended last.
     Newest,
-    /// Only those whose gate is shut, the one that has waited the longest first.
+    /// Only those whose gate is shut, the longest wait first.
     Waiting,
 }
 
 impl Filter {
-    /// Those that have waited the longest for their upstream.
+    /// Selects the sessions that have waited the longest for their upstream.
     pub(super) const fn longest_waiting(limit: usize) -> Self {
         Self {
             has_ended: false,
@@ -123,7 +123,7 @@ impl Filter {
             && (self.sort == Sort::Newest || is_waiting())
     }
 
-    /// What comes first has the smallest rank; ids are given in the order of time.
+    /// Returns the sort key; ids ascend in the order of time, across workers.
     fn rank(&self, id: u64, ended_at: Option<Instant>) -> impl Ord + use<> {
         match self.sort {
             Sort::Newest => (ended_at.map(Reverse), 0, Reverse(id)),
@@ -141,7 +141,7 @@ fn state(name: &str) -> Result<SessionState, String> {
     })
 }
 
-/// A session that somebody looks at.
+/// A live or an ended session.
 enum Seen {
     Running(Rc<Running>),
     Ended(Rc<Ended>),
@@ -160,7 +160,7 @@ impl Seen {
         self.session().record().state(idle_after)
     }
 
-    /// How old it is, or has become.
+    /// Returns the age, or the whole duration.
     fn age(&self) -> Duration {
         match self {
             Self::Running(running) => running.record().started().elapsed(),
@@ -175,7 +175,7 @@ impl Seen {
         }
     }
 
-    /// How it ended.
+    /// Describes the end.
     fn end(&self) -> Option<Value> {
         let Self::Ended(ended) = self else {
             return None;
@@ -192,7 +192,7 @@ impl Seen {
     }
 }
 
-/// What one worker, or all of them, say about their sessions.
+/// Sessions of one worker, or of all.
 #[derive(Debug, Default)]
 pub(super) struct List {
     total: usize,
@@ -203,7 +203,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// The sessions of one worker that `filter` lets through.
+    /// Selects the sessions of one worker.
     fn of(local: &Local, worker: usize, filter: &Filter) -> Self {
         let mut by_state = [0; SessionState::ALL.len()];
         let (mut total, mut matching) = (0, Vec::new());
@@ -221,6 +221,7 @@ impl List {
             sessions.for_each(|running| look(Seen::Running(Rc::clone(running))));
         }
         matching.sort_unstable_by_key(|seen| filter.rank(seen.session().id(), seen.ended_at()));
+        // Each worker's share of the first `limit` is at most all of it; the caller merges.
         let shown = matching.iter().take(filter.limit);
         Self {
             total,
@@ -231,7 +232,7 @@ impl List {
         }
     }
 
-    /// The sessions of all workers that `filter` lets through.
+    /// Selects the sessions of all workers.
     pub(super) async fn gather(admin: &Admin, filter: &Filter) -> Self {
         let asked = admin.process.workers.iter().map(|worker| {
             let (index, filter) = (worker.index(), filter.clone());
@@ -340,7 +341,7 @@ fn queue(running: &Running) -> Value {
     })
 }
 
-/// Everything about one session.
+/// All facts about one session.
 #[derive(Debug, Serialize)]
 struct Detail {
     #[serde(flatten)]
@@ -386,7 +387,7 @@ fn transition(transition: &Transition) -> Value {
     })
 }
 
-/// A ledger with every account, and what is in none yet.
+/// Formats a ledger with every account, and the messages that are in none yet.
 pub(super) fn ledger(ledger: &Ledger) -> Value {
     let accounts = Account::ALL.map(|account| (account.name().to_owned(), ledger.of(account)));
     let sums = [
@@ -401,7 +402,7 @@ pub(super) fn ledger(ledger: &Ledger) -> Value {
         .into()
 }
 
-/// Numbers by the states of sessions.
+/// Formats numbers by the state of sessions.
 pub(super) fn by_state(counts: &[u64; SessionState::ALL.len()]) -> Value {
     let states = SessionState::ALL.into_iter().zip(counts);
     states
@@ -410,7 +411,7 @@ pub(super) fn by_state(counts: &[u64; SessionState::ALL.len()]) -> Value {
         .into()
 }
 
-/// `/sessions`.
+/// Responds to `/sessions`.
 pub(super) async fn list(admin: &Admin, query: Query) -> Result<Response<Body>, String> {
     let filter = Filter::read(query)?;
     let list = List::gather(admin, &filter).await;
@@ -425,11 +426,12 @@ pub(super) async fn list(admin: &Admin, query: Query) -> Result<Response<Body>, 
     Ok(answer::json(StatusCode::OK, &value))
 }
 
-/// `/sessions/{id}`.
+/// Responds to `/sessions/{id}`.
 pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, String> {
     let Ok(id) = id.parse::<u64>() else {
         return Err(format!("{id:?} is no id of a session; expected a number"));
     };
+    // The id does not tell the worker, so all are queried.
     let asked = admin.process.workers.iter().map(|worker| {
         let index = worker.index();
         worker.ask(move |local| {

@@ -1,4 +1,4 @@
-//! All of the process at one instant, as JSON:
+//! Snapshot of the process, as JSON:
 //!
 //! ```json
 //! { "time_unix_ms": 1, "version": "0.1.0", "uptime_s": 1, "is_draining": false,
@@ -30,14 +30,14 @@
 //!
 //! `totals` has `client_messages`, `upstream_messages`, `client_bytes`, `upstream_bytes`,
 //! `sessions_started`, `sessions_ended`, `attempts`, `attempt_failures`, `shed`, `lost` (expired,
-//! discarded or unknown), `http_requests`, `rejections` and `connections`; `rates` is how much each
-//! has grown in a second, `null` in the first event. The `counts` of `time_to_ready` are those of
-//! each bucket alone. `fullest_queue` and what has been `used` of a rate are from 0 to 1, where 1 is
-//! all. `files` and `resident_bytes` are `null` where the system does not tell; `memory`, a `limit` and
-//! what has been used of one are `null` where there is none. A route's `breaker` is `closed`,
-//! `open` or `half_open`; `failures` is how many sessions have failed since one became ready while
-//! it is closed, and `probe_in_ms` how long until the upstream is tried next while it is open, else
-//! `null`.
+//! discarded or unknown), `http_requests`, `rejections` and `connections`; `rates` is their growth
+//! per second, `null` in the first event. The `counts` of `time_to_ready` are per bucket, not
+//! cumulative. `fullest_queue` and `session_rate_used` are from 0 to 1, where 1 is full. `files`
+//! and `resident_bytes` are `null` where the system does not provide them; `memory`, a `limit` and
+//! the used part of one are `null` where there is no limit. A route's `breaker` is `closed`, `open`
+//! or `half_open`; `failures` counts the sessions that failed since one became ready while it is
+//! closed, and `probe_in_ms` is the time until the next attempt at the upstream while it is open,
+//! else `null`.
 //!
 
 use std::{collections::BTreeMap, time::SystemTime};
@@ -63,16 +63,16 @@ use crate::{
     upstream::{Failure, breaker::Status},
 };
 
-/// How many of the sessions that wait are shown.
+/// Waiting sessions that are shown.
 const MAX_WAITING: usize = 10;
 
-/// What only grows, at one time.
+/// Counters at one instant.
 pub(super) struct Totals {
     at: Instant,
     counts: BTreeMap<&'static str, u64>,
 }
 
-/// The snapshot, and what to give to the next one as what was `before`.
+/// Takes a snapshot, and returns it with the counters that the next one needs as `before`.
 pub(super) async fn take(admin: &Admin, before: Option<&Totals>) -> (Value, Totals) {
     let view = View::gather(admin).await;
     let waiting = List::gather(admin, &Filter::longest_waiting(MAX_WAITING)).await;
@@ -113,7 +113,7 @@ fn process(admin: &Admin, view: &View) -> Value {
     })
 }
 
-/// What is bounded for the whole process.
+/// Formats the limits of the process and their use.
 fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
     let shared = &admin.process.shared;
     let status = ProcessStatus::read();
@@ -169,7 +169,7 @@ fn running(sum: &RouteSnapshot, waiting: &List) -> Value {
     })
 }
 
-/// What has happened so far.
+/// Formats the events since the start.
 fn happened(admin: &Admin, sum: &RouteSnapshot) -> Value {
     let rejections = admin.process.shared.rejections();
     let ended = sum.totals.ended.iter();
@@ -182,7 +182,7 @@ fn happened(admin: &Admin, sum: &RouteSnapshot) -> Value {
     })
 }
 
-/// Those that sessions have.
+/// Formats the routes that sessions can have.
 fn routes(admin: &Admin, view: &View) -> Vec<Value> {
     let breakers: BTreeMap<_, _> = admin
         .process
@@ -220,7 +220,7 @@ fn route(label: &str, it: &RouteSnapshot, breaker: Option<&Status>) -> Value {
     })
 }
 
-/// Messages that did not arrive though nobody had to make room for others.
+/// Returns the messages that were lost for another reason than to make room.
 fn lost(ledger: &Ledger) -> u64 {
     let accounts = [Account::Expired, Account::Discarded, Account::Unknown];
     accounts.map(|account| ledger.of(account)).iter().sum()
@@ -255,7 +255,7 @@ impl Totals {
         }
     }
 
-    /// How much of each has come in a second since `before`.
+    /// Returns the growth per second since `before`.
     #[expect(
         clippy::cast_precision_loss,
         reason = "what comes in a second is far below 2^52"
@@ -275,7 +275,7 @@ fn histogram(histogram: &Histogram) -> Value {
     json!({
         "count": histogram.count(),
         "sum_s": histogram.sum_seconds(),
-        // JSON has no infinity: the last one is `null`.
+        // JSON has no infinity: the last bound is `null`.
         "le_s": bounds,
         "counts": counts,
     })

@@ -1,13 +1,13 @@
-//! All workers at one instant, as far as that exists.
+//! Aggregate of all workers' counts, as close to one instant as possible.
 //!
-//! A route that is not configured any more and that nobody uses goes on being there for a
-//! while, so that its last numbers are seen, and is then forgotten by all workers together: what
-//! one of them forgot alone would be missing from the route's numbers, which would go back.
+//! A route that was removed and is no longer used stays for a while, so that its last numbers are
+//! scraped, and is then forgotten by all workers together. If one worker forgot it alone, its
+//! counts would be missing from the route's, which would decrease.
 //!
 //! # Invariants
 //!
-//! * What has happened on a route only grows, until the route is forgotten; of all together it
-//!   only grows in any case.
+//! * Counts of a route only grow until the route is forgotten; the sum over all routes always
+//!   grows.
 
 use std::{
     cell::RefCell,
@@ -24,40 +24,39 @@ use crate::{
     telemetry::totals::RouteSnapshot,
 };
 
-/// How long a route is remembered that is not configured any more and that nobody uses: for
-/// whoever asks seldom.
+/// Time for which an unused, removed route is kept, for scrapers with long intervals.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
-/// What a worker, or all of them, have to say about each route, by its name.
+/// Snapshot of each route by its name, of one worker or of all.
 pub(super) type Routes = BTreeMap<Box<str>, RouteSnapshot>;
 
-/// What was last heard of all workers.
+/// Latest snapshots of all workers.
 #[derive(Debug)]
 pub(super) struct Heard(RefCell<State>);
 
 #[derive(Debug, Default)]
 struct State {
     workers: Vec<LastHeard>,
-    /// Since when nobody uses the routes that are not configured any more.
+    /// Times since when removed routes are unused.
     unused: BTreeMap<Box<str>, Instant>,
 }
 
-/// What was last heard of one worker.
+/// Latest snapshot of one worker.
 #[derive(Clone, Debug, Default)]
 struct LastHeard {
     routes: Routes,
-    /// The routes that it has yet to forget, which are forgotten here.
+    /// Routes that are forgotten here but not yet on the worker.
     forgotten: BTreeSet<Box<str>>,
 }
 
 impl Heard {
-    /// Nothing yet.
+    /// Creates an empty state.
     pub(super) fn new(process: &Process) -> Self {
         Self(RefCell::new(State::new(process.workers.len())))
     }
 }
 
-/// What a worker has said, if it did, that was told to forget these routes first.
+/// A worker's snapshot, if it responded, and the routes that it was told to forget first.
 type Answer = (Option<Routes>, BTreeSet<Box<str>>);
 
 impl State {
@@ -68,7 +67,7 @@ impl State {
         }
     }
 
-    /// Takes over what the workers have said, in order, and returns what is known of them.
+    /// Adopts the snapshots of the workers, in order, and returns their sum.
     fn hear(&mut self, answers: Vec<Answer>, configured: &BTreeSet<String>) -> Routes {
         for (worker, (routes, told)) in self.workers.iter_mut().zip(answers) {
             if let Some(routes) = routes {
@@ -79,7 +78,7 @@ impl State {
         self.sum()
     }
 
-    /// All workers together.
+    /// Sums over all workers.
     fn sum(&self) -> Routes {
         let mut all = Routes::new();
         for (label, snapshot) in self.workers.iter().flat_map(|worker| &worker.routes) {
@@ -88,8 +87,7 @@ impl State {
         all
     }
 
-    /// Forgets the routes in `all` that are not `configured` and that nobody has used for a
-    /// while.
+    /// Forgets the routes in `all` that are not `configured` and have been unused for a while.
     fn forget_unused(&mut self, all: &Routes, configured: &BTreeSet<String>) {
         let is_unused = |label: &str| {
             let is_route = ![UNROUTED, REMOVED].contains(&label);
@@ -118,14 +116,16 @@ impl LastHeard {
     fn forget(&mut self, labels: &[Box<str>]) {
         for label in labels {
             if let Some(snapshot) = self.routes.remove(label) {
+                // Its counts move to a common row instead of disappearing, so that sums over all
+                // routes do not decrease.
                 *self.routes.entry(REMOVED.into()).or_default() += &snapshot;
             }
             self.forgotten.insert(label.clone());
         }
     }
 
-    /// Takes over what the worker has said; not so if it was told to forget something else than
-    /// it has to, for somebody else has asked meanwhile.
+    /// Adopts a snapshot, unless the worker was told to forget other routes than it has to by now,
+    /// because a concurrent request changed them meanwhile.
     fn hear(&mut self, routes: Routes, told: &BTreeSet<Box<str>>) {
         if self.forgotten == *told {
             self.routes = routes;
@@ -134,20 +134,20 @@ impl LastHeard {
     }
 }
 
-/// All workers together.
+/// Sum over all workers.
 #[derive(Clone, Debug)]
 pub(super) struct View {
-    /// The routes that are not forgotten.
+    /// Routes that are not forgotten.
     pub(super) routes: Routes,
-    /// Those that are.
+    /// Sum over the forgotten routes.
     removed: RouteSnapshot,
-    /// For each worker, in order, whether it has answered.
+    /// True for each worker, in order, that responded.
     pub(super) answered: Vec<bool>,
 }
 
 impl View {
-    /// Asks all workers. Of one that does not answer there is what it said the last time, so
-    /// that no counter goes back.
+    /// Queries all workers. One that does not respond counts with its previous snapshot, so that no
+    /// counter decreases.
     pub(super) async fn gather(admin: &Admin) -> Self {
         let ask = async |(index, worker): (usize, &Worker)| {
             let told = admin.heard.0.borrow().workers[index].forgotten.clone();
@@ -172,7 +172,7 @@ impl View {
         }
     }
 
-    /// All routes together, those that are forgotten included.
+    /// Returns the sum over all routes, including forgotten ones.
     pub(super) fn sum(&self) -> RouteSnapshot {
         let mut sum = self.removed.clone();
         for snapshot in self.routes.values() {

@@ -1,23 +1,23 @@
-//! Whether there is room for new clients: the bounds of the process that, once they are
-//! reached, refuse whoever comes.
+//! Capacity for new clients: limits of the process that refuse every new client once they are
+//! reached.
 //!
-//! What refuses only some is none of them: the bounds of an address, of a route, and of new
-//! sessions in a second, of which some are let in all the same.
+//! Limits that refuse only some clients are not checked: those per address, per route, and of new
+//! sessions per second.
 //!
 //! # Invariants
 //!
-//! * A bound that was found reached is so until a twentieth of it is free again: whoever sends
-//!   clients by the answer is not told something else with each of them.
+//! * Hysteresis: a limit stays reached until 5 % of it is free, so that a load balancer that
+//!   follows the response does not flap with each client.
 
 use std::{cell::Cell, io};
 
 use super::Check;
 use crate::{http::Shared, transport::descriptors};
 
-/// Which part of a bound has to become free until there is room again.
+/// Divisor for the part of a limit that has to become free before there is capacity again.
 const RELIEF: usize = 20;
 
-/// Which bounds were last found reached.
+/// Limits that were reached at the last check.
 #[derive(Debug, Default)]
 pub(in crate::admin) struct Room {
     connections: Bound,
@@ -25,7 +25,7 @@ pub(in crate::admin) struct Room {
 }
 
 impl Room {
-    /// A check for each bound of the process.
+    /// Checks each limit of the process.
     pub(super) fn checks(&self, shared: &Shared) -> [Check; 4] {
         let connections = shared.connections().taken();
         let max_connections = shared.config().limits.max_connections;
@@ -49,7 +49,7 @@ impl Room {
     }
 }
 
-/// Whether a bound was last found reached.
+/// State of one limit: reached at the last check or not.
 #[derive(Debug, Default)]
 struct Bound(Cell<bool>);
 
@@ -62,15 +62,16 @@ impl Bound {
     }
 }
 
-/// It has a relief of its own, as whether it is short decides about each new session.
+/// Checks the memory; its hysteresis is that of the decision about new sessions.
 fn memory(shared: &Shared) -> Option<String> {
     let (used, max) = shared.memory().used_and_max_bytes()?;
     let is_short = shared.memory().is_high();
     is_short.then(|| format!("{used} of {max} bytes are in use"))
 }
 
-/// None is left for clients, who wait to be accepted.
+/// Checks that there are descriptors for clients, which otherwise wait to be accepted.
 fn descriptors() -> Option<String> {
+    // Any descriptor serves to ask; standard error is always open.
     let are_left = descriptors::are_left(&io::stderr());
     (!are_left).then(|| "only those for operators are left".to_owned())
 }

@@ -1,17 +1,17 @@
-//! How long the certificates are valid that the process shows.
+//! Expiry of the certificates that the process presents.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{labels, page::Page};
 use crate::{config::Config, tls::Identity};
 
-/// When the first certificate expires that a listener shows to clients, or a route to its
-/// upstream, by these two words and what it is called; in seconds since the epoch.
+/// First expiry among the certificates of a listener or of a route's upstream connections, by side
+/// and name; in seconds since the epoch.
 #[derive(Debug, Default)]
 pub(super) struct Expiries(BTreeMap<(&'static str, String), u64>);
 
 impl Expiries {
-    /// Of the files as they were last read.
+    /// Reads the expiries of the certificates in use.
     pub(super) fn of(config: &Config) -> Self {
         let listeners = config.listen.iter().filter_map(|listen| {
             let identities = listen.tls.as_ref()?.identities();
@@ -29,6 +29,7 @@ impl Expiries {
     }
 
     pub(super) fn encode(&self, page: &mut Page<'_>) -> fmt::Result {
+        // A family without a series would still print its help.
         if self.0.is_empty() {
             return Ok(());
         }

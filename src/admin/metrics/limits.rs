@@ -1,4 +1,4 @@
-//! What is used of each limit, and the limit.
+//! Use of each limit, and the limit.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub(super) struct Limits {
     max_held_bytes: u64,
     busiest: Busiest,
     session_rate_used: Option<f64>,
-    /// What is in use, and the most that may be, if there is such a bound.
+    /// Bytes in use and the limit, if there is one.
     memory: Option<(u64, u64)>,
-    /// By route: how many requests are held, and how many may be.
+    /// Held requests and their limit, by route.
     held_requests: Vec<(String, u64, u64)>,
 }
 

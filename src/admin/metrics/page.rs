@@ -1,4 +1,4 @@
-//! One family of metrics after the other, in the words of `prometheus-client`.
+//! Writer of metric families on top of `prometheus-client`.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use prometheus_client::{
 use super::Labels;
 use crate::telemetry::histogram::Histogram;
 
-/// A page of metrics that is being written.
+/// A metrics page that is being written.
 pub(super) struct Page<'a>(DescriptorEncoder<'a>);
 
 impl<'a> Page<'a> {
@@ -18,12 +18,12 @@ impl<'a> Page<'a> {
         Self(encoder)
     }
 
-    /// A gauge without labels.
+    /// Writes a gauge without labels.
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.gauges(name, help, [(Labels::new(), value)])
     }
 
-    /// The same for a value that is no whole number.
+    /// Writes a gauge with a fractional value.
     pub(super) fn real_gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         let mut metric = self
             .0
@@ -31,7 +31,7 @@ impl<'a> Page<'a> {
         metric.encode_gauge(&value)
     }
 
-    /// The same with labels.
+    /// Writes gauges with fractional values and labels.
     pub(super) fn real_gauges(
         &mut self,
         name: &str,
@@ -57,7 +57,7 @@ impl<'a> Page<'a> {
             .0
             .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in series {
-            // The format has signed numbers.
+            // `OpenMetrics` has signed integers.
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             if labels.is_empty() {
                 family.encode_gauge(&value)?;
@@ -68,7 +68,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// Counters, to whose name `_total` is added.
+    /// Writes counters; `_total` is appended to the name.
     pub(super) fn counters<T: EncodeCounterValue>(
         &mut self,
         name: &str,
@@ -108,13 +108,13 @@ impl<'a> Page<'a> {
     }
 }
 
-/// A page of `OpenMetrics` in the older text format of Prometheus: there a counter's own name
-/// ends with `_total`, and nothing marks the end.
+/// Converts a page of `OpenMetrics` to the older text format of Prometheus, in which a counter's
+/// own name ends with `_total` and nothing marks the end.
 pub(super) fn prometheus_text(open_metrics: &str) -> String {
     let mut page = String::with_capacity(open_metrics.len());
     let mut lines = open_metrics.lines().peekable();
     while let Some(line) = lines.next() {
-        // The type of a family is in the line behind its help.
+        // A family's type is in the line after its help.
         let family = match described(line, "# TYPE ") {
             Some((name, "counter")) => Some((name, "# TYPE ", "counter")),
             _ => described(line, "# HELP ")
@@ -131,7 +131,7 @@ pub(super) fn prometheus_text(open_metrics: &str) -> String {
     page
 }
 
-/// The name, and what is said about it.
+/// Splits a `HELP` or `TYPE` line into the name and the text.
 fn described<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     line.strip_prefix(kind)?.split_once(' ')
 }

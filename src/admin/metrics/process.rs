@@ -1,10 +1,10 @@
-//! What the system says about the process.
+//! The system's figures about the process.
 
 use std::{fmt, fs};
 
 use super::{Labels, page::Page};
 
-/// The numbers that every client library of Prometheus has.
+/// Figures that every client library of Prometheus has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::admin) struct ProcessStatus {
     cpu_seconds: f64,
@@ -17,14 +17,14 @@ pub(in crate::admin) struct ProcessStatus {
 }
 
 impl ProcessStatus {
-    /// Of this process; `None` where there is no `/proc`.
+    /// Reads the figures of this process; `None` without `/proc`.
     pub(in crate::admin) fn read() -> Option<Self> {
         let open_fds = fs::read_dir("/proc/self/fd").ok()?.count();
         Self::parse(
             &fs::read_to_string("/proc/self/stat").ok()?,
             &fs::read_to_string("/proc/self/limits").ok()?,
             &fs::read_to_string("/proc/stat").ok()?,
-            // One of them is what the directory itself was read by.
+            // One descriptor is open for reading the directory itself.
             open_fds.saturating_sub(1) as u64,
         )
     }
@@ -35,10 +35,10 @@ impl ProcessStatus {
     )]
     fn parse(stat: &str, limits: &str, system: &str, open_fds: u64) -> Option<Self> {
         let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
-        // The name before it may have spaces and parentheses of its own.
+        // The program's name before it may contain spaces and parentheses.
         let (_, fields) = stat.rsplit_once(") ")?;
         let fields: Vec<_> = fields.split(' ').collect();
-        // Numbered as in proc_pid_stat(5), where the first of these is the third.
+        // Numbered as in proc_pid_stat(5), where the first of these is 3.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let line = |text: &str, name: &str| -> Option<String> {
             let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -52,22 +52,22 @@ impl ProcessStatus {
             virtual_bytes: field(23)?,
             resident_bytes: field(24)? * rustix::param::page_size() as u64,
             open_fds,
-            // Not a number: unlimited.
+            // Unparsable means `unlimited`.
             max_fds: line(limits, "Max open files")?.parse().unwrap_or(u64::MAX),
         })
     }
 
-    /// Descriptors that are open.
+    /// Returns the number of open descriptors.
     pub(in crate::admin) const fn open_files(&self) -> u64 {
         self.open_fds
     }
 
-    /// The most that may be; `None`: any number.
+    /// Returns the limit of open descriptors; `None`: unlimited.
     pub(in crate::admin) fn max_files(&self) -> Option<u64> {
         Some(self.max_fds).filter(|max| *max != u64::MAX)
     }
 
-    /// What it has of the machine's memory.
+    /// Returns the resident memory in bytes.
     pub(in crate::admin) const fn resident_bytes(&self) -> u64 {
         self.resident_bytes
     }
