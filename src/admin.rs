@@ -199,6 +199,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
         // Checked first, so that a connection that has lost its slot does nothing more.
         () = activity.closed() => return tracing::debug!(%peer, "admin connection closed"),
         () = admin.stop.cancelled() => {
+            // hyper finishes the response in flight and closes instead of reading another request.
             http.as_mut().graceful_shutdown();
             http.await
         }

@@ -242,6 +242,7 @@ pub fn main() -> ExitCode {
         // `--help` and `--version` also end up here; they go to standard output and succeed.
         Err(mut error) => {
             hide_userinfo(&mut error);
+            // A reader that has gone must not turn into a panic or another status.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
@@ -373,6 +374,7 @@ impl Run {
         }
         let file = self.config.unwrap_or_else(|| DEFAULT_FILE.into());
         let again = Self {
+            // Named even when it is the default, so that a deleted file is reported as unreadable.
             config: Some(file.clone()),
             ..self
         };
@@ -383,6 +385,7 @@ impl Run {
 
     fn configuration(&self) -> Result<Config, ConfigurationError> {
         let mut config = configuration(self.config.as_deref(), self.upstream.clone())?;
+        // `override_with` keeps `/config` true: it shows each value with its origin.
         if let Some(listen) = &self.listen {
             config.effective.override_with("listen", written(listen));
             config.listen = vec![listen.clone().into()];

@@ -180,6 +180,7 @@ pub async fn run(settings: Settings) -> Result<bool, DemoError> {
     let paint = Paint {
         is_colored: telemetry::is_colored(&output),
     };
+    // A dumb terminal cannot move the cursor, so redrawn lines would pile up.
     let is_live = output.is_terminal() && std::env::var_os("TERM").is_some_and(|it| it != "dumb");
     let mut progress = Progress::new(settings, is_live, paint);
 
@@ -238,6 +239,7 @@ async fn play(
                 return Ok(groups);
             }
             _ = tick.tick() => progress.show(output)?,
+            // No server ends by itself, so any end is a failure of the demo.
             Some(ended) = servers.join_next() => {
                 let ended = ended.map_err(io::Error::other).flatten();
                 return Err(ended.err().unwrap_or_else(|| io::Error::other("a server ended")).into());
@@ -300,6 +302,7 @@ impl Stage {
         let address = self.addresses[way as usize];
         let counts = &self.counts[way as usize];
         let client = async |client| {
+            // Lanes interleave: client 0 of every lane, then client 1 of every lane.
             time::sleep(ARRIVALS * (client * LANES + lane) / (clients * LANES)).await;
             let schedule = Schedule::new(messages, settings.seed, client);
             client::run(address, client, &schedule, counts).await

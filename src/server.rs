@@ -147,6 +147,7 @@ pub async fn run_from(
     let _renewal = renewal::watch(&shared, trigger, source)?;
     let _memory = memory::watch(&shared)?;
 
+    // Only here, when everything is bound and running, may a supervisor send clients.
     service.ready(&format!("listening on {}", addresses.join(", ")));
     let draining = async {
         drain.announced().await;

@@ -90,6 +90,7 @@ pub(super) fn is_stream(response: &Response<Body>) -> bool {
 /// Publishes an event per second until no listener is left.
 async fn publish(admin: Rc<Admin>) {
     let mut ticks = time::interval(INTERVAL);
+    // A slow snapshot must not be followed by a burst of them.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = None;
     loop {
@@ -105,5 +106,6 @@ async fn publish(admin: Rc<Admin>) {
     // The next listener must not begin with an old event.
     let retry = Bytes::from_static(RETRY);
     admin.events.latest.send_replace(retry);
+    // Nothing was awaited since the count was read, so no listener can have come in between.
     admin.events.is_publishing.set(false);
 }

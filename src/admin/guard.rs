@@ -74,6 +74,7 @@ fn is_address(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
+    // An IPv6 address is in brackets (RFC 3986 §3.2.2).
     let bare = name
         .strip_prefix('[')
         .and_then(|name| name.strip_suffix(']'));

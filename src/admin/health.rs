@@ -33,6 +33,8 @@ pub(super) struct Backends(Mutex<Option<(Instant, Vec<Check>)>>);
 impl Backends {
     /// Returns recent results, or those of a new check.
     async fn checks(&self, check: impl AsyncFnOnce() -> Vec<Check>) -> Vec<Check> {
+        // Held across the check: concurrent requests wait for its result instead of starting
+        // theirs.
         let mut latest = self.0.lock().await;
         if let Some((when, checks)) = &*latest
             && when.elapsed() < FRESH
@@ -87,6 +89,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
 async fn workers(admin: &Admin) -> Vec<Check> {
     let check = async |worker: &Worker| {
         let answered = worker.ask(|_| ()).await;
+        // Silence alone means a busy worker; `is_stuck` is the judgement over a longer time.
         let problem = answered.err().filter(|_| worker.is_stuck());
         Check {
             name: format!("worker {}", worker.index()),

@@ -66,6 +66,7 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Responds to `/metrics`, in `OpenMetrics` for clients that accept it.
 pub(super) async fn answer(admin: &Admin, headers: &HeaderMap) -> Response<Body> {
     let mut registry = Registry::default();
+    // Made for each scrape: the counts live in the workers, and the registry only formats them.
     registry.register_collector(Box::new(Scrape::of(admin).await));
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("a string takes everything");
@@ -85,6 +86,7 @@ fn accepts_open_metrics(headers: &HeaderMap) -> bool {
     let mut accepted = headers.get_all(ACCEPT).iter();
     accepted.any(|value| {
         let value = value.to_str().unwrap_or_default();
+        // No weights are compared: a scraper that names it prefers it.
         value.contains("application/openmetrics-text")
     })
 }

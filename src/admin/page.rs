@@ -56,6 +56,7 @@ pub(super) fn answer(headers: &HeaderMap) -> Response<Body> {
 
 fn accepts_html(headers: &HeaderMap) -> bool {
     let mut accepted = headers.get_all(ACCEPT).iter();
+    // No weights are compared: browsers name it, and programs do not.
     accepted.any(|value| value.to_str().unwrap_or_default().contains("text/html"))
 }
 

@@ -17,6 +17,7 @@ impl Query {
             let (Some(name), Some(value)) = (decode(name), decode(value)) else {
                 return Err("the query has a broken percent-encoding".to_owned());
             };
+            // Rejected, because it would be a guess which of the two is meant.
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(format!("{name:?} is there twice"));
             }

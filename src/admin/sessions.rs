@@ -116,6 +116,7 @@ impl Filter {
     fn matches(&self, seen: &Seen) -> bool {
         let state = seen.state();
         let was_opened = seen.session().record().opened_after().is_some();
+        // States are ordered as in a session's life, so these have not begun to close.
         let is_waiting = || !was_opened && state < SessionState::Closing;
         self.state.is_none_or(|wanted| wanted == state)
             && (self.route.as_ref()).is_none_or(|wanted| wanted == seen.session().route_label())
@@ -245,6 +246,7 @@ impl List {
                 Err(silent) => all.silent_workers.push(silent.0),
             }
         }
+        // Each worker sent its first `limit`, among which are the first `limit` of all.
         all.sessions
             .sort_unstable_by_key(|summary| filter.rank(summary.id, summary.ended_at));
         all.sessions.truncate(filter.limit);
@@ -445,6 +447,7 @@ pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, Strin
     let silent = answers.iter().find_map(|answer| answer.as_ref().err());
     Ok(match (answers.iter().flatten().flatten().next(), silent) {
         (Some(detail), _) => answer::json(StatusCode::OK, detail),
+        // The silent worker may have it, so a `404` could be wrong.
         (None, Some(silent)) => answer::text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
         (None, None) => {
             let text = format!(

@@ -116,6 +116,7 @@ fn process(admin: &Admin, view: &View) -> Value {
 /// Formats the limits of the process and their use.
 fn limits(admin: &Admin, sum: &RouteSnapshot) -> Value {
     let shared = &admin.process.shared;
+    // Read once, so that all figures of the process are of one instant.
     let status = ProcessStatus::read();
     let busiest = shared.addresses().busiest();
     let (held_requests, max_held_requests) = shared
@@ -199,6 +200,7 @@ fn routes(admin: &Admin, view: &View) -> Vec<Value> {
 
 fn route(label: &str, it: &RouteSnapshot, breaker: Option<&Status>) -> Value {
     let states = SessionState::ALL.into_iter().zip(it.sessions);
+    // States are ordered as in a session's life; the gate opens with this one.
     let waiting = states.filter(|(state, _)| *state < SessionState::ProcessingReady);
     json!({
         "route": label,

@@ -99,6 +99,7 @@ impl State {
             self.unused.entry(label.clone()).or_insert(now);
         }
         let mut forgotten = Vec::new();
+        // A route that is in use again leaves the list, so that its time starts over.
         self.unused.retain(|label, since| {
             let is_due = since.elapsed() >= REMEMBERED;
             if is_due && is_unused(label) {
@@ -151,6 +152,7 @@ impl View {
     pub(super) async fn gather(admin: &Admin) -> Self {
         let ask = async |(index, worker): (usize, &Worker)| {
             let told = admin.heard.0.borrow().workers[index].forgotten.clone();
+            // Copied before the await: meanwhile a concurrent request may add to the worker's set.
             let forgotten = told.clone();
             let answer = worker.ask(move |local| {
                 local.forget(&forgotten);
@@ -163,6 +165,7 @@ impl View {
         let answered = answers.iter().map(|(routes, _)| routes.is_some()).collect();
         let config = admin.process.shared.config();
         let configured = config.routes.iter().map(|route| route.label()).collect();
+        // Never borrowed across an await, so that concurrent requests cannot collide here.
         let mut routes = admin.heard.0.borrow_mut().hear(answers, &configured);
         let removed = routes.remove(REMOVED).unwrap_or_default();
         Self {

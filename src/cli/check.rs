@@ -39,6 +39,7 @@ impl Check {
                 }
                 let summary = Summary(&config);
                 print(&format!("{} is valid: {summary}\n", self.config.display()));
+                // Warnings do not fail the check: `check && reload` is for files that work.
                 Exit::Success
             }
             Err(error) => ConfigurationError::from(error).report(),

@@ -233,6 +233,7 @@ impl Listener {
         let (status, text) = time::timeout(TIMEOUT, self.exchange(method, path))
             .await
             .map_err(|_elapsed| Unanswered::Silent)??;
+        // Responses for people end with a line break, which an error message must not.
         let text = text.trim_end().to_owned();
         if status.is_success() {
             Ok(text)
@@ -250,6 +251,7 @@ impl Listener {
         // The same connector as the proxy's own, so that TCP and Unix sockets both work.
         let stream = dial(&settings, Protocol::Http1, &[]).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // hyper makes progress only while the connection itself is polled.
         task::spawn_local(connection);
         let request = Request::builder()
             .method(method)
@@ -284,6 +286,7 @@ impl Listener {
             let most = wait.as_secs_f64();
             // Overwrites the previous line.
             eprint!("\r\x1b[Kdraining: {left}; {waited:.0} of {most:.0} s");
+            // Pinned outside of the loop: a timeout here only updates the line.
             if time::timeout(SHOW_AGAIN, gone.as_mut()).await.is_ok() {
                 break;
             }

@@ -28,6 +28,8 @@ pub(super) fn serve(
     let listeners = Listeners::bind_beside(&config, inherited)?;
     let service = Service::of_environment()?;
     runtime()?.block_on(async {
+        // From here on SIGTERM drains; before, it ends the process at once, which has no client
+        // yet.
         let mut signals = StopSignals::listen()?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         config.log_cautions();
@@ -47,6 +49,7 @@ pub(super) fn serve(
         };
         // Unbounded, because a signal is never worth waiting for; people send few.
         let (stop, stops) = mpsc::unbounded_channel();
+        // The last signal is the one that cut the drain short, and gives the exit status.
         let last = Cell::new(Exit::Success);
         let told = async {
             loop {

@@ -63,6 +63,7 @@ impl Sessions {
             let text = listener.ask(Method::GET, &self.path()).await?;
             let value: Value = match serde_json::from_str(&text) {
                 Ok(value) if !self.json => value,
+                // A response that is not JSON is shown unchanged: it may be an explanation.
                 _ => {
                     print(&(text + "\n"));
                     return Ok(());
@@ -125,6 +126,7 @@ fn table(list: &Value) -> String {
     }));
     let widths = header.iter().enumerate();
     let widths: Vec<_> = widths
+        // Counted in characters: a path may have others than ASCII.
         .map(|(column, _)| rows.iter().map(|row| row[column].chars().count()).max())
         .map(Option::unwrap_or_default)
         .collect();

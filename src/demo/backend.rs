@@ -96,6 +96,7 @@ pub(super) struct Backend {
 
 impl Backend {
     pub(super) fn bind(behaviour: Behaviour, seed: u64) -> io::Result<Self> {
+        // Bound now and listening later: the port is known while connections are still refused.
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         Ok(Self {
@@ -129,6 +130,7 @@ async fn serve(listener: TcpListener, behaviour: &Behaviour, seed: u64) -> io::R
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
+        // Nagle's algorithm would add its delays to the measured times.
         stream.set_nodelay(true)?;
         let behaviour = behaviour.clone();
         // A broken connection shows in its client's tally.

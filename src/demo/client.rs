@@ -91,6 +91,7 @@ async fn connect(address: SocketAddr, client: u32) -> Result<Socket, Failure> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(Failure::Connect)?;
+    // Nagle's algorithm would add its delays to the measured times.
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     let url = format!("ws://{address}/clients/{client}");
     let (socket, _response) = client_async(url, stream).await?;
@@ -146,6 +147,7 @@ async fn send(
 ) -> Result<(), Failure> {
     for (after, request) in schedule.early() {
         time::sleep_until(opened_at + after).await;
+        // Counted first, because the acknowledgement may arrive before `send` returns.
         tick();
         sink.send(text(&request)).await?;
     }
@@ -199,6 +201,8 @@ impl Heard {
                 Ok(Answer::Ack { n, after_ready_us }) => {
                     if n < self.sent_before_ready {
                         let arrived = Duration::from_micros(after_ready_us);
+                        // Priorities reorder the flush, so the last one to arrive need not have the
+                        // highest number.
                         self.flush = self.flush.max(Some(arrived));
                     }
                     self.tally.acknowledge(n)

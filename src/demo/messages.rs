@@ -108,6 +108,7 @@ impl Schedule {
 pub(super) fn dice(seed: u64, what: &str, client: u32) -> StdRng {
     let mut bytes = [0; 32];
     let name = what.bytes().take(16);
+    // Fields of their own instead of a hash: distinct inputs cannot collide.
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..12].copy_from_slice(&client.to_le_bytes());
     bytes[12..]

@@ -112,6 +112,7 @@ impl Progress {
             let ways = Way::BOTH.map(|way| self.bar(way, &line.counts[way as usize]));
             writeln!(
                 output,
+                // Erases the line first: the previous text may have been longer.
                 "\x1b[2K{mark} {:<14}{}",
                 line.name,
                 ways.join("   ")
@@ -131,6 +132,7 @@ impl Progress {
         }
         let cells = |messages: u64| messages * BAR_WIDTH / self.to_send.max(1);
         let delivered = cells(counts.delivered.get());
+        // `sent - delivered` must not underflow, whatever a backend acknowledges.
         let sent = cells(counts.sent.get()).max(delivered);
         let repeat = |text: &str, cells: u64| text.repeat(usize::try_from(cells).unwrap_or(0));
         let waiting = match way {

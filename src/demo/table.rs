@@ -130,8 +130,10 @@ fn aligned(line: &Cells, widths: &[usize; COLUMNS], paint: Paint) -> String {
         } else {
             format!("  {cell:>width$}")
         };
+        // Padded before painting, because escape codes have no width.
         text += &paint.paint(*tone, &padded);
     }
+    // The last column is empty for some rows.
     text.truncate(text.trim_end().len());
     text
 }

@@ -35,6 +35,7 @@ impl Tally {
     /// Records an acknowledgement; returns whether it is the first one for its message. One for a
     /// message that does not exist counts as doubled.
     pub(super) fn acknowledge(&mut self, number: u32) -> bool {
+        // Numbers come from the wire, so one that was never sent must not panic.
         let Some(is_handled @ false) = self.is_handled.get_mut(number as usize) else {
             self.doubled += 1;
             return false;

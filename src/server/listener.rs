@@ -220,6 +220,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
+    // tokio requires it of sockets that it did not create.
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

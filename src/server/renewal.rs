@@ -81,6 +81,7 @@ impl Watching {
                 next_look = now + INTERVAL;
             }
             let next_poll = self.poll.as_ref().map(|poll| poll.next);
+            // The earlier of the two intervals; an order on the channel wakes it sooner.
             let wake_at = next_poll.map_or(next_look, |poll| poll.min(next_look));
             match self.source.next(wake_at.saturating_duration_since(now)) {
                 Some(Order::End) => return,

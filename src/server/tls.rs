@@ -83,6 +83,7 @@ impl Tls {
             .flat_map(|pair| [&pair.certificate, &pair.key])
             .chain(&settings.client_ca);
         let files = files.cloned().collect();
+        // `None` only if the random generator fails; then sessions are not resumed.
         let tickets = Ticketer::new().ok();
         let source = settings.clone();
         let loaded = Reloadable::new(files, move || Loaded::read(&source, tickets.as_ref()))?;

@@ -105,6 +105,7 @@ impl Worker {
         let drain_on_end = shared.drain().begin_on_drop();
         let local = Local::new(shared);
         let result = self.run(&local);
+        // A worker that failed drains the others, and `run_from` counts it as ended from here on.
         drop((drain_on_end, alive));
         while let Some(visit) = self.visits.blocking_recv() {
             visit.pay(&local);
@@ -141,6 +142,7 @@ impl Worker {
         while let Some(handed) = self.inbox.recv().await {
             take_over(handed, local, &pacer);
         }
+        // The grace period is over at a deadline that all workers share.
         let is_empty = async {
             tokio::select! {
                 () = self.count.emptied() => true,

@@ -56,6 +56,7 @@ struct Bound(Cell<bool>);
 impl Bound {
     fn problem(&self, used: usize, max: usize) -> Option<String> {
         let room_below = max - max / RELIEF;
+        // Two thresholds: the limit to become reached, the lower one to become free.
         let is_reached = used >= if self.0.get() { room_below } else { max };
         self.0.set(is_reached);
         is_reached.then(|| format!("{used} of {max}; there is room below {room_below}"))

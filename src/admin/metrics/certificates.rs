@@ -21,6 +21,7 @@ impl Expiries {
             let identity = route.upstream.tls.as_ref()?.identity()?;
             Some((("upstream", route.label()), vec![identity]))
         });
+        // An alert needs the earliest; the log names each certificate that expires soon.
         let first = listeners.chain(routes).filter_map(|(place, identities)| {
             let expiries = identities.iter().filter_map(Identity::expiry);
             Some((place, expiries.map(|it| it.as_secs()).min()?))

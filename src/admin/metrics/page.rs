@@ -121,6 +121,7 @@ pub(super) fn prometheus_text(open_metrics: &str) -> String {
                 .filter(|_| lines.peek().is_some_and(|next| next.ends_with(" counter")))
                 .map(|(name, help)| (name, "# HELP ", help)),
         };
+        // Only the two comment lines of a counter differ; its samples already have the suffix.
         let parts = match family {
             Some((name, kind, rest)) => [kind, name, "_total ", rest, "\n"],
             None if line == "# EOF" => continue,
