@@ -82,16 +82,23 @@ fn check_warns_of_a_certificate_that_has_expired() {
     );
 }
 
-#[test]
-fn every_configuration_in_the_readme_is_valid() {
-    let readme = include_str!("../../README.md");
-    let blocks: Vec<_> = readme
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
-    assert!(blocks.len() > 4, "the blocks were not found");
+/// Each page in Markdown that shows configurations, with its name.
+fn pages() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let pages = docs.map(|entry| entry.unwrap().path());
+    pages
+        .filter(|path| path.extension().is_some_and(|it| it == "md"))
+        .chain([root.join("README.md")])
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path.display().to_string(), text)
+        })
+        .collect()
+}
 
+#[test]
+fn every_configuration_in_the_documentation_is_valid() {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(["a.example".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap().pem();
@@ -99,10 +106,16 @@ fn every_configuration_in_the_readme_is_valid() {
     fs::write(directory.path().join("ca.crt"), &certificate).unwrap();
     fs::write(directory.path().join("tls.key"), key.serialize_pem()).unwrap();
 
-    for block in blocks {
-        let block = block.replace("/etc/readygate", &directory.path().display().to_string());
-        if let Err(problems) = Config::parse("README.md", &block, &|_| None) {
-            panic!("{}", problems.render(false));
+    let mut blocks = 0;
+    for (page, text) in pages() {
+        for block in text.split("```toml\n").skip(1) {
+            let (block, _) = block.split_once("```").unwrap();
+            let block = block.replace("/etc/readygate", &directory.path().display().to_string());
+            if let Err(problems) = Config::parse(&page, &block, &|_| None) {
+                panic!("{}", problems.render(false));
+            }
+            blocks += 1;
         }
     }
+    assert!(blocks > 10, "the blocks were not found");
 }

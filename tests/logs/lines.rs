@@ -498,12 +498,10 @@ fn text_has_the_same_fields_in_one_line_at_debug() {
     assert!(!line.contains('\x1b'), "{line}");
 }
 
-/// The fields of each line that the README documents.
+/// The fields of each line that the documentation names.
 fn documented() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme.split_once("\n## Logs\n").unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let page = include_str!("../../docs/logs.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
     let mut lines: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for row in rows {
         let cells: Vec<_> = row.split(" | ").collect();
@@ -521,7 +519,7 @@ fn documented() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
 }
 
 #[test]
-fn the_fields_are_those_that_the_readme_documents() {
+fn the_fields_are_those_that_are_documented() {
     let configuration = "log.requests = \"all\"";
     // Ready at once, and a message of the upstream.
     let mut program = Program::start(backend(b"\x81\x02hi"), configuration, &[], &[]);

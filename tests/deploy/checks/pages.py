@@ -18,7 +18,6 @@ SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
-LOGS = re.compile(r"^## Logs\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 FIRST_CELL = re.compile(r"^\| ([^|]+) \|", re.MULTILINE)
 METRIC = re.compile(r"`((?:readygate|process)_\w+)`")
 OPTION = re.compile(r"--[a-z-]+")
@@ -28,8 +27,15 @@ COMMAND = re.compile(
 )
 """On this machine, in a container, and of an image."""
 VERIFY = ROOT / "deploy/cloudrun/verify.py"
-OTHER_IDENTIFIERS = {"depends_on", "stop_grace_period"}
-"""Keys of compose."""
+OTHER_IDENTIFIERS = {
+    *("depends_on", "stop_grace_period"),
+    *("client_no_context_takeover", "server_no_context_takeover"),
+    *("connection_init", "handshake_complete"),
+    *("epoll_wait", "internal_error", "tcp_retries2"),
+    *("command_line", "log_level", "min_age"),
+}
+"""Keys of compose; parameters of permessage-deflate; messages of examples; names of the system
+and of TLS; fields and parameters of the admin listener."""
 OTHER_OPTIONS = {"--platform", "--to-latest"}
 """Those of docker and gcloud."""
 CHANGES = {"/drain", "/reload"}
@@ -121,17 +127,19 @@ def identifiers(page: Path) -> set[str]:
 def unknown_identifiers(page: Path, running: Observed) -> list[str]:
     """Words that are no key, no metric and no field of the log."""
     known = observed.tokens((ROOT / "proxy.toml").read_text())
-    known |= observed.tokens(running.metrics) | fields()
+    metrics = observed.tokens(running.metrics)
+    # The table of metrics leaves out the prefix that all of them have.
+    known |= metrics | {name.removeprefix("readygate_") for name in metrics} | fields()
     known |= observed.tokens(running.session["trail"])
     return sorted(identifiers(page) - known - OTHER_IDENTIFIERS)
 
 
 @cache
 def fields() -> set[str]:
-    """Those of the log's lines: tests/logs holds the README's table against the program."""
-    (section,) = LOGS.findall((ROOT / "README.md").read_text())
+    """Fields of the log's lines: tests/logs holds this page's table against the program."""
+    page = (ROOT / "docs/logs.md").read_text()
     return {
-        field for cell in FIRST_CELL.findall(section) for field in CODE.findall(cell)
+        field for cell in FIRST_CELL.findall(page) for field in CODE.findall(cell)
     }
 
 
