@@ -21,6 +21,7 @@ FILES = {
     "usr/lib/systemd/system/readygate.socket",
     "usr/share/doc/readygate/README.md",
     "usr/share/doc/readygate/copyright",
+    *(f"usr/share/doc/readygate/docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 }
 
 
@@ -30,6 +31,7 @@ PACKAGED = (
     "README.md",
     "build.rs",
     "deploy",
+    "docs",
     "proxy.toml",
     "src",
     "tests",
