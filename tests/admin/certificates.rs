@@ -64,7 +64,7 @@ async fn expiries(proxy: &Proxy) -> Vec<(String, i64)> {
 }
 
 #[tokio::test]
-async fn the_first_expiry_at_a_place_is_told_and_renewed_with_the_files() {
+async fn the_earliest_expiry_is_exported_and_follows_renewed_files() {
     let directory = tempfile::tempdir().unwrap();
     for (name, day) in [("one", 9), ("two", 7), ("own", 8)] {
         write_certificate(directory.path(), name, day);

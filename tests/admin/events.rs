@@ -165,7 +165,7 @@ async fn events_end_with_the_process() {
 }
 
 #[tokio::test]
-async fn a_listener_that_asks_for_something_else_meanwhile_is_not_mixed_up() {
+async fn a_pipelined_request_is_not_mixed_into_a_stream_of_events() {
     let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
     let (_, mut listener) = listen(&proxy).await;
     next(&mut listener).await;

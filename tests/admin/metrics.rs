@@ -81,7 +81,7 @@ fn two_routes(upstream: &Upstream) -> String {
 }
 
 #[tokio::test]
-async fn under_load_every_message_is_in_one_account_and_no_counter_goes_back() {
+async fn under_load_accounts_add_up_and_no_counter_decreases() {
     const CLIENTS: usize = 20;
     const MESSAGES: usize = 50;
     let upstream = Upstream::listen().await;
@@ -186,7 +186,7 @@ async fn whoever_does_not_answer_a_close_frame_is_counted() {
 }
 
 #[tokio::test]
-async fn whoever_is_in_the_middle_of_a_frame_and_was_sent_no_close_frame_is_not_counted() {
+async fn a_side_cut_inside_a_frame_is_not_counted_as_close_timeout() {
     let upstream = Upstream::listen().await;
     let route = gated(upstream.address());
     let route = format!("{route}tunnel.idle_timeout = \"1s\"\ntunnel.close_timeout = \"50ms\"\n");

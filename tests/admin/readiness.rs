@@ -39,7 +39,7 @@ async fn expect_full(proxy: &Proxy, bound: &str) {
 }
 
 #[tokio::test]
-async fn a_process_with_all_its_connections_is_not_ready_until_one_has_gone() {
+async fn a_full_process_is_not_ready_until_a_connection_ends() {
     let upstream = Upstream::listen().await;
     let mut config = config(&gated(upstream.address()));
     config.limits.max_connections = 3;
@@ -60,7 +60,7 @@ async fn a_process_with_all_its_connections_is_not_ready_until_one_has_gone() {
 }
 
 #[tokio::test]
-async fn a_process_that_holds_all_it_may_is_not_ready_until_that_is_delivered() {
+async fn a_process_is_not_ready_until_its_held_bytes_are_delivered() {
     let upstream = Upstream::listen().await;
     let mut config = config(&gated(upstream.address()));
     config.limits.max_held_bytes = 100;

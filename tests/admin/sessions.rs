@@ -47,7 +47,7 @@ async fn a_held_session_explains_itself() {
 }
 
 #[tokio::test]
-async fn a_session_goes_through_its_states_and_is_remembered_after_its_end() {
+async fn a_session_shows_its_states_and_is_listed_after_its_end() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(&gated(upstream.address())));
     let mut client = proxy.open(&[]).await;
@@ -154,7 +154,7 @@ async fn a_list_is_filtered_sorted_and_limited_over_all_workers() {
     assert_eq!(workers, [0, 1].into());
 }
 
-/// I11: tokens go in many places, and none of them is shown.
+/// Tokens go in many places, and none of them is shown.
 #[tokio::test]
 async fn no_secret_of_a_client_is_anywhere() {
     let upstream = Upstream::listen().await;

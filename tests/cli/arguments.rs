@@ -107,7 +107,7 @@ fn statuses(help: &str) -> Vec<&str> {
 }
 
 #[test]
-fn help_says_when_to_use_each_command_and_what_its_exit_status_means() {
+fn help_has_an_example_and_the_statuses_of_each_command() {
     let help = help_with(&[], &["\nExamples:\n", "./proxy.toml"]);
     assert_eq!(statuses(&help), ["0", "1", "2", "78", "130, 143"]);
     let commands = commands(&help);

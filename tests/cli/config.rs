@@ -16,7 +16,7 @@ fn the_default_is_the_shipped_file_and_valid() {
 }
 
 #[test]
-fn what_is_in_effect_is_shown_with_its_origin_and_can_be_used_as_a_file() {
+fn effective_settings_show_their_origin_and_load_as_a_file() {
     let directory = directory_with("proxy.toml", &format!("workers = \"${{N}}\"\n{VALID}"));
     fs::write(
         directory.path().join("secret.toml"),

@@ -1,4 +1,4 @@
-//! Without file descriptors (L10).
+//! The process without free file descriptors.
 
 #![cfg(target_os = "linux")]
 
@@ -90,7 +90,7 @@ impl Limited {
 }
 
 #[test]
-fn without_file_descriptors_it_waits_without_spinning_and_recovers() {
+fn without_descriptors_accepting_pauses_without_spinning() {
     let mut limited = Limited::start("ulimit -n 40", "127.0.0.1:8081");
     let [address, _] = limited.addresses();
 
@@ -110,7 +110,7 @@ fn without_file_descriptors_it_waits_without_spinning_and_recovers() {
 }
 
 #[test]
-fn what_needs_a_descriptor_more_is_told_to_come_again_and_operators_are_answered() {
+fn without_descriptors_requests_get_503_and_admin_responds() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut limited = Limited::start("ulimit -n 60", &upstream.local_addr().unwrap().to_string());
     let [address, admin] = limited.addresses();
@@ -201,7 +201,7 @@ fn large_frames_whose_clients_pause_take_no_descriptors() {
 }
 
 #[test]
-fn large_frames_that_nobody_takes_leave_operators_their_descriptors() {
+fn stalled_large_frames_leave_operators_their_descriptors() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut limited = Limited::start(
         &format!("ulimit -n {LIMIT}"),

@@ -337,7 +337,7 @@ fn what_cannot_be_asked_is_a_wrong_command_line() {
 }
 
 #[test]
-fn a_name_and_a_password_in_a_url_are_no_part_of_the_host_and_not_shown() {
+fn credentials_in_a_url_are_not_in_the_host_and_not_shown() {
     let output = explain(&[
         "ws://user:canary@a.chat.example/ws",
         "-H",

@@ -83,7 +83,7 @@ fn a_process_that_runs_is_healthy_and_ready_and_then_drains() {
 }
 
 #[test]
-fn a_process_that_does_not_end_in_time_is_still_there_and_not_ready() {
+fn a_drain_that_outlasts_the_wait_fails_and_is_not_ready() {
     let directory = tempfile::tempdir().unwrap();
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", upstream.local_addr().unwrap());
@@ -227,7 +227,7 @@ fn a_process_that_has_no_room_is_not_one_that_drains() {
 }
 
 #[test]
-fn the_address_comes_from_the_file_and_may_be_a_unix_socket_or_everywhere() {
+fn the_address_in_the_file_may_be_a_unix_socket_or_a_wildcard() {
     let directory = directory_with("proxy.toml", "");
     let socket = format!("unix:{}/admin.sock", directory.path().display());
     let everywhere = Running::start(directory.path(), "http://127.0.0.1:1", "0.0.0.0:0");

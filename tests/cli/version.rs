@@ -5,7 +5,7 @@ use std::{env, path::Path, process::Command};
 use crate::support::{run, stderr, stdout};
 
 #[test]
-fn the_version_is_one_line_and_its_parts_are_told_as_text_and_json() {
+fn the_version_is_one_line_and_its_parts_are_text_or_json() {
     let directory = tempfile::tempdir().unwrap();
     let short = run(directory.path(), &["--version"]);
     let long = run(directory.path(), &["version"]);

@@ -54,7 +54,7 @@ fn a_default_gate_that_holds_nothing_is_shown_with_its_rule() {
 }
 
 #[test]
-fn a_default_gate_whose_route_has_the_name_of_a_protocol_is_shown() {
+fn a_default_gate_on_a_route_named_like_a_protocol_warns() {
     for settings in [
         "path = \"/ws\"",
         "path = \"/api/v1/agents\"",
@@ -109,7 +109,7 @@ fn a_variable_without_braces_is_shown() {
 }
 
 #[test]
-fn a_text_that_no_message_is_and_a_rule_that_no_message_gets_to_are_shown() {
+fn a_text_that_never_matches_and_an_unreachable_rule_warn() {
     let rules = |rules: &[&str]| {
         let rules = rules
             .iter()

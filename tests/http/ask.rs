@@ -105,7 +105,7 @@ fn compressed_of_server(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_client_gets_the_upstreams_101_with_its_headers_and_with_its_own_key() {
+async fn the_client_gets_the_upstreams_101_with_its_own_accept_key() {
     let (upstream, proxy) = before(|_| {}).await;
     let mut client = ask(&proxy, &["Sec-WebSocket-Protocol: a, b"]).await;
 
@@ -142,7 +142,7 @@ async fn the_client_gets_the_upstreams_101_with_its_headers_and_with_its_own_key
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_the_client_with_headers_and_body_however_that_is_framed() {
+async fn a_rejection_reaches_the_client_whole_in_every_framing() {
     let (upstream, proxy) = before(|_| {}).await;
     for (status, framing, body) in [
         (401, "Content-Length: 9", "who are y"),
@@ -187,7 +187,7 @@ async fn a_refusal_reaches_the_client_with_headers_and_body_however_that_is_fram
 }
 
 #[tokio::test]
-async fn a_long_body_of_a_refusal_is_passed_on_as_it_comes_and_no_faster_than_it_is_read() {
+async fn a_long_rejection_is_streamed_with_backpressure() {
     let (upstream, proxy) = before(|_| {}).await;
     let mut client = ask(&proxy, &[]).await;
     let mut exchange = upstream.accept().await;
@@ -213,9 +213,8 @@ async fn a_long_body_of_a_refusal_is_passed_on_as_it_comes_and_no_faster_than_it
     assert!(got.iter().all(|byte| *byte == b'x'));
 }
 
-// X05
 #[tokio::test]
-async fn an_upstream_that_does_not_listen_or_is_not_there_yet_is_asked_until_it_answers() {
+async fn an_upstream_that_does_not_listen_is_retried_until_it_answers() {
     let reserved = Reserved::port();
     let proxy = Proxy::start(config(vec![asking(reserved.route())]));
     let mut client = ask(&proxy, &[]).await;
@@ -259,7 +258,7 @@ async fn at_the_deadline_the_latest_answer_is_passed_on() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_serves_one_connection_at_a_time_is_rid_of_it_before_it_is_asked_again() {
+async fn a_failed_attempt_is_closed_before_the_next_one() {
     let (upstream, proxy) = before(|_| {}).await;
     let mut client = ask(&proxy, &[]).await;
     for body in ["7\r\n\r\nbooting", "100000\r\n\r\nbooting", "7\r\n\r\nboo"] {
@@ -357,7 +356,6 @@ async fn what_is_no_handshake_is_refused_before_the_upstream_is_asked() {
     assert_eq!(upstream.accept().await.header("x-number"), Some("1"));
 }
 
-// X23
 #[tokio::test]
 async fn a_client_that_leaves_takes_the_attempt_with_it() {
     let (upstream, proxy) = before(|_| {}).await;
@@ -396,9 +394,9 @@ async fn a_drain_answers_503_while_the_upstream_is_asked() {
     stopped.await.unwrap().unwrap();
 }
 
-// U01
+// Neither side may send frames before it has seen the 101 (RFC 6455 §4.1).
 #[tokio::test]
-async fn what_comes_behind_either_handshake_is_kept_and_goes_on_only_after_the_101() {
+async fn bytes_behind_either_handshake_wait_for_the_101() {
     let (upstream, proxy) = before(|_| {}).await;
     let mut client = proxy.connect().await;
     let early = text_frame("GET /internal HTTP/1.1\r\n\r\n");
@@ -428,7 +426,7 @@ async fn what_comes_behind_either_handshake_is_kept_and_goes_on_only_after_the_1
 }
 
 #[tokio::test]
-async fn messages_are_held_until_the_gate_opens_though_the_upstream_was_asked_first() {
+async fn messages_are_held_though_the_upstream_has_accepted_first() {
     let (upstream, proxy) = before(|route| route.session.gate.ready = on_text("ready")).await;
     let mut client = ask(&proxy, &[]).await;
     let mut exchange = upstream.accept().await;
@@ -445,7 +443,7 @@ async fn messages_are_held_until_the_gate_opens_though_the_upstream_was_asked_fi
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_lost_before_it_is_ready_must_agree_to_the_same_again() {
+async fn a_replaced_upstream_must_negotiate_the_same_again() {
     let (upstream, proxy) = before(|route| route.session.gate.ready = on_text("ready")).await;
     let offers = [
         "Sec-WebSocket-Protocol: a, b",
@@ -492,7 +490,7 @@ async fn an_upstream_that_is_lost_before_it_is_ready_must_agree_to_the_same_agai
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_to_be_connected_again_ends_the_session_with_its_close_code() {
+async fn an_upstream_that_rejects_a_reconnect_ends_the_session() {
     let (upstream, proxy) = before(|route| route.session.gate.ready = on_text("ready")).await;
     let mut client = ask(&proxy, &[]).await;
     upstream.accept().await.answer_101().await;
@@ -536,9 +534,9 @@ fn with_rules(route: &mut Route) {
     }]);
 }
 
-// Z02, Z05
+// RFC 7692 §5.1, §7.1.
 #[tokio::test]
-async fn only_valid_offers_of_permessage_deflate_are_passed_on_and_the_answer_comes_back() {
+async fn only_valid_offers_of_permessage_deflate_are_negotiated() {
     let told = |offer: &str, answer: &str| {
         (
             Some(offer.to_owned()).filter(|offer| !offer.is_empty()),
@@ -563,9 +561,9 @@ async fn only_valid_offers_of_permessage_deflate_are_passed_on_and_the_answer_co
     assert_eq!(negotiate(|_| {}, &mixed, "").await, told(chrome, ""));
 }
 
-// Z03
+// A message that refers to one before it cannot change places (RFC 7692 §7.1.1).
 #[tokio::test]
-async fn where_messages_may_change_places_or_be_dropped_each_has_to_stand_alone() {
+async fn reordered_or_shed_messages_are_compressed_on_their_own() {
     let plain = "permessage-deflate";
     let alone = "permessage-deflate; client_no_context_takeover";
     let shed = |route: &mut Route| route.session.hold.overflow = Overflow::Shed;
@@ -591,7 +589,7 @@ async fn where_messages_may_change_places_or_be_dropped_each_has_to_stand_alone(
 }
 
 #[tokio::test]
-async fn an_upstream_that_keeps_its_context_where_it_must_not_is_broken() {
+async fn an_upstream_that_keeps_its_context_against_the_offer_fails() {
     let (upstream, proxy) = before(|route| {
         route.session.gate.ready = on_text("ready");
         route.session.gate.forward_ready = false;
@@ -630,7 +628,7 @@ async fn compressed_messages_are_held_and_flushed_by_what_they_say() {
     assert_eq!(flushed, [urgent, first].concat());
 }
 
-// Z01
+// Nobody knows yet which extensions the upstream would accept.
 #[tokio::test]
 async fn a_client_that_is_accepted_early_is_offered_no_compression() {
     let upstream = Upstream::listen().await;

@@ -263,7 +263,7 @@ async fn each_way_to_fail_before_readiness_counts() {
 }
 
 #[tokio::test]
-async fn whoever_is_let_through_after_the_cooldown_closes_it_by_being_ready() {
+async fn the_probe_after_the_cooldown_closes_it_when_ready() {
     let upstream = Upstream::listen().await;
     let proxy = proxy(&upstream, 1, SHORT);
     fail(&proxy, &upstream, BROKEN).await;
@@ -350,7 +350,7 @@ async fn a_gate_that_opens_without_readiness_is_as_good_as_ready() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_asked_first_is_known_to_be_out_of_order_too() {
+async fn the_breaker_also_opens_where_the_upstream_accepts_first() {
     let upstream = Upstream::listen().await;
     let mut route = route(&upstream, 2, LONG);
     route.accept = Accept::AfterUpstream;
@@ -376,7 +376,7 @@ async fn an_upstream_that_is_asked_first_is_known_to_be_out_of_order_too() {
 }
 
 #[tokio::test]
-async fn a_session_whose_upstream_was_asked_first_closes_it_when_it_is_ready() {
+async fn the_breaker_also_closes_where_the_upstream_accepts_first() {
     let upstream = Upstream::listen().await;
     let mut route = route(&upstream, 1, SHORT);
     route.accept = Accept::AfterUpstream;

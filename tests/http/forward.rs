@@ -104,7 +104,7 @@ async fn names_in_answers_of_the_proxy_are_those_of_the_rfcs() {
     }
 }
 
-// H07, U07, U08
+// An intermediary forwards no upgrade that it does not take part in (RFC 9110 §7.8).
 #[tokio::test]
 async fn an_upgrade_that_is_not_a_websockets_is_plain_http_without_it() {
     let upstream = Upstream::listen().await;
@@ -137,7 +137,7 @@ async fn an_upgrade_that_is_not_a_websockets_is_plain_http_without_it() {
     }
 }
 
-// R11, U07
+// RFC 9110 §15.2.2.
 #[tokio::test]
 async fn a_101_that_nobody_asked_for_is_502() {
     let upstream = Upstream::listen().await;
@@ -165,9 +165,9 @@ async fn a_refused_request_takes_what_is_pipelined_behind_it_with_it() {
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
 
-// S28
+// A close with unread bytes resets the connection (RFC 9112 §9.6).
 #[tokio::test]
-async fn a_refused_body_does_not_reset_the_connection_under_the_answer() {
+async fn a_refused_body_does_not_reset_the_response() {
     let upstream = Reserved::port();
     let proxy = Proxy::start(config(vec![upstream.route()]));
     let mut client = proxy.connect().await;
@@ -341,9 +341,9 @@ async fn a_chunked_upload_is_streamed_and_keeps_its_trailer() {
     assert!(client.read_to_end().await.starts_with("HTTP/1.1 200 "));
 }
 
-// X25
+// RFC 9110 §10.1.1.
 #[tokio::test]
-async fn expect_is_answered_when_the_upstream_is_there_and_not_forwarded() {
+async fn expect_is_answered_once_connected_and_not_forwarded() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     let mut client = proxy.connect().await;
@@ -431,9 +431,8 @@ async fn hold_one(proxy: &Proxy, request: &str) -> Client {
     held
 }
 
-// X25, D18
 #[tokio::test]
-async fn a_request_is_held_until_the_upstream_listens_and_then_served_once() {
+async fn a_request_is_held_until_the_upstream_listens_and_sent_once() {
     let reserved = Reserved::port();
     let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
     let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
@@ -447,7 +446,6 @@ async fn a_request_is_held_until_the_upstream_listens_and_then_served_once() {
     assert!(held.read_to_end().await.starts_with("HTTP/1.1 200 "));
 }
 
-// X27
 #[tokio::test]
 async fn a_held_request_whose_client_sends_no_more_is_not_sent() {
     let long = format!("Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
@@ -507,7 +505,6 @@ async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
     ended.await.unwrap().unwrap();
 }
 
-// X26
 #[tokio::test]
 async fn a_request_that_waited_too_long_is_504() {
     let reserved = Reserved::port();

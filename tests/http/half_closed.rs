@@ -97,7 +97,7 @@ async fn a_client_that_sends_no_more_is_told_why_it_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_in_parts_is_whole_after_the_last_request() {
+async fn a_response_in_parts_is_whole_after_a_half_close() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     let mut client = proxy.connect().await;

@@ -26,7 +26,6 @@ async fn assert_statuses(cases: &[(&[&str], &str)]) {
     }
 }
 
-// H01, H14
 #[tokio::test]
 async fn the_101_does_not_wait_for_the_upstream() {
     let upstream = Reserved::port();
@@ -42,7 +41,7 @@ async fn the_101_does_not_wait_for_the_upstream() {
     assert!(!head.contains("content-length"), "{head}");
 }
 
-// H02
+// RFC 6455 §4.2.1.
 #[tokio::test]
 async fn a_key_that_is_not_the_base64_of_16_bytes_is_400() {
     let key = format!("Sec-WebSocket-Key: {KEY}");
@@ -56,7 +55,7 @@ async fn a_key_that_is_not_the_base64_of_16_bytes_is_400() {
     .await;
 }
 
-// H03
+// RFC 6455 §4.4.
 #[tokio::test]
 async fn another_version_is_426_and_told_the_right_one() {
     assert_statuses(&[
@@ -78,7 +77,7 @@ async fn another_version_is_426_and_told_the_right_one() {
     assert!(head.contains("Sec-WebSocket-Version: 13\r\n"), "{head}");
 }
 
-// H04
+// RFC 6455 §4.1.
 #[tokio::test]
 async fn another_method_is_405_and_http_1_0_is_400() {
     assert_statuses(&[
@@ -89,7 +88,7 @@ async fn another_method_is_405_and_http_1_0_is_400() {
     .await;
 }
 
-// H05, U09
+// With several protocols the next proxy might choose another one (RFC 9110 §7.8).
 #[tokio::test]
 async fn upgrade_must_be_websocket_alone() {
     assert_statuses(&[
@@ -101,7 +100,7 @@ async fn upgrade_must_be_websocket_alone() {
     .await;
 }
 
-// H06
+// RFC 9110 §7.6.1.
 #[tokio::test]
 async fn connection_may_be_a_list_in_any_case() {
     assert_statuses(&[
@@ -244,7 +243,7 @@ async fn names_are_spelled_as_the_rfcs_and_the_other_side_do() {
     assert_eq!(names(&head), got, "{head}");
 }
 
-// H08, U06
+// Bytes of a body would be taken for frames.
 #[tokio::test]
 async fn a_handshake_with_a_body_is_400_and_the_connection_closes() {
     assert_statuses(&[
@@ -279,7 +278,6 @@ async fn there_must_be_exactly_one_host() {
     .await;
 }
 
-// H09
 #[tokio::test]
 async fn frames_in_the_same_segment_as_the_handshake_are_not_lost() {
     let upstream = Upstream::listen().await;
@@ -296,9 +294,9 @@ async fn frames_in_the_same_segment_as_the_handshake_are_not_lost() {
     assert_eq!(exchange.stream.read(frame.len()).await, frame);
 }
 
-// H10
+// RFC 6455 §4.2.2.
 #[tokio::test]
-async fn the_subprotocol_is_the_first_of_the_routes_that_the_client_offers() {
+async fn the_subprotocol_is_the_routes_first_that_the_client_offers() {
     let upstream = Reserved::port();
     let chosen = async |configured: &[&str], offers: &[&str]| {
         let proxy = Proxy::start(config(vec![Route {
@@ -321,7 +319,7 @@ async fn the_subprotocol_is_the_first_of_the_routes_that_the_client_offers() {
     assert_eq!(chosen(&["a"], &[]).await, None);
 }
 
-// H12
+// RFC 6455 §9.1.
 #[tokio::test]
 async fn extensions_are_declined() {
     let upstream = Upstream::listen().await;
@@ -339,9 +337,8 @@ async fn extensions_are_declined() {
     assert_eq!(exchange.header("sec-websocket-extensions"), None);
 }
 
-// H15, F01, F03, F04, F08
 #[tokio::test]
-async fn the_upstream_gets_the_clients_request_with_a_handshake_of_the_proxys_own() {
+async fn the_upstream_gets_the_clients_request_with_another_key() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     let mut client = proxy.connect().await;
@@ -459,7 +456,6 @@ async fn an_exhausted_budget_is_503_with_retry_after() {
     assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
 }
 
-// D04, S26
 #[tokio::test]
 async fn a_header_section_over_the_limit_is_431() {
     let upstream = Reserved::port();
@@ -472,7 +468,7 @@ async fn a_header_section_over_the_limit_is_431() {
     assert_eq!(status(&client.read_head().await.unwrap()), "431");
 }
 
-// D01
+// A client that sends its head ever more slowly (Slowloris).
 #[tokio::test]
 async fn a_header_section_that_does_not_come_in_time_is_408() {
     let upstream = Reserved::port();
@@ -487,7 +483,6 @@ async fn a_header_section_that_does_not_come_in_time_is_408() {
     assert_eq!(silent, "");
 }
 
-// U10
 #[tokio::test]
 async fn the_connection_is_closed_after_a_session_and_never_reused() {
     let upstream = Upstream::listen().await;

@@ -86,7 +86,7 @@ async fn an_answer_of_the_proxy_has_the_id_of_its_request() {
     assert!(upstream.is_untouched());
 }
 
-// F07
+// A proxy that takes no part in a trace forwards them unchanged (W3C Trace Context).
 #[tokio::test]
 async fn headers_of_traces_go_upstream_as_they_came() {
     let valid = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

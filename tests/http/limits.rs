@@ -69,7 +69,7 @@ async fn sessions_over_the_limit_of_their_address_get_a_429() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_of_their_address_get_a_429_or_are_closed() {
+async fn connections_over_the_address_limit_get_429_or_are_closed() {
     let upstream = Reserved::port();
     let mut config = behind_a_proxy(vec![upstream.route()]);
     config.listen[0].proxy_protocol = true;
@@ -135,7 +135,7 @@ async fn sessions_that_begin_too_fast_get_a_503_or_a_429() {
 }
 
 #[tokio::test]
-async fn an_address_over_its_limits_does_not_use_up_the_rate_of_the_process() {
+async fn an_address_over_its_limits_leaves_the_process_rate_alone() {
     let upstream = Reserved::port();
     let mut config = behind_a_proxy(vec![upstream.route()]);
     // Twenty may come at once, ten of them from one address.
@@ -183,7 +183,6 @@ async fn a_trusted_proxy_that_names_no_client_is_not_limited() {
     }
 }
 
-// D03, S26
 #[tokio::test]
 async fn a_target_or_headers_over_the_limit_are_414_and_431() {
     let upstream = Upstream::listen().await;
@@ -215,7 +214,7 @@ async fn a_target_or_headers_over_the_limit_are_414_and_431() {
 }
 
 #[tokio::test]
-async fn a_body_that_says_to_be_too_large_is_413_and_not_sent_upstream() {
+async fn a_body_declared_too_large_is_413_and_not_sent_upstream() {
     let upstream = Reserved::port();
     let mut route = upstream.route();
     route.http.max_body_bytes = Some(4);
@@ -257,9 +256,9 @@ async fn a_body_that_becomes_too_large_is_413_and_cut_off_upstream() {
     assert_eq!(status(&client.read_head().await.unwrap()), "204");
 }
 
-// D01, D02, D13
+// Slowloris: connections that only cost slots.
 #[tokio::test]
-async fn others_are_served_while_clients_say_nothing_or_are_slow_and_places_become_free() {
+async fn slow_and_silent_clients_time_out_and_others_are_served() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     config.limits.max_connections = 50;
@@ -297,9 +296,8 @@ async fn others_are_served_while_clients_say_nothing_or_are_slow_and_places_beco
     assert_eq!(served().await, "204");
 }
 
-// D12
 #[tokio::test]
-async fn a_flood_of_pings_of_a_held_client_is_answered_and_does_not_go_upstream() {
+async fn a_held_clients_flood_of_pings_is_answered_by_the_proxy() {
     let upstream = Upstream::listen().await;
     let mut route = upstream.route();
     route.session.gate.ready = vec![Trigger::First];
@@ -323,9 +321,8 @@ async fn a_flood_of_pings_of_a_held_client_is_answered_and_does_not_go_upstream(
     assert_eq!(exchange.stream.read(message.len()).await, message);
 }
 
-// D15
 #[tokio::test]
-async fn a_frame_that_trickles_in_while_held_delays_neither_the_deadline_nor_the_backend() {
+async fn a_trickling_frame_delays_neither_deadline_nor_upstream() {
     let upstream = Upstream::listen().await;
     let mut route = upstream.route();
     route.session.gate.ready = vec![Trigger::First];

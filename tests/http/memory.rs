@@ -50,9 +50,8 @@ async fn open(proxy: &Proxy) -> String {
     client.read_head().await.unwrap()
 }
 
-// L11
 #[tokio::test]
-async fn new_sessions_get_a_503_while_memory_is_short_and_those_under_way_go_on() {
+async fn under_memory_pressure_only_new_sessions_get_503() {
     let upstream = Upstream::listen().await;
     let reading = Reading::new(100);
     let mut config = config(vec![upstream.route()]);
@@ -78,7 +77,7 @@ async fn new_sessions_get_a_503_while_memory_is_short_and_those_under_way_go_on(
 }
 
 #[tokio::test]
-async fn requests_that_would_be_held_get_a_503_while_memory_is_short_and_others_pass() {
+async fn under_memory_pressure_only_held_requests_get_503() {
     let (absent, present) = (Reserved::port(), Upstream::listen().await);
     let reading = Reading::new(101);
     let mut held = absent.route();

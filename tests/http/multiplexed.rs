@@ -147,7 +147,7 @@ async fn begin(
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_and_beyond_its_limit_another_one_until_it_is_idle() {
+async fn requests_share_a_connection_up_to_its_stream_limit() {
     let upstream = Upstream::listen().await;
     let mut route = over_http2(upstream.route());
     route.http.idle_timeout = Duration::from_millis(1);
@@ -173,7 +173,7 @@ async fn requests_share_a_connection_and_beyond_its_limit_another_one_until_it_i
 }
 
 #[tokio::test]
-async fn requests_wait_when_eight_connections_have_as_many_as_they_may_have() {
+async fn requests_wait_when_eight_connections_are_full() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
     let mut full = Vec::new();
@@ -238,7 +238,7 @@ async fn answers_that_nobody_reads_do_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_said_goaway_is_replaced_and_what_is_under_way_goes_on() {
+async fn goaway_replaces_a_connection_and_spares_its_requests() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
     let mut old_client = proxy.connect().await;
@@ -289,7 +289,7 @@ async fn a_connection_that_dies_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_reset_is_502_and_a_client_that_leaves_resets_its_stream() {
+async fn a_reset_stream_is_502_and_a_leaving_client_resets_its_own() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
     let mut client = proxy.connect().await;
@@ -370,7 +370,7 @@ const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[tokio::test]
-async fn a_request_that_comes_after_the_last_stream_of_a_goaway_is_sent_again() {
+async fn a_request_beyond_the_last_stream_of_a_goaway_is_retried() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
     let mut client = proxy.connect().await;

@@ -76,9 +76,9 @@ async fn concurrent_requests_have_a_connection_each_and_few_are_kept() {
     assert!(second.stream.read_request().await.is_some());
 }
 
-// S30, R05, R09, R10
+// RFC 9112 §6.3, §9.6.
 #[tokio::test]
-async fn a_connection_is_not_used_again_after_an_answer_that_did_not_end_cleanly() {
+async fn a_connection_is_not_reused_after_an_unclean_response() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     for (method, answer, body) in [
@@ -115,7 +115,7 @@ async fn a_connection_is_not_used_again_after_an_answer_that_did_not_end_cleanly
     }
 }
 
-// R09
+// A client must be able to tell a part from the whole (RFC 9112 §8).
 #[tokio::test]
 async fn an_answer_that_is_cut_short_is_cut_short_for_the_client_too() {
     let upstream = Upstream::listen().await;
@@ -142,7 +142,7 @@ async fn an_answer_that_is_cut_short_is_cut_short_for_the_client_too() {
     }
 }
 
-// S30, S28
+// The rest of the body would be taken for the next request (RFC 9112 §9.3).
 #[tokio::test]
 async fn an_answer_that_ends_before_its_request_ends_both_connections() {
     let upstream = Upstream::listen().await;
@@ -164,7 +164,7 @@ async fn an_answer_that_ends_before_its_request_ends_both_connections() {
     assert_eq!(exchange.stream.read_to_end().await, "");
 }
 
-// S28
+// RFC 9112 §9.5.
 #[tokio::test]
 async fn an_answer_of_an_upstream_that_reads_no_further_is_not_lost() {
     let upstream = Upstream::listen().await;
@@ -269,7 +269,7 @@ async fn close_on(proxy: &Proxy, upstream: &Upstream, request: &str) -> Client {
 }
 
 #[tokio::test]
-async fn an_idempotent_request_that_meets_a_closing_connection_is_sent_again() {
+async fn an_idempotent_request_on_a_closing_connection_is_retried() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     for request in [
@@ -325,7 +325,7 @@ async fn no_request_is_sent_again_once_an_answer_has_begun() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_has_closed_serves_nothing_not_even_a_post() {
+async fn a_closed_idle_connection_is_not_used_even_for_a_post() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     let (mut client, mut exchange) = after_one_exchange(&proxy, &upstream).await;
@@ -344,7 +344,7 @@ async fn a_kept_connection_that_has_closed_serves_nothing_not_even_a_post() {
 
 /// A container's port may be open before its application is.
 #[tokio::test]
-async fn a_safe_request_that_a_new_connection_does_not_answer_is_sent_once_more() {
+async fn a_safe_request_lost_on_a_new_connection_is_retried_once() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::before(&upstream);
     for method in ["GET", "HEAD", "OPTIONS"] {
@@ -413,7 +413,7 @@ async fn a_request_that_is_not_answered_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_begin_in_time_is_504_and_may_then_take_any_time() {
+async fn the_response_timeout_ends_with_the_first_byte() {
     let upstream = Upstream::listen().await;
     let timeout = Duration::from_millis(300);
     let mut route: Route = upstream.route();
@@ -468,7 +468,6 @@ async fn an_upload_may_take_longer_than_its_answer() {
     drop(silent);
 }
 
-// D02
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
     let upstream = Upstream::listen().await;
@@ -488,9 +487,8 @@ async fn a_client_that_stops_in_the_middle_of_its_body_is_408() {
     assert_eq!(exchange.stream.read_to_end().await, "some");
 }
 
-// D02
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_and_its_upstream_with_it() {
+async fn a_client_that_reads_nothing_is_closed_with_its_upstream() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     config.limits.write_timeout = Duration::from_millis(200);

@@ -92,7 +92,7 @@ async fn a_client_whom_the_proxy_does_not_know_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn a_header_and_a_handshake_with_frames_may_be_split_at_every_byte() {
+async fn header_handshake_and_frames_may_be_split_at_every_byte() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(expecting(vec![upstream.route()]));
     let frame = text_frame("early");
@@ -117,7 +117,7 @@ async fn a_header_and_a_handshake_with_frames_may_be_split_at_every_byte() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_header_or_from_somebody_else_is_closed() {
+async fn a_connection_without_a_header_or_trust_is_closed() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(expecting(vec![upstream.route()]));
     assert_eq!(proxy.exchange(GET).await, "");
@@ -142,7 +142,7 @@ async fn a_header_that_does_not_come_in_time_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_that_waits_for_its_header_does_not_delay_the_drain() {
+async fn a_connection_without_its_header_does_not_delay_the_drain() {
     let upstream = Upstream::listen().await;
     let mut config = expecting(vec![upstream.route()]);
     config.drain.grace = Duration::from_hours(1);
@@ -263,7 +263,7 @@ async fn read_until(stream: &mut UnixStream, end: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn unix_sockets_carry_headers_requests_and_sessions_on_both_sides() {
+async fn unix_sockets_carry_headers_and_sessions_on_both_sides() {
     let (front, back) = (socket("front"), socket("back"));
     let backend = UnixListener::bind(&back).unwrap();
     let mut route = Route::to(Address::Unix(back.clone()));

@@ -49,9 +49,8 @@ const PATHS: [(&str, Verdict); 22] = [
     ("/ws%zz", Verdict::Refused),
 ];
 
-// O04
 #[tokio::test]
-async fn a_path_goes_upstream_unchanged_or_is_refused_for_websockets_and_plain_http() {
+async fn a_path_goes_upstream_unchanged_or_is_refused() {
     let (ws, rest) = (Upstream::listen().await, Upstream::listen().await);
     let proxy = Proxy::start(config(vec![at("/ws", &ws), at("/", &rest)]));
     let handshake = |path: &str| handshake(&[&format!("GET {path} HTTP/1.1")]);
@@ -113,7 +112,7 @@ async fn each_route_has_an_upstream_of_its_own() {
     }
 }
 
-// O05
+// RFC 9110 §7.4.
 #[tokio::test]
 async fn a_name_that_was_rebound_to_the_proxy_is_421() {
     let upstream = Reserved::port();
@@ -133,7 +132,7 @@ async fn a_name_that_was_rebound_to_the_proxy_is_421() {
     );
 }
 
-// O01, O02
+// RFC 6455 §10.2.
 #[tokio::test]
 async fn an_origin_that_only_looks_like_an_allowed_one_is_403() {
     let upstream = Reserved::port();
@@ -173,7 +172,7 @@ async fn an_origin_that_only_looks_like_an_allowed_one_is_403() {
     }
 }
 
-// O03
+// Clients that are not browsers send none, so the list is optional (RFC 6455 §10.2).
 #[tokio::test]
 async fn without_a_list_of_origins_every_origin_may_connect() {
     let upstream = Reserved::port();

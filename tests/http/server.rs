@@ -29,7 +29,7 @@ async fn connections_over_the_limit_get_a_503() {
 }
 
 #[tokio::test]
-async fn on_drain_listeners_and_idle_connections_close_and_sessions_get_1001() {
+async fn a_drain_closes_idle_connections_and_sessions_with_1001() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     // Whatever does not close by itself keeps this test from ending.

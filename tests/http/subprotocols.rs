@@ -112,7 +112,6 @@ async fn an_upstream_that_names_none_serves_whoever_was_told_one() {
     }
 }
 
-// H11
 #[tokio::test]
 async fn later_clients_are_told_what_was_named_for_the_same_offers() {
     let (upstream, proxy) = before(|_| {}).await;

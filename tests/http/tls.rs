@@ -100,7 +100,7 @@ fn own(issued: &Issued) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
-async fn the_certificate_is_chosen_by_the_name_and_the_first_is_the_default() {
+async fn the_certificate_is_chosen_by_name_else_the_first() {
     let mut front = Front::new();
     let chat = front.authority.issue(&["chat.example"]);
     let any = front.authority.issue(&["*.rooms.example"]);
@@ -154,7 +154,7 @@ async fn tls_1_2_and_1_3_are_spoken() {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_again_resumes_its_session_even_after_a_reload() {
+async fn a_client_resumes_its_tls_session_even_after_a_reload() {
     let front = Front::new();
     let tls = front.tls();
     let proxy = Proxy::start(front.config(Arc::clone(&tls)));
@@ -248,7 +248,7 @@ async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_become_a_pipe_or_has_no_end_is_refused_and_not_waited_for() {
+async fn a_certificate_that_is_a_pipe_or_endless_is_rejected_at_once() {
     let front = Front::new();
     let tls = front.tls();
     let proxy = Proxy::start(front.config(Arc::clone(&tls)));
@@ -491,7 +491,7 @@ async fn an_upstream_that_wants_a_certificate_gets_the_routes() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_speaks_no_tls_is_final_and_one_that_is_lost_is_tried_again() {
+async fn an_upstream_without_tls_is_final_and_a_lost_one_retried() {
     let authority = Authority::new("authority");
     let back = Back::new(&authority, None).await;
     let mut client = back.proxy.connect().await;
@@ -509,7 +509,7 @@ async fn an_upstream_that_speaks_no_tls_is_final_and_one_that_is_lost_is_tried_a
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_finish_the_handshake_is_tried_again() {
+async fn an_unfinished_tls_handshake_is_retried() {
     let authority = Authority::new("authority");
     let issued = authority.issue(&["127.0.0.1"]);
     let folder = Folder::new();
@@ -558,7 +558,7 @@ async fn an_upstream_that_takes_long_for_its_tls_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_plain_request_is_answered_when_tls_takes_longer_than_it_may_wait() {
+async fn a_plain_request_gets_a_response_when_tls_is_too_slow() {
     let authority = Authority::new("authority");
     let folder = Folder::new();
     let ca = folder.write("ca.pem", &authority.pem());
@@ -577,7 +577,7 @@ async fn a_plain_request_is_answered_when_tls_takes_longer_than_it_may_wait() {
 }
 
 #[tokio::test]
-async fn sessions_with_the_upstream_are_resumed_and_http_1_1_is_asked_for() {
+async fn upstream_tls_resumes_sessions_and_offers_http_1_1() {
     let authority = Authority::new("authority");
     let issued = authority.issue(&["127.0.0.1"]);
     let back = Back::new(&authority, None).await;
@@ -605,7 +605,7 @@ async fn sessions_with_the_upstream_are_resumed_and_http_1_1_is_asked_for() {
 }
 
 #[tokio::test]
-async fn http_2_is_asked_for_where_it_is_wanted_and_nothing_else_taken() {
+async fn where_http_2_is_requested_an_upstream_must_choose_it() {
     let authority = Authority::new("authority");
     let issued = authority.issue(&["127.0.0.1"]);
     let folder = Folder::new();
@@ -694,7 +694,7 @@ async fn what_is_wrong_with_tls_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn the_header_of_the_proxy_protocol_comes_before_tls_on_both_sides() {
+async fn the_proxy_header_precedes_tls_on_both_sides() {
     let front = Front::new();
     let ca = front.folder.write("ca.pem", &front.authority.pem());
     let upstream = Upstream::listen().await;

@@ -172,7 +172,7 @@ fn payload(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_held_is_flushed_in_order_and_then_bytes_go_both_ways_until_the_close() {
+async fn held_messages_are_flushed_in_order_and_the_tunnel_closes() {
     for sides in ALL {
         let world = World::with_route(sides, gated).await;
         let mut client = world.connect().await;
@@ -218,7 +218,7 @@ async fn what_is_held_is_flushed_in_order_and_then_bytes_go_both_ways_until_the_
 }
 
 #[tokio::test]
-async fn an_upstream_that_waits_for_the_end_of_tls_before_it_closes_is_told_so() {
+async fn an_upstream_that_waits_for_close_notify_gets_it() {
     let world = World::new(Sides {
         client: false,
         upstream: true,
@@ -314,7 +314,7 @@ async fn a_connection_that_is_cut_is_lost() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_lost_before_a_message_is_replaced_with_the_queue_intact() {
+async fn an_upstream_lost_before_a_message_is_replaced() {
     for sides in ALL {
         let world = World::with_route(sides, gated).await;
         let mut client = world.connect().await;
@@ -376,7 +376,7 @@ async fn a_client_that_leaves_while_it_is_not_read_is_noticed() {
 }
 
 #[tokio::test]
-async fn requests_that_are_no_websockets_pass_too_and_say_how_they_came() {
+async fn plain_requests_pass_and_say_that_they_came_by_tls() {
     for sides in ALL {
         let world = World::new(sides).await;
         let mut client = world.connect().await;
@@ -433,7 +433,7 @@ async fn a_response_that_is_cut_is_not_taken_for_a_whole_one() {
 }
 
 #[tokio::test]
-async fn quiet_sides_are_pinged_over_tls_and_their_answers_stay_with_the_proxy() {
+async fn idle_sides_are_pinged_and_their_pongs_not_forwarded() {
     for sides in ALL {
         let interval = Some(Duration::from_millis(400));
         let world = World::with_route(sides, |route| {

@@ -54,7 +54,6 @@ async fn connect_past(answer: &str) -> (Result<Opened<Transport>, ConnectError>,
     (connected, attempts.get())
 }
 
-// X01
 #[tokio::test]
 async fn an_upstream_that_refuses_is_tried_until_it_listens() {
     let reserved = Reserved::port();
@@ -86,7 +85,6 @@ fn doubling() -> Retry {
     }
 }
 
-// X01
 #[tokio::test]
 async fn between_attempts_there_are_waits_that_double() {
     let reserved = Reserved::port();
@@ -127,7 +125,6 @@ async fn an_upstream_that_was_lost_is_not_tried_again_at_once() {
     assert_eq!(attempts.get(), 3);
 }
 
-// X21
 #[tokio::test]
 async fn a_name_without_an_address_is_tried_again() {
     let endpoint = impatient(Settings::new(upstream::Address::Tcp {
@@ -143,7 +140,6 @@ async fn a_name_without_an_address_is_tried_again() {
     }
 }
 
-// X22
 #[tokio::test]
 async fn a_unix_socket_is_connected_to_once_it_is_there() {
     let path = std::env::temp_dir().join(format!("readygate-{}-u.sock", std::process::id()));
@@ -166,7 +162,6 @@ async fn a_unix_socket_is_connected_to_once_it_is_there() {
     std::fs::remove_file(path).unwrap();
 }
 
-// X03, X04
 #[tokio::test]
 async fn a_connection_that_ends_before_the_answer_is_tried_again() {
     for reset in [false, true] {
@@ -192,7 +187,6 @@ async fn a_connection_that_ends_before_the_answer_is_tried_again() {
     }
 }
 
-// X04
 #[tokio::test]
 async fn an_upstream_that_never_answers_is_tried_again() {
     let listening = Upstream::listen().await;
@@ -215,7 +209,6 @@ async fn an_upstream_that_never_answers_is_tried_again() {
     );
 }
 
-// X04
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_answers_late_is_asked_once() {
     for is_asked_first in [false, true] {
@@ -248,7 +241,6 @@ async fn an_upstream_that_answers_late_is_asked_once() {
     }
 }
 
-// X05
 #[tokio::test]
 async fn a_temporary_status_is_tried_again_also_with_a_body() {
     for status in [500, 502, 503, 504] {
@@ -261,7 +253,6 @@ async fn a_temporary_status_is_tried_again_also_with_a_body() {
     }
 }
 
-// U04
 #[tokio::test]
 async fn any_other_status_is_final() {
     for status in [200, 302, 400, 401, 403, 404, 426] {
@@ -278,7 +269,7 @@ async fn any_other_status_is_final() {
     }
 }
 
-// U05, A6, X18; every way of being broken has its unit test beside the check.
+// Every way of being broken has its unit test beside the check.
 #[tokio::test]
 async fn a_broken_answer_is_final() {
     for answer in [
@@ -298,7 +289,6 @@ async fn a_broken_answer_is_final() {
     }
 }
 
-// X18
 #[tokio::test]
 async fn an_endless_answer_is_read_up_to_the_limit_only() {
     let answer = "HTTP/1.1 101 x\r\nX: ".to_owned() + &"x".repeat(1024 * 1024);
@@ -311,9 +301,9 @@ async fn an_endless_answer_is_read_up_to_the_limit_only() {
     ));
 }
 
-// U11, X11
+// Frames of the upstream may follow its 101 in the same segment.
 #[tokio::test]
-async fn interim_answers_are_skipped_and_bytes_behind_the_101_are_kept() {
+async fn interim_responses_are_skipped_and_early_frames_kept() {
     let answer = format!("HTTP/1.1 103 Early Hints\r\n\r\n{SWITCHING_PROTOCOLS}frames");
 
     let (connected, attempts) = connect_past(&answer).await;
@@ -322,7 +312,7 @@ async fn interim_answers_are_skipped_and_bytes_behind_the_101_are_kept() {
     assert_eq!(attempts, 1);
 }
 
-// U01, U02, U03
+// RFC 6455 §4.1.
 #[tokio::test]
 async fn no_byte_of_the_client_reaches_the_upstream_before_its_101() {
     let upstream = Upstream::listen().await;
@@ -343,7 +333,6 @@ async fn no_byte_of_the_client_reaches_the_upstream_before_its_101() {
     assert_eq!(client.read_close_code().await, 1014);
 }
 
-// U04, U05
 #[tokio::test]
 async fn the_client_of_a_broken_upstream_is_closed_with_1014() {
     let upstream = Upstream::listen().await;

@@ -99,7 +99,7 @@ async fn a_reload_of_what_sessions_fail_by_lets_clients_in_at_once() {
 }
 
 #[tokio::test]
-async fn a_reload_of_the_tls_that_sessions_fail_by_lets_clients_in_at_once() {
+async fn a_reload_of_failing_tls_lets_clients_in_at_once() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = upstream.local_addr().unwrap();
     tokio::spawn(async move {
@@ -140,7 +140,7 @@ async fn a_reload_of_the_tls_that_sessions_fail_by_lets_clients_in_at_once() {
 }
 
 #[tokio::test]
-async fn a_breaker_counts_opens_and_refuses_on_over_reloads_of_anything_else() {
+async fn a_breaker_keeps_its_state_over_unrelated_reloads() {
     let upstream = Upstream::listen().await;
     let route = route(&upstream, 2, "1h");
     let program = Program::start(&route).await;
@@ -161,7 +161,7 @@ async fn a_breaker_counts_opens_and_refuses_on_over_reloads_of_anything_else() {
 }
 
 #[tokio::test]
-async fn each_change_of_a_breaker_is_logged_once_with_its_route_and_its_reason() {
+async fn each_change_of_a_breaker_is_logged_once_with_its_reason() {
     let upstream = Upstream::listen().await;
     let program = Program::start(&route(&upstream, 1, "1ms")).await;
     fail(&program, &upstream).await;
@@ -193,7 +193,7 @@ async fn each_change_of_a_breaker_is_logged_once_with_its_route_and_its_reason()
 }
 
 #[tokio::test]
-async fn what_sessions_say_that_began_before_a_change_is_not_logged_of_the_route_as_it_is() {
+async fn a_session_of_the_old_route_is_not_logged_as_the_new_one() {
     let upstream = Upstream::listen().await;
     let broken = route(&upstream, 1, "1h");
     let program = Program::start(&broken).await;

@@ -3,7 +3,7 @@
 use crate::support::{Program, Upstream, all_settled, frame, sum, text};
 
 #[tokio::test]
-async fn what_a_worker_has_counted_is_there_until_the_last_one_is_empty() {
+async fn counts_of_an_ended_worker_stay_until_the_last_one_ends() {
     let upstream = Upstream::listen().await;
     let program = Program::start(&format!(
         "drain = {{ grace = \"1h\", spread = \"0s\" }}\n[[route]]\nupstream = \"http://{}\"\n\

@@ -49,9 +49,8 @@ const KINDS: [(&str, usize, u16); 11] = [
     ("/open/closing", 0, 1000),
 ];
 
-// L01, L03
 #[tokio::test]
-async fn a_drain_ends_a_thousand_sessions_in_every_state_within_the_grace_period() {
+async fn a_drain_ends_1000_sessions_in_every_state_in_time() {
     let (upstream, lost) = (Upstream::listen().await, Upstream::listen().await);
     let config = format!(
         "listen = [{{ address = \"127.0.0.1:0\", h2c = true }}]\n[drain]\ngrace = \"{GRACE:?}\"\nspread = \"1s\"\n\

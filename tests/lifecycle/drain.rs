@@ -6,9 +6,8 @@ use tokio::{io::AsyncWriteExt, sync::watch, time};
 
 use crate::support::{Program, Upstream, all_settled, closed_port, frame, outcome, text};
 
-// L02
 #[tokio::test]
-async fn a_flush_that_goes_on_when_the_drain_begins_delivers_all_that_was_held() {
+async fn a_flush_under_way_at_the_drain_delivers_every_message() {
     /// Together more than the buffers of sockets take.
     const MESSAGES: usize = 400;
     let upstream = Upstream::listen().await;
@@ -60,7 +59,6 @@ fn long_text(number: usize) -> Vec<u8> {
     [head, format!("{number:>60000}").into_bytes()].concat()
 }
 
-// L04
 #[tokio::test]
 async fn a_second_signal_cuts_the_drain_off() {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
@@ -83,7 +81,7 @@ async fn a_second_signal_cuts_the_drain_off() {
     }
 }
 
-// I6: also one that nobody waits for.
+// Also one that nothing waits for any more.
 #[tokio::test]
 async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
     for (grace, code) in [("1h", 143), ("0s", 0)] {
@@ -123,7 +121,7 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
 }
 
 #[tokio::test]
-async fn what_was_sent_early_in_a_session_that_is_cut_off_is_unknown_and_what_was_held_discarded() {
+async fn a_forced_close_counts_sent_as_unknown_and_held_as_discarded() {
     let upstream = Upstream::listen().await;
     let route = format!(
         "drain.grace = \"1h\"\n[[route]]\nupstream = \"http://{}\"\ngate.ready = {{ text = \"ready\" }}\n\
@@ -209,7 +207,7 @@ async fn a_request_that_is_cut_off_is_a_warning_with_its_reason() {
     }
 }
 
-// L04: what asks for a drain by other means, say before the process is stopped, is no signal.
+// A drain that was requested by other means, say before the process is stopped, is no signal.
 #[tokio::test]
 async fn a_signal_after_a_drain_that_was_asked_for_cuts_nothing_off() {
     let upstream = Upstream::listen().await;
@@ -234,7 +232,6 @@ async fn a_signal_after_a_drain_that_was_asked_for_cuts_nothing_off() {
     assert_eq!(outcome(program.end().await), Ok(0));
 }
 
-// L01
 #[tokio::test]
 async fn until_the_delay_is_over_only_load_balancers_hear_of_a_drain() {
     let upstream = Upstream::listen().await;

@@ -37,9 +37,8 @@ async fn metrics(program: &Program) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-// L06
 #[tokio::test]
-async fn five_hundred_tunnels_outlive_reloads_and_new_sessions_have_the_new_configuration() {
+async fn tunnels_outlive_reloads_and_new_sessions_use_the_new_file() {
     let (old, new) = (Upstream::listen().await, Upstream::listen().await);
     let (old_route, new_route) = (route(&old), route(&new));
     tokio::spawn(old.echo());
@@ -88,9 +87,8 @@ async fn a_reload_warns_of_what_is_most_likely_not_meant() {
     assert!(line.contains("write \\\"/agent\\\""), "{line}");
 }
 
-// L06
 #[tokio::test]
-async fn a_session_that_is_held_keeps_its_timeout_its_rules_and_its_messages() {
+async fn a_held_session_keeps_its_timeout_rules_and_messages() {
     let upstream = Upstream::listen().await;
     let gated = |ready: &str, timeout: &str, urgent: &str| {
         format!(
@@ -128,7 +126,7 @@ async fn a_session_that_is_held_keeps_its_timeout_its_rules_and_its_messages() {
 }
 
 #[tokio::test]
-async fn a_connection_has_the_new_configuration_from_its_next_request_on() {
+async fn a_reload_applies_from_a_connections_next_request_on() {
     let upstream = Upstream::listen().await;
     let upstream_route = format!("{}path = \"/old\"\n", route(&upstream));
     tokio::spawn(async move {
@@ -190,9 +188,8 @@ async fn the_counters_of_a_route_that_is_removed_and_comes_back_go_on() {
     }
 }
 
-// L07
 #[tokio::test]
-async fn a_file_with_mistakes_is_reported_as_a_whole_and_changes_nothing() {
+async fn an_invalid_file_is_reported_whole_and_changes_nothing() {
     let upstream = Upstream::listen().await;
     let good = route(&upstream);
     tokio::spawn(upstream.echo());
@@ -250,9 +247,8 @@ async fn what_variables_are_is_in_no_report_of_mistakes() {
     assert!(!log.contains("CANARY"), "{log}");
 }
 
-// L09
 #[tokio::test]
-async fn what_cannot_change_while_it_runs_is_refused_with_all_the_rest() {
+async fn a_key_that_needs_a_restart_refuses_the_whole_reload() {
     let upstream = Upstream::listen().await;
     let good = route(&upstream);
     let program = Program::start(&good).await;
@@ -281,9 +277,8 @@ async fn what_cannot_change_while_it_runs_is_refused_with_all_the_rest() {
     assert_eq!(sum.iter().find(is_sum), now.iter().find(is_sum));
 }
 
-// L08
 #[tokio::test]
-async fn a_file_that_is_swapped_by_a_symbolic_link_is_found_by_polling() {
+async fn polling_finds_a_file_swapped_by_a_symbolic_link() {
     let upstream = Upstream::listen().await;
     let polled = format!("reload.poll = \"100ms\"\n{}", route(&upstream));
     let program = Program::start(&polled).await;
@@ -357,7 +352,7 @@ async fn the_bound_on_memory_changes_by_the_next_look() {
 }
 
 #[tokio::test]
-async fn without_a_file_there_is_nothing_to_reload_and_a_hangup_does_no_harm() {
+async fn without_a_file_sighup_changes_nothing() {
     let program = Program::start_with("", |command| {
         command.args([
             "--upstream",

@@ -39,7 +39,7 @@ fn listen() -> TcpListener {
 }
 
 #[tokio::test]
-async fn inherited_sockets_take_the_place_of_the_addresses_one_by_its_name() {
+async fn inherited_sockets_replace_addresses_and_admin_goes_by_name() {
     let upstream = Upstream::listen().await;
     let route = format!("[[route]]\nupstream = \"http://{}\"\n", upstream.address());
     tokio::spawn(upstream.echo());
@@ -70,7 +70,7 @@ async fn inherited_sockets_take_the_place_of_the_addresses_one_by_its_name() {
 }
 
 #[tokio::test]
-async fn without_names_inherited_sockets_are_for_clients_and_the_rest_is_bound() {
+async fn inherited_sockets_without_names_are_for_clients() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.sock");
     let socket = UnixListener::bind(&path).unwrap();
@@ -93,7 +93,7 @@ async fn without_names_inherited_sockets_are_for_clients_and_the_rest_is_bound()
 }
 
 #[tokio::test]
-async fn sockets_of_another_process_are_left_alone_and_unfit_ones_are_refused() {
+async fn sockets_of_another_process_are_ignored_and_unfit_refused() {
     let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"\n";
     let taken = listen();
     let address = taken.local_addr().unwrap();
@@ -192,7 +192,7 @@ async fn a_service_manager_is_told_of_start_reload_and_end() {
 }
 
 #[tokio::test]
-async fn a_watchdog_hears_that_all_is_well_also_while_the_program_drains() {
+async fn the_watchdog_is_notified_also_during_the_drain() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let told = Datagrams::bind(&path).unwrap();

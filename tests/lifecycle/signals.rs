@@ -6,9 +6,8 @@ use tokio::time::{self, Instant};
 
 use crate::support::{Client, Program, Upstream, frame, outcome, text};
 
-// L05
 #[tokio::test]
-async fn after_a_kill_its_clients_see_the_end_and_a_new_process_can_listen_at_once() {
+async fn after_sigkill_clients_see_the_end_and_the_port_is_free() {
     let upstream = Upstream::listen().await;
     let route = format!("[[route]]\nupstream = \"http://{}\"\n", upstream.address());
     tokio::spawn(upstream.echo());
@@ -29,7 +28,6 @@ async fn after_a_kill_its_clients_see_the_end_and_a_new_process_can_listen_at_on
     assert_eq!(program.address().await, address);
 }
 
-// L13
 #[tokio::test]
 async fn a_process_that_was_stopped_goes_on_with_what_came_in_time() {
     const GATE_TIMEOUT: Duration = Duration::from_secs(3);

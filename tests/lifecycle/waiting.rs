@@ -17,7 +17,7 @@ fn lines(program: &Program, message: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_listen_is_told_once_and_so_is_its_return() {
+async fn an_unreachable_upstream_and_its_return_are_logged_once() {
     let reserved =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();

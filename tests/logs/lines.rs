@@ -328,7 +328,7 @@ fn an_answer_that_breaks_off_has_a_line_that_says_who_broke_it() {
 }
 
 #[test]
-fn answers_without_a_body_and_those_that_end_with_the_connection_are_whole() {
+fn responses_without_a_body_or_a_length_are_logged_whole() {
     for (method, head) in [
         ("HEAD", "200 OK\r\nContent-Length: 10"),
         ("GET", "304 Not Modified\r\nContent-Length: 10"),

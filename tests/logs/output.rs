@@ -1,4 +1,4 @@
-//! L18: nobody reads standard output, or it is closed.
+//! Standard output that nobody reads, or that is closed.
 
 use crate::support::{Program, backend, session};
 
@@ -20,7 +20,7 @@ fn dropped(program: &Program) -> u64 {
 }
 
 #[test]
-fn sessions_pass_while_nobody_reads_the_log_and_what_is_dropped_is_counted_and_said() {
+fn an_unread_log_blocks_no_session_and_counts_dropped_lines() {
     const SESSIONS: usize = 300;
     let mut program = Program::start(backend(&[]), "", &[], &[]);
 

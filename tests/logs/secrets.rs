@@ -1,4 +1,4 @@
-//! I10, I11: what others wrote does not write the log, and no secret is in it.
+//! Text from others that must not write the log, and secrets that must not be in it.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -262,7 +262,7 @@ fn with_tokens(more: &str) -> String {
 }
 
 #[test]
-fn a_variable_in_a_text_is_shown_as_it_is_written_wherever_the_configuration_is() {
+fn a_variable_in_a_text_is_shown_as_written_everywhere() {
     let environment = [
         ("TOKEN", "canary"),
         ("WORKERS", "1"),
@@ -368,9 +368,8 @@ fn is_harmful(character: char) -> bool {
         || ['\u{200e}', '\u{200f}', '\u{61c}'].contains(&character)
 }
 
-// L20
 #[test]
-fn what_clients_and_backends_write_begins_no_line_and_controls_no_terminal() {
+fn text_from_peers_begins_no_line_and_controls_no_terminal() {
     let evil: [&[u8]; 10] = [
         b"\r\n{\"message\":\"forged\"}",
         b"\rforged",

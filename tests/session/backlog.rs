@@ -39,7 +39,7 @@ async fn download(from: &mut DuplexStream, to: &mut DuplexStream, is_from_client
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_side_that_slowly_takes_what_waits_for_it_is_neither_idle_nor_gone_nor_is_the_other() {
+async fn a_side_that_reads_slowly_times_out_neither_side() {
     local(async {
         for settings in [idle(), pinging()] {
             for is_from_client in [true, false] {
@@ -104,7 +104,7 @@ fn gated_for_long(settings: Settings) -> Settings {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_client_that_slowly_takes_what_waits_for_it_is_not_gone() {
+async fn a_held_client_that_reads_slowly_does_not_time_out() {
     local(async {
         let Scene {
             mut client,
@@ -120,7 +120,7 @@ async fn a_held_client_that_slowly_takes_what_waits_for_it_is_not_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_client_that_takes_nothing_of_what_waits_for_it_is_gone() {
+async fn a_held_client_that_reads_nothing_times_out() {
     local(async {
         let mut scene = Scene::run(gated_for_long(pinging())).await;
         let messages = messages(false);
@@ -147,7 +147,7 @@ async fn flushing(settings: Settings) -> Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_gets_too_old_during_its_flush_is_closed_with_1012() {
+async fn max_age_during_the_flush_closes_with_1012() {
     local(async {
         let mut settings = Settings::default();
         settings.tunnel.max_session_age = Some(QUIET);
@@ -165,7 +165,7 @@ async fn a_session_that_gets_too_old_during_its_flush_is_closed_with_1012() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_is_pinged_during_the_flush_and_gone_if_it_does_not_answer() {
+async fn a_client_is_pinged_during_the_flush_and_times_out() {
     local(async {
         let mut scene = flushing(pinging()).await;
         for _ in 0..3 {
@@ -186,7 +186,7 @@ async fn a_client_is_pinged_during_the_flush_and_gone_if_it_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_left_is_not_pinged_while_the_upstream_still_is_to_be_told() {
+async fn a_client_that_left_is_not_pinged_while_its_upstream_closes() {
     local(async {
         let mut scene = Scene::run(gated_for_long(pinging())).await;
         scene.client_says(0x81, b"held").await;
@@ -216,7 +216,7 @@ async fn who_has_left_is_not_pinged_while_the_upstream_still_is_to_be_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_gets_too_old_also_when_only_its_upstream_is_still_to_be_told() {
+async fn max_age_applies_also_while_only_the_upstream_closes() {
     local(async {
         let mut settings = gated_for_long(Settings::default());
         settings.tunnel.max_session_age = Some(5 * QUIET);

@@ -64,7 +64,7 @@ async fn an_upstream_is_not_read_while_its_client_does_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_in_the_tunnel_is_not_read_while_its_upstream_does_not_read() {
+async fn a_stalled_upstream_stops_reading_from_the_client() {
     local(async {
         let scene = Scene::set(Phase::Tunnel).await;
         let bytes = client_frame(0x82, &[7; 125]).repeat(8000);
@@ -107,7 +107,7 @@ async fn what_waits_for_an_upstream_that_does_not_read_stays_charged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_kept_of_a_message_that_may_be_the_ready_one_is_charged() {
+async fn the_kept_part_of_a_possible_ready_message_is_charged() {
     local(async {
         let mut settings = gated();
         settings.gate.forward_ready = false;
@@ -124,7 +124,7 @@ async fn what_is_kept_of_a_message_that_may_be_the_ready_one_is_charged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_message_handed_to_the_tunnel_stays_charged_until_it_is_written() {
+async fn half_a_message_in_the_tunnel_is_charged_until_written() {
     local(async {
         let mut running = start(gated());
         let half = [
@@ -148,7 +148,7 @@ async fn half_a_message_handed_to_the_tunnel_stays_charged_until_it_is_written()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_pongs_for_an_upstream_that_does_not_read_costs_a_few_pongs() {
+async fn pongs_for_a_stalled_upstream_do_not_pile_up() {
     local(async {
         let mut running = start(gated());
         let _upstream = running.upstream.connect(b"");
@@ -165,7 +165,7 @@ async fn a_flood_of_pongs_for_an_upstream_that_does_not_read_costs_a_few_pongs()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_longer_than_the_queue_that_begins_during_the_flush_arrives() {
+async fn a_message_longer_than_the_queue_passes_during_the_flush() {
     for overflow in [Overflow::Backpressure, Overflow::Shed, Overflow::Close] {
         local(async {
             let mut settings = gated();
@@ -196,7 +196,7 @@ async fn a_message_longer_than_the_queue_that_begins_during_the_flush_arrives() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_waits_for_room_in_the_budget_is_woken_as_soon_as_there_is() {
+async fn a_session_that_waits_for_the_budget_is_woken() {
     local(async {
         let budget = Arc::new(Budget::new(20_000));
         let mut others = Charge::new(budget.clone());
@@ -221,7 +221,7 @@ async fn a_session_that_waits_for_room_in_the_budget_is_woken_as_soon_as_there_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_budget_is_used_up_a_session_that_sheds_keeps_its_reserve_and_what_is_new() {
+async fn without_budget_shedding_keeps_the_reserve_and_the_newest() {
     local(async {
         let budget = Arc::new(Budget::new(20_000));
         let mut others = Charge::new(budget.clone());

@@ -125,7 +125,7 @@ async fn what_either_side_sends_behind_its_close_is_ignored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_upstream_sends_before_it_answers_still_reaches_the_client() {
+async fn messages_before_the_upstreams_close_reach_the_client() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         let close = client_close(1000, "");
@@ -142,7 +142,7 @@ async fn what_the_upstream_sends_before_it_answers_still_reaches_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_the_client_is_in_the_middle_of_goes_on_to_a_closing_upstream() {
+async fn a_message_under_way_still_goes_to_a_closing_upstream() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         write(
@@ -173,7 +173,7 @@ async fn a_message_that_the_client_is_in_the_middle_of_goes_on_to_a_closing_upst
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_whose_close_the_upstream_does_not_answer_is_answered_at_the_timeout() {
+async fn an_unanswered_close_of_the_client_is_echoed_at_the_timeout() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -193,7 +193,7 @@ async fn a_client_whose_close_the_upstream_does_not_answer_is_answered_at_the_ti
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_whose_close_the_client_does_not_answer_is_answered_at_the_timeout() {
+async fn an_unanswered_close_of_the_upstream_is_echoed_in_time() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -212,7 +212,7 @@ async fn an_upstream_whose_close_the_client_does_not_answer_is_answered_at_the_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_both_close_at_once_each_gets_the_other_s_close_and_it_is_over() {
+async fn simultaneous_closes_are_exchanged_and_end_the_session() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -263,7 +263,7 @@ async fn a_client_that_vanishes_becomes_a_close_for_the_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_ends_its_stream_without_a_close_is_not_waited_for() {
+async fn a_client_that_ends_without_a_close_is_not_waited_for() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -287,7 +287,7 @@ async fn a_client_that_ends_its_stream_without_a_close_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_vanishes_inside_a_frame_just_ends_the_client_s_stream() {
+async fn an_upstream_lost_inside_a_frame_ends_the_clients_stream() {
     local(async {
         let message = server_frame(0x81, b"a whole message");
         let half = &server_frame(0x82, b"cut off here, not there")[..10];
@@ -309,7 +309,7 @@ async fn an_upstream_that_vanishes_inside_a_frame_just_ends_the_client_s_stream(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_slow_client_is_written_before_its_stream_ends_inside_a_frame() {
+async fn a_slow_client_gets_all_data_before_a_cut_inside_a_frame() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -329,7 +329,7 @@ async fn what_waits_for_a_slow_client_is_written_before_its_stream_ends_inside_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_vanishes_inside_a_frame_just_ends_the_upstream_s_stream() {
+async fn a_client_lost_inside_a_frame_ends_the_upstreams_stream() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         let message = client_frame(0x81, b"a whole message");
@@ -373,7 +373,7 @@ async fn a_drain_inside_a_frame_waits_for_its_end_on_both_sides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_inside_a_frame_that_never_ends_cuts_the_connection_in_time() {
+async fn a_drain_inside_an_endless_frame_closes_in_time() {
     local(async {
         let running = start(Settings::default());
         let (mut client, mut upstream) = (running.client, running.upstream.connect(b""));
@@ -393,7 +393,7 @@ async fn a_drain_inside_a_frame_that_never_ends_cuts_the_connection_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pongs_that_are_owed_go_before_the_answer_to_a_close_not_behind_it() {
+async fn pending_pongs_precede_the_echo_of_a_close() {
     local(async {
         let mut scene = Scene::set(Phase::Held).await;
         let stream = [
@@ -446,7 +446,7 @@ async fn pongs_that_are_owed_go_before_the_close_of_a_violation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_that_is_owed_when_the_gate_opens_inside_an_upstream_frame_is_still_sent() {
+async fn a_pending_pong_survives_the_opening_inside_a_frame() {
     local(async {
         let mut settings = gated();
         settings.gate.on_timeout = OnTimeout::Open;
@@ -469,7 +469,7 @@ async fn a_pong_that_is_owed_when_the_gate_opens_inside_an_upstream_frame_is_sti
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_the_upstream_left_behind_is_relayed_although_it_can_not_be_written_to() {
+async fn a_close_is_relayed_from_an_upstream_that_cannot_be_written() {
     local(async {
         for phase in PHASES {
             let mut scene = Scene::set(phase).await;
@@ -493,7 +493,7 @@ async fn a_close_that_the_upstream_left_behind_is_relayed_although_it_can_not_be
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_the_upstream_left_behind_during_the_flush_is_relayed() {
+async fn a_close_received_during_a_failed_flush_is_relayed() {
     local(async {
         let mut running = start(gated());
         let message = client_frame(0x82, &[7; 1000]).repeat(100);
@@ -514,7 +514,7 @@ async fn a_close_that_the_upstream_left_behind_during_the_flush_is_relayed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_upstream_left_behind_reaches_the_client_while_a_client_closes() {
+async fn unread_data_of_a_lost_upstream_reaches_a_closing_client() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         let last = [server_frame(0x81, b"last"), server_close(4001, "no seat")].concat();
@@ -535,7 +535,7 @@ async fn what_an_upstream_left_behind_reaches_the_client_while_a_client_closes()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_left_behind_reaches_the_upstream_although_it_can_not_be_written_to() {
+async fn unread_data_of_a_lost_client_reaches_the_upstream() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         // The upstream does not read until the client has gone.
@@ -557,7 +557,7 @@ async fn what_a_client_left_behind_reaches_the_upstream_although_it_can_not_be_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_upgrade_becomes_its_close_code_and_a_client_that_stays_is_cut_off() {
+async fn a_rejected_handshake_is_a_close_code_and_ends_in_time() {
     local(async {
         for (status, code) in [(401, 1008), (403, 1008), (404, 1014), (500, 1014)] {
             let mut running = start(gated());
@@ -575,7 +575,7 @@ async fn a_refused_upgrade_becomes_its_close_code_and_a_client_that_stays_is_cut
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_while_held_inside_an_upstream_frame_gets_its_end_and_an_answer() {
+async fn a_held_client_that_closes_gets_the_frame_and_the_echo() {
     local(async {
         let frame = server_frame(0x81, b"in several pieces");
         let message = client_frame(0x81, b"held");
@@ -611,7 +611,7 @@ async fn a_client_that_closes_while_held_inside_an_upstream_frame_gets_its_end_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closed_inside_an_upstream_frame_does_not_keep_the_gate_waiting() {
+async fn a_close_inside_an_upstream_frame_does_not_block_the_gate() {
     local(async {
         let mut scene = Scene::set(Phase::Held).await;
         let mut long = vec![0x82, 0x7f];
@@ -664,7 +664,7 @@ async fn a_client_that_was_lost_is_not_said_to_have_got_a_close_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_code_that_could_not_be_written_is_not_said_to_have_been_got() {
+async fn an_unwritten_close_code_is_not_reported_as_sent() {
     local(async {
         let running = start(Settings::default());
         let (client, mut upstream) = (running.client, running.upstream.connect(b""));

@@ -131,7 +131,7 @@ async fn read_frames(from: &mut DuplexStream, count: usize) -> Vec<Frame> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rules_and_gate_see_what_compressed_messages_say_and_they_pass_as_they_came() {
+async fn rules_and_gate_read_compressed_messages_and_pass_them_as_is() {
     for segments in SEGMENTS {
         local(async {
             let mut scene = scene(Phase::Held, with_rules).await;
@@ -164,7 +164,7 @@ async fn rules_and_gate_see_what_compressed_messages_say_and_they_pass_as_they_c
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ready_message_is_understood_though_it_refers_to_one_that_was_not_kept() {
+async fn a_ready_message_that_refers_to_an_earlier_one_is_read() {
     for segments in SEGMENTS {
         local(async {
             let mut scene = scene(Phase::Held, |settings| {
@@ -202,7 +202,7 @@ async fn the_ready_message_is_understood_though_it_refers_to_one_that_was_not_ke
 }
 
 #[tokio::test(start_paused = true)]
-async fn fragments_of_a_compressed_message_are_one_message_for_rules_and_gate() {
+async fn fragments_of_a_compressed_message_are_read_as_one() {
     local(async {
         let mut scene = scene(Phase::Held, with_rules).await;
         let urgent = compressed("urgent");
@@ -238,7 +238,7 @@ async fn fragments_of_a_compressed_message_are_one_message_for_rules_and_gate() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_tunnel_compressed_messages_pass_both_ways_as_they_came() {
+async fn compressed_messages_pass_the_tunnel_unchanged() {
     for segments in SEGMENTS {
         local(async {
             let mut scene = scene(Phase::Tunnel, |_| {}).await;
@@ -264,9 +264,9 @@ async fn in_the_tunnel_compressed_messages_pass_both_ways_as_they_came() {
     }
 }
 
-// Z07
+// RFC 7692 §6.
 #[tokio::test(start_paused = true)]
-async fn rsv1_elsewhere_than_on_the_first_frame_of_a_message_breaks_the_protocol() {
+async fn rsv1_beyond_the_first_frame_is_a_protocol_error() {
     let start = compressed("a");
     for (phase, segments) in each_way() {
         for first in [0xc0, 0x40, 0xc8, 0xc9, 0xca, 0xa0, 0x90] {
@@ -290,9 +290,8 @@ async fn rsv1_elsewhere_than_on_the_first_frame_of_a_message_breaks_the_protocol
     }
 }
 
-// Z06
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_inflated_or_is_no_text_ends_the_session_where_it_is_looked_at() {
+async fn an_uninflatable_or_invalid_text_ends_an_inspected_session() {
     let cut = &compressed("a message without its end")[..9];
     let no_text = Compressor::new(false).message(b"a\xc0\xaf");
     let rows = [
@@ -330,7 +329,7 @@ async fn what_cannot_be_inflated_or_is_no_text_ends_the_session_where_it_is_look
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_rules_nobody_looks_into_the_client_s_messages_and_each_may_need_the_last() {
+async fn without_rules_client_messages_are_not_inflated() {
     local(async {
         let mut scene = scene(Phase::Held, |_| {}).await;
         let mut compressor = Compressor::new(true);
@@ -350,9 +349,8 @@ async fn without_rules_nobody_looks_into_the_client_s_messages_and_each_may_need
     .await;
 }
 
-// Z04
 #[tokio::test(start_paused = true)]
-async fn a_bomb_of_a_client_is_held_like_any_message_and_one_of_an_upstream_is_refused() {
+async fn a_clients_bomb_is_held_and_an_upstreams_bomb_refused() {
     let bomb = {
         let mut compressor = Compressor::new(false);
         let mut message = compressor.message(&vec![b'a'; 30 << 20]);
@@ -382,7 +380,7 @@ async fn a_bomb_of_a_client_is_held_like_any_message_and_one_of_an_upstream_is_r
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_sends_nothing_but_bombs_is_looked_at_no_further_and_loses_nothing() {
+async fn inflating_stops_after_many_bombs_and_loses_nothing() {
     const BOMBS: usize = 400;
     let text = format!("early{}", "a".repeat(64 * 1024));
     let bomb = client_frame(TEXT, &compressed(&text));
@@ -411,7 +409,7 @@ async fn a_client_that_sends_nothing_but_bombs_is_looked_at_no_further_and_loses
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_looks_into_compressed_messages_is_counted_and_gone_once_the_gate_is_open() {
+async fn inflater_memory_is_charged_and_freed_when_the_gate_opens() {
     local(async {
         let running = start_compressed(gated());
         let mut upstream = running.upstream.connect(b"");
@@ -463,7 +461,7 @@ async fn between_messages_that_stand_alone_nothing_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_message_that_is_not_forwarded_is_not_missed_by_those_that_stand_alone() {
+async fn a_withheld_ready_message_breaks_no_independent_message() {
     for first in [TEXT, 0x81] {
         local(async {
             let mut settings = gated();

@@ -115,7 +115,7 @@ async fn a_close_of_the_upstream_s_own_confirms_only_if_all_is_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_had_come_before_a_message_was_written_does_not_confirm_it() {
+async fn a_close_received_before_a_message_does_not_confirm_it() {
     local(async {
         let (mut running, mut upstream) = tunnel(Settings::default()).await;
         let message = client_frame(0x81, b"too late");
@@ -229,7 +229,7 @@ async fn the_end_of_a_message_confirms_nothing_written_after_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_message_while_closing_confirms_nothing_after_it_began() {
+async fn a_message_that_ends_while_closing_confirms_nothing_newer() {
     local(async {
         for (begun, rest) in cut_messages() {
             let mut running = start(Settings::default());

@@ -11,7 +11,7 @@ use tokio::{
 use crate::{scene::*, support::*};
 
 #[tokio::test(start_paused = true)]
-async fn what_was_flushed_to_an_upstream_that_gives_up_meanwhile_does_not_count_as_delivered() {
+async fn messages_flushed_to_a_failing_upstream_are_not_delivered() {
     local(async {
         let mut running = start(gated());
         let messages = client_frame(0x82, &vec![7; 50_000]).repeat(3);
@@ -61,7 +61,7 @@ async fn what_the_tunnel_could_not_write_does_not_count_as_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_a_flush_that_the_upstream_does_not_read_within_the_grace_period() {
+async fn a_drain_ends_a_stalled_flush_within_the_grace_period() {
     local(async {
         let running = start(gated());
         let mut client = as_client(running.client).await;
@@ -81,7 +81,7 @@ async fn a_drain_ends_a_flush_that_the_upstream_does_not_read_within_the_grace_p
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_words_of_an_upstream_reach_a_client_that_is_slow_and_still_talks() {
+async fn last_messages_of_an_upstream_reach_a_slow_talking_client() {
     local(async {
         let running = start(Settings::default());
         let (mut client, mut upstream) = (running.client, running.upstream.connect(b""));
@@ -106,7 +106,7 @@ async fn the_last_words_of_an_upstream_reach_a_client_that_is_slow_and_still_tal
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_ends_its_stream_still_gets_the_answer_to_its_question() {
+async fn a_half_closed_client_still_gets_its_reply() {
     local(async {
         let mut scene = Scene::set(Phase::Tunnel).await;
         let question = client_frame(0x81, b"question");
@@ -143,7 +143,7 @@ async fn a_drain_ends_a_session_that_holds_nothing_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_answers_its_close_is_let_go_although_the_upstream_is_silent() {
+async fn a_client_that_echoes_its_close_does_not_wait_for_upstream() {
     local(async {
         let running = start(Settings::default());
         let _upstream = running.upstream.connect(b"");
@@ -164,7 +164,7 @@ async fn a_client_that_answers_its_close_is_let_go_although_the_upstream_is_sile
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_ends_before_the_grace_period_does_whoever_does_not_answer() {
+async fn the_close_timeout_stays_within_the_grace_period() {
     local(async {
         let mut running = start(gated());
         let _upstream = running.upstream.connect(b"");
@@ -183,7 +183,7 @@ async fn closing_ends_before_the_grace_period_does_whoever_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_inside_a_withheld_message_does_not_get_the_rest_of_it() {
+async fn a_close_inside_a_withheld_message_drops_its_rest() {
     local(async {
         let mut settings = gated();
         settings.gate.forward_ready = false;

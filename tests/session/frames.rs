@@ -69,7 +69,7 @@ fn violations(frame: fn(u8, &[u8]) -> Vec<u8>, mask_bit: u8) -> Vec<(String, Vec
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_breaks_the_protocol_is_told_and_the_upstream_is_told_goodbye() {
+async fn a_protocol_error_of_the_client_is_1002_and_1001_upstream() {
     local(async {
         let mut rows = violations(client_frame, 0x80);
         rows.push(("unmasked".into(), server_frame(0x81, b"x"), 1002));
@@ -107,7 +107,7 @@ async fn a_client_that_breaks_the_protocol_is_told_and_the_upstream_is_told_good
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_breaks_the_protocol_is_told_and_the_client_gets_bad_gateway() {
+async fn a_protocol_error_of_the_upstream_is_1002_and_1014() {
     local(async {
         let mut rows = violations(server_frame, 0);
         rows.push(("masked".into(), client_frame(0x81, b"x"), 1002));
@@ -258,7 +258,7 @@ async fn legal_frames_of_an_upstream_arrive_unchanged_at_any_split() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_frames_in_one_segment_arrive_like_a_thousand_segments() {
+async fn frames_in_one_segment_arrive_like_frames_in_a_thousand() {
     local(async {
         let frames: Vec<Vec<u8>> = (0..1000)
             .map(|number: u32| client_frame(0x82, &number.to_be_bytes()))
@@ -295,7 +295,7 @@ async fn a_thousand_frames_in_one_segment_arrive_like_a_thousand_segments() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_that_is_not_utf8_is_refused_while_held_and_passes_through_the_tunnel() {
+async fn invalid_utf8_is_refused_while_held_and_passes_the_tunnel() {
     local(async {
         for bad in [
             &b"a\xc0\xaf"[..],
@@ -390,7 +390,7 @@ async fn a_close_between_fragments_is_relayed_in_the_tunnel() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_declared_length_costs_nothing_and_one_that_can_never_be_held_is_too_big() {
+async fn a_declared_length_allocates_nothing_and_may_be_too_big() {
     local(async {
         for length in [1_u64 << 40, 1 << 62, i64::MAX as u64] {
             let mut settings = gated();
@@ -515,7 +515,7 @@ async fn a_pong_before_the_upstream_is_there_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_pings_from_a_client_that_does_not_read_costs_a_few_pongs() {
+async fn pongs_for_a_stalled_client_do_not_pile_up() {
     local(async {
         let mut running = start(gated());
         let count = 100_000_u32;

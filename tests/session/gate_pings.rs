@@ -71,7 +71,7 @@ async fn pongs_to_the_gate_s_pings_do_not_pass_while_it_is_shut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pongs_to_the_gate_s_pings_do_not_pass_when_it_opened_otherwise() {
+async fn late_pongs_to_the_gates_pings_are_not_forwarded() {
     local(async {
         let mut settings = gated();
         settings.gate.ready.push(Trigger::Pong);

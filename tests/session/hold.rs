@@ -85,7 +85,7 @@ async fn nothing_reaches_the_upstream_before_its_ready_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn higher_priorities_are_flushed_first_and_released_ones_go_early() {
+async fn higher_priorities_are_flushed_first_and_released_early() {
     local(async {
         let mut settings = gated();
         settings.gate.services_ready = on_text("services");
@@ -114,7 +114,7 @@ async fn higher_priorities_are_flushed_first_and_released_ones_go_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_message_in_the_segment_of_the_101_with_data_behind_it_loses_nothing() {
+async fn a_ready_message_in_the_segment_of_the_101_loses_nothing() {
     local(async {
         let running = start(gated());
         let mut client = as_client(running.client).await;
@@ -142,7 +142,7 @@ async fn a_ready_message_in_the_segment_of_the_101_with_data_behind_it_loses_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_received_message_is_handed_over_and_completed_exactly_once() {
+async fn a_half_received_message_is_completed_exactly_once() {
     let frames = [
         client_frame(0x81, b"whole"),
         client_frame(0x01, b"half "),
@@ -171,7 +171,7 @@ async fn a_half_received_message_is_handed_over_and_completed_exactly_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_gate_s_deadline_closes_the_client_and_says_what_was_not_delivered() {
+async fn the_gates_deadline_closes_and_names_undelivered_messages() {
     local(async {
         let running = start(gated());
         let mut upstream = as_server(running.upstream.connect(b"")).await;
@@ -239,7 +239,7 @@ async fn the_gate_settles_before_it_opens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ready_message_can_be_kept_from_the_client_and_is_data_the_second_time() {
+async fn the_ready_message_is_withheld_once_and_then_data() {
     local(async {
         let mut settings = gated();
         settings.gate.forward_ready = false;
@@ -255,7 +255,7 @@ async fn the_ready_message_can_be_kept_from_the_client_and_is_data_the_second_ti
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_message_that_is_not_the_ready_one_passes_where_the_ready_one_is_withheld() {
+async fn a_long_message_passes_where_the_ready_one_is_withheld() {
     local(async {
         let mut settings = gated();
         settings.gate.forward_ready = false;
@@ -274,7 +274,7 @@ async fn a_long_message_that_is_not_the_ready_one_passes_where_the_ready_one_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_to_the_proxy_s_own_ping_opens_the_gate_and_is_not_forwarded() {
+async fn a_pong_to_the_gates_ping_opens_it_and_is_not_forwarded() {
     local(async {
         let mut settings = gated();
         settings.gate.ready = vec![Trigger::Pong];
@@ -297,7 +297,7 @@ async fn a_pong_to_the_proxy_s_own_ping_opens_the_gate_and_is_not_forwarded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_answered_while_messages_are_held_even_between_fragments() {
+async fn pings_are_answered_while_held_even_between_fragments() {
     local(async {
         let mut running = start(gated());
         let stream = [
@@ -318,7 +318,7 @@ async fn pings_are_answered_while_messages_are_held_even_between_fragments() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_before_any_message_is_replaced_and_the_queue_kept() {
+async fn an_upstream_lost_before_any_message_is_replaced() {
     local(async {
         let running = start(gated());
         let mut client = as_client(running.client).await;
@@ -346,7 +346,7 @@ async fn an_upstream_lost_before_any_message_is_replaced_and_the_queue_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_during_the_flush_ends_the_session_with_bad_gateway() {
+async fn an_upstream_lost_during_the_flush_closes_with_1014() {
     local(async {
         let mut running = start(gated());
         let held = client_frame(0x82, &vec![7; 50_000]);
@@ -402,7 +402,7 @@ async fn what_a_client_sent_before_it_left_is_still_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vanished_client_s_messages_are_delivered_and_the_upstream_told() {
+async fn messages_of_a_lost_client_are_delivered_and_then_closed() {
     local(async {
         let running = start(gated());
         let mut upstream = as_server(running.upstream.connect(b"")).await;
@@ -422,7 +422,7 @@ async fn a_vanished_client_s_messages_are_delivered_and_the_upstream_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_again_and_again_while_the_gate_settles_is_replaced_each_time() {
+async fn each_upstream_lost_while_the_gate_settles_is_replaced() {
     local(async {
         let mut settings = Settings::default();
         settings.gate.settle = Duration::from_millis(500);
@@ -444,7 +444,7 @@ async fn an_upstream_lost_again_and_again_while_the_gate_settles_is_replaced_eac
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_again_and_again_before_it_authenticated_is_replaced_each_time() {
+async fn each_upstream_lost_before_authentication_is_replaced() {
     local(async {
         let mut settings = gated();
         settings.gate.authenticated = on_text("welcome");
@@ -467,7 +467,7 @@ async fn an_upstream_lost_again_and_again_before_it_authenticated_is_replaced_ea
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_after_a_message_released_early_is_not_replaced() {
+async fn an_upstream_lost_after_an_early_release_is_not_replaced() {
     local(async {
         let mut settings = gated();
         settings.rules = Rules::new(vec![rule("ack", Priority::Normal, Release::Authenticated)]);
@@ -526,7 +526,7 @@ async fn check_that_a_withheld_message_passes(settings: Settings, opening: Vec<u
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_withheld_when_the_gate_opens_at_its_deadline_passes() {
+async fn a_withheld_message_passes_when_the_deadline_opens_the_gate() {
     local(async {
         let mut settings = gated();
         settings.gate.forward_ready = false;
@@ -561,7 +561,7 @@ async fn a_message_withheld_when_a_pong_opens_the_gate_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_gate_s_ping_is_repeated_ever_more_slowly_until_it_is_answered() {
+async fn the_gates_ping_is_repeated_with_growing_intervals() {
     local(async {
         let mut settings = gated();
         settings.gate.ready = vec![Trigger::Pong];
@@ -590,7 +590,7 @@ async fn the_gate_s_ping_is_repeated_ever_more_slowly_until_it_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_lost_while_the_gate_settles_leaves_it_shut_for_the_next() {
+async fn an_upstream_lost_while_settling_leaves_the_gate_shut() {
     local(async {
         let mut settings = gated();
         settings.gate.ready = vec![Trigger::Pong];
@@ -657,7 +657,7 @@ async fn what_waits_for_an_earlier_state_goes_while_the_gate_settles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_waited_before_the_session_counts_for_the_gates_timeout() {
+async fn waiting_before_the_session_counts_for_the_gates_timeout() {
     local(async {
         let mut settings = gated();
         settings.gate.timeout = Duration::from_secs(30);

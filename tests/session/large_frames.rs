@@ -312,7 +312,7 @@ async fn large_frames_arrive_unchanged_in_both_directions_at_once() {
 }
 
 #[tokio::test]
-async fn a_message_is_delivered_that_ends_in_what_the_kernel_moves_or_refuses_to() {
+async fn a_message_that_ends_in_a_splice_or_its_refusal_arrives() {
     each_way(async |way| {
         let Scene {
             mut client,
@@ -346,7 +346,7 @@ async fn a_message_is_delivered_that_ends_in_what_the_kernel_moves_or_refuses_to
 }
 
 #[tokio::test]
-async fn a_large_message_that_waited_half_read_for_the_gate_arrives_unchanged() {
+async fn a_large_message_half_read_at_the_gate_arrives_unchanged() {
     each_way(async |way| {
         let mut settings = gated();
         settings.hold.max_bytes = 100_000;
@@ -398,7 +398,7 @@ async fn a_slow_reader_gets_every_byte_of_a_large_frame() {
 }
 
 #[tokio::test]
-async fn a_drain_in_the_middle_of_a_large_frame_completes_it_before_the_close() {
+async fn a_drain_inside_a_large_frame_completes_it_first() {
     each_way(async |way| {
         let Scene {
             mut client,
@@ -439,7 +439,7 @@ async fn a_drain_in_the_middle_of_a_large_frame_completes_it_before_the_close() 
 }
 
 #[tokio::test]
-async fn an_upstream_that_vanishes_inside_a_large_frame_leaves_its_message_in_doubt() {
+async fn an_upstream_lost_inside_a_large_frame_leaves_it_unknown() {
     each_way(async |way| {
         let mut settings = Settings::default();
         // The client, which is inside a frame, does not take part.

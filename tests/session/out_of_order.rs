@@ -99,7 +99,7 @@ async fn attack(fail: impl AsyncFn(Trial)) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_with_a_subprotocol_that_is_not_the_upstreams_keep_nobody_out() {
+async fn clients_with_a_wrong_subprotocol_do_not_open_the_breaker() {
     local(attack(async |trial| {
         let running = start(gated(), trial);
         let mismatch = Mismatch {
@@ -158,7 +158,7 @@ async fn clients_that_do_not_read_keep_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_do_not_read_until_the_upstream_gives_up_keep_nobody_out() {
+async fn clients_that_do_not_read_do_not_open_the_breaker() {
     local(attack(async |trial| {
         let running = start(gated(), trial);
         let mut upstream = running.upstream.connect(b"");
@@ -229,7 +229,7 @@ async fn clients_that_owe_a_pong_for_long_keep_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_whose_upstream_went_without_their_pong_keep_nobody_out() {
+async fn clients_that_owe_a_pong_do_not_open_the_breaker() {
     local(async {
         let nowhere = Nowhere::new();
         let settings = until_3_s(gated());
@@ -312,7 +312,7 @@ async fn an_upstream_that_goes_before_any_client_had_a_part_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_goes_after_a_message_of_the_client_does_not_count() {
+async fn an_upstream_lost_after_a_clients_message_does_not_count() {
     local(attack(async |trial| {
         let running = start(released(), trial);
         let upstream = running.upstream.connect(b"");
@@ -398,7 +398,7 @@ async fn answer(stream: &mut UnixStream) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_are_let_in_within_a_second_of_the_end_of_a_long_start() {
+async fn clients_are_let_in_within_a_second_after_a_long_start() {
     local(async {
         let nowhere = Nowhere::new();
         let endpoint = &nowhere.endpoint;

@@ -61,7 +61,7 @@ async fn backpressure_stops_reading_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn backpressure_reaches_a_client_that_sends_much_more_than_may_be_held() {
+async fn backpressure_reaches_a_client_that_overfills_its_queue() {
     local(async {
         let mut settings = gated();
         settings.hold.max_bytes = 10_000;
@@ -101,7 +101,7 @@ async fn backpressure_reaches_a_client_that_sends_much_more_than_may_be_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_of_the_lowest_priority_gives_way_and_critical_never_does() {
+async fn the_oldest_of_the_lowest_priority_is_shed_never_critical() {
     local(async {
         let running = start(bounded(3, Overflow::Shed));
         let mut client = as_client(running.client).await;
@@ -131,7 +131,7 @@ async fn the_oldest_of_the_lowest_priority_gives_way_and_critical_never_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_only_critical_messages_are_left_shedding_turns_into_backpressure() {
+async fn with_only_critical_messages_shedding_is_backpressure() {
     local(async {
         let running = start(bounded(2, Overflow::Shed));
         let mut client = as_client(running.client).await;
@@ -231,7 +231,7 @@ async fn a_route_may_discard_what_a_client_that_left_had_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_with_nothing_held_ends_the_attempt_at_the_upstream() {
+async fn a_client_that_leaves_an_empty_queue_cancels_the_attempt() {
     local(async {
         let running = start(gated());
         drop(running.client);
@@ -246,7 +246,7 @@ async fn a_client_that_leaves_with_nothing_held_ends_the_attempt_at_the_upstream
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_backpressure_a_message_of_any_size_waits_in_the_client_s_own_connection() {
+async fn under_backpressure_any_message_waits_in_the_socket() {
     local(async {
         let mut settings = gated();
         settings.hold.max_bytes = 10_000;
@@ -274,7 +274,7 @@ async fn under_backpressure_a_message_of_any_size_waits_in_the_client_s_own_conn
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_finds_the_process_s_budget_used_up_waits_for_room() {
+async fn a_session_waits_while_the_process_budget_is_used_up() {
     local(async {
         let budget = Arc::new(Budget::new(20_000));
         let first = start_with(gated(), budget.clone(), Vec::new());
@@ -302,7 +302,7 @@ async fn a_session_that_finds_the_process_s_budget_used_up_waits_for_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_others_hold_does_not_keep_a_session_from_its_acknowledgement() {
+async fn a_full_budget_does_not_delay_a_sessions_acknowledgement() {
     local(async {
         let budget = Arc::new(Budget::new(1000));
         let full = start_with(gated(), budget.clone(), Vec::new());
@@ -335,7 +335,7 @@ async fn what_others_hold_does_not_keep_a_session_from_its_acknowledgement() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_released_messages_of_an_upstream_that_does_not_read_are_bounded_too() {
+async fn early_released_messages_to_a_stalled_upstream_are_bounded() {
     for overflow in [Overflow::Backpressure, Overflow::Shed, Overflow::Close] {
         local(async {
             let mut settings = gated();
@@ -454,7 +454,7 @@ async fn a_drain_lets_a_held_session_become_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_idle_tunnels_at_once_and_held_sessions_within_the_grace_period() {
+async fn a_drain_ends_idle_tunnels_at_once_and_held_ones_in_time() {
     local(async {
         let held = start(gated());
         let mut held_client = as_client(held.client).await;
@@ -483,7 +483,6 @@ async fn a_drain_ends_idle_tunnels_at_once_and_held_sessions_within_the_grace_pe
     .await;
 }
 
-// L03
 #[tokio::test(start_paused = true)]
 async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
     local(async {
@@ -523,7 +522,7 @@ async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_holds_nothing_waits_for_its_turn_and_may_still_get_something_to_hold() {
+async fn in_a_drain_a_session_that_holds_nothing_waits_for_its_turn() {
     local(async {
         let mut settings = gated();
         settings.gate.timeout = Duration::from_hours(1);
@@ -548,7 +547,7 @@ async fn a_session_that_holds_nothing_waits_for_its_turn_and_may_still_get_somet
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_refuses_the_credentials_becomes_a_close_code() {
+async fn an_upstreams_401_or_403_becomes_a_close_code() {
     for (status, code) in [(401, 1008), (403, 1008), (404, 1014)] {
         local(async {
             let mut running = start(gated());

@@ -41,7 +41,7 @@ async fn start_on_socket(settings: Settings) -> (TcpStream, DuplexStream) {
 }
 
 #[tokio::test]
-async fn a_client_that_still_sends_when_its_queue_is_full_reads_why_it_is_closed() {
+async fn a_client_that_overfills_its_queue_reads_the_close_frame() {
     local(async {
         let mut settings = gated();
         settings.hold.max_messages = 1;
@@ -60,7 +60,7 @@ async fn a_client_that_still_sends_when_its_queue_is_full_reads_why_it_is_closed
 }
 
 #[tokio::test]
-async fn a_client_that_still_sends_when_it_breaks_the_protocol_reads_why_it_is_closed() {
+async fn a_client_that_breaks_the_protocol_reads_the_close_frame() {
     local(async {
         for settings in [gated(), Settings::default()] {
             let (mut client, mut upstream) = start_on_socket(settings).await;
@@ -174,7 +174,7 @@ impl<F: Future> Future for AtTheEndOfItsTurn<F> {
 }
 
 #[tokio::test]
-async fn a_tunnel_whose_turn_is_over_at_any_step_is_polled_again_for_what_comes() {
+async fn a_tunnel_that_yields_at_any_step_is_polled_again() {
     for left in 1..8 {
         local(async {
             let (mut client, far_client) = socket().await;

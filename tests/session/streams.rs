@@ -95,7 +95,7 @@ impl AsyncWrite for Quiet {
 impl Stream for Quiet {}
 
 #[tokio::test(start_paused = true)]
-async fn one_direction_that_never_pauses_does_not_keep_a_drain_waiting() {
+async fn a_direction_that_never_pauses_does_not_delay_a_drain() {
     local(async {
         let client = Torrent {
             chunk: client_frame(0x82, &[7; 1000]),
@@ -182,7 +182,7 @@ impl AsyncWrite for Buffered {
 impl Stream for Buffered {}
 
 #[tokio::test(start_paused = true)]
-async fn what_is_written_to_a_stream_that_buffers_is_flushed_in_every_phase() {
+async fn a_buffering_stream_is_flushed_in_every_phase() {
     local(async {
         let (mut client, proxy_client) = tokio::io::duplex(PIPE_BYTES);
         let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);
@@ -274,7 +274,7 @@ impl Stream for Abandoned {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_hangs_up_while_it_is_not_read_is_noticed_where_its_messages_are_discarded() {
+async fn a_hang_up_under_backpressure_is_seen_where_it_discards() {
     local(async {
         let (mut client, stream) = tokio::io::duplex(PIPE_BYTES);
         let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);
@@ -306,7 +306,7 @@ async fn a_client_that_hangs_up_while_it_is_not_read_is_noticed_where_its_messag
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_messages_of_a_client_that_hangs_up_while_it_is_not_read_are_delivered() {
+async fn a_hang_up_under_backpressure_still_delivers_messages() {
     local(async {
         let (mut client, stream) = tokio::io::duplex(PIPE_BYTES);
         let (mut upstream, proxy_upstream) = tokio::io::duplex(PIPE_BYTES);

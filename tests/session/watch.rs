@@ -75,7 +75,7 @@ async fn the_trail_says_when_a_tunnel_became_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_of_either_side_puts_the_idle_timeout_off_by_its_whole_length() {
+async fn traffic_of_either_side_restarts_the_idle_timeout() {
     local(async {
         let frames: [(bool, Vec<u8>); 4] = [
             (true, client_frame(0x81, b"up")),
@@ -126,7 +126,7 @@ async fn the_wait_for_readiness_does_not_count_as_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quiet_sides_are_pinged_and_their_pongs_do_not_get_to_the_other_side() {
+async fn idle_sides_are_pinged_and_their_pongs_not_relayed() {
     local(async {
         let mut scene = Scene::run(pinging()).await;
         for _ in 0..5 {
@@ -158,7 +158,7 @@ async fn quiet_sides_are_pinged_and_their_pongs_do_not_get_to_the_other_side() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_pings_and_pongs_pass_at_any_place_of_a_stream_that_is_watched() {
+async fn pings_and_pongs_of_the_peers_pass_at_any_offset() {
     local(async {
         for segments in SEGMENTS {
             let mut scene = Scene::run(pinging()).await;
@@ -241,7 +241,7 @@ async fn a_client_that_does_not_answer_is_gone_at_the_next_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_does_not_answer_is_gone_and_its_client_gets_1014() {
+async fn an_upstream_that_owes_a_pong_is_1014_for_its_client() {
     local(async {
         let mut scene = Scene::run(pinging()).await;
         let ping = read_ping(&mut scene.client).await;
@@ -318,7 +318,7 @@ async fn a_side_that_cannot_be_heard_is_not_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_is_pinged_while_it_is_held_and_its_pongs_do_not_go_upstream() {
+async fn a_held_client_is_pinged_and_its_pongs_not_sent_upstream() {
     local(async {
         let mut settings = pinging();
         settings.gate = gated().gate;
@@ -376,7 +376,7 @@ async fn a_client_is_pinged_while_it_is_held_and_its_pongs_do_not_go_upstream() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_client_that_does_not_answer_is_gone_and_what_it_sent_is_discarded() {
+async fn a_held_client_that_owes_a_pong_loses_its_messages() {
     local(async {
         let mut settings = pinging();
         settings.gate = gated().gate;
@@ -421,7 +421,7 @@ async fn a_held_client_that_is_not_read_is_not_expected_to_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_behind_an_answer_in_pieces_is_traffic_and_the_answer_alone_is_none() {
+async fn a_split_pong_is_no_traffic_but_a_message_behind_it_is() {
     local(async {
         for has_message in [true, false] {
             let mut settings = pinging();
@@ -578,7 +578,7 @@ async fn great_age_waits_for_the_end_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_session_that_is_too_old_gets_1012_and_its_messages_are_discarded() {
+async fn max_age_closes_a_held_session_with_1012() {
     local(async {
         let mut settings = gated();
         settings.tunnel.max_session_age = Some(10 * SECOND);
@@ -604,7 +604,7 @@ async fn socket_pair() -> (TcpStream, Transport) {
 }
 
 #[tokio::test]
-async fn a_ping_waits_for_the_end_of_a_large_frame_that_the_kernel_moves() {
+async fn a_ping_waits_for_the_end_of_a_spliced_frame() {
     local(async {
         let mut settings = Settings::default();
         settings.tunnel.ping_interval = Some(Duration::from_millis(400));

@@ -64,7 +64,7 @@ async fn endless_empty_fragments_of_a_withheld_message_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_cut_into_bytes_is_withheld_as_long_as_it_may_be_the_one() {
+async fn a_message_in_single_bytes_is_withheld_while_it_may_match() {
     local(async {
         let budget = Arc::new(Budget::new(64 * 1024 * 1024));
         let mut running = start_with(withholding(), budget.clone(), Vec::new());

@@ -41,9 +41,9 @@ fn odd() -> impl Iterator<Item = u32> {
     (1..).step_by(2)
 }
 
-// E05
+// CVE-2023-44487, "rapid reset".
 #[tokio::test]
-async fn a_rapid_reset_ends_the_connection_and_hardly_reaches_the_upstream() {
+async fn a_rapid_reset_ends_the_connection_and_spares_the_upstream() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let mut raw = Raw::open(&proxy).await;
@@ -59,7 +59,7 @@ async fn a_rapid_reset_ends_the_connection_and_hardly_reaches_the_upstream() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E05
+// A slow "rapid reset": each cancelled request still costs the upstream.
 #[tokio::test]
 async fn a_client_that_cancels_one_request_after_the_other_is_cut_off() {
     let upstream = Upstream::listen().await;
@@ -108,9 +108,8 @@ async fn cancel_at_upstream(
     1000
 }
 
-// E05
 #[tokio::test]
-async fn a_client_that_cancels_bodies_or_answers_before_their_end_is_cut_off() {
+async fn a_client_that_cancels_bodies_or_responses_is_closed() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let mut post = GET.to_vec();
@@ -127,7 +126,6 @@ async fn a_client_that_cancels_bodies_or_answers_before_their_end_is_cut_off() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E05
 #[tokio::test]
 async fn a_client_whose_requests_are_answered_is_not_cut_off() {
     let upstream = Upstream::listen().await;
@@ -151,7 +149,7 @@ async fn a_client_whose_requests_are_answered_is_not_cut_off() {
     }
 }
 
-// E06
+// VU#421644, "CONTINUATION flood".
 #[tokio::test]
 async fn a_header_section_without_end_ends_the_connection() {
     let upstream = Upstream::listen().await;
@@ -174,7 +172,7 @@ async fn a_header_section_without_end_ends_the_connection() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E07
+// CVE-2025-8671, "MadeYouReset".
 #[tokio::test]
 async fn a_client_that_makes_the_proxy_reset_its_streams_is_cut_off() {
     let upstream = Upstream::listen().await;
@@ -197,7 +195,7 @@ async fn a_client_that_makes_the_proxy_reset_its_streams_is_cut_off() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E08
+// CVE-2019-9518.
 #[tokio::test]
 async fn empty_data_frames_without_end_end_the_connection() {
     let upstream = Upstream::listen().await;
@@ -248,7 +246,7 @@ async fn a_flood_that_h2_stops_is_counted_and_other_ends_are_not() {
     assert_eq!(proxy.rejections("http2_abuse").await, 3);
 }
 
-// E10
+// No reply is larger than its frame, so they are harmless while the client reads.
 #[tokio::test]
 async fn floods_of_control_frames_are_answered_one_by_one() {
     let upstream = Upstream::listen().await;
@@ -273,7 +271,7 @@ async fn floods_of_control_frames_are_answered_one_by_one() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E10
+// Otherwise its acknowledgements would pile up (CVE-2019-9512, CVE-2019-9515).
 #[tokio::test]
 async fn a_client_that_does_not_read_answers_is_not_read_either() {
     let upstream = Upstream::listen().await;
@@ -289,9 +287,9 @@ async fn a_client_that_does_not_read_answers_is_not_read_either() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// E10
+// A body for which there is no window must not be kept whole (CVE-2019-9517).
 #[tokio::test]
-async fn of_an_answer_that_the_client_has_no_window_for_little_is_kept() {
+async fn a_response_without_a_window_is_hardly_buffered() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let no_window = [0, 4, 0, 0, 0, 0];
@@ -310,9 +308,8 @@ async fn of_an_answer_that_the_client_has_no_window_for_little_is_kept() {
     assert_serves(&proxy, &upstream).await;
 }
 
-// D02
 #[tokio::test]
-async fn an_answer_of_which_a_client_takes_nothing_is_given_up_and_no_other() {
+async fn only_the_response_that_is_not_read_times_out() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     config.limits.write_timeout = Duration::from_millis(200);

@@ -59,9 +59,8 @@ async fn until_short(proxy: &Proxy, is_short: bool) {
     }
 }
 
-// L11, I4
 #[tokio::test]
-async fn while_memory_is_short_a_connection_is_not_read_whose_streams_are_not() {
+async fn under_memory_pressure_a_stalled_stream_stops_reading() {
     let upstream = Reserved::port();
     let reading = Reading::new(100);
     let mut route = upstream.route();
@@ -97,7 +96,7 @@ async fn while_memory_is_short_a_connection_is_not_read_whose_streams_are_not() 
 }
 
 #[tokio::test]
-async fn while_memory_is_short_a_connection_does_not_wait_for_ever_to_be_read() {
+async fn under_memory_pressure_a_stalled_connection_is_closed() {
     let upstream = Reserved::port();
     let reading = Reading::new(100);
     let mut config = config(vec![upstream.route()]);

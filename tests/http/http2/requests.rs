@@ -13,7 +13,6 @@ use super::{
 };
 use crate::support::{Reserved, Upstream, config};
 
-// E01
 #[tokio::test]
 async fn the_settings_are_those_for_the_open_internet() {
     let upstream = Reserved::port();
@@ -190,7 +189,7 @@ async fn nobody_is_logged_in_with_the_credentials_of_another_stream() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_client_resets_is_cancelled_at_the_upstream() {
+async fn a_request_reset_by_the_client_is_cancelled_upstream() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let mut connection = Connection::open(&proxy).await;
@@ -340,7 +339,7 @@ async fn an_idle_connection_is_closed_after_the_header_timeout() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_say_what_it_speaks_is_closed_after_the_header_timeout() {
+async fn a_silent_client_is_closed_after_the_header_timeout() {
     let upstream = Reserved::port();
     let mut config = config(vec![upstream.route()]);
     config.limits.header_timeout = Duration::from_millis(20);

@@ -43,7 +43,7 @@ fn get_with<'f>(fields: &[(&'f str, &'f str)]) -> Vec<(&'f str, &'f str)> {
     GET.into_iter().chain(fields.iter().copied()).collect()
 }
 
-// E04
+// RFC 9113 §8.1.1.
 #[tokio::test]
 async fn malformed_requests_end_their_stream_and_are_never_forwarded() {
     let upstream = Upstream::listen().await;
@@ -157,7 +157,7 @@ async fn a_route_may_refuse_values_outside_ascii() {
     }
 }
 
-// E03
+// RFC 8441 §4.
 #[tokio::test]
 async fn a_connect_that_is_no_websocket_is_refused() {
     let upstream = Reserved::port();
@@ -242,7 +242,7 @@ async fn a_handshake_is_checked_like_one_of_http_1() {
     assert_eq!(answer.headers().get("upgrade"), None);
 }
 
-// E11
+// RFC 9113 §3.3.
 #[tokio::test]
 async fn without_h2c_the_preface_is_closed_without_a_word() {
     let upstream = Reserved::port();
@@ -254,7 +254,7 @@ async fn without_h2c_the_preface_is_closed_without_a_word() {
     assert_eq!(client.read_to_end().await, "");
 }
 
-// E12
+// The upgrade from HTTP/1.1 is deprecated, and smuggles requests past proxies (RFC 9113 §3.1).
 #[tokio::test]
 async fn an_upgrade_to_h2c_is_stripped_and_answered_as_http_1() {
     for is_h2c in [false, true] {
@@ -281,7 +281,7 @@ async fn an_upgrade_to_h2c_is_stripped_and_answered_as_http_1() {
     }
 }
 
-// E09
+// A few encoded bytes can stand for many decoded ones (RFC 9113 §10.5.1).
 #[tokio::test]
 async fn a_header_section_is_bounded_in_decoded_bytes_and_in_fields() {
     let upstream = Upstream::listen().await;

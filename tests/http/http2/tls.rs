@@ -50,7 +50,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_client_that_may_choose_gets_http_2_with_requests_and_websockets() {
+async fn alpn_prefers_http_2_for_requests_and_websockets() {
     let world = World::new(true).await;
     let stream = world.connect().await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));

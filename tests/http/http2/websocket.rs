@@ -77,7 +77,7 @@ async fn tunnel(connection: &mut Connection, upstream: &Upstream) -> (Stream, Ex
     (client, exchange)
 }
 
-// E02
+// RFC 8441 §5.
 #[tokio::test]
 async fn a_session_is_held_flushed_by_priority_tunnelled_and_closed() {
     let upstream = Upstream::listen().await;
@@ -199,9 +199,9 @@ async fn a_drain_closes_sessions_with_1001_and_the_connection() {
     ended.await.unwrap().unwrap();
 }
 
-// E02
+// RFC 8441 §5: a reset stream is a reset connection.
 #[tokio::test]
-async fn a_client_that_resets_its_stream_in_the_tunnel_is_lost_to_the_upstream() {
+async fn a_reset_stream_in_the_tunnel_ends_the_upstream() {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR] {
         let upstream = Upstream::listen().await;
         let proxy = start(config(vec![upstream.route()]));
@@ -219,7 +219,7 @@ async fn a_client_that_resets_its_stream_in_the_tunnel_is_lost_to_the_upstream()
 }
 
 #[tokio::test]
-async fn a_client_that_ends_its_stream_in_the_tunnel_is_lost_to_the_upstream() {
+async fn an_ended_stream_in_the_tunnel_ends_the_upstream() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![upstream.route()]));
     let mut connection = Connection::open(&proxy).await;
@@ -233,7 +233,7 @@ async fn a_client_that_ends_its_stream_in_the_tunnel_is_lost_to_the_upstream() {
 }
 
 #[tokio::test]
-async fn what_a_client_sent_is_delivered_although_it_has_ended_its_stream_while_held() {
+async fn messages_are_delivered_though_the_held_stream_has_ended() {
     let upstream = Upstream::listen().await;
     let proxy = start(config(vec![gated(&upstream)]));
     let mut connection = Connection::open(&proxy).await;
@@ -495,7 +495,7 @@ async fn a_client_of_http2_is_told_what_was_named_before_or_waits() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_answers_200_to_a_handshake_has_not_accepted_it() {
+async fn a_200_of_the_upstream_does_not_accept_a_handshake() {
     let (answer, ..) = ask("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
 
     assert_eq!(answer.head.status(), 502);
@@ -503,7 +503,7 @@ async fn an_upstream_that_answers_200_to_a_handshake_has_not_accepted_it() {
 
 /// Messages that are held to the last, on streams beside others that are not held.
 #[tokio::test]
-async fn streams_that_are_flooded_while_held_lose_nothing_and_leave_the_others_alone() {
+async fn flooded_held_streams_lose_nothing_and_spare_the_others() {
     const FLOODED: usize = 5;
     const MESSAGES: usize = 20_000;
     let slow = Upstream::listen().await;
