@@ -19,10 +19,10 @@
 //! | the body of a refusal that is kept for a client that waits | 64 KiB | no | `ask`: `a_kept_answer_whose_body_is_too_long_is_passed_on_without_it` |
 //! | what was read and is not looked at | 16 KiB, and what came with the `101` | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
 //! | a message that may be the ready one, and is withheld | twice `inspect_bytes`, 1 KiB and one read of 16 KiB; 4 KiB and one read once the budget is used up; none while closing | yes | `withheld` |
-//! | what matchers see of a message | `inspect_bytes`; 4 KiB and one read once the budget is used up | yes | `withheld`, `budget`: `what_is_kept_of_a_message_that_may_be_the_ready_one_is_charged` |
+//! | what matchers see of a message | `inspect_bytes`; 4 KiB and one read once the budget is used up | yes | `withheld`, `budget`: `the_kept_part_of_a_possible_ready_message_is_charged` |
 //! | what inflates compressed messages for them | 44 KiB | yes | `compression`: `between_messages_that_stand_alone_nothing_is_kept` |
 //! | what waits for a client that does not read | 64 KiB and one read: 16 KiB, in the tunnel 64 KiB; and a message that was withheld and passes after all, as above | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
-//! | the same for a client that has left inside a frame | 128 KiB and one read; then it is given up | no | `closing_handshake`: `a_client_that_closed_inside_an_upstream_frame_does_not_keep_the_gate_waiting` |
+//! | the same for a client that has left inside a frame | 128 KiB and one read; then it is given up | no | `closing_handshake`: `a_close_inside_an_upstream_frame_does_not_block_the_gate` |
 //! | a large frame between two sockets | a pipe of the kernel of 256 KiB, only while it moves | no | `large_frames`: `a_slow_reader_gets_every_byte_of_a_large_frame` |
 //! | answers to its pings, once the client has left | 33 pongs | yes | `outbox`: `a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest` |
 //! | the gate's pings that it does not read | one | yes | `gate_pings`: `a_backend_that_does_not_read_is_owed_one_ping` |
