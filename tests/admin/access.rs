@@ -1,4 +1,4 @@
-//! Who may ask what, and where.
+//! Access to the endpoints: from which addresses, with which `Host` and `Origin`.
 
 use readygate::server::Listeners;
 use tokio::{

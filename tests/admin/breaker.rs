@@ -1,4 +1,4 @@
-//! What monitoring is told of an upstream that is out of order.
+//! The circuit breaker in `/metrics`.
 
 use crate::support::{Peer, Proxy, Upstream, config, gated, handshake};
 

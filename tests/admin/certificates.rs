@@ -1,4 +1,4 @@
-//! How long the certificates are valid that are shown.
+//! Expiry of the certificates in use, in `/metrics`.
 
 use std::{fs, path::Path, time::Duration};
 

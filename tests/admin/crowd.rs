@@ -1,4 +1,4 @@
-//! More connections than there are places for, none of which reads.
+//! More connections than there are slots, none of which reads.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::support::{Proxy, config, gated};
 /// Many times as many connections as the listener serves at once.
 const CROWD: usize = 400;
 
-/// How often each of them asks, so that most of its answers wait to be read.
+/// Requests on each connection, so that most of their responses stay unread.
 const REQUESTS: usize = 3;
 
-/// What each of them asks for, without reading any of it.
+/// Requests of one connection, sent at once.
 fn requests() -> String {
     "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(REQUESTS)
 }

@@ -1,4 +1,4 @@
-//! The snapshots for the page.
+//! Snapshots for the dashboard.
 
 use serde_json::Value;
 use tokio::{

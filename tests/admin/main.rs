@@ -1,4 +1,4 @@
-//! The admin listener, end to end: what it answers, to whom, and what it never says.
+//! The admin listener, end to end: its responses, access to them, and secrets that are in none.
 
 #![expect(
     clippy::unwrap_used,

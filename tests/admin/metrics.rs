@@ -1,4 +1,4 @@
-//! What monitoring gets.
+//! `/metrics`, as a scraper reads it.
 
 use std::collections::BTreeMap;
 
@@ -144,7 +144,7 @@ async fn under_load_accounts_add_up_and_no_counter_decreases() {
     assert!(sum(&end, "readygate_held_bytes").abs() < 0.5);
 }
 
-/// How many clients and upstreams have not closed in time, once all sessions are over.
+/// Reads the close timeouts of clients and upstreams, once all sessions are over.
 async fn close_timeouts(proxy: &Proxy) -> [String; 2] {
     proxy.until("/sessions", |it| it["total"] == 0).await;
     let series = scrape(proxy).await;

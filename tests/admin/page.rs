@@ -1,4 +1,4 @@
-//! The page for people, as far as it can be seen without a browser.
+//! The dashboard, as far as it can be checked without a browser.
 
 use crate::support::{Proxy, config, gated};
 

@@ -1,4 +1,4 @@
-//! When new clients are welcome, and which bound it is when they are not.
+//! Readiness for new clients, and the limit that is named when there is none.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What is told about sessions that run, and about those that have ended.
+//! Live and ended sessions in `/sessions`.
 
 use crate::support::{Proxy, Upstream, config, gated};
 

@@ -175,7 +175,7 @@ impl Upstream {
     }
 }
 
-/// One end of a connection.
+/// Client or upstream side of a connection.
 pub(crate) struct Peer(pub(crate) TcpStream);
 
 impl Peer {

@@ -1,4 +1,4 @@
-//! The command line itself: what is wrong with it, and its help.
+//! The command line itself: its errors and its help.
 
 use crate::support::{VALID, directory_with, readygate, run, stderr, stdout};
 
@@ -98,7 +98,7 @@ fn commands(help: &str) -> Vec<&str> {
     names.filter(|command| *command != "help").collect()
 }
 
-/// What the exit statuses are that a page of help explains.
+/// Returns the exit statuses that a page of help explains.
 fn statuses(help: &str) -> Vec<&str> {
     let (_, statuses) = help.split_once("Exit status:\n").unwrap();
     let lines = statuses.lines().map(str::trim_start);

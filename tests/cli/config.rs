@@ -1,4 +1,4 @@
-//! `readygate config`: what is in effect, the defaults, the schema.
+//! `readygate config`: effective settings, defaults, schema.
 
 use std::fs;
 

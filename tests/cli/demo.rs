@@ -1,4 +1,4 @@
-//! `readygate demo`: it shows what it says.
+//! `readygate demo`: its output.
 
 use crate::support::{run, stderr, stdout};
 

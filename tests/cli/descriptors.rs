@@ -55,7 +55,7 @@ impl Limited {
         lines.find(|line| line.contains(part)).unwrap()
     }
 
-    /// Where it listens, for clients and for operators.
+    /// Returns the addresses for clients and for operators.
     fn addresses(&mut self) -> [String; 2] {
         ["\"listening\"", "listening for admin requests"].map(|message| {
             let line = self.await_line(message);
@@ -263,7 +263,7 @@ fn the_limit_is_raised_and_one_that_is_too_low_is_warned_of() {
 /// The limit of tests with tunnels.
 const LIMIT: usize = 60;
 
-/// How many tunnels there is room for, but not for a pipe for each.
+/// Tunnels for which the descriptors suffice, though not with a pipe each.
 const TUNNELS: usize = 12;
 
 /// The payload of a large frame: more than the sockets to an upstream keep that takes nothing.
@@ -291,13 +291,13 @@ fn tunnel(address: &str, upstream: &TcpListener) -> (TcpStream, TcpStream) {
     (client, upstream)
 }
 
-/// Whether the program answers operators.
+/// Returns whether the admin listener responds.
 fn is_alive(admin: &str) -> bool {
     let request = format!("GET /livez HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     ask(connect(admin), &request).starts_with("HTTP/1.1 200 ")
 }
 
-/// How long a test waits for anything.
+/// Time after which a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection on which nobody waits for ever.

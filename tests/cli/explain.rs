@@ -1,4 +1,4 @@
-//! `readygate explain`: what becomes of a request.
+//! `readygate explain`: the route of a request, and its treatment there.
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -1,4 +1,4 @@
-//! `readygate healthcheck`, `sessions`, `reload` and `drain`: asking one that runs.
+//! `readygate healthcheck`, `sessions`, `reload` and `drain` against a running process.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

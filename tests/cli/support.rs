@@ -1,4 +1,4 @@
-//! Running the program, and what it is given.
+//! The program as a child process, with its files.
 
 use std::{
     fs,

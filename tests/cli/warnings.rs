@@ -1,4 +1,4 @@
-//! What `check` and the start warn of: what is valid and is most likely not what is meant.
+//! Warnings of `check` and of the start: settings that are valid, and probably a mistake.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{Killed, directory_with, readygate, run, stderr, stdout};
 
-/// What `check` warns of in a file with these settings, which is valid.
+/// Returns the warnings of `check` for a valid file with these settings.
 fn warnings(settings: &str) -> String {
     let text = settings.replace("ROUTE", "[[route]]\nupstream = \"http://127.0.0.1:8081\"");
     let directory = directory_with("proxy.toml", &text);

@@ -1,4 +1,4 @@
-//! `accept = "after-upstream"`: the client gets the upstream's own answer.
+//! `accept = "after-upstream"`: the client gets the upstream's own response.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ fn compressed_of_client(text: &str) -> Vec<u8> {
     frame
 }
 
-/// The same of a server.
+/// Returns a compressed message as a server sends it.
 fn compressed_of_server(text: &str) -> Vec<u8> {
     let payload = compressed(text);
     let mut frame = vec![0xc1, u8::try_from(payload.len()).unwrap()];
@@ -501,7 +501,7 @@ async fn an_upstream_that_rejects_a_reconnect_ends_the_session() {
     assert_eq!(client.read_close_code().await, 1008);
 }
 
-/// What the upstream is offered, and what the client is told of its answer.
+/// Returns the offer to the upstream and the negotiated extension that the client gets.
 async fn negotiate(
     change: impl FnOnce(&mut Route),
     offer: &str,

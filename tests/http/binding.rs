@@ -1,4 +1,4 @@
-//! Logins that belong to a connection (NTLM, Negotiate): whose requests go on it, and whose not.
+//! Logins that belong to a connection (NTLM, Negotiate): no other client's request may use it.
 
 use std::sync::Arc;
 

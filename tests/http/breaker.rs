@@ -1,4 +1,4 @@
-//! New clients are refused before their `101` while the upstream is known to be out of order.
+//! The circuit breaker: clients are rejected before their `101` while the upstream is failing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Clients that say with their last request that they send no more (RFC 9112 §9.6).
+//! Clients that half-close their connection with their last request (RFC 9112 §9.6).
 
 use std::{sync::Arc, time::Duration};
 

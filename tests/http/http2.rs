@@ -1,4 +1,4 @@
-//! HTTP/2 from clients: requests, sessions, and what is not answered.
+//! HTTP/2 from clients: requests, sessions, and rejected frames.
 
 mod client;
 mod faults;

@@ -1,4 +1,4 @@
-//! What requests are called: ids and traces.
+//! Request ids and traces.
 
 use readygate::client::TrustedProxies;
 
@@ -6,8 +6,7 @@ use crate::support::{Exchange, Proxy, Upstream, config, handshake};
 
 const GIVEN: &str = "X-Request-Id: 01JD-given";
 
-/// What the upstream gets of a WebSocket and of a plain request with these header lines, from
-/// a trusted proxy or from anybody.
+/// Returns what reaches the upstream of a WebSocket and of a plain request with these fields.
 async fn requests(is_trusted: bool, lines: &[&str]) -> [Exchange; 2] {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);

@@ -1,4 +1,4 @@
-//! How long the connection of a client may wait for its requests.
+//! Idle time of client connections.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn with_timeouts(header: Duration, keep_alive: Duration) -> Config {
     config
 }
 
-/// Whether an answer comes.
+/// Returns whether a response arrives.
 async fn is_answered(client: &mut Client) -> bool {
     let answer = client.read_head().await;
     answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 204 "))

@@ -1,5 +1,4 @@
-//! Limits of the process, of addresses and of requests; and what clients do who want to get
-//! around them.
+//! Limits of the process, of addresses and of requests, and clients that try to evade them.
 
 use std::time::Duration;
 

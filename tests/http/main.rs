@@ -1,5 +1,5 @@
-//! The server, the HTTP front and the upstream connection, end to end: raw bytes in, raw
-//! bytes out, over real sockets. The rows of the catalogue are named in comments.
+//! The server, the HTTP front and the upstream connection, end to end: raw bytes in, raw bytes out,
+//! over real sockets.
 
 #![expect(
     clippy::unwrap_used,

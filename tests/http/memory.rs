@@ -1,4 +1,4 @@
-//! Nothing new is taken in while memory is short.
+//! Rejection of new work under memory pressure.
 
 use std::{fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{Proxy, Reserved, Upstream, config, handshake, text_frame};
 
-/// What the system says about the memory of the process, in the test's hands.
+/// Memory of the process as the system would report it, set by the test.
 pub(crate) struct Reading {
     folder: TempDir,
 }

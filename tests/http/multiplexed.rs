@@ -366,7 +366,7 @@ async fn a_request_that_is_refused_again_and_again_is_502() {
 
 const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// That no stream was processed, as a server says that ends just then.
+/// GOAWAY with no processed stream, as a server that shuts down right then sends it.
 const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[tokio::test]

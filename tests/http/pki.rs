@@ -1,4 +1,4 @@
-//! Authorities, certificates and both ends of TLS, for tests.
+//! CAs, certificates and both ends of TLS, for tests.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::support::Client;
 
-/// Who signs certificates.
+/// A CA.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -121,7 +121,7 @@ pub(crate) fn listener(identity: IdentityFiles) -> server::tls::Settings {
     }
 }
 
-/// The same route, over TLS with the upstream.
+/// Returns the route, changed to TLS with the upstream.
 pub(crate) fn over_tls(mut route: Route, ca: PathBuf, identity: Option<IdentityFiles>) -> Route {
     let settings = tls::Settings {
         server_name: ServerName::try_from("127.0.0.1").unwrap(),
@@ -132,7 +132,7 @@ pub(crate) fn over_tls(mut route: Route, ca: PathBuf, identity: Option<IdentityF
     route
 }
 
-/// What a client that trusts `roots` is configured with.
+/// Configures a client that trusts `roots`.
 pub(crate) fn client_config(roots: Arc<RootCertStore>) -> ClientConfig {
     client_config_with(roots, None)
 }
@@ -153,7 +153,7 @@ pub(crate) fn client_config_with(
     }
 }
 
-/// What a server is configured with; with `client_roots` it wants certificates of clients.
+/// Configures a server; with `client_roots` it requests certificates of clients.
 pub(crate) fn server_config(
     issued: &Issued,
     client_roots: Option<Arc<RootCertStore>>,

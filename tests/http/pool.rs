@@ -1,4 +1,4 @@
-//! Which connections to the upstream are used again, and which requests are sent again.
+//! Reuse of upstream connections, and retries of requests.
 
 use std::time::Duration;
 

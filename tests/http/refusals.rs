@@ -1,4 +1,4 @@
-//! A client that comes again after its early `101` was in vain.
+//! Clients that reconnect after an early `101` led to nothing.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::support::{
     Client, Exchange, Proxy, SWITCHING_PROTOCOLS, Upstream, config, handshake, text_frame,
 };
 
-/// What a refused client would see if it was connected directly.
+/// Rejection that a client would get from the backend directly.
 fn refusal(status: u16) -> String {
     format!("HTTP/1.1 {status} x\r\nContent-Length: 4\r\nX-Why: gone\r\n\r\ngone")
 }

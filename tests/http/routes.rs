@@ -1,4 +1,4 @@
-//! Which route a request takes, and which paths and origins are refused.
+//! Choice of the route, and rejected paths and origins.
 
 use readygate::route::Route;
 
@@ -15,10 +15,10 @@ fn at(path: &str, upstream: &Upstream) -> Route {
     }
 }
 
-/// What becomes of a path where `/ws` and everything else have different routes.
+/// Treatment of a path where `/ws` and everything else have different routes.
 #[derive(Clone, Copy, Debug)]
 enum Verdict {
-    /// It goes to that route's upstream as it is.
+    /// Sent unchanged to the upstream of `/ws`.
     Ws,
     Rest,
     Refused,

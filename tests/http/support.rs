@@ -95,7 +95,7 @@ impl Proxy {
         client.read_to_end().await
     }
 
-    /// How often `reason` was one not to serve, of a proxy that has an admin listener.
+    /// Reads the count of rejections for `reason`; the proxy must have an admin listener.
     pub(crate) async fn rejections(&self, reason: &str) -> u64 {
         let mut admin = Client(TcpStream::connect(self.admin.unwrap()).await.unwrap());
         let request = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
@@ -131,7 +131,7 @@ impl Upstream {
         self.accept_raw().await.read_request().await.unwrap()
     }
 
-    /// How many connections have come that nobody has accepted; they are closed.
+    /// Accepts and closes the waiting connections, and returns their number.
     pub(crate) fn waiting(&self) -> usize {
         let mut context = Context::from_waker(Waker::noop());
         let accept = || self.0.poll_accept(&mut context);
@@ -140,7 +140,7 @@ impl Upstream {
             .count()
     }
 
-    /// Whether no connection has come that nobody has accepted.
+    /// Returns whether no connection waits to be accepted.
     pub(crate) fn is_untouched(&self) -> bool {
         self.waiting() == 0
     }
@@ -233,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 pub(crate) const SWITCHING_PROTOCOLS: &str = "HTTP/1.1 101 Switching Protocols\r\n\
     Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
 
-/// One end of a connection.
+/// Client side of a connection.
 pub(crate) struct Client<S = TcpStream>(pub(crate) S);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -242,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let _ = self.0.write_all(bytes.as_ref()).await;
     }
 
-    /// One head, up to its empty line; `None` at an end before its first byte.
+    /// Reads a head up to its empty line; `None` at an end before its first byte.
     pub(crate) async fn read_head(&mut self) -> Option<String> {
         let head = self.read_head_bytes().await?;
         Some(String::from_utf8(head).unwrap())

@@ -45,7 +45,7 @@ struct Front {
     issued: Issued,
     folder: Folder,
     settings: server::tls::Settings,
-    /// Nobody listens there: sessions stay held.
+    /// Address on which nothing listens, so that sessions stay held.
     upstream: Reserved,
 }
 
@@ -414,7 +414,8 @@ impl Back {
         }
     }
 
-    /// What a WebSocket and a plain request get when every handshake goes by `server`.
+    /// Returns the close code of a WebSocket and the response to a plain request when every
+    /// handshake fails by `server`.
     async fn outcomes(&self, server: &rustls::ServerConfig) -> (u16, String) {
         let serve = async {
             loop {

@@ -24,7 +24,7 @@ use crate::{
     support::{Client, Exchange, Proxy, Upstream, config, handshake, text_frame},
 };
 
-/// Which sides speak TLS.
+/// Sides that speak TLS.
 #[derive(Clone, Copy, Debug)]
 struct Sides {
     client: bool,

@@ -1,10 +1,10 @@
-//! Whose word about a client counts.
+//! Trust in the claims of clients and proxies.
 
 use readygate::client::{Network, TrustedProxies};
 
 use crate::support::{Exchange, Proxy, Upstream, config, handshake};
 
-/// What a client says about itself, true or not.
+/// Claims of a client about itself, true or not.
 const CLAIMS: [&str; 9] = [
     "X-Forwarded-For: 6.6.6.6, 192.0.2.9",
     "X-Forwarded-For: 127.0.0.9",
@@ -17,7 +17,7 @@ const CLAIMS: [&str; 9] = [
     "X_Forwarded_For: 6.6.6.6",
 ];
 
-/// What else proxies say about clients and requests, and applications believe.
+/// Further fields that proxies set and applications believe.
 const COUSINS: [&str; 15] = [
     "Forwarded-For",
     "True-Client-IP",
@@ -44,7 +44,7 @@ fn loopback() -> TrustedProxies {
     }
 }
 
-/// What the upstream gets of a WebSocket and of a plain request that claim this.
+/// Returns what reaches the upstream of a WebSocket and of a plain request with these claims.
 async fn requests(trusted: TrustedProxies, lines: &[&str]) -> [Exchange; 2] {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);

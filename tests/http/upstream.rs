@@ -1,4 +1,4 @@
-//! The upstream connection: what is tried again, what is final, what is broken.
+//! The upstream handshake: outcomes that are retried, final or broken.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The breaker of a route over reloads, and what the log says of it.
+//! The circuit breaker of a route over reloads, and its lines in the log.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::support::{Client, Program, Upstream, frame, handshake};
 /// A close frame about the server itself (1011).
 const FAILED: [u8; 4] = [0x88, 2, 0x03, 0xf3];
 
-/// One route for everything to `upstream`, which never gets ready.
+/// Configures a single route to `upstream`, which never becomes ready.
 fn route(upstream: &Upstream, failures: u32, cooldown: &str) -> String {
     format!(
         "[[route]]\nupstream = \"http://{}\"\n\
@@ -42,7 +42,7 @@ async fn fail(program: &Program, upstream: &Upstream) {
     assert_eq!(client.close_code().await, Some(1011));
 }
 
-/// Whether a client gets its `101` at once.
+/// Returns whether a client gets its `101` at once.
 async fn is_admitted(program: &Program) -> bool {
     let (_client, status) = open(program).await;
     assert!([101, 503].contains(&status), "{status}");

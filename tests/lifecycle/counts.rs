@@ -1,4 +1,4 @@
-//! What is counted while a process drains.
+//! Counts during the drain.
 
 use crate::support::{Program, Upstream, all_settled, frame, sum, text};
 

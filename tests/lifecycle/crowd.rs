@@ -1,4 +1,4 @@
-//! A process that is told to stop while it has more than a thousand sessions.
+//! The drain of more than a thousand sessions.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use tokio::{
 
 use crate::support::{Client, Program, Upstream, all_settled, closed_port, frame, outcome, text};
 
-/// How long the program may take to end.
+/// Time within which the program must end.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// How many sessions there are of each kind.
+/// Sessions of each kind.
 const EACH: usize = 100;
 
-/// What the sessions of the test do, by their paths; the messages that the proxy has accepted
-/// then, and what their clients get in the end.
+/// Kinds of sessions by their paths: the messages that the proxy has accepted before the drain, and
+/// the close code of their clients.
 ///
 /// Those between the opening of the gate and the end of the flush have tests of their own: it
 /// takes more than the buffers of sockets to stay there.

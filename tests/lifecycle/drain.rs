@@ -1,4 +1,4 @@
-//! A process that is told to stop.
+//! The drain after a stop signal.
 
 use std::{thread, time::Duration};
 

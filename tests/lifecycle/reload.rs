@@ -1,4 +1,4 @@
-//! A configuration that changes while the program runs.
+//! Reloads of the configuration.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -7,7 +7,7 @@ use crate::support::{Client, Program, Upstream, all_settled, frame, handshake, s
 const RELOADED: &str = "\"configuration reloaded\"";
 const REFUSED: &str = "\"configuration not reloaded; the one before stays\"";
 
-/// One route for everything to `upstream`.
+/// Configures a single route to `upstream`.
 fn route(upstream: &Upstream) -> String {
     format!("[[route]]\nupstream = \"http://{}\"\n", upstream.address())
 }

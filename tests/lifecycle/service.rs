@@ -1,4 +1,4 @@
-//! What a service manager gives the program, and what it is told.
+//! Integration with a service manager: inherited sockets and notifications.
 
 use std::{
     fs,
@@ -133,7 +133,7 @@ async fn sockets_of_another_process_are_ignored_and_unfit_refused() {
     }
 }
 
-/// What the service manager is told next.
+/// Receives the next notification.
 async fn next(told: &Datagrams) -> String {
     let mut message = [0; 1024];
     let bytes = told.recv(&mut message).await.unwrap();

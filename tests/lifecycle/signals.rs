@@ -1,4 +1,4 @@
-//! What is done to a process from outside.
+//! Signals that the program cannot handle: SIGKILL and SIGSTOP.
 
 use std::time::Duration;
 

@@ -36,7 +36,7 @@ impl Program {
         Self::start_with(text, |_| {}).await
     }
 
-    /// The same, by a command that `change` has changed.
+    /// Starts the program by a command that `change` has changed.
     pub(crate) async fn start_with(text: &str, change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_config(directory.path(), text);
@@ -98,17 +98,17 @@ impl Program {
         find(&log).unwrap()
     }
 
-    /// All that it has logged so far.
+    /// Returns all lines logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.borrow().clone()
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub(crate) async fn address(&self) -> SocketAddr {
         address(&self.logged("\"listening\"").await)
     }
 
-    /// Where operators do.
+    /// Returns the address for operators.
     pub(crate) async fn admin(&self) -> SocketAddr {
         address(&self.logged("\"listening for admin requests\"").await)
     }
@@ -124,7 +124,7 @@ impl Program {
         client
     }
 
-    /// What the admin listener answers, without its head.
+    /// Returns the status and body of a response of the admin listener.
     pub(crate) async fn ask(&self, method: &str, path: &str) -> (u16, String) {
         ask(self.admin().await, method, path).await
     }
@@ -236,7 +236,7 @@ pub(crate) async fn all_settled(
     }
 }
 
-/// One end of a connection.
+/// Client side of a connection.
 pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
@@ -281,7 +281,7 @@ impl Client {
         Some((first, payload))
     }
 
-    /// The same, and whether it was masked: a client's is.
+    /// Reads a frame, and whether it was masked as a client's must be.
     async fn read_frame_and_mask(&mut self) -> Option<(u8, Vec<u8>, bool)> {
         let first = self.0.read_u8().await.ok()?;
         let second = self.0.read_u8().await.ok()?;

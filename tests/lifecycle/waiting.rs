@@ -1,4 +1,4 @@
-//! What the log says while clients wait for a backend.
+//! The log while clients wait for a backend.
 
 use serde_json::Value;
 use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! What the lines say, in each of the forms.
+//! Content of the lines, in each format.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -217,7 +217,7 @@ fn what_never_became_a_request_is_logged_and_counted() {
     }
 }
 
-/// What every client can ask for is no warning.
+/// A request that every client can send must not cause warnings.
 #[test]
 fn a_protocol_that_the_proxy_does_not_know_is_no_warning() {
     let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();

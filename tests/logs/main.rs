@@ -1,5 +1,4 @@
-//! What the program writes to standard output: whole lines, no secrets, and whatever happens
-//! to whoever reads them.
+//! The log on standard output: whole lines, no secrets, and no effect of its reader on sessions.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
 

@@ -1,4 +1,4 @@
-//! The project, where only the metadata server knows it.
+//! The project id, where only the metadata server provides it.
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -13,7 +13,7 @@ use crate::support::{Program, backend, handshake, session};
 
 const FORMATS: [&str; 3] = ["text", "json", "gcp"];
 
-/// Where tokens are.
+/// Places of tokens.
 const SECRETS: [&str; 9] = [
     "Cookie: session=canary-cookie",
     "Authorization: Bearer canary-authorization",
@@ -164,7 +164,7 @@ fn over_http2(program: &Program) {
     });
 }
 
-/// How many messages the first session holds.
+/// Returns the messages held by the first session.
 fn queued_messages(program: &Program) -> u64 {
     let answer = program.ask("GET /sessions");
     let (_, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -173,7 +173,7 @@ fn queued_messages(program: &Program) -> u64 {
     messages.as_u64().unwrap_or_default()
 }
 
-/// What operators see meanwhile.
+/// Reads every endpoint of the admin listener.
 fn look_around(program: &Program) {
     for target in [
         "/sessions",
@@ -360,7 +360,7 @@ fn a_password_in_a_url_is_nowhere_that_a_problem_is() {
     }
 }
 
-/// Whether a character could do something to whoever looks at it.
+/// Returns whether a character could control a terminal.
 fn is_harmful(character: char) -> bool {
     character != '\n' && character.is_control()
         || ('\u{2028}'..='\u{202e}').contains(&character)

@@ -1,4 +1,4 @@
-//! What the log says of an upstream that chooses another subprotocol than its client was told.
+//! The log of an upstream that chooses another subprotocol than its client was told.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -101,24 +101,24 @@ impl Program {
         self.log = nothing.lines();
     }
 
-    /// What comes back for `request` until the connection is closed.
+    /// Returns the response to `request`, up to the end of the connection.
     pub(crate) fn exchange(&self, request: impl AsRef<[u8]>) -> String {
         exchange(self.traffic, request)
     }
 
-    /// What the admin listener answers.
+    /// Returns the response of the admin listener.
     pub(crate) fn ask(&self, request: &str) -> String {
         let head = format!("{request} HTTP/1.1\r\nHost: {}\r\n", self.admin);
         exchange(self.admin, head + "Connection: close\r\n\r\n")
     }
 
-    /// What another one prints with these arguments, in the same directory.
+    /// Runs another instance with these arguments in the same directory, and returns its output.
     pub(crate) fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let output = command(self.directory.path(), arguments, environment).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
-    /// What another one says is wrong with these arguments, or with the configuration.
+    /// Runs another instance with these arguments, and returns its errors.
     pub(crate) fn errors(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
         let output = command(self.directory.path(), arguments, environment).output();
         String::from_utf8(output.unwrap().stderr).unwrap()
@@ -193,12 +193,12 @@ pub(crate) fn backend(frames: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// What a backend does when it has answered.
+/// Behaviour of a backend after its response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum After {
-    /// It closes the connection.
+    /// Closes the connection.
     Close,
-    /// It waits until the proxy does.
+    /// Waits for the proxy to close it.
     Wait,
 }
 

@@ -1,5 +1,5 @@
-//! Sessions that are watched while something waits until a side takes it: in the tunnel, held,
-//! during the flush, and when the client has left.
+//! Timeouts while data waits for a side to read it: in the tunnel, held, during the flush, and when
+//! the client has left.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use readygate::session::{Cause, Settings, ledger::Account};
@@ -29,7 +29,7 @@ async fn take_slowly(from: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
-/// One side sends more than fits, and the other takes it slowly.
+/// Sends more than the buffers hold, while the other side reads slowly.
 async fn download(from: &mut DuplexStream, to: &mut DuplexStream, is_from_client: bool) {
     let messages = messages(is_from_client);
     tokio::select! {

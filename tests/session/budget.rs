@@ -1,4 +1,4 @@
-//! What a session keeps in memory: counted, bounded, and read no faster than it is passed on.
+//! Memory of a session: counted, bounded, and read no faster than it is passed on.
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{scene::*, support::*};
 
-/// What a session may hold although the budget is used up.
+/// Bytes that a session may hold although the budget is used up.
 const RESERVE_BYTES: usize = 4096;
 
 /// Sends `bytes` in small pieces beside the test, and counts what was taken of them.

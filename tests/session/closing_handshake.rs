@@ -1,4 +1,4 @@
-//! The closing handshake: who is told what, and when it is over.
+//! The closing handshake: its frames to either side, and its end.
 
 use std::time::Duration;
 

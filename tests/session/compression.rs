@@ -1,5 +1,4 @@
-//! Compressed messages: what the proxy sees of them while they are held, and that it passes
-//! them on as they came.
+//! Compressed messages: inspected while they are held, and passed on unchanged.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the ledger takes for a sign that the upstream has read a message, and what not.
+//! Evidence by which the ledger counts a message as read by the upstream.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
@@ -31,14 +31,14 @@ async fn tell(running: &mut Running, upstream: &mut DuplexStream) {
     assert_eq!(read_frame(upstream).await.payload, b"message");
 }
 
-/// What is delivered, and what is not confirmed.
+/// Returns the delivered and the unconfirmed messages.
 fn known(running: &Running) -> (u64, u64) {
     let ledger = running.record.ledger();
     assert_eq!(ledger.held(), 0);
     (ledger.of(Account::Delivered), ledger.unconfirmed())
 }
 
-/// What is delivered, and what is unknown, at the end.
+/// Returns the delivered and the unknown messages at the end.
 fn known_at_end(report: &Report) -> (u64, u64) {
     let ledger = report.ledger;
     assert_eq!((ledger.held(), ledger.unconfirmed()), (0, 0));
@@ -135,8 +135,8 @@ async fn a_close_received_before_a_message_does_not_confirm_it() {
     .await;
 }
 
-/// What is known at the end of two messages whose client closes with `code`, to which the
-/// upstream says `answer` when it has got that.
+/// Returns the delivered and unknown messages of a client that sends two and closes with `code`, to
+/// which the upstream sends `answer`.
 async fn answered(code: u16, answer: &[u8]) -> (u64, u64) {
     let (mut running, mut upstream) = tunnel(Settings::default()).await;
     let last = [client_frame(0x81, b"last"), client_close(code, "")].concat();

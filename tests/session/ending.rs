@@ -1,4 +1,4 @@
-//! Sessions that end while messages are on their way: what the ledger says then.
+//! The ledger of sessions that end while messages are in flight.
 
 use std::time::Duration;
 

@@ -12,8 +12,8 @@ use crate::{scene::*, support::*};
 /// The short length that announces a 16-bit one.
 const LENGTH_16: u8 = 126;
 
-/// What no endpoint may send, with the code that answers it; `frame` makes frames of the
-/// endpoint in question, whose second byte has `mask_bit`.
+/// Protocol violations with the close code of the reply; `frame` makes frames of the endpoint in
+/// question, whose second byte has `mask_bit`.
 fn violations(frame: fn(u8, &[u8]) -> Vec<u8>, mask_bit: u8) -> Vec<(String, Vec<u8>, u16)> {
     let mut rows = Vec::new();
     let mut row = |name: String, bytes: Vec<u8>, code| rows.push((name, bytes, code));
@@ -139,8 +139,8 @@ async fn a_protocol_error_of_the_upstream_is_1002_and_1014() {
     .await;
 }
 
-/// What a client may send, as its frames; all of it goes to the upstream but for the pings
-/// that the proxy answers while it holds.
+/// Legal frames of a client; all of them go to the upstream except pings that the proxy answers
+/// while it holds.
 fn legal_frames() -> Vec<(u8, Vec<u8>)> {
     let mut frames: Vec<(u8, Vec<u8>)> = vec![
         (0x81, b"".into()),

@@ -1,5 +1,4 @@
-//! Backends that are killed, on real sockets: nothing that they have not read counts as
-//! delivered.
+//! Killed backends on real sockets: messages that they have not read do not count as delivered.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use readygate::{
@@ -13,12 +12,12 @@ use tokio::{
 
 use crate::{scene::*, support::*};
 
-/// What the backend of a test does before it is killed.
+/// Behaviour of a backend before it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
-    /// It leaves what has come in its socket: the kernel resets the connection.
+    /// Leaves the data in its socket, so that the kernel resets the connection.
     Nothing,
-    /// It reads all of it, and says nothing.
+    /// Reads everything, and sends nothing.
     Everything,
 }
 
@@ -41,7 +40,7 @@ async fn pass(
     assert_eq!(got, frames);
 }
 
-/// What the client reads to the end, and the report.
+/// Reads to the end of the client's stream, and returns it with the report.
 async fn end(
     mut client: DuplexStream,
     report: tokio::task::JoinHandle<Report>,

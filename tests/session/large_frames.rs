@@ -29,12 +29,12 @@ use tokio::{
 
 use crate::support::*;
 
-/// What becomes of large payloads.
+/// Way of large payloads through the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// The kernel moves them.
     Spliced,
-    /// Nobody tries to have them moved.
+    /// Copied, because splicing is not tried.
     Copied,
     /// The kernel moves nothing out of the socket.
     RefusedBySource,
@@ -52,13 +52,13 @@ const WAYS: [Way; 4] = [
 /// The most that one pipe holds.
 const MAX_PIPE_BYTES: u64 = 256 * 1024;
 
-/// How many bytes a session has read itself.
+/// Bytes that a session has read itself.
 type Copied = Rc<Cell<u64>>;
 
 /// A socket of a session.
 struct Socket {
     stream: Transport,
-    /// What the session has spliced in place of it.
+    /// Socket that the session splices in place of this one.
     stand_in: Option<TcpStream>,
     way: Way,
     copied: Copied,

@@ -1,5 +1,5 @@
-//! Clients that leave before their backend is ready: it gets what they have sent, and then the
-//! time to work on it.
+//! Clients that leave before their backend is ready: it gets their messages, and then the time to
+//! work on them.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::{scene::*, support::*};
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER: Duration = Duration::from_secs(10);
 
-/// How a client leaves.
+/// Way in which a client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaves {
     WithClose,

@@ -1,5 +1,4 @@
-//! A breaker against clients who mean harm, and backends that start slowly: whoever behaves well
-//! gets in.
+//! A circuit breaker with malicious clients and slowly starting backends: other clients get in.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{rc::Rc, sync::Arc, time::Duration};
@@ -57,7 +56,7 @@ impl Nowhere {
         UnixListener::bind(self.folder.path().join("upstream.sock")).unwrap()
     }
 
-    /// Nobody listens any more.
+    /// Closes the listener.
     fn leave(&self) {
         std::fs::remove_file(self.folder.path().join("upstream.sock")).unwrap();
     }

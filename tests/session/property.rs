@@ -1,5 +1,5 @@
-//! Random schedules of whole sessions: whatever happens, no message is lost silently,
-//! doubled, or out of order, and the ledger says what became of each.
+//! Random schedules of whole sessions: no message is lost silently, doubled or reordered, and the
+//! ledger names the outcome of each.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::{collections::BTreeSet, time::Duration};
@@ -36,8 +36,7 @@ const PRIORITIES: [(&str, Priority); 4] = [
     ("critical", Priority::Critical),
 ];
 
-/// One client message: its priority's index, its length, and into how many frames it is
-/// cut.
+/// Message of a client: index of its priority, length, and number of frames.
 #[derive(Clone, Debug)]
 struct Sent {
     priority: usize,
@@ -45,16 +44,16 @@ struct Sent {
     fragments: usize,
 }
 
-/// When the upstream is ready.
+/// Readiness of the upstream.
 #[derive(Clone, Copy, Debug)]
 enum Readiness {
-    /// It says so, at this time after it is connected for good.
+    /// Ready, at this time after the final connection.
     After(u64),
-    /// It never says so; the gate's deadline passes.
+    /// Never ready, so that the gate's deadline passes.
     Never(OnTimeout),
 }
 
-/// What is configured, in milliseconds where it is a time.
+/// Configuration of a session, with times in milliseconds.
 #[derive(Clone, Debug)]
 struct Configured {
     max_messages: usize,
@@ -63,7 +62,7 @@ struct Configured {
     order: Order,
     on_client_gone: OnClientGone,
     max_age: Option<u64>,
-    /// Which of the priorities is released as soon as the upstream is connected.
+    /// Priority that is released as soon as the upstream is connected.
     released_early: Option<usize>,
     settle: u64,
     forward_ready: bool,
@@ -72,9 +71,9 @@ struct Configured {
 /// A connection that is lost before the upstream is ready.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
-    /// How long it lasts, in milliseconds.
+    /// Duration in milliseconds.
     lasts: u64,
-    /// Whether the upstream says something meanwhile.
+    /// True when the upstream sends something meanwhile.
     greets: bool,
     /// The code of its close frame, if it sends one.
     close: Option<u16>,
@@ -219,8 +218,8 @@ impl Schedule {
         settings
     }
 
-    /// Whether the upstream's connection may be lost after a message has gone either way,
-    /// so that it is not known what it has read.
+    /// Returns whether the connection may be lost after a message has passed in either direction,
+    /// so that it is unknown what the upstream has read.
     fn may_lose_used_connection(&self) -> bool {
         let opens_meanwhile = matches!(self.readiness, Readiness::Never(OnTimeout::Open));
         self.lost_behind.is_some()
@@ -228,8 +227,7 @@ impl Schedule {
                 && (self.configured.released_early.is_some() || opens_meanwhile)
     }
 
-    /// Whether nothing ends the session before every message of the client has had its
-    /// chance to be delivered.
+    /// Returns whether the session cannot end before every message could have been delivered.
     fn is_undisturbed(&self) -> bool {
         let opens = match self.readiness {
             Readiness::After(_) => true,
@@ -376,7 +374,7 @@ async fn visit(client: DuplexStream, schedule: Schedule) -> Option<Vec<u8>> {
     Some(read_to_end(&mut client).await)
 }
 
-/// What both sides and the proxy say about a session.
+/// Observations of both sides and the proxy.
 struct Outcome {
     received: Vec<String>,
     received_early: usize,

@@ -1,4 +1,4 @@
-//! Backends that say something and go before they are ready, as many do while they boot.
+//! Backends that send messages and close before they are ready, as many do while they boot.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{scene::*, support::*};
 
-/// What a backend means by it when it closes with one of these: come again.
+/// Close codes by which a backend requests a reconnect.
 const RESTARTS: [u16; 3] = [1001, 1012, 1013];
 
 /// A session whose client has sent `held`, and whose first backend has sent `words`.

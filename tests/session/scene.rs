@@ -1,4 +1,4 @@
-//! A session with both far ends in the test's hands, byte by byte.
+//! A session with both far ends under the test's control, byte by byte.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::*;
 /// Long enough for a session to look at what was written.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Where a session is when the frames of a test come.
+/// Phase of the session when the test's frames arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The upstream is connected and not ready.
@@ -27,7 +27,7 @@ pub(crate) enum Phase {
 /// Both of them.
 pub(crate) const PHASES: [Phase; 2] = [Phase::Held, Phase::Tunnel];
 
-/// How the bytes of a test are cut into segments.
+/// Segmentation of the test's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Segments {
     Whole,
@@ -44,7 +44,7 @@ pub(crate) struct Scene {
     pub(crate) report: JoinHandle<Report>,
 }
 
-/// What both sides have got when a session has ended.
+/// Everything that both sides received, once the session has ended.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) client: Vec<Frame>,
@@ -162,7 +162,7 @@ impl Told {
         Self::close(&self.upstream)
     }
 
-    /// What the upstream got, without masks and without its close frame.
+    /// Returns the upstream's frames, unmasked and without its close frame.
     pub(crate) fn before_upstream_close(&self) -> Vec<(u8, &[u8])> {
         let (_, before) = self.upstream.split_last().expect("a close frame");
         before.iter().map(Frame::content).collect()

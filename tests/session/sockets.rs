@@ -100,7 +100,7 @@ async fn exchange(client: &mut TcpStream, upstream: &mut TcpStream) {
     pass(&server_frame(0x82, b"answer"), upstream, client).await;
 }
 
-/// What comes of a `future` that is woken.
+/// Awaits a `future` that some event must wake.
 async fn in_time<F: Future>(future: F) -> F::Output {
     let in_time = time::timeout(Duration::from_secs(10), future).await;
     in_time.expect("it is woken")
@@ -146,7 +146,7 @@ struct AtTheEndOfItsTurn<F> {
     inner: Pin<Box<F>>,
 }
 
-/// How many steps a task may do in one turn.
+/// Returns the number of steps that a task may do in one turn.
 async fn steps_per_turn() -> usize {
     let count = future::poll_fn(|context| {
         let mut steps = 0;

@@ -22,10 +22,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::Role},
 };
 
-/// What a pipe takes without being read, like a socket's buffers.
+/// Bytes that a pipe buffers, like a socket.
 pub(crate) const PIPE_BYTES: usize = 64 * 1024;
 
-/// What one attempt at the upstream comes to.
+/// Result of one attempt at the upstream.
 pub(crate) type Outcome = Result<Opened<DuplexStream>, ConnectError>;
 
 /// Decides what the session's attempts at its upstream come to.
@@ -287,7 +287,7 @@ pub(crate) async fn read_to_close(from: &mut DuplexStream) -> (Vec<Vec<u8>>, u16
     }
 }
 
-/// One frame as a test sees it, unmasked.
+/// A frame, unmasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) first: u8,
@@ -327,7 +327,7 @@ impl Frame {
         })
     }
 
-    /// All frames of `input`.
+    /// Parses all frames of `input`.
     ///
     /// # Panics
     ///

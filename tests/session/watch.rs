@@ -1,4 +1,4 @@
-//! Sessions that are watched: idle ones, sides that do not answer, and great age.
+//! Timeouts of a session: idle, unanswered pings, maximum age.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::{scene::*, support::*};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How long the sessions of these tests may be quiet.
+/// Idle time before a ping in these tests.
 pub(crate) const QUIET: Duration = Duration::from_secs(10);
 
 pub(crate) fn idle() -> Settings {

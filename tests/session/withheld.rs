@@ -1,5 +1,4 @@
-//! What the client is spared: the ready message where a route keeps it, and what keeping it
-//! back may cost.
+//! Ready messages that are withheld from the client, and the cost of withholding.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::sync::Arc;
@@ -15,8 +14,8 @@ use tokio::{
 
 use crate::{scene::*, support::*};
 
-/// What a session may have in memory of its upstream's message by default: twice what
-/// matchers look at, and what they have seen of it.
+/// Most bytes of an upstream's message in memory by default: twice what matchers inspect, and what
+/// they have seen of it.
 const MAX_KEPT_BYTES: usize = 4 * 64 * 1024;
 
 /// Settings whose ready message starts with `ready`, and is kept from the client.

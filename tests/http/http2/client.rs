@@ -1,4 +1,4 @@
-//! A client that nobody here wrote: that of the h2 crate.
+//! An independent client: that of the h2 crate.
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{

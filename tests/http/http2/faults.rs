@@ -1,5 +1,5 @@
-//! One stream's faults, on a connection whose other streams are somebody else's: behind a
-//! proxy they are those of other clients.
+//! Faults of one stream: behind a proxy, the other streams of the connection belong to other
+//! clients.
 
 use readygate::server::ListenAddress;
 

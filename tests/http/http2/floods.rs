@@ -1,4 +1,4 @@
-//! Floods: what a client may do costs it the connection, and the others nothing.
+//! Floods: they cost the client its connection, and other clients nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What clients send on streams that nobody reads, while memory is short.
+//! Unread data of streams under memory pressure.
 
 use std::time::Duration;
 

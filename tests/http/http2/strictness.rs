@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Malformed and refused requests.
 
 use http::HeaderValue;
 use readygate::route::{Accept, NonAscii, Route};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support::{Exchange, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config};
 
-/// What came back on a stream: a status, or the error of a reset.
+/// Outcome of a stream: a status, or the error of its reset.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Status(String),

@@ -1,4 +1,4 @@
-//! HTTP/2 that was agreed in the TLS handshake.
+//! HTTP/2 negotiated in the TLS handshake (RFC 7301).
 
 use std::sync::Arc;
 

@@ -380,7 +380,7 @@ async fn sessions_end_when_their_connection_does() {
     assert_eq!(read_close(&mut exchange.stream).await, 1001);
 }
 
-/// What a client gets whose route waits for the upstream, which answers `head`; the proxy
+/// Sends a handshake on a route that waits for the upstream, which responds with `head`; the proxy
 /// stops when it is dropped.
 async fn ask(head: &str) -> (Answer, Exchange, Proxy) {
     let upstream = Upstream::listen().await;
