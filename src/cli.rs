@@ -54,10 +54,10 @@ Examples:
       Hold messages until the backend says that it is ready, as the file describes.
 
   readygate config default > proxy.toml
-      Begin with a file that has every key, its default and what it is for.
+      Start from a file with every key, its default and its purpose.
 
   readygate check --config proxy.toml
-      Show everything that is wrong with a file, without starting.
+      Show every problem in a file, without starting.
 
   readygate explain wss://chat.example/room/7
       See which route a request takes, and what happens to it there.
@@ -66,11 +66,11 @@ Examples:
       See what backends that are not ready lose, with readygate and without.
 
 Exit status:
-  0   stopped as it was told to; or the command did what it says
+  0   stopped on request, or the command succeeded
   1   failed while running, for example because the port is in use
   2   the command line is wrong
   78  the configuration is wrong
-  130, 143  cut off by a second SIGINT or SIGTERM while it drained";
+  130, 143  a second SIGINT or SIGTERM ended the drain by force";
 
 const COMPLETIONS: &str = "\
 Examples:
@@ -100,39 +100,39 @@ struct Arguments {
     command: Option<Command>,
     #[command(flatten)]
     run: Run,
-    /// Colour what people read; "auto": on a terminal, unless `NO_COLOR` is set
+    /// Colour text for people; "auto": on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
     color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy; this is what happens without a command, too
+    /// Run the proxy; the default without a command
     #[command(after_help = EXAMPLES)]
     Run(Run),
     /// Check a configuration file and show every problem in it
     Check(check::Check),
-    /// Show what is in effect, what the defaults are, and what there may be
+    /// Show the settings in effect, the defaults, or the schema
     Config(config::Config),
     /// Show which route a request takes, and what happens to it there
     Explain(explain::Explain),
-    /// Ask a readygate that runs whether it is well
+    /// Check the health of a running readygate
     ///
-    /// For images in which there is nothing else to ask with.
+    /// For images without a shell and curl.
     Healthcheck(operate::Healthcheck),
-    /// Show the sessions of a readygate that runs, or one of them in whole
+    /// Show the sessions of a running readygate, or one of them in full
     Sessions(sessions::Sessions),
-    /// Tell a readygate that runs to read its configuration again
+    /// Reload the configuration of a running readygate
     ///
-    /// It is what SIGHUP does, too; this says what is different, or what is wrong.
+    /// Does the same as SIGHUP, and prints the changes or the problems.
     Reload(operate::Reload),
-    /// Tell a readygate that runs to take no new clients and to end
+    /// Drain a running readygate: it takes no new clients, and ends
     ///
-    /// For preStop in Kubernetes and its like. It is what SIGTERM does, too.
+    /// For preStop in Kubernetes and the like. Does the same as SIGTERM.
     Drain(operate::Drain),
     /// Show what backends that are not ready lose, with readygate and without
     ///
-    /// Starts three backends that cannot work yet when their clients come, and readygate
+    /// Starts three backends that are not ready when their clients connect, and readygate
     /// before each, all within this process and on 127.0.0.1. Clients send the same messages
     /// straight to the backends and through readygate. Takes a few seconds, and fails if
     /// readygate loses, doubles or reorders a message.
@@ -167,7 +167,7 @@ struct Run {
     /// Serve with N threads instead, or "auto" for one per core
     #[arg(short, long, value_name = "N", value_parser = units::workers)]
     workers: Option<NonZeroUsize>,
-    /// Log what is at least as severe as LEVEL
+    /// Log lines of LEVEL and above
     #[arg(long, value_name = "LEVEL", value_parser = choice(&LEVELS))]
     log_level: Option<Choice<tracing::Level>>,
     /// Write the log in this form

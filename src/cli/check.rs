@@ -14,10 +14,10 @@ Examples:
       Before a reload: is ./proxy.toml valid?
 
   readygate check --config /etc/readygate/proxy.toml && systemctl reload readygate
-      Reload only what is.
+      Reload only if it is.
 
 Exit status:
-  0   the file is valid; what will be regretted is on standard error
+  0   the file is valid; warnings are on standard error
   2   the command line is wrong
   78  the file is wrong, or cannot be read";
 

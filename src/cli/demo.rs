@@ -11,7 +11,7 @@ Examples:
       See what is lost, and that it is not with readygate.
 
   readygate demo --clients 50 --messages 200
-      The same with as much as there may be.
+      The same with the largest numbers.
 
 Exit status:
   0   readygate delivered every message once and in order
@@ -27,7 +27,7 @@ pub(super) struct Demo {
     /// Messages that each client sends, up to 200
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(1..=200))]
     messages: u32,
-    /// What the messages and the times of the backends are drawn from
+    /// Seed of the messages and of the backends' times
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }

@@ -41,30 +41,30 @@ const SHOW_AGAIN: Duration = Duration::from_millis(500);
 const HEALTHCHECK: &str = "\
 Examples:
   readygate healthcheck
-      For HEALTHCHECK of an image, or a liveness probe: do the workers answer?
+      For HEALTHCHECK of an image, or a liveness probe: do the workers respond?
 
   readygate healthcheck --ready --admin unix:/run/readygate/admin.sock
       Does the one with this admin listener take new clients?
 
 Exit status:
-  0   it is well
-  1   it is not, or does not answer
+  0   healthy
+  1   unhealthy, or no response
   2   the command line is wrong
   78  the configuration is wrong";
 
 const RELOAD: &str = "\
 Examples:
   readygate reload
-      Have ./proxy.toml read again, and say what is different.
+      Reload ./proxy.toml, and print the changes.
 
   readygate reload --admin unix:/run/readygate/admin.sock
-      Tell the one with this admin listener.
+      Reload the one with this admin listener.
 
 Exit status:
-  0   what the file says is in effect, for new sessions
-  1   nobody listens, or there is no answer
+  0   the file is in effect, for new sessions
+  1   no admin listener, or no response
   2   the command line is wrong
-  78  the file is wrong, or says what only a restart can change; nothing of it is in effect";
+  78  the file is wrong, or changes a key that needs a restart; nothing of it is in effect";
 
 const DRAIN: &str = "\
 Examples:
@@ -75,17 +75,17 @@ Examples:
       The address is in this file; do not wait.
 
 Exit status:
-  0   it drains; with --wait, it has gone
-  1   nobody listens, or the process is still there after that time
+  0   it drains; with --wait, it has ended
+  1   no admin listener, or the process is still there after that time
   2   the command line is wrong
   78  the configuration is wrong";
 
 /// Selection of a running readygate.
 #[derive(Args, Debug)]
 pub(super) struct Which {
-    /// Ask the admin listener at ADDR: IP:PORT or unix:PATH
+    /// Use the admin listener at ADDR: IP:PORT or unix:PATH
     ///
-    /// Otherwise it is the one of the configuration file, and 127.0.0.1:9901 without a file.
+    /// By default the one in the configuration file, or 127.0.0.1:9901 without a file.
     #[arg(long, value_name = "ADDR", value_parser = address::admin_listen)]
     admin: Option<ListenAddress>,
     /// Take the address from FILE [default: ./proxy.toml if there is one]
@@ -96,7 +96,7 @@ pub(super) struct Which {
 #[derive(Args, Debug)]
 #[command(after_help = HEALTHCHECK)]
 pub(super) struct Healthcheck {
-    /// Ask whether it takes new clients, too: it does not while it drains, or without room for them
+    /// Also check that it takes new clients: not while it drains, or without capacity
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
@@ -210,11 +210,11 @@ impl Which {
 /// Reason that an admin listener did not do as requested.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unanswered {
-    #[error("nobody listens there for admin requests")]
+    #[error("cannot connect to the admin listener")]
     Unreachable(#[from] DialError),
-    #[error("no answer within {TIMEOUT:?}")]
+    #[error("no response within {TIMEOUT:?}")]
     Silent,
-    #[error("no answer")]
+    #[error("no response")]
     Lost(#[from] hyper::Error),
     #[error("{0}: {1}")]
     Refused(StatusCode, String),

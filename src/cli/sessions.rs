@@ -18,17 +18,17 @@ Examples:
       The newest hundred.
 
   readygate sessions --waiting
-      Those that wait for their backend, the longest first, and what keeps it from being had.
+      Those that wait for their backend, the longest first, with the last error.
 
   readygate sessions 12
-      All of one: its states, its messages, its errors.
+      One in full: its states, its messages, its errors.
 
   readygate sessions --json --limit 1000 | jq .by_state
-      The answer of the admin listener as it is.
+      The response of the admin listener, unchanged.
 
 Exit status:
   0   they are shown
-  1   nobody listens, or there is no such session
+  1   no admin listener, or no such session
   2   the command line is wrong
   78  the configuration is wrong";
 
@@ -38,10 +38,10 @@ pub(super) struct Sessions {
     /// Show all of the session with this number
     #[arg(value_name = "ID", conflicts_with_all = ["waiting", "ended", "route", "limit"])]
     id: Option<u64>,
-    /// Only those that wait for their upstream, the one that waits the longest first
+    /// Only those that wait for their upstream, the longest first
     #[arg(long, conflicts_with = "ended")]
     waiting: bool,
-    /// Those that have ended lately
+    /// Only those that ended recently
     #[arg(long)]
     ended: bool,
     /// Only those of ROUTE: its host and path, as the list has them

@@ -75,7 +75,7 @@ fn a_process_that_runs_is_healthy_and_ready_and_then_drains() {
     let gone = ask(&["healthcheck"]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(
-        stderr(&gone).starts_with("error: nobody listens there"),
+        stderr(&gone).starts_with("error: cannot connect to the admin listener"),
         "{}",
         stderr(&gone)
     );
