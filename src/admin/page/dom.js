@@ -54,7 +54,7 @@ function keep(parent, items, keyOf, make) {
   if (lost >= 0) focusNear(parent, lost);
 }
 
-// What had the focus is gone: whoever uses the keyboard goes on beside it.
+// The focused element is gone: its neighbour gets the focus, so that keyboard users stay there.
 function focusNear(parent, index) {
   const row = parent.children[Math.min(index, parent.children.length - 1)];
   const heading = parent.closest("section, dialog").querySelector("h2[tabindex]");
@@ -74,7 +74,7 @@ function sessionLink(id) {
   return element("a", { href: `#session=${id}`, "data-session": id }, `#${id}`);
 }
 
-// A line with a name, what that means, and a number: in red if there is a loss.
+// A line with a name, its meaning, and a number, in red if it is a loss.
 function countLine(item) {
   const number = element("span");
   const name = element("span", {}, item.name);
@@ -87,7 +87,7 @@ function countLine(item) {
   return node;
 }
 
-// A line with a bar: how much of something there is, of how much there may be.
+// A line with a bar: the used share of a limit.
 function barLine(item) {
   const number = element("span");
   const fill = element("div");

@@ -1,4 +1,4 @@
-// Numbers, times and bytes as text. `null` is what has not happened.
+// Numbers, times and bytes as text. `null` is an event that has not happened.
 
 const count = (number) => number.toLocaleString("en");
 
@@ -15,7 +15,7 @@ function bytes(number) {
   return `${number.toFixed(digits)} ${units[unit]}`;
 }
 
-// A time that somebody waits for: tenths of a second below a minute.
+// A waiting time: tenths of a second below a minute.
 function wait(millis) {
   if (millis === null) return "–";
   if (millis < 100) return `${millis} ms`;

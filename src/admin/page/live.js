@@ -1,4 +1,4 @@
-// The connection, what happens without it, and what people do.
+// The connection and its loss, and the user's actions.
 
 // Events come every second; without one for so long something is wrong.
 const SILENCE_MILLIS = 5000;
@@ -39,7 +39,7 @@ function hear(now) {
   refreshSession();
 }
 
-// After a restart sessions are counted anew: number 7 is another one.
+// A restarted process numbers its sessions from 1 again: number 7 is another one.
 function forgetOtherProcess({ time_unix_ms, uptime_s }) {
   const began = time_unix_ms / 1000 - uptime_s;
   const isOther = live.began !== null && Math.abs(began - live.began) > 3;

@@ -1,6 +1,6 @@
 // Everything that comes with an event.
 
-// In the order of a session's life, which each begins on the left.
+// In the order of a session's life.
 const PHASES = [
   ["Held", {
     connecting: "the client’s handshake is checked",
@@ -26,18 +26,18 @@ const PHASE_OF = Object.fromEntries(
   PHASES.flatMap(([phase, states]) => Object.keys(states).map((state) => [state, phase])));
 
 const ACCOUNTS = {
-  delivered: "went to the upstream, which has said something since",
-  unconfirmed: "went to the upstream, which has said nothing since",
+  delivered: "sent to the upstream, which has sent something since",
+  unconfirmed: "sent to the upstream, which has sent nothing since",
   held: "wait, or are on the way",
-  shed: "gave way to more important ones in a full queue",
+  shed: "dropped from a full queue for more important ones",
   expired: "were held longer than max_age",
   discarded: "their client or session ended before it was ready",
-  unknown: "went to an upstream that went away and said nothing since",
+  unknown: "sent to an upstream that was lost before it sent anything",
 };
 const LOSSES = ["shed", "expired", "discarded", "unknown"];
 
 const FAILURES = {
-  unreachable: "nobody listens, or the name is unknown",
+  unreachable: "connection refused, or the name is unknown",
   lost: "the connection ended during the handshake",
   silent: "no answer in time",
   unavailable: "500, 502, 503 or 504",
@@ -115,12 +115,12 @@ function showFigures(now) {
   figure("waiting", count(now.waiting_total), longest === undefined ? "" : `the longest for ${wait(longest)}`);
   figure("sessions", count(sessions.total), rates ? `${rate(rates.sessions_started)} new per second` : "");
   figure("held", count(held.messages), `${bytes(held.bytes)} in memory`);
-  figure("ready", ready.count > 0 ? within(ready, 0.5) : "–", ready.count > 0 ? `95 % within ${within(ready, 0.95)}` : "nobody yet");
+  figure("ready", ready.count > 0 ? within(ready, 0.5) : "–", ready.count > 0 ? `95 % within ${within(ready, 0.95)}` : "none yet");
   const lost = totals.shed + totals.lost;
   figure("lost", count(lost), `of ${plural(ledger.accepted, "message")}`, lost > 0);
 }
 
-// Where a listener is for a client: one on all addresses is there where this page is.
+// The URL of a listener for clients; a wildcard address becomes the host of this page.
 function clientUrl(address) {
   const here = location.hostname;
   return address.replace(/^http/, "ws").replace(/\/\/(0\.0\.0\.0|\[::\]):/, `//${here}:`);
@@ -128,8 +128,8 @@ function clientUrl(address) {
 
 function emptyWaiting(now) {
   if (now.waiting_total > 0) return "";
-  if (now.sessions.total > 0) return "Nobody: the upstream is ready for every session.";
-  if (now.totals.sessions_started > 0) return "Nobody, and there are no sessions at the moment.";
+  if (now.sessions.total > 0) return "None: the upstream is ready for every session.";
+  if (now.totals.sessions_started > 0) return "None, and there are no sessions at the moment.";
   const where = now.listen.map(clientUrl).join(" or ");
   return `No sessions yet: open a WebSocket to ${where} and it appears here.`;
 }
@@ -209,7 +209,7 @@ function failures(counts) {
   return [...names].map((name) => ({ name, note: FAILURES[name], value: counts[name] ?? 0 }));
 }
 
-// A list of what happened, without what did not.
+// A list of counts without those that are 0.
 function showSome(id, counts, isLoss) {
   const items = Object.entries(counts).filter(([, value]) => value > 0);
   byId(`${id}-empty`).hidden = items.length > 0;
@@ -226,14 +226,14 @@ function showCounts({ ledger, totals, attempt_failures, rejections, ended }) {
   showSome("ended", ended, false);
 }
 
-// A line about what is used of a limit; without a limit only the use.
+// A line with the use of a limit; without a limit, only the use.
 const used = (name, use, limit, format) => ({
   name,
   text: limit === null ? `${format(use)}, no limit` : `${format(use)} of ${format(limit)}`,
   share: limit === null ? null : use / Math.max(limit, 1),
 });
 
-// The same for what is only known as a share; `null`: there is no limit.
+// A line for a use that is known as a share only; `null`: there is no limit.
 const usedShare = (name, share) => ({
   name, share, text: share === null ? "no limit" : `${(100 * share).toFixed(0)} % used`,
 });
@@ -282,7 +282,7 @@ function showRoutes(routes) {
   });
 }
 
-// What becomes of new clients of a route; a route without sessions may have no breaker.
+// The state of a route's breaker; a route without sessions may have none.
 function breaker(it) {
   if (!it) return "–";
   if (it.state === "open") return it.probe_in_ms > 0 ? `open, probe in ${wait(it.probe_in_ms)}` : "open, probe is due";

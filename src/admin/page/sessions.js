@@ -3,7 +3,7 @@
 
 const MAX_ROWS = 25;
 
-// What the list can be narrowed by.
+// The filters of the list.
 const FILTERS = ["ended", "state", "sort"];
 
 // Time from state to state, for the picture of a session's life.
@@ -25,7 +25,7 @@ const opened = {
 
 const list = { isSeen: false, isAsked: false };
 
-// Asks for the list, while somebody can see it.
+// Fetches the list while it is visible.
 async function refreshList() {
   if (!list.isSeen || list.isAsked || document.hidden) return;
   list.isAsked = true;
@@ -72,7 +72,7 @@ function listRow(session) {
   return node;
 }
 
-// The session in the dialog: what was last heard of it, and whether that was all.
+// The session in the dialog: its last known state, and whether that is final.
 const session = { id: "", known: null, isOver: false, isAsked: false };
 
 function openSession(id) {
@@ -119,17 +119,17 @@ function finishSession() {
   announce(`Session ${session.id} has ended.`);
 }
 
-// It is gone, and nobody remembers it: what was last heard of it stays.
+// The process does not list it any more: its last known state stays.
 function endSession() {
   const { known } = session;
   finishSession();
   const says = known
-    ? `This session has ended. Below is what was last heard of it; how it ended is in the log, in the line “session ended” with client ${known.client}.`
+    ? `This session has ended. Below is its last known state; how it ended is in the log, in the line “session ended” with client ${known.client}.`
     : `Session ${session.id} ended too long ago, or there never was one.`;
   setText(byId("session-says"), says);
 }
 
-// What is going on, in a few words.
+// The present state in a sentence or two.
 function explain(it) {
   if (it.end) {
     const codes = [["client", it.end.client_code], ["upstream", it.end.upstream_code]].filter(([, code]) => code !== null);
