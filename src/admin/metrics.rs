@@ -196,7 +196,7 @@ impl Scrape {
         )?;
         page.gauge(
             "readygate_draining",
-            "Whether the process drains, or is about to.",
+            "1 while the process drains, or is about to.",
             u64::from(self.is_draining),
         )?;
         page.gauge(
@@ -209,7 +209,7 @@ impl Scrape {
             let labels = labels(&[("worker", &index.to_string())]);
             (labels, u64::from(*is_up))
         });
-        let help = "Whether the worker has answered in time; if not, its numbers are old.";
+        let help = "1 if the worker responded in time; otherwise its numbers are old.";
         page.gauges("readygate_worker_up", help, up)?;
         let rejections = self.rejections.iter();
         page.counters(
@@ -223,12 +223,12 @@ impl Scrape {
         let results = self.reloads.iter();
         page.counters(
             "readygate_config_reloads",
-            "How often the configuration was read again, by what came of it.",
+            "Reloads of the configuration, by result.",
             results.map(|(result, count)| (labels(&[("result", result)]), *count)),
         )?;
         page.gauge(
             "readygate_config_last_reload_success_timestamp_seconds",
-            "When the configuration in effect was read.",
+            "Time at which the configuration in effect was read.",
             self.last_reload,
         )?;
         page.gauges(
@@ -241,17 +241,17 @@ impl Scrape {
     fn encode_log(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counters(
             "readygate_log_lines_dropped",
-            "Lines of the log that nobody took in time, or that standard output refused.",
+            "Lines of the log that were not read in time, or that standard output refused.",
             [(Labels::new(), self.log.dropped_lines)],
         )?;
         page.gauge(
             "readygate_log_queued_bytes",
-            "What of the log waits to be written.",
+            "Bytes of the log that wait to be written.",
             self.log.bytes as u64,
         )?;
         page.gauge(
             "readygate_log_queue_limit_bytes",
-            "The most of the log that may wait.",
+            "Most bytes of the log that may wait.",
             telemetry::MAX_QUEUED_BYTES as u64,
         )
     }
@@ -259,7 +259,7 @@ impl Scrape {
     fn encode_sessions(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauges(
             "readygate_sessions",
-            "WebSocket sessions that run, by state.",
+            "Live WebSocket sessions, by state.",
             self.by_route_and("state", |it| {
                 named(SessionState::ALL.map(SessionState::name), it.sessions)
             }),
@@ -292,7 +292,7 @@ impl Scrape {
         )?;
         page.counters(
             "readygate_close_timeouts",
-            "Sides that were cut off because they did not close in time.",
+            "Sides that were closed by force because they did not close in time.",
             self.by_route_and("side", |it| {
                 named(["client", "upstream"], it.totals.close_timeouts)
             }),
@@ -315,7 +315,7 @@ impl Scrape {
         )?;
         page.gauges(
             "readygate_messages_unconfirmed",
-            "Messages that are written to an upstream that has not said anything since.",
+            "Messages that are written to an upstream that has sent nothing since.",
             self.by_route(|it| it.totals.ledger.unconfirmed()),
         )?;
         page.gauges(
@@ -332,12 +332,12 @@ impl Scrape {
         )?;
         page.gauges(
             "readygate_session_held_bytes",
-            "What the sessions of a route hold, in accounted bytes.",
+            "Accounted bytes that the sessions of a route hold.",
             self.by_route(|it| it.held_bytes),
         )?;
         page.real_gauges(
             "readygate_fullest_queue_used_ratio",
-            "How full the hold queue of a session is that is the fullest of its route.",
+            "Used share of the fullest hold queue of the route.",
             self.by_route(|it| it.fullest_queue),
         )?;
         page.counters(
@@ -386,12 +386,12 @@ impl Scrape {
             ),
             (
                 "readygate_flush_duration_seconds",
-                "How long the delivery of what was held took.",
+                "Duration of the delivery of held messages.",
                 |it| it.flush_time,
             ),
             (
                 "readygate_session_duration_seconds",
-                "How long sessions lasted that have ended.",
+                "Duration of ended sessions.",
                 |it| it.length,
             ),
         ];
@@ -409,19 +409,19 @@ impl Scrape {
         )?;
         page.counters(
             "readygate_upstream_attempt_failures",
-            "Those of them that failed, by reason.",
+            "Failed attempts to connect a session to its upstream, by reason.",
             self.by_route_and("reason", |it| {
                 named(Failure::ALL.map(Failure::name), it.totals.failures)
             }),
         )?;
         page.gauges(
             "readygate_breaker_state",
-            "Whether the breaker of the route is in this state.",
+            "1 for the present state of the route's breaker, else 0.",
             self.by_breaker(|it| State::ALL.map(|state| u64::from(it.state == state))),
         )?;
         page.counters(
             "readygate_breaker_transitions",
-            "How often the breaker of the route has come into this state.",
+            "Transitions of the route's breaker into this state.",
             self.by_breaker(|it| it.transitions),
         )
     }
@@ -444,13 +444,13 @@ impl Scrape {
         });
         page.counters(
             "readygate_http_requests",
-            "Plain HTTP requests that were answered, by the class of the status.",
+            "Responses to plain HTTP requests, by class of the status.",
             answers,
         )?;
         let times = self.view.routes.iter();
         page.histograms(
             "readygate_http_request_duration_seconds",
-            "From a plain HTTP request to the beginning of its answer.",
+            "From a plain HTTP request to the beginning of its response.",
             times.map(|(route, it)| (labels(&[("route", route)]), it.totals.answer_time)),
         )
     }

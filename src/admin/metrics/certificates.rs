@@ -40,7 +40,7 @@ impl Expiries {
         });
         page.gauges(
             "readygate_tls_certificate_expiry_timestamp_seconds",
-            "When the first certificate expires that is shown to this side.",
+            "Earliest expiry of the certificates presented to this side.",
             series,
         )
     }

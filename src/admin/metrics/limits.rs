@@ -56,23 +56,23 @@ impl Limits {
         )?;
         page.gauge(
             "readygate_held_bytes",
-            "What all sessions hold, in accounted bytes.",
+            "Accounted bytes that all sessions hold.",
             self.held_bytes,
         )?;
         page.gauge(
             "readygate_held_limit_bytes",
-            "The most that all sessions may hold (limits.max_held_bytes).",
+            "Most accounted bytes that all sessions may hold (limits.max_held_bytes).",
             self.max_held_bytes,
         )?;
         if let Some((used, max)) = self.memory {
             page.gauge(
                 "readygate_memory_bytes",
-                "Memory in use, as it counts against the bound.",
+                "Memory in use, as it counts against the limit.",
                 used,
             )?;
             page.gauge(
                 "readygate_memory_limit_bytes",
-                "The most memory in use with which new sessions are taken (limits.max_memory_bytes).",
+                "Memory in use above which new sessions are rejected (limits.max_memory_bytes).",
                 max,
             )?;
         }
@@ -91,14 +91,14 @@ impl Limits {
         if let Some(used) = self.busiest.session_rate {
             page.real_gauge(
                 "readygate_busiest_address_session_rate_used_ratio",
-                "What the address that has used the most of limits.session_rate_per_address has used of what it may at once.",
+                "Used share of the burst of limits.session_rate_per_address, of the address that has used the most.",
                 used,
             )?;
         }
         if let Some(used) = self.session_rate_used {
             page.real_gauge(
                 "readygate_session_rate_used_ratio",
-                "How much of the sessions that may begin at once has been used (limits.session_rate).",
+                "Used share of the burst of new sessions (limits.session_rate).",
                 used,
             )?;
         }
@@ -110,7 +110,7 @@ impl Limits {
         )?;
         page.gauges(
             "readygate_http_held_requests_limit",
-            "The most that may wait (route.http.max_held_requests).",
+            "Most plain HTTP requests that may wait (route.http.max_held_requests).",
             held.map(|(route, _, max)| (labels(&[("route", route)]), *max)),
         )
     }
