@@ -353,7 +353,7 @@ impl Admin {
     }
 
     fn drain(&self) -> Response<Body> {
-        tracing::info!("asked to drain");
+        tracing::info!("drain requested");
         self.process.shared.drain().announce();
         answer::text(StatusCode::ACCEPTED, "draining")
     }

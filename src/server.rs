@@ -164,7 +164,7 @@ pub async fn run_from(
         () = drain.told(stops) => Ended::CutOff,
     };
     if how == Ended::CutOff {
-        tracing::warn!("cut off: told once more to stop");
+        tracing::warn!("forcibly closed: stopped again during the drain");
         drain.cut_off();
         // A worker that is stuck is not waited for.
         if time::timeout(CUT_OFF_TIME, ended.recv()).await.is_err() {

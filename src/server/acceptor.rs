@@ -197,7 +197,7 @@ impl Connection {
         let client = self.client;
         if !config.trusted_proxies.trusts(client) {
             local.rejections().count(Rejection::ProxyHeader);
-            tracing::debug!(%client, "closed: only trusted proxies may say who is behind them");
+            tracing::debug!(%client, "closed: PROXY headers are accepted from trusted proxies only");
             return None;
         }
         let read = proxy_protocol::read(&self.socket);

@@ -109,9 +109,7 @@ impl Service {
             // A worker that does not respond in time is busy, which alone does not make it stuck.
             let _silent = join_all(workers.iter().map(|worker| worker.ask(|_| ()))).await;
             if workers.iter().any(Worker::is_stuck) {
-                tracing::error!(
-                    "a worker is stuck: the service manager is not told that all is well"
-                );
+                tracing::error!("a worker is stuck: the service manager gets no keep-alive");
             } else {
                 self.tell("WATCHDOG=1");
             }
@@ -131,7 +129,7 @@ impl Service {
             .socket
             .send_to_addr(text.as_bytes(), &manager.address);
         if let Err(error) = told {
-            tracing::warn!(%error, "the service manager cannot be told anything");
+            tracing::warn!(%error, "cannot notify the service manager");
         }
     }
 }

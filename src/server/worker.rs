@@ -151,7 +151,7 @@ impl Worker {
         };
         if !answering(&mut self.visits, local, is_empty).await {
             let connections = self.count.get();
-            tracing::warn!(connections, "cut off at the end of the drain");
+            tracing::warn!(connections, "forcibly closed at the end of the drain");
             local.cut_off();
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Worker {
 fn take_over(handed: Handed, local: &Rc<Local>, pacer: &Pacer) {
     match handed.register() {
         Ok(connection) => connection.spawn(local, pacer),
-        Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+        Err(error) => tracing::warn!(%error, "cannot adopt a connection"),
     }
 }
 

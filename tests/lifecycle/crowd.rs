@@ -121,7 +121,7 @@ async fn a_drain_ends_1000_sessions_in_every_state_in_time() {
     assert_eq!(outcome(program.end().await), Ok(0));
     // The log says whether it was in time; but not if the drain takes itself to be longer.
     assert!(told_to_stop.elapsed() < GRACE * 3 / 2);
-    let cut = "cut off at the end";
+    let cut = "forcibly closed at the end";
     assert!(!program.log().iter().any(|line| line.contains(cut)));
     assert_eq!(serving.await.unwrap(), EACH);
 }
