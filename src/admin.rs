@@ -355,6 +355,7 @@ impl Admin {
     fn drain(&self) -> Response<Body> {
         tracing::info!("drain requested");
         self.process.shared.drain().announce();
+        // Accepted, not done: the drain outlasts this response.
         answer::text(StatusCode::ACCEPTED, "draining")
     }
 }
@@ -362,6 +363,7 @@ impl Admin {
 /// Sets the level of the log.
 fn log(mut query: Query) -> Result<Response<Body>, String> {
     let asked = query.take("level").unwrap_or_default();
+    // Checked before the change, so that a mistyped parameter changes nothing.
     query.finish("level")?;
     let mut known = telemetry::LEVELS.into_iter();
     let Some((name, level)) = known.find(|(name, _)| *name == asked) else {

@@ -335,6 +335,7 @@ fn conclude(
     writeln!(output, "\n{}\n", table::render(groups, paint))?;
     writeln!(output, "{}", paint.paint(Tone::Dim, NOTES))?;
     for group in groups {
+        // Failures straight to a backend are the point of the demo, and in the table.
         for (failure, clients) in &group.rows[Way::Readygate as usize].failures {
             writeln!(
                 output,

@@ -53,6 +53,7 @@ pub(super) fn check(
     }
     // Absent in requests of curl and the command line; a page cannot suppress it.
     if headers.contains_key(ORIGIN) {
+        // The listener has no TLS, so its own pages have an origin with `http`.
         let origin = only(headers, &ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
         if origin.is_none() || origin != host {
             return Err("not from other pages");

@@ -115,6 +115,7 @@ async fn backends(admin: &Admin) -> Vec<Check> {
             problem,
         }
     };
+    // Cloned, because a reload may replace the configuration during the check.
     let routes = admin.process.shared.config().routes.clone();
     join_all(routes.iter().map(check)).await
 }

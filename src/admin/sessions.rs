@@ -209,6 +209,7 @@ impl List {
         let mut by_state = [0; SessionState::ALL.len()];
         let (mut total, mut matching) = (0, Vec::new());
         let mut look = |seen: Seen| {
+            // Counted before the filter: `total` and `by_state` are of all sessions.
             total += 1;
             by_state[seen.state() as usize] += 1;
             if filter.matches(&seen) {
@@ -308,6 +309,7 @@ impl Summary {
             request_id: running.request_id().to_owned(),
             trace_id: running.trace().map(|trace| trace.id()),
             state: seen.state().name(),
+            // An `Instant` has no date, so the date is counted back from now.
             started_unix_ms: unix_millis(SystemTime::now() - record.started().elapsed()),
             age_ms: millis(seen.age()),
             gate_timeout_ms: millis(gate.timeout),

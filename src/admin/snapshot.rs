@@ -89,6 +89,7 @@ pub(super) async fn take(admin: &Admin, before: Option<&Totals>) -> (Value, Tota
             "rates": before.map(|before| totals.rates(before)),
         }),
     ];
+    // The parts only group the code; the fields are in one flat object.
     let fields = all.into_iter().filter_map(|part| match part {
         Value::Object(fields) => Some(fields),
         _ => None,

@@ -75,6 +75,7 @@ impl State {
             }
         }
         self.forget_unused(&self.sum(), configured);
+        // Summed again, because forgetting has moved counts to another row.
         self.sum()
     }
 

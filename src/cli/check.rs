@@ -33,6 +33,7 @@ impl Check {
     pub(super) fn execute(self) -> Exit {
         match Config::load(&self.config) {
             Ok(config) => {
+                // On standard error, so that standard output is one line for scripts.
                 eprint!("{}", config.cautions.render(is_stderr_colored()));
                 for warning in config.warnings() {
                     show(Level::WARNING, &warning);

@@ -13,6 +13,7 @@ pub(super) fn choice(arguments: impl IntoIterator<Item = OsString>) -> ColorChoi
     let when = arguments.find_map(
         |argument| match argument.to_str()?.strip_prefix("--color")? {
             "" => Some(None),
+            // Another option may begin with the same letters.
             rest => rest.strip_prefix('=').map(|when| Some(when.to_owned())),
         },
     );

@@ -258,6 +258,7 @@ impl Listener {
             .uri(path)
             // The listener rejects unknown names as DNS rebinding, and accepts `localhost`.
             .header(header::HOST, "localhost")
+            // No other request follows, so the listener can free the slot at once.
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .expect("all of it is valid");

@@ -34,6 +34,7 @@ pub(super) fn serve(
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
         config.log_cautions();
         server::raise_descriptor_limit(&config.limits);
+        // Without a handler SIGHUP would end the process.
         let mut hangups = signal(SignalKind::hangup())?;
         let trigger = source.0.clone();
         let reloading = async {
@@ -55,6 +56,7 @@ pub(super) fn serve(
             loop {
                 last.set(signals.next().await);
                 if stop.send(()).is_err() {
+                    // The server has ended, and is what the `select!` below returns with.
                     break future::pending::<Infallible>().await;
                 }
             }

@@ -171,10 +171,12 @@ fn one(session: &Value) -> String {
     for (name, value) in session.as_object().into_iter().flatten() {
         match value {
             Value::Null => {}
+            // It has lines of its own below.
             _ if name == "trail" => {}
             Value::Object(fields) => {
                 let fields: Vec<_> = fields
                     .iter()
+                    // Accounts and counters at zero would hide the others.
                     .filter(|(_, value)| !value.is_null() && **value != 0)
                     .map(|(name, value)| format!("{name} {}", shown(value)))
                     .collect();

@@ -153,6 +153,7 @@ impl Progress {
     fn say(&mut self, output: &mut impl Write) -> io::Result<()> {
         for index in 0..self.lines.len() {
             let line = &self.lines[index];
+            // Elsewhere than on a terminal each backend gets one line, when it is done.
             if line.is_told || !self.is_over(line) {
                 continue;
             }

@@ -97,6 +97,7 @@ impl Listeners {
 fn bind_admin(address: &ListenAddress) -> Result<Option<Listener>, BindError> {
     match Listener::bind(address.clone().into()) {
         Ok(listener) => Ok(Some(listener)),
+        // Only for the default: an address that somebody chose has to work.
         Err(error)
             if error.kind() == io::ErrorKind::AddrInUse
                 && *address == ListenAddress::Tcp(DEFAULT_ADMIN) =>

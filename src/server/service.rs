@@ -137,6 +137,7 @@ impl Service {
 /// Returns the interval of keep-alives, if they are demanded of this process.
 fn watchdog() -> Option<Duration> {
     let variable = |name| env::var(name).ok();
+    // The variables may be inherited from a parent that is watched itself.
     let is_ours = variable("WATCHDOG_PID").is_none_or(|id| id == process::id().to_string());
     let micros = variable("WATCHDOG_USEC")
         .filter(|_| is_ours)?

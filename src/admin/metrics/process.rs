@@ -48,6 +48,7 @@ impl ProcessStatus {
         Some(Self {
             cpu_seconds: (field(14)? + field(15)?) as f64 / ticks_per_second,
             threads: field(20)?,
+            // Counted in ticks since the boot.
             start_time_seconds: boot_seconds as f64 + field(22)? as f64 / ticks_per_second,
             virtual_bytes: field(23)?,
             resident_bytes: field(24)? * rustix::param::page_size() as u64,
