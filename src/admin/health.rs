@@ -58,9 +58,6 @@ struct Check {
 ///
 /// A supervisor kills a process that fails this check, and with it all sessions; a busy worker is
 /// no reason for that.
-///
-/// Whoever is told otherwise may kill the process, and with it all sessions; so a worker that
-/// is only busy is not enough.
 pub(super) async fn livez(admin: &Admin, mut query: Query) -> Result<Response<Body>, String> {
     let is_verbose = query.take_switch("verbose")?;
     query.finish("verbose")?;
@@ -165,7 +162,7 @@ mod tests {
         Admin::new(process, CancellationToken::new())
     }
 
-    /// What is said about life and about readiness: the status, and what is wrong.
+    /// Returns liveness and readiness: the status, and the problems.
     async fn said(admin: &Admin) -> [(u16, String); 2] {
         let query = || Query::read("").unwrap();
         let answers = [livez(admin, query()).await, readyz(admin, query()).await];

@@ -5,7 +5,7 @@
 //! page.html   what there is, in order, before there are numbers
 //! style.css
 //! format.js   numbers, times and bytes as text
-//! dom.js      elements that are changed where they are and not made anew
+//! dom.js      elements that are changed in place
 //! charts.js   lines of the last minutes, bars of a histogram
 //! overview.js everything that comes with an event
 //! sessions.js the list, and one session with its trail

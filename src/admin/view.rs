@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_removed_route_is_forgotten_once_no_worker_has_used_it_for_a_while() {
+    async fn a_removed_route_is_forgotten_once_it_is_long_unused() {
         let (mut workers, mut state) = Workers::new(2);
         workers.count(0, "/a");
         workers.count(1, "/a");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_forgotten_is_not_remembered_by_a_worker_that_is_silent() {
+    async fn a_silent_worker_does_not_bring_a_forgotten_route_back() {
         let (mut workers, mut state) = Workers::new(2);
         workers.count(0, "/a");
         workers.count(1, "/a");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_from_before_a_route_was_forgotten_does_not_bring_it_back() {
+    async fn a_stale_snapshot_does_not_bring_a_forgotten_route_back() {
         let (mut workers, mut state) = Workers::new(1);
         workers.count(0, "/a");
         workers.ask(&mut state, &[0], &[]);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reloads_with_ever_new_routes_leave_few_and_their_sum_only_grows() {
+    async fn reloads_with_new_routes_leave_few_and_the_sum_only_grows() {
         let (mut workers, mut state) = Workers::new(2);
         let mut before = 0;
         for number in 0..50 {
@@ -322,7 +322,7 @@ mod tests {
             time::advance(REMEMBERED / 2).await;
         }
     }
-    /// What workers do with what they are asked, on the thread of the test.
+    /// Runs the workers' jobs on the thread of the test.
     struct Desk {
         local: Rc<Local>,
         visits: mpsc::Receiver<Visit>,

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn four_in_five_messages_are_spread_over_the_first_second_and_the_rest_is_late() {
+    fn four_in_five_messages_are_spread_over_the_first_second() {
         let schedule = Schedule::new(10, 1, 0);
 
         let early: Vec<_> = schedule.early().map(|(at, it)| (at, it.n)).collect();

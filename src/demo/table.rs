@@ -207,7 +207,7 @@ readygate        8   400        400     0       0        0  0.41   1.23    1.2"
     }
 
     #[test]
-    fn faults_are_red_and_their_absence_is_green_and_only_with_colour() {
+    fn faults_are_red_and_none_is_green_and_only_with_colour() {
         let table = render(
             &[group(Totals {
                 doubled: 3,

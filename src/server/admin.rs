@@ -115,7 +115,7 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
         let visitor = admin.welcome().await;
         // A connection that has lost its slot ends as soon as its task is polled.
         let running = Arc::clone(places).acquire_owned().await;
-        let running = running.expect("nobody closes it");
+        let running = running.expect("the semaphore is never closed");
         let socket = Transport::from(socket);
         let served = admin::serve(socket, peer, Rc::clone(admin), visitor);
         task::spawn_local(async move {

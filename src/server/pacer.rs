@@ -54,7 +54,7 @@ mod tests {
     use crate::{server::places::Place, telemetry::connections::Connections};
 
     #[tokio::test(start_paused = true)]
-    async fn it_runs_for_as_long_as_there_are_connections_and_again_for_the_next() {
+    async fn it_runs_while_there_are_connections_and_again_for_the_next() {
         let process = Arc::new(Connections::default());
         let count = Arc::new(Count::default());
         let pacer = Pacer::new(Arc::clone(&count));

@@ -51,8 +51,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Acquires a slot on `worker` in a process for at most `max_connections`; `None` when so many
-    /// are over the limit that the client does not even get a response.
+    /// Acquires a slot on `worker` in a process for at most `max_connections`; `None` when the
+    /// excess over it is too large even for a `503`.
     pub(super) fn take(
         process: &Arc<Connections>,
         max_connections: usize,

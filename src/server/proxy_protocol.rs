@@ -168,7 +168,7 @@ mod tests {
         v2(0x21, 0x11, &[&addresses, tlvs].concat())
     }
 
-    /// What is read of `input`, which arrives in two pieces cut at `cut`; and what is left.
+    /// Reads a header from `input`, which arrives in two pieces cut at `cut`; returns it and the rest.
     async fn read_of(input: &[u8], cut: usize) -> (Result<Behind, String>, Vec<u8>) {
         let (mut peer, ours) = UnixStream::pair().unwrap();
         let ours = AcceptedSocket::Unix(ours);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_are_read_at_every_cut_and_nothing_behind_them_is_lost() {
+    async fn both_versions_are_read_at_every_cut_without_losing_a_byte() {
         let ipv6 = [[0x20; 16], [0x30; 16]].concat();
         let cases = [
             (

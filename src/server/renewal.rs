@@ -32,9 +32,6 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Existing connections keep what they have. Files are read on a thread of their own, which no
 /// other waits for: their file system may hang.
 ///
-/// Connections that are there go on with what they have. Files are read on a thread of their
-/// own, for which nobody waits: they may be on a file system that does not answer.
-///
 /// # Errors
 ///
 /// The thread cannot be started.

@@ -172,9 +172,6 @@ impl Inherited {
     /// They are not inherited by children. Must be called before a second thread is started,
     /// because it removes the variables.
     ///
-    /// They are not inherited further. To be called before there is a second thread: the
-    /// variables are removed.
-    ///
     /// # Errors
     ///
     /// The first socket that cannot be used.

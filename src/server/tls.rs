@@ -220,8 +220,6 @@ fn is_for(certified: &CertifiedKey, name: &str) -> bool {
 /// record begins with.
 ///
 /// On sockets that cannot be peeked the client is taken to speak TLS.
-///
-/// Where one cannot look without reading, it speaks TLS.
 async fn speaks_http(stream: &Transport) -> io::Result<bool> {
     let Transport::Tcp(stream) = stream else {
         return Ok(false);
