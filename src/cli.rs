@@ -170,7 +170,7 @@ struct Run {
     /// Log lines of LEVEL and above
     #[arg(long, value_name = "LEVEL", value_parser = choice(&LEVELS))]
     log_level: Option<Choice<tracing::Level>>,
-    /// Write the log in this form
+    /// Write the log in FORM
     #[arg(long, value_name = "FORM", value_parser = choice(&FORMATS))]
     log_format: Option<Choice<telemetry::Format>>,
 }

@@ -16,7 +16,7 @@
 //! * A client sends the same messages at the same times after its own handshake, and its
 //!   backend takes the same time to be ready for it, whichever way it goes.
 //! * A message counts as delivered only when the backend has handled and acknowledged it.
-//! * It is over within [`DEADLINE`].
+//! * The demo ends within [`DEADLINE`].
 
 mod backend;
 mod client;

@@ -2,14 +2,14 @@
 //! are the events of `/events`, and from `/sessions` the list and the selected session.
 //!
 //! ```text
-//! page.html   what there is, in order, before there are numbers
+//! page.html   the structure, before there are numbers
 //! style.css
 //! format.js   numbers, times and bytes as text
 //! dom.js      elements that are changed in place
 //! charts.js   lines of the last minutes, bars of a histogram
-//! overview.js everything that comes with an event
+//! overview.js everything in an event
 //! sessions.js the list, and one session with its trail
-//! live.js     the connection, and what happens without it
+//! live.js     the connection and its loss
 //! ```
 //!
 //! `build.rs` packs them: the scripts into one module, and all without indentation and comments.

@@ -224,7 +224,7 @@ mod tests {
             snapshot.is_in_use = is_in_use;
         }
 
-        /// Asks those that are `awake`.
+        /// Queries the workers that are `awake`.
         fn ask(&mut self, state: &mut State, awake: &[usize], configured: &[&str]) -> Counts {
             let mut answers = Vec::new();
             for (index, routes) in self.0.iter_mut().enumerate() {
@@ -283,7 +283,7 @@ mod tests {
         time::advance(REMEMBERED).await;
         workers.ask(&mut state, &[0, 1], &[]);
 
-        // The route comes back, and is used before the worker wakes up.
+        // The route returns, and is used before the worker wakes up.
         for awake in [&[0][..], &[0], &[0, 1], &[1], &[0, 1]] {
             let counts = workers.ask(&mut state, awake, &["/a"]);
             assert_eq!((counts.of("/a").unwrap_or(0), counts.sum()), (0, 2));

@@ -25,7 +25,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Version {
-    /// Write one JSON object, as GET /build answers
+    /// Write one JSON object, as GET /build returns it
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! The table of results, for a terminal of 80 columns.
+//! Table of results, for a terminal of 80 columns.
 
 use std::time::Duration;
 

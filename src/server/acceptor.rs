@@ -1,4 +1,4 @@
-//! Accepting, and handing each connection to a worker.
+//! Acceptance of connections and their distribution to the workers.
 //!
 //! Connections are distributed by load, not by `SO_REUSEPORT`: the kernel's hash does not know the
 //! load, and sessions last for hours, so that an uneven distribution would stay.

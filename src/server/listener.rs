@@ -36,7 +36,7 @@ enum BoundSocket {
     Unix(unix::net::UnixListener),
 }
 
-/// All bound sockets.
+/// Bound sockets of the process.
 #[derive(Debug)]
 pub struct Listeners {
     /// Listeners of client connections.

@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// Headers, of which some bytes are others.
+    /// Generates headers with some bytes changed.
     fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let header = prop_oneof![
             Just(b"PROXY TCP4 192.0.2.7 10.0.0.1 4660 443\r\n".to_vec()),

@@ -96,7 +96,7 @@ impl Service {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Cancelling may only omit a keep-alive.
     pub async fn watch(&self, workers: &[Worker]) -> Infallible {
         let watchdog = self.0.as_ref().and_then(|manager| manager.watchdog);
         let Some(watchdog) = watchdog else {
