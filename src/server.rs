@@ -247,8 +247,8 @@ pub struct Limits {
     /// Accounted bytes that all sessions together may hold; default a quarter of the cgroup's
     /// memory.
     pub max_held_bytes: usize,
-    /// Memory use above which new sessions and requests are refused; default 85 % of the cgroup's
-    /// limit, if it has one.
+    /// Memory use above which new sessions, and requests that would be held, are rejected; default
+    /// 85 % of the cgroup's limit, if it has one.
     pub max_memory: Option<Bound>,
     /// Longest header section of a request in bytes; default 32 KiB.
     pub max_header_bytes: usize,
