@@ -1,7 +1,7 @@
-//! The vocabulary of RFC 6455: frames, messages, close codes, the opening handshake and the
-//! names in it.
+//! The vocabulary of RFC 6455: frames, messages, close codes, and the parts of the opening
+//! handshake that both sides share.
 //!
-//! Everything here is pure: no I/O, no clock, and nothing of the rest of the crate.
+//! Everything here is pure: no I/O, no clock, and no import from the rest of the crate.
 
 pub mod close_code;
 pub mod deflate;

@@ -37,8 +37,8 @@ impl CloseCode {
     /// 1014: a gateway got no valid answer from its upstream.
     pub const BAD_GATEWAY: Self = Self::literal(1014);
 
-    /// Whether a server that sends it says something about itself, and not about what the
-    /// client did.
+    /// Returns whether a server that sends this code reports a condition of its own, rather than
+    /// one that the client caused.
     #[must_use]
     pub fn blames_server(self) -> bool {
         [
@@ -51,14 +51,15 @@ impl CloseCode {
         .contains(&self)
     }
 
-    /// Whether who sends it confirms what came before: it has done what it wanted to, or says
-    /// something of its application's own, and does not give up what it has got.
+    /// Returns whether the sender of this code accepts everything that came before it: a normal
+    /// closure, or a code that the application defined for itself.
     #[must_use]
     pub const fn confirms(self) -> bool {
         matches!(self.get(), 1000 | 3000..=4999)
     }
 
-    /// Whether a server that sends it before it has done anything means: come again.
+    /// Returns whether a server that sends this code as its first frame asks the client to
+    /// reconnect.
     #[must_use]
     pub fn announces_restart(self) -> bool {
         [
@@ -69,6 +70,7 @@ impl CloseCode {
         .contains(&self)
     }
 
+    // `TryFrom` is no `const fn`, and every code is checked before it gets here.
     const fn literal(code: u16) -> Self {
         match NonZeroU16::new(code) {
             Some(code) => Self(code),
@@ -76,7 +78,7 @@ impl CloseCode {
         }
     }
 
-    /// The code as it is on the wire.
+    /// Returns the code as it appears on the wire.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0.get()
@@ -106,18 +108,18 @@ impl fmt::Debug for CloseCode {
     }
 }
 
-/// What a close frame says.
+/// Payload of a close frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CloseFrame {
-    /// `None` when the frame is empty.
+    /// Close code; `None` for an empty payload.
     pub code: Option<CloseCode>,
-    /// At most [`MAX_REASON_BYTES`]; empty when there is no code.
+    /// Reason of at most [`MAX_REASON_BYTES`]; empty when there is no code.
     pub reason: String,
 }
 
 impl CloseFrame {
-    /// A frame with `code` and `reason`, which is cut at a character boundary where it is
-    /// longer than [`MAX_REASON_BYTES`].
+    /// Creates a frame with `code` and `reason`, truncated at a character boundary to
+    /// [`MAX_REASON_BYTES`].
     #[must_use]
     pub fn new(code: CloseCode, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
@@ -132,8 +134,8 @@ impl CloseFrame {
     ///
     /// # Errors
     ///
-    /// A payload of one byte, a code that must not be sent, a reason that is not UTF-8
-    /// (RFC 6455 §5.5.1, §7.4.2).
+    /// Returns an error for a payload of one byte, a code that must not be sent, and a reason that
+    /// is not UTF-8 (RFC 6455 §5.5.1, §7.4.2).
     pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
         match payload {
             [] => Ok(Self::default()),
@@ -149,7 +151,7 @@ impl CloseFrame {
         }
     }
 
-    /// The unmasked payload.
+    /// Encodes the payload, unmasked.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         self.code.map_or_else(Vec::new, |code| {

@@ -1,49 +1,49 @@
-//! Looking into messages that are compressed (RFC 7692 §7.2).
+//! Inflating compressed messages in order to inspect them (RFC 7692 §7.2).
 //!
-//! The proxy never compresses and never passes on what it has inflated: it looks at the
-//! beginning of a message and forwards the bytes that came.
+//! The proxy never compresses, and never forwards what it has inflated: it inspects the beginning
+//! of a message and forwards the bytes that it received.
 //!
 //! # Invariants
 //!
-//! * Of what a message inflates to, no more is kept than was asked for.
-//! * Inflating takes time linear in what has arrived: one message alone is inflated no further
-//!   than is asked for, and a stream of them, which must be inflated to its end for the sake of
-//!   the next one, is given up when it becomes far larger than data does. For many messages
-//!   that each stand alone, who asks keeps the account ([`Inflation`]).
-//! * A compressor that ends its stream inside a message (BFINAL, RFC 7692 §7.2.3.4) starts
-//!   anew behind it. Nobody's refers to what was before.
+//! * No more of the inflated data is kept than the caller asked for.
+//! * Inflating takes time linear in the bytes received. A single message is inflated only as far as
+//!   the caller asks. A stream of messages must be inflated to the end of each, for the sake of the
+//!   next one; it is abandoned when it expands far more than real data does. For many messages that
+//!   each stand alone, the caller keeps the account ([`Inflation`]).
+//! * A compressor that ends its stream inside a message (BFINAL, RFC 7692 §7.2.3.4) starts a new
+//!   one behind it. No known compressor refers back across that boundary.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::frame::ProtocolError;
 
-/// What a sender leaves out at the end of each message (RFC 7692 §7.2.1).
+/// Bytes that a sender strips from the end of each message (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
-/// An empty last block: where it is understood, the message has ended as it should.
+/// An empty last block; the decoder reaches it only if the message ended properly.
 const LAST_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
 
-/// DEFLATE makes at most this many bytes of one (258 bytes of two bits).
+/// DEFLATE's highest expansion: 258 bytes from two bits.
 const MAX_RATIO: usize = 1032;
 
-/// How many times a compressor may start anew inside one message.
+/// Number of streams that a compressor may start inside one message.
 const MAX_STREAMS: usize = 8;
 
 /// Inflates the beginning of a message that depends on none before it.
 ///
-/// `compressed` is the message's payload, or its beginning where `is_all` is false. Returns
-/// at most `max_bytes`, and whether that is the whole message.
+/// `compressed` is the message's payload, or its beginning where `is_all` is false. Returns at most
+/// `max_bytes`, and whether that is the whole message.
 ///
 /// # Errors
 ///
-/// [`ProtocolError::InvalidDeflate`] as far as it was inflated; also when the message ends in
-/// the middle of a block, or refers to bytes before its own.
+/// [`ProtocolError::InvalidDeflate`] within the part that was inflated; also when the message ends
+/// in the middle of a block, or refers to bytes before its own.
 pub fn inflate(
     mut compressed: Vec<u8>,
     is_all: bool,
     max_bytes: usize,
 ) -> Result<(Vec<u8>, bool), ProtocolError> {
-    // Not what RFC 7692 §7.2.3.6 wants of an empty message, and not worth a refusal.
+    // RFC 7692 §7.2.3.6 demands a block even here; its absence is harmless.
     if is_all && compressed.is_empty() {
         return Ok((compressed, true));
     }
@@ -52,6 +52,7 @@ pub fn inflate(
         compressed.extend_from_slice(&end);
     }
     let bound = max_bytes.min(compressed.len().saturating_mul(MAX_RATIO));
+    // One byte more than the bound shows that the message continues beyond it.
     let mut out = vec![0; bound + 1];
     let mut written = 0;
     let mut rest = &compressed[..];
@@ -72,7 +73,7 @@ pub fn inflate(
             }
             break;
         }
-        // The last block of the message's own may stand for the one that was added.
+        // The message's own last block may take the place of the one that was appended.
         if rest.is_empty() || rest == end {
             is_whole = is_all;
             break;
@@ -82,17 +83,16 @@ pub fn inflate(
     Ok((out, is_whole))
 }
 
-/// What an [`Inflater`] occupies: the window of 32 KiB and the tables of a block.
+/// Memory of an [`Inflater`]: a window of 32 KiB and the tables of a block.
 pub const INFLATER_BYTES: usize = 44 * 1024;
 
-/// How much may be inflated whatever has arrived, in bytes.
+/// Output that is never suspicious, in bytes.
 const FREE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How many bytes may be made of each one beyond that. Text is compressed to a tenth, a log
-/// to a fiftieth.
+/// Output per input byte that is tolerated beyond that. Text compresses to 10 %, a log to 2 %.
 const SUSPICIOUS_RATIO: u64 = 100;
 
-/// How much one side's messages have been inflated.
+/// Account of one side's inflated messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inflation {
     taken: u64,
@@ -100,28 +100,27 @@ pub struct Inflation {
 }
 
 impl Inflation {
-    /// Adds compressed bytes that have arrived, and what was made of any.
+    /// Adds `taken` compressed bytes and the `inflated` bytes that they produced.
     pub const fn add(&mut self, taken: u64, inflated: u64) {
         self.taken += taken;
         self.inflated += inflated;
     }
 
-    /// Whether it is more than data becomes: beyond 16 MiB and a hundred times what has
-    /// arrived.
+    /// Returns whether the output exceeds what real data produces: 16 MiB plus 100 times the input.
     #[must_use]
     pub const fn is_suspicious(&self) -> bool {
         self.inflated > FREE_BYTES + SUSPICIOUS_RATIO * self.taken
     }
 }
 
-/// Inflates messages one after the other, as far as each has arrived.
+/// Inflates a stream of messages, piece by piece as they arrive.
 ///
-/// Each is inflated to its end, because the next one may refer to its last 32 KiB. A reference
-/// to before the first message reads as zeros: such a message is the receiver's to refuse.
+/// Each is inflated to its end, because the next one may refer to its last 32 KiB. A reference to
+/// before the first message reads as zeros: rejecting such a message is left to the receiver.
 #[derive(Debug)]
 pub struct Inflater {
     stream: Decompress,
-    /// Nothing has been taken since the stream began.
+    /// No input has been taken since the stream began.
     is_fresh: bool,
     inflation: Inflation,
 }
@@ -137,12 +136,12 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// Inflates the next piece of a message and shows it to `look`, in pieces.
+    /// Inflates the next piece of a message and passes the output to `look`, in pieces.
     ///
     /// # Errors
     ///
     /// [`ProtocolError::InvalidDeflate`] as soon as it shows, and
-    /// [`ProtocolError::InflatesTooMuch`] beyond 16 MiB and a hundred times what has arrived.
+    /// [`ProtocolError::InflatesTooMuch`] beyond 16 MiB plus 100 times the input.
     pub fn feed(
         &mut self,
         mut compressed: &[u8],
@@ -164,20 +163,23 @@ impl Inflater {
             if status == Status::StreamEnd {
                 self.stream.reset(false);
                 self.is_fresh = true;
-                // Clearing the window is work, too.
+                // Resetting clears the window. Without a charge, empty streams would make it clear
+                // for free.
                 self.account(0, 32 * 1024)?;
             } else if compressed.is_empty() && written < plain.len() {
+                // Only with room left in `plain` is nothing more pending for this input.
                 return Ok(());
             }
         }
     }
 
-    /// Ends a message of which something was fed.
+    /// Ends a message of which a piece was fed.
     ///
     /// # Errors
     ///
-    /// Those of [`feed`](Self::feed).
+    /// See [`feed`](Self::feed).
     pub fn end_message(&mut self, look: impl FnMut(&[u8])) -> Result<(), ProtocolError> {
+        // Behind a last block there is no open stream whose tail was stripped.
         if self.is_fresh {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Negotiating permessage-deflate (RFC 6455 §9.1, RFC 7692 §5 and §7.1).
 //!
-//! No other extension is let through: what its reserved bits and its opcodes mean is not
-//! known, and with it neither where a message ends nor what may stand before it.
+//! All other extensions are declined: the meaning of their reserved bits and opcodes is unknown, so
+//! neither the end of a message nor the frames inside it could be recognized.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -13,29 +13,30 @@ const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// What a client offers (RFC 7692 §7.1).
+/// A client's offer (RFC 7692 §7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
-    /// Whether the server's messages must not depend on those before them.
+    /// Demands that no message of the server depend on those before it.
     pub server_no_context_takeover: bool,
-    /// Whether the client's messages will not depend on those before them.
+    /// Promises that no message of the client depends on those before it.
     pub client_no_context_takeover: bool,
     /// The largest window that the server may use, 8 to 15 bits.
     pub server_max_window_bits: Option<u8>,
-    /// Whether the server may limit the client's window, and what the client would use anyway.
+    /// Outer `Some`: the server may limit the client's window. Inner: the window the client uses
+    /// anyway.
     pub client_max_window_bits: Option<Option<u8>>,
 }
 
-/// What a server has agreed to (RFC 7692 §7.1).
+/// A server's response to an offer (RFC 7692 §7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Agreement {
-    /// Whether no message of the server depends on those before it.
+    /// No message of the server depends on those before it.
     pub server_no_context_takeover: bool,
-    /// Whether no message of the client depends on those before it.
+    /// No message of the client depends on those before it.
     pub client_no_context_takeover: bool,
-    /// The server's window in bits.
+    /// Window of the server in bits; `None` is 15.
     pub server_max_window_bits: Option<u8>,
-    /// The client's window in bits.
+    /// Window of the client in bits; `None` is 15.
     pub client_max_window_bits: Option<u8>,
 }
 
@@ -44,10 +45,10 @@ pub struct Agreement {
 #[error("illegal Sec-WebSocket-Extensions")]
 pub struct Malformed;
 
-/// The valid offers of permessage-deflate, in the client's order.
+/// Parses the valid offers of permessage-deflate, in the client's order.
 ///
-/// Other extensions are left out, and so are offers that a server has to decline: with
-/// unknown parameters, illegal values, or a parameter twice (RFC 7692 §7.1).
+/// Other extensions are left out, and so are offers that a server must decline: those with unknown
+/// parameters, illegal values, or a repeated parameter (RFC 7692 §7.1).
 ///
 /// # Errors
 ///
@@ -63,11 +64,11 @@ pub fn offers<'a>(
         .collect())
 }
 
-/// What a server has agreed to; `None`: nothing.
+/// Parses a server's response, `None` if it accepts no extension.
 ///
 /// # Errors
 ///
-/// A header that is not a list of extensions, or more in it than one permessage-deflate.
+/// A header that is not a list of extensions, or that lists anything but one permessage-deflate.
 pub fn agreement<'a>(
     lines: impl IntoIterator<Item = &'a HeaderValue>,
 ) -> Result<Option<Agreement>, &'static str> {
@@ -82,11 +83,11 @@ pub fn agreement<'a>(
     }
 }
 
-/// What a server has agreed to of `offers`; `None`: nothing.
+/// Parses a server's response to `offers`, `None` if it accepts none.
 ///
 /// # Errors
 ///
-/// Those of [`agreement`], and an answer to none of the offers.
+/// As for [`agreement`], and a response that matches none of the offers.
 pub fn answer<'a>(
     lines: impl IntoIterator<Item = &'a HeaderValue>,
     offers: &[Offer],
@@ -102,7 +103,7 @@ pub fn answer<'a>(
 }
 
 impl Offer {
-    /// The offer as an element of a `Sec-WebSocket-Extensions` header.
+    /// Formats the offer as an element of a `Sec-WebSocket-Extensions` header.
     #[must_use]
     pub fn to_element(self) -> String {
         let mut element = flags(
@@ -127,7 +128,7 @@ impl Offer {
 }
 
 impl Agreement {
-    /// The agreement as a `Sec-WebSocket-Extensions` header.
+    /// Formats the agreement as a `Sec-WebSocket-Extensions` header.
     #[must_use]
     pub fn to_element(self) -> String {
         let mut element = flags(
@@ -147,8 +148,8 @@ impl Agreement {
         element
     }
 
-    /// Whether a server may answer `offer` so. What limits the server itself it may say
-    /// unasked, and also that the client must not take over its context.
+    /// Returns whether this is a legal response to `offer`. A server may limit itself without being
+    /// asked, and may always require the client to use no context takeover.
     fn answers(self, offer: Offer) -> bool {
         let server_bits = offer.server_max_window_bits.is_none_or(|offered| {
             self.server_max_window_bits
@@ -227,7 +228,7 @@ impl Element<'_> {
         })
     }
 
-    /// Whether the parameter at `at` has no namesake before it.
+    /// Returns whether no earlier parameter has the name of the one at `at`.
     fn is_first(&self, at: usize) -> bool {
         let (name, _) = self.parameters[at];
         self.parameters[..at]
@@ -236,7 +237,7 @@ impl Element<'_> {
     }
 }
 
-/// 8 to 15, without a zero in front (RFC 7692 §7.1.2).
+/// Parses 8 to 15, without a leading zero (RFC 7692 §7.1.2).
 fn window_bits(text: &str) -> Option<u8> {
     match text {
         "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15" => text.parse().ok(),
@@ -265,11 +266,11 @@ fn elements<'a>(
     Ok(elements)
 }
 
-/// What is left of a header's value.
+/// Unparsed rest of a header's value.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
-    /// Takes `wanted` and the space around it; whether it was there.
+    /// Takes `wanted` and the space around it; returns whether it was there.
     fn take(&mut self, wanted: char) -> bool {
         self.skip_space();
         let Some(rest) = self.0.strip_prefix(wanted) else {
@@ -313,7 +314,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// A token, or a quoted one: what the quotes enclose must be a token, too (RFC 6455 §9.1).
+    /// Takes a token, or a quoted string whose content must also be a token (RFC 6455 §9.1).
     fn value(&mut self) -> Result<Cow<'a, str>, Malformed> {
         let Some(quoted) = self.0.strip_prefix('"') else {
             return self.token().map(Cow::Borrowed);
@@ -336,7 +337,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Returns whether `character` may be part of a token (RFC 9110 §5.6.2).
 const fn is_token(character: char) -> bool {
     character.is_ascii_alphanumeric()
         || matches!(

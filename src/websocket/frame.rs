@@ -1,9 +1,9 @@
 //! Frame headers (RFC 6455 §5.2) and the scanner that finds them in a byte stream.
 //!
-//! The scanner reads headers and steps over payloads; it never needs a payload in one
-//! piece, and it works at any split of the stream. It accepts exactly what RFC 6455
-//! allows without extensions, or with compression: tungstenite's parser takes lengths that
-//! are not minimal or have their highest bit set, so it cannot be used here.
+//! The scanner reads headers and steps over payloads; it never needs a payload in one piece, and it
+//! works at any split of the stream. It accepts exactly what RFC 6455 allows, with or without
+//! compression: tungstenite's parser takes lengths that are not minimal or have their highest bit
+//! set, so it cannot be used here.
 
 mod scanner;
 
@@ -22,8 +22,8 @@ const LENGTH_16: u8 = 126;
 /// The short length that announces a 64-bit one.
 const LENGTH_64: u8 = 127;
 
-/// Which end of the connection sends the frames: the client masks, the server does not
-/// (RFC 6455 §5.1).
+/// The end of a connection that sends the frames: a client masks them, a server does not (RFC 6455
+/// §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Every frame is masked.
@@ -32,24 +32,24 @@ pub enum Role {
     Server,
 }
 
-/// Whether permessage-deflate was agreed on a connection, so that RSV1 on the first frame of
-/// a message says that it is compressed (RFC 7692 §6).
+/// Result of negotiating permessage-deflate. Once negotiated, RSV1 on the first frame of a message
+/// marks a compressed message (RFC 7692 §6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// It was not: no reserved bit means anything.
+    /// Not negotiated: RSV1 is illegal.
     #[default]
     Declined,
-    /// It was.
+    /// Negotiated.
     Agreed,
 }
 
-/// The bit of a frame's first byte that says that a message is compressed.
+/// The bit of a frame's first byte that marks a compressed message.
 const RSV1: u8 = 0x40;
 
-/// The bits of it that nothing gives a meaning.
+/// The bits of a frame's first byte to which no extension here gives a meaning.
 const RSV2_AND_3: u8 = 0x30;
 
-/// What a frame is (RFC 6455 §11.8). Reserved opcodes cannot be constructed.
+/// Type of a frame (RFC 6455 §11.8). Reserved opcodes cannot be constructed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -68,8 +68,8 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Whether frames of this kind may stand between the fragments of a message
-    /// (RFC 6455 §5.5).
+    /// Returns whether frames of this type may stand between the fragments of a message (RFC 6455
+    /// §5.5).
     #[must_use]
     pub const fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
@@ -88,7 +88,7 @@ impl Opcode {
     }
 }
 
-/// How a peer broke RFC 6455.
+/// A violation of RFC 6455 by a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// RSV1, RSV2 or RSV3 is set although no extension gives it a meaning there (§5.2,
@@ -134,13 +134,13 @@ pub enum ProtocolError {
     /// A compressed message that cannot be inflated (RFC 7692 §7.2.2).
     #[error("compressed message cannot be inflated")]
     InvalidDeflate,
-    /// Compressed messages that become far larger than data does.
+    /// Compressed messages that expand far more than real data does.
     #[error("compressed messages inflate to too much")]
     InflatesTooMuch,
 }
 
 impl ProtocolError {
-    /// The code for the close frame that answers it.
+    /// Close code to fail the connection with.
     #[must_use]
     pub const fn close_code(self) -> CloseCode {
         match self {
@@ -165,25 +165,25 @@ impl ProtocolError {
 /// One frame header that is legal by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Whether this is the last frame of its message.
+    /// FIN bit: the last frame of its message.
     pub fin: bool,
-    /// What the frame is.
+    /// Type of the frame.
     pub opcode: Opcode,
-    /// The masking key, present exactly in a client's frames.
+    /// Masking key, present exactly in a client's frames.
     pub mask: Option<[u8; 4]>,
-    /// The payload's length in bytes, at most 2^63 − 1.
+    /// Payload length in bytes, at most 2^63 − 1.
     pub payload_bytes: u64,
 }
 
 impl FrameHeader {
-    /// Reads the header at the start of `input`, which `sender` wrote.
+    /// Parses the header at the start of `input`, which `sender` wrote.
     ///
     /// Returns it with its own length in bytes, or `None` when `input` ends before it does.
     ///
     /// # Errors
     ///
-    /// What RFC 6455 §5.2 and §5.5 forbid, as soon as the field that shows it is there. Whether
-    /// RSV1 may be set is for a [`FrameScanner`] to say.
+    /// Violations of RFC 6455 §5.2 and §5.5, as soon as the offending field has arrived. RSV1 is
+    /// left to the [`FrameScanner`], which knows whether compression was negotiated.
     pub fn parse(input: &[u8], sender: Role) -> Result<Option<(Self, usize)>, ProtocolError> {
         let &[first, ref rest @ ..] = input else {
             return Ok(None);
@@ -216,6 +216,7 @@ impl FrameHeader {
                     return Ok(None);
                 };
                 let length = u64::from(u16::from_be_bytes(*length));
+                // Two parsers that disagree about a longer form would see different frames.
                 if length < 126 {
                     return Err(ProtocolError::LengthNotMinimal);
                 }
@@ -281,7 +282,7 @@ impl FrameHeader {
     }
 }
 
-/// Whether RSV1, which is set in a frame's first byte, means something there.
+/// Checks RSV1, which is set in a frame's first byte: legal on a first frame under compression.
 #[cold]
 fn check_rsv1(first: u8, compression: Compression) -> Result<(), ProtocolError> {
     let is_first_frame = matches!(first & 0x0f, 1 | 2);
@@ -292,14 +293,14 @@ fn check_rsv1(first: u8, compression: Compression) -> Result<(), ProtocolError> 
     }
 }
 
-/// Whether a message is compressed whose first frame starts with `wire`, a header that was
-/// parsed. It is not in [`FrameHeader`], for the tunnel parses headers and does not ask.
+/// Returns whether the message whose first frame starts with `wire` is compressed. The header must
+/// have been parsed; [`FrameHeader`] leaves the bit out because the tunnel never needs it.
 #[must_use]
 pub fn starts_compressed(wire: &[u8]) -> bool {
     wire.first().is_some_and(|first| first & RSV1 != 0)
 }
 
-/// Writes one control frame of the proxy's own: masked with `mask` towards an upstream,
+/// Encodes a control frame that the proxy sends itself: masked with `mask` towards an upstream,
 /// unmasked towards a client.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! What both sides of an opening handshake share (RFC 6455 §4).
+//! Parts of the opening handshake that its two sides share (RFC 6455 §4).
 
 use std::mem::MaybeUninit;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use memchr::memchr_iter;
 
-/// The version of the protocol, the only one there is (RFC 6455 §4.1).
+/// The only version of the protocol (RFC 6455 §4.1).
 pub const VERSION: &str = "13";
 
 /// A connection whose opening handshake is complete.
@@ -14,16 +14,16 @@ pub const VERSION: &str = "13";
 pub struct Opened<S> {
     /// The byte stream, now WebSocket frames in both directions.
     pub stream: S,
-    /// Bytes that the HTTP parser read beyond the handshake: they are frames.
+    /// Bytes that the HTTP parser read beyond the handshake; they are the first frames.
     pub read_buf: Bytes,
 }
 
-/// How long the header section of an answer may be.
+/// Limits on the header section of an upstream's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseLimits {
-    /// In bytes; default 64 KiB.
+    /// Size in bytes; default 64 KiB.
     pub max_header_bytes: u32,
-    /// In header lines; default 100.
+    /// Number of header lines; default 100.
     pub max_headers: u16,
 }
 
@@ -36,34 +36,36 @@ impl Default for ResponseLimits {
     }
 }
 
-/// For how many header lines there is room without an allocation.
+/// Number of header lines that are parsed without an allocation.
 const USUAL_HEADERS: usize = 100;
 
-/// A head that is not that of an answer.
+/// A head that cannot be read as a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoAnswer {
-    /// It cannot be read.
+    /// Not valid HTTP/1.1.
     Malformed,
-    /// It has more header lines than it may have.
+    /// More header lines than allowed.
     TooManyHeaders,
 }
 
-/// Reads the whole `head` of an answer that has at most `max_headers` header lines.
+/// Parses the complete `head` of a response with at most `max_headers` header lines, and passes it
+/// to `read`.
 ///
 /// # Errors
 ///
-/// It is none, or has more of them.
+/// See [`NoAnswer`].
 pub fn read_answer<T>(
     head: &[u8],
     max_headers: usize,
     read: impl FnOnce(&httparse::Response<'_, '_>) -> T,
 ) -> Result<T, NoAnswer> {
-    // Not initialized: that would cost as much as the parsing of a short head.
+    // Left uninitialized: clearing the array would cost as much as parsing a short head.
     let mut usual = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
     let mut many = Vec::new();
     let config = httparse::ParserConfig::default();
     let mut answer = httparse::Response::new(&mut []);
     let mut parsed = config.parse_response_with_uninit_headers(&mut answer, head, &mut usual);
+    // Rare enough to parse twice: most heads never pay for the larger array.
     if parsed == Err(httparse::Error::TooManyHeaders) && max_headers > USUAL_HEADERS {
         many.resize(max_headers, MaybeUninit::uninit());
         answer = httparse::Response::new(&mut []);
@@ -80,8 +82,8 @@ pub fn read_answer<T>(
     }
 }
 
-/// The elements of a comma-separated list header, which may span several header lines
-/// (RFC 9110 §5.6.1): without the space around them, and without empty ones.
+/// Iterates over the elements of a comma-separated list header, which may span several lines (RFC
+/// 9110 §5.6.1), trimmed and without empty ones.
 ///
 /// A line that is not visible ASCII counts as one element that equals nothing.
 pub fn list<'a>(
@@ -89,14 +91,15 @@ pub fn list<'a>(
 ) -> impl Iterator<Item = &'a str> {
     values
         .into_iter()
+        // NUL is in no token, so such a line matches none of the names it is compared with.
         .flat_map(|value| value.to_str().unwrap_or("\u{0}").split(','))
         .map(|element| element.trim_matches([' ', '\t']))
         .filter(|element| !element.is_empty())
 }
 
-/// Whether `key` is the base64 of 16 bytes, as a `Sec-WebSocket-Key` must be.
+/// Returns whether `key` is the base64 of 16 bytes, as a `Sec-WebSocket-Key` must be.
 ///
-/// The unused bits of the last character are not looked at: nobody decodes the key.
+/// The unused bits of the last character are not checked: the key is never decoded.
 #[must_use]
 pub fn is_key(key: &[u8]) -> bool {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -104,13 +107,14 @@ pub fn is_key(key: &[u8]) -> bool {
         .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_base64))
 }
 
-/// Where the HTTP/1 head that `received` starts with ends, if it does; its first `searched`
-/// bytes have been searched before, so that a head in many pieces costs no more than one.
+/// Finds the end of the HTTP/1 head at the start of `received`. The first `searched` bytes have
+/// been searched before, so that a head that arrives in many pieces is scanned once.
 ///
-/// A bare line feed ends a line here, so that a head which has them is seen to be broken
-/// and not waited for.
+/// A bare line feed counts as a line ending here, so that a head with one is rejected at once
+/// rather than waited for.
 #[must_use]
 pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
+    // The terminator may begin in the last two bytes that were searched.
     let from = searched.saturating_sub(2).min(received.len());
     memchr_iter(b'\n', &received[from..]).find_map(|found| {
         let at = from + found + 1;
@@ -122,9 +126,9 @@ pub fn find_head_end(received: &[u8], searched: usize) -> Option<usize> {
     })
 }
 
-/// Replaces a later minor version in the status line of an answer, which begins with `known` and
-/// goes on with `bytes`, by 1.1: that is what it is to whoever does not know it (RFC 9110
-/// §2.5). Returns whether there was one in `bytes`.
+/// Replaces a later minor version in a response's status line by 1.1, which a recipient that does
+/// not know the version takes it for (RFC 9110 §2.5). The line begins with `known` and continues in
+/// `bytes`; returns whether `bytes` was changed.
 pub fn lower_version(known: &[u8], bytes: &mut [u8]) -> bool {
     let Some((begun, rest)) = b"HTTP/1.".split_at_checked(known.len()) else {
         return false;
@@ -138,8 +142,8 @@ pub fn lower_version(known: &[u8], bytes: &mut [u8]) -> bool {
     is_later
 }
 
-/// Whether a line of `head` ends with a line feed alone (RFC 9112 §2.2 lets a reader take
-/// it, and two readers differ).
+/// Returns whether a line of `head` ends with a bare line feed. RFC 9112 §2.2 lets a recipient
+/// accept one, so two of them may see different heads.
 #[must_use]
 pub fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr_iter(b'\n', head).any(|at| !head[..at].ends_with(b"\r"))

@@ -2,11 +2,13 @@
 
 /// Masks or unmasks `payload` in place.
 ///
-/// `offset` is how many payload bytes of the same frame came before, so that a payload
+/// `offset` is the number of payload bytes of the same frame that came before, so that a payload
 /// can be processed in pieces.
 pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut key = key;
     key.rotate_left(offset % 4);
+    // Eight bytes at a time. In native order the key's bytes stay where they are in memory, so
+    // nothing is swapped on any machine.
     let wide = u64::from_ne_bytes([
         key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3],
     ]);

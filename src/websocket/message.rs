@@ -1,7 +1,7 @@
 //! Whole messages, assembled from the frames they came in (RFC 6455 §5.4).
 //!
-//! A message keeps the bytes it had on the wire: its frames, their headers and their
-//! masks. Control frames between its fragments are taken out and reported by themselves.
+//! A message keeps the bytes it had on the wire: its frames with their headers and masks. Control
+//! frames between its fragments are taken out and reported separately.
 //!
 //! # Invariants
 //!
@@ -21,21 +21,23 @@ use super::{
 /// A complete data message as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Its frames, headers and masks included.
+    /// All frames, headers and masks included.
     pub wire: Vec<u8>,
-    /// Whether it is text (RFC 6455 §5.6); otherwise it is binary.
+    /// True for text, false for binary (RFC 6455 §5.6).
     pub is_text: bool,
-    /// Whether its payload is compressed (RFC 7692 §6).
+    /// Compressed payload (RFC 7692 §6).
     pub is_compressed: bool,
 }
 
 impl Message {
-    /// A copy of the first `max_bytes` of the payload as it is on the wire, but unmasked and
-    /// without frame headers, and whether that is all of it.
+    /// Copies the first `max_bytes` of the payload, still compressed but unmasked and without frame
+    /// headers; returns them and whether that is the whole payload.
     #[must_use]
     pub fn payload(&self, sender: Role, max_bytes: usize) -> (Vec<u8>, bool) {
         let mut payload = Vec::with_capacity(self.wire.len().min(max_bytes));
         let mut rest = &self.wire[..];
+        // The frames were legal when they were assembled, so the loop ends at the end of the
+        // message.
         while let Ok(Some((header, header_bytes))) = FrameHeader::parse(rest, sender) {
             rest = &rest[header_bytes..];
             let frame_bytes = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
@@ -53,15 +55,15 @@ impl Message {
         (payload, true)
     }
 
-    /// A copy of the first `max_bytes` of what the message says, inflated if it is compressed,
-    /// and whether that is all of it.
+    /// Copies the first `max_bytes` of the message's data, inflated if it is compressed; returns
+    /// them and whether that is the whole message.
     ///
     /// A compressed message must not depend on any before it.
     ///
     /// # Errors
     ///
-    /// As far as it was looked at: a payload that cannot be inflated, and compressed text
-    /// that is not UTF-8. What is not compressed was checked when it was assembled.
+    /// Within the part that was read: a payload that cannot be inflated, and compressed text that
+    /// is not UTF-8. Uncompressed text was validated when it was assembled.
     pub fn sample(&self, sender: Role, max_bytes: usize) -> Result<(Vec<u8>, bool), ProtocolError> {
         if !self.is_compressed {
             return Ok(self.payload(sender, max_bytes));
@@ -79,8 +81,8 @@ impl Message {
     }
 }
 
-/// How much of a compressed message is inflated to see `max_bytes` of it: incompressible data
-/// grows by a thousandth, and what grows further does so to be looked at for long.
+/// Compressed bytes to read for `max_bytes` of a message: incompressible data grows by 0.1 %, and
+/// anything that grows more was made to keep the proxy busy.
 #[must_use]
 pub const fn max_compressed_bytes(max_bytes: usize) -> usize {
     max_bytes.saturating_mul(2).saturating_add(1024)
@@ -98,15 +100,15 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes the control frame at the front of `input`, where `scanner` has stopped at its
-    /// header, or returns `None` when it is not yet there as a whole.
+    /// Takes the control frame at the front of `input`, where `scanner` has stopped at its header;
+    /// returns `None` until the whole frame has arrived.
     pub fn take_next(scanner: &FrameScanner, input: &mut &[u8]) -> Option<Self> {
         let (header, header_bytes) = scanner.peek(input).ok()??;
         Self::take(&header, header_bytes, input)
     }
 
-    /// Takes the control frame that `header` starts from the front of `input`, or returns
-    /// `None` when it is not yet there as a whole.
+    /// Takes the control frame that `header` starts from the front of `input`; returns `None` until
+    /// the whole frame has arrived.
     pub fn take(header: &FrameHeader, header_bytes: usize, input: &mut &[u8]) -> Option<Self> {
         let payload_bytes = usize::try_from(header.payload_bytes).ok()?;
         let (wire, rest) = input.split_at_checked(header_bytes + payload_bytes)?;
@@ -123,47 +125,48 @@ impl Control {
     }
 }
 
-/// What an [`Assembler`] found.
+/// An item that an [`Assembler`] completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assembled {
-    /// A data message is complete.
+    /// A complete data message.
     Message(Message),
     /// A control frame, perhaps from between the fragments of a message.
     Control(Control),
 }
 
-/// Why a message cannot be assembled.
+/// Reason why a message cannot be assembled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssembleError {
     /// The sender broke RFC 6455.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
-    /// The message is longer than the limit; said as soon as a header shows it.
+    /// The message exceeds the limit; reported as soon as a header shows it.
     #[error("message longer than {max_bytes} bytes")]
     TooLong {
-        /// The limit on a message's wire bytes.
+        /// Limit on a message's wire bytes.
         max_bytes: usize,
     },
 }
 
-/// Turns what one side sends into whole messages and control frames.
+/// Assembles the bytes that one side sends into whole messages and control frames.
 #[derive(Debug)]
 pub struct Assembler {
     scanner: FrameScanner,
     wire: Vec<u8>,
     max_bytes: usize,
     key: Option<[u8; 4]>,
-    /// Where the current frame's payload starts in `wire`.
+    /// Offset in `wire` of the current frame's payload.
     payload_start: usize,
     is_text: bool,
     is_compressed: bool,
-    /// Whether the current frame is the last of its message.
+    /// FIN bit of the current frame.
     is_last_frame: bool,
     utf8: Utf8Validator,
 }
 
 impl Assembler {
-    /// An assembler for what `sender` sends; a message may have `max_bytes` on the wire.
+    /// Creates an assembler for the frames of `sender`, with at most `max_bytes` on the wire per
+    /// message.
     #[must_use]
     pub fn new(sender: Role, max_bytes: usize) -> Self {
         Self {
@@ -179,48 +182,47 @@ impl Assembler {
         }
     }
 
-    /// The same, on a connection on which `compression` was agreed or not.
+    /// Sets whether `compression` was negotiated on the connection.
     #[must_use]
     pub fn with(mut self, compression: Compression) -> Self {
         self.scanner = self.scanner.with(compression);
         self
     }
 
-    /// What the incomplete message occupies, in bytes.
+    /// Memory of the incomplete message, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.wire.capacity()
     }
 
-    /// Takes messages of any length from here on.
+    /// Lifts the limit on the length of messages.
     pub fn lift_limit(&mut self) {
         self.max_bytes = usize::MAX;
     }
 
-    /// Whether a message has begun and not ended.
+    /// Returns whether a message has begun and not ended.
     #[must_use]
     pub fn is_in_message(&self) -> bool {
         self.scanner.is_in_message()
     }
 
-    /// Ends assembling: the wire bytes of the incomplete message, and the scanner that
-    /// stands behind them.
+    /// Ends assembling. Returns the wire bytes of the incomplete message, and the scanner behind
+    /// them.
     #[must_use]
     pub fn into_parts(self) -> (Vec<u8>, FrameScanner) {
         (self.wire, self.scanner)
     }
 
-    /// Takes bytes from the front of `input` until a message or a control frame is
-    /// complete.
+    /// Takes bytes from the front of `input` until a message or a control frame is complete.
     ///
-    /// Returns `None` when more bytes are needed; what is then left in `input` (part of a
-    /// header, or of a control frame: at most 138 bytes) must be there again, with more
-    /// behind it, at the next call.
+    /// Returns `None` when more bytes are needed. What is then left in `input` (part of a header,
+    /// or of a control frame: at most 138 bytes) must be passed again, with more behind it, in the
+    /// next call.
     ///
     /// # Errors
     ///
-    /// What RFC 6455 forbids, text that is not UTF-8 as soon as it shows, and messages over
-    /// the limit. Nothing can be assembled after an error. What is compressed is not looked at.
+    /// Violations of RFC 6455, text that is not UTF-8 as soon as it shows, and messages over the
+    /// limit. Nothing can be assembled after an error. Compressed payloads are not validated.
     pub fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Assembled>, AssembleError> {
         loop {
             if !self.scanner.is_at_boundary() {
@@ -247,13 +249,14 @@ impl Assembler {
         }
     }
 
-    /// Steps over the header of a data frame; whether the message ended with it.
+    /// Steps over the header of a data frame; returns whether the message ended with it.
     fn begin(
         &mut self,
         header: &FrameHeader,
         header_bytes: usize,
         input: &mut &[u8],
     ) -> Result<bool, AssembleError> {
+        // Checked before anything is reserved: a header may announce up to 2^63 bytes.
         let frame_bytes = header.payload_bytes.saturating_add(header_bytes as u64);
         let room = self.max_bytes.saturating_sub(self.wire.len()) as u64;
         if frame_bytes > room {
@@ -274,8 +277,8 @@ impl Assembler {
         Ok(self.scanner.enter(header))
     }
 
-    /// Makes room for `available` bytes of the `frame_bytes` to come: exactly where the
-    /// end of the message is in sight, else by half as much again, and never beyond the limit.
+    /// Reserves room for `available` bytes of the `frame_bytes` to come: exactly the rest of the
+    /// message where its end is known, else half as much again, and never beyond the limit.
     fn reserve(&mut self, frame_bytes: u64, available: usize) {
         let frame_bytes = usize::try_from(frame_bytes).unwrap_or(usize::MAX);
         let needed = frame_bytes.min(available);
@@ -307,6 +310,7 @@ impl Assembler {
         let Some(key) = self.key else {
             return self.utf8.feed(payload);
         };
+        // Masked bytes are unmasked in a copy: `wire` keeps them as they came.
         let mut offset = self.wire.len() - self.payload_start;
         let mut plain = [0; 1024];
         for chunk in payload.chunks(plain.len()) {
@@ -324,6 +328,7 @@ impl Assembler {
             self.utf8.finish()?;
         }
         let mut wire = std::mem::take(&mut self.wire);
+        // The message may be held for long.
         wire.shrink_to_fit();
         Ok(Assembled::Message(Message {
             wire,

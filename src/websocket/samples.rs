@@ -17,17 +17,17 @@ const RSV1: u8 = 0x40;
 const BITS_16: u8 = 126;
 const BITS_64: u8 = 127;
 
-/// How a frame says how long it is.
+/// Encoding of a frame's length.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Length {
     Shortest,
     Bits16,
     Bits64,
-    /// 64 bits, the highest of them set.
+    /// 64 bits with the highest one set.
     Negative,
 }
 
-/// Writes one frame of `sender`, legal or not.
+/// Encodes one frame of `sender`, legal or not.
 pub(super) fn frame(sender: Role, first: u8, payload: &[u8]) -> Vec<u8> {
     raw_frame(sender == Role::Client, first, Length::Shortest, payload)
 }
@@ -125,7 +125,7 @@ fn close(sender: Role) -> impl Strategy<Value = Vec<u8>> {
         .prop_map(move |payload| frame(sender, CLOSE, &payload))
 }
 
-/// A frame that is wrong in one way, or in several.
+/// A frame that breaks one rule or several.
 fn mischief(sender: Role) -> impl Strategy<Value = Vec<u8>> {
     let length = select(
         &[
@@ -144,8 +144,8 @@ fn mischief(sender: Role) -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(masked, first, length, payload)| raw_frame(masked, first, length, &payload))
 }
 
-/// What `sender` sends: mostly messages and control frames, sometimes a close frame or
-/// mischief, at the end perhaps cut off.
+/// Frames that `sender` sends: mostly messages and control frames, sometimes a close frame or
+/// mischief, perhaps truncated at the end.
 pub(super) fn stream(sender: Role) -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         12 => message(sender),
@@ -166,12 +166,12 @@ pub(super) fn role() -> impl Strategy<Value = Role> {
     select(&[Role::Client, Role::Server][..])
 }
 
-/// A role and what it sends.
+/// A role and the frames that it sends.
 pub(super) fn role_and_stream() -> impl Strategy<Value = (Role, Vec<u8>)> {
     role().prop_flat_map(|role| (Just(role), stream(role)))
 }
 
-/// The sizes of the pieces in which a stream arrives, to be repeated as often as needed.
+/// Sizes of the pieces in which a stream arrives, repeated as often as needed.
 pub(super) fn pieces() -> impl Strategy<Value = Vec<usize>> {
     prop_oneof![
         1 => Just(vec![1]),
@@ -180,7 +180,7 @@ pub(super) fn pieces() -> impl Strategy<Value = Vec<usize>> {
     ]
 }
 
-/// Cuts `stream` into pieces of these sizes.
+/// Splits `stream` into pieces of the given sizes.
 pub(super) fn cut<'s>(stream: &'s [u8], sizes: &[usize]) -> Vec<&'s [u8]> {
     let mut rest = stream;
     let mut pieces = Vec::new();

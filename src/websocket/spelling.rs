@@ -1,29 +1,29 @@
-//! How the names of header fields are spelled on the wire of HTTP/1.
+//! Capitalization of header names on the wire of HTTP/1.
 //!
-//! They compare without case (RFC 9110 §5.1), but devices and old servers compare them
-//! literally, and with the spelling of the RFCs. So names that are passed on keep the spelling
-//! that they came with, and all others get that of the RFCs, as far as words tell it.
+//! Header names are case-insensitive (RFC 9110 §5.1), but devices and old servers compare them
+//! literally, and expect the spelling of the RFCs. So forwarded names keep the spelling in which
+//! they were received, and all others get that of the RFCs, as far as their words tell it.
 //!
-//! The names of the handshake itself are never passed on: each side gets a handshake of the
-//! proxy's own.
+//! The names of the handshake itself are never forwarded: each side gets a handshake of the proxy's
+//! own.
 //!
-//! Names are changed in the bytes of a head that has been written, in which they are lower case
-//! as the http crate has them: no byte moves.
+//! Names are rewritten within a serialized head, where the http crate has put them in lower case:
+//! no byte moves.
 
 use std::iter;
 
 use memchr::memchr;
 
-/// The names in one head as they were spelled there, in their order.
+/// Names of one received head in their original spelling and order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spelling(Vec<u8>);
 
 impl Spelling {
-    /// The spelling of `names`; one of more than 255 bytes is left out, and so are those that
-    /// the proxy writes itself.
+    /// Records the spelling of `names`, except those of more than 255 bytes and those that the
+    /// proxy writes itself.
     pub fn of<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> Self {
         let kept = || names.clone().filter(|name| is_kept(name));
-        // No more than that: many heads may have come at once.
+        // Reserves exactly what is needed: many heads may arrive at once.
         let mut all = Vec::with_capacity(kept().map(|name| 1 + name.len()).sum());
         for name in kept() {
             all.extend(u8::try_from(name.len()));
@@ -32,7 +32,7 @@ impl Spelling {
         Self(all)
     }
 
-    /// The names from the byte `start` on, each with the place of the next.
+    /// Iterates over the names from byte `start` on, each with the offset of the next.
     fn from(&self, start: usize) -> impl Iterator<Item = (&[u8], usize)> {
         let mut at = start;
         iter::from_fn(move || {
@@ -43,8 +43,8 @@ impl Spelling {
         })
     }
 
-    /// Where `name` is known, the first place from `next` on, or else before that; with the place
-    /// of the next.
+    /// Finds `name`, first from offset `next` on, then before it; returns the recorded spelling and
+    /// the offset of the name behind it.
     fn find(&self, name: &[u8], next: usize) -> Option<(&[u8], usize)> {
         let is_it = |known: &(&[u8], usize)| known.0.eq_ignore_ascii_case(name);
         let mut behind = self.from(next);
@@ -54,12 +54,14 @@ impl Spelling {
         })
     }
 
-    /// Spells the names of the fields in `head`, which begins with its first line: those that
-    /// are known as they are known, and the others as the RFCs do.
+    /// Rewrites the field names of `head`, which begins with its first line: recorded names as they
+    /// were received, the others as in the RFCs.
     pub fn apply(&self, head: &mut [u8]) {
         let mut rest = next_line(head);
-        // Mostly the names come in the order in which they were read.
+        // Names mostly come in the order in which they were read, so the search starts behind the
+        // last hit.
         let mut next = 0;
+        // An empty line ends the head.
         while !rest.is_empty() && !rest.starts_with(b"\r") {
             let Some(colon) = memchr(b':', rest) else {
                 return;
@@ -85,13 +87,13 @@ fn is_kept(name: &str) -> bool {
     !is_of_the_handshake && u8::try_from(name.len()).is_ok()
 }
 
-/// What is behind the first line of `head`.
+/// Returns the part of `head` behind its first line.
 fn next_line(head: &mut [u8]) -> &mut [u8] {
     let end = memchr(b'\n', head).map_or(head.len(), |feed| feed + 1);
     &mut head[end..]
 }
 
-/// Spells a name, which is in lower case, as the RFCs do.
+/// Capitalizes a lower-case name as the RFCs do.
 fn spell(name: &mut [u8]) {
     for word in name.split_mut(|byte| *byte == b'-') {
         match known_word(word) {
@@ -105,7 +107,7 @@ fn spell(name: &mut [u8]) {
     }
 }
 
-/// A word that is not spelled with one capital at its beginning.
+/// Spelling of a word that is not simply capitalized.
 const fn known_word(word: &[u8]) -> Option<&'static [u8]> {
     Some(match word {
         b"alpn" => b"ALPN",

@@ -1,9 +1,9 @@
-//! Subprotocols (RFC 6455 §1.9), which some clients use to send a token: browsers let a page
-//! set no other header of the opening handshake.
+//! Subprotocols (RFC 6455 §1.9), which some clients use to send a token: browsers let a page set no
+//! other header of the opening handshake.
 //!
-//! Kubernetes takes `base64url.bearer.authorization.k8s.io.<token>` beside the subprotocols
-//! that it speaks, others `jwt.<token>`, or the token alone. A server answers with another one,
-//! if it can.
+//! Kubernetes takes `base64url.bearer.authorization.k8s.io.<token>` beside the subprotocols that it
+//! speaks; other servers take `jwt.<token>`, or the bare token. The server then selects another of
+//! the offered subprotocols, if there is one.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ const MAX_NAME_CHARACTERS: usize = 40;
 /// The shortest part of a name between dots that may be a token, in characters.
 const MIN_TOKEN_CHARACTERS: usize = 20;
 
-/// Returns whether an offer looks like a token, and not like the name of a subprotocol: it has
-/// more than 40 characters, or a part between dots that has at least 20, a digit and a capital
-/// letter among them.
+/// Returns whether an offer looks like a token rather than the name of a subprotocol: it is longer
+/// than 40 characters, or a part between dots has at least 20, including a digit and a capital
+/// letter.
 #[must_use]
 pub fn is_token_like(offer: &str) -> bool {
     let is_token = |part: &str| {
@@ -26,8 +26,8 @@ pub fn is_token_like(offer: &str) -> bool {
     offer.len() > MAX_NAME_CHARACTERS || offer.split('.').any(is_token)
 }
 
-/// A subprotocol for the log: its name in quotes, or of one that is like a token its length
-/// only.
+/// Displays a subprotocol in the log: its name in quotes, or only the length of what looks like a
+/// token.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a>(pub &'a str);
 

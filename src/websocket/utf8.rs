@@ -2,10 +2,10 @@
 
 use super::frame::ProtocolError;
 
-/// Validates a text message fragment by fragment, wherever it is cut.
+/// Validates a text message piece by piece, however it is split.
 #[derive(Clone, Debug, Default)]
 pub struct Utf8Validator {
-    /// The beginning of a character whose end has not arrived.
+    /// First bytes of a character that the last piece split.
     partial: [u8; 4],
     partial_bytes: usize,
 }
@@ -15,8 +15,9 @@ impl Utf8Validator {
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::InvalidUtf8`] as soon as no continuation could make it valid.
+    /// [`ProtocolError::InvalidUtf8`] as soon as no continuation can make the text valid.
     pub fn feed(&mut self, mut piece: &[u8]) -> Result<(), ProtocolError> {
+        // Completes the split character byte by byte; it needs three more at most.
         while let ([next, rest @ ..], 1..) = (piece, self.partial_bytes) {
             self.partial[self.partial_bytes] = *next;
             self.partial_bytes += 1;
@@ -33,6 +34,7 @@ impl Utf8Validator {
             if error.error_len().is_some() {
                 return Err(ProtocolError::InvalidUtf8);
             }
+            // No error length: the piece ends inside a character that is valid so far.
             let tail = &piece[error.valid_up_to()..];
             self.partial[..tail.len()].copy_from_slice(tail);
             self.partial_bytes = tail.len();
@@ -40,11 +42,11 @@ impl Utf8Validator {
         Ok(())
     }
 
-    /// Checks that the text ends with a whole character, and starts anew.
+    /// Checks that the text ends with a whole character, and resets the validator.
     ///
     /// # Errors
     ///
-    /// [`ProtocolError::InvalidUtf8`] when it does not.
+    /// [`ProtocolError::InvalidUtf8`] when the text ends inside a character.
     pub fn finish(&mut self) -> Result<(), ProtocolError> {
         match std::mem::take(&mut self.partial_bytes) {
             0 => Ok(()),

@@ -1,4 +1,4 @@
-//! Finding the frames in a byte stream.
+//! Finding the frames of a byte stream.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use super::{
     Compression, FrameHeader, LENGTH_16, LENGTH_64, Opcode, ProtocolError, RSV1, Role, check_rsv1,
 };
 
-/// The bit of a frame's second byte that says that its payload is masked.
+/// The bit of a frame's second byte that marks a masked payload.
 const MASK: u8 = 0x80;
 
-/// How long the mask is then.
+/// Length of the masking key.
 const MASK_BYTES: usize = 4;
 
-/// The first byte of a text and of a binary message of one frame.
+/// First byte of an unfragmented text and binary message.
 const WHOLE_TEXT: u8 = 0x81;
 const WHOLE_BINARY: u8 = 0x82;
 
@@ -20,33 +20,33 @@ const WHOLE_BINARY: u8 = 0x82;
 ///
 /// # Invariants
 ///
-/// * A header that has been reported was legal by itself and in its place among the
-///   fragments (RFC 6455 §5.4).
-/// * Whoever forwards exactly what the scanner has stepped over forwards whole headers
-///   only, so that the receiver is at a frame boundary or inside a payload.
+/// * A header that has been reported was legal by itself and in its place among the fragments (RFC
+///   6455 §5.4).
+/// * Forwarding exactly what the scanner has stepped over forwards whole headers only, so that the
+///   receiver is at a frame boundary or inside a payload.
 #[derive(Clone)]
 pub struct FrameScanner {
     payload_left: u64,
     sender: Role,
     compression: Compression,
     in_message: bool,
-    /// Whether the frame whose payload is being stepped over ends a data message.
+    /// Set while the scanner is inside the payload of a frame that ends a data message.
     ends_message: bool,
     stops_at_pongs: bool,
 }
 
-/// What [`FrameScanner::skip`] stepped over.
+/// Result of [`FrameScanner::skip`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// How many bytes of the input are whole headers and payload.
+    /// Bytes of the input that are whole headers and payload.
     pub bytes: usize,
-    /// How many data messages ended within them.
+    /// Data messages that ended within them.
     pub messages: u64,
-    /// Why it stopped there.
+    /// Reason for stopping there.
     pub stop: Stop,
 }
 
-/// Why [`FrameScanner::skip`] stopped.
+/// Reason why [`FrameScanner::skip`] stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The input is used up.
@@ -55,15 +55,15 @@ pub enum Stop {
     PartialHeader,
     /// The rest of the input starts with a close frame's header.
     Close,
-    /// The rest of the input starts with a pong's header; only of a scanner that
-    /// [stops](FrameScanner::stop_at_pongs) there.
+    /// The rest of the input starts with a pong's header; only after
+    /// [`stop_at_pongs`](FrameScanner::stop_at_pongs).
     Pong,
-    /// The rest of the input starts with what RFC 6455 forbids.
+    /// The rest of the input violates RFC 6455.
     Violation(ProtocolError),
 }
 
 impl FrameScanner {
-    /// A scanner at the start of what `sender` sends.
+    /// Creates a scanner at the start of the frames that `sender` sends.
     #[must_use]
     pub const fn new(sender: Role) -> Self {
         Self {
@@ -76,31 +76,31 @@ impl FrameScanner {
         }
     }
 
-    /// The same, on a connection on which `compression` was agreed or not.
+    /// Sets whether `compression` was negotiated on the connection.
     #[must_use]
     pub const fn with(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self
     }
 
-    /// Has [`skip`](Self::skip) stop at pongs from here on, for somebody who looks at them.
+    /// Makes [`skip`](Self::skip) stop at pongs, for a caller that reads their payloads.
     pub const fn stop_at_pongs(&mut self) {
         self.stops_at_pongs = true;
     }
 
-    /// Whether the next byte belongs to a header.
+    /// Returns whether the next byte belongs to a header.
     #[must_use]
     pub const fn is_at_boundary(&self) -> bool {
         self.payload_left == 0
     }
 
-    /// Whether a data message has begun and not ended.
+    /// Returns whether a data message has begun and not ended.
     #[must_use]
     pub const fn is_in_message(&self) -> bool {
         self.in_message || self.ends_message
     }
 
-    /// How much of the current frame's payload is still to come, in bytes.
+    /// Bytes of the current frame's payload that are still to come.
     #[must_use]
     pub const fn payload_left(&self) -> u64 {
         self.payload_left
@@ -112,7 +112,7 @@ impl FrameScanner {
     ///
     /// # Errors
     ///
-    /// What RFC 6455 forbids, in the header itself or in its place among the fragments.
+    /// A violation of RFC 6455, in the header itself or in its place among the fragments.
     ///
     /// # Panics
     ///
@@ -131,8 +131,8 @@ impl FrameScanner {
                 Ok(Some((header, header_bytes)))
             }
             undecided => {
-                // What the first byte shows is said whatever comes behind it, so that the
-                // verdict does not depend on how much has arrived.
+                // The first byte is judged by itself, so that the verdict does not depend on how
+                // much of the header has arrived.
                 FrameHeader::parse(&input[..1], self.sender)?;
                 self.check_place(Opcode::from_nibble(first & 0x0f)?)?;
                 undecided
@@ -152,20 +152,21 @@ impl FrameScanner {
 
     /// Steps over a header that [`peek`](Self::peek) returned.
     ///
-    /// Returns whether a data message ended with it, which is so for an empty last frame.
+    /// Returns whether a data message ended with it, as it does with an empty last frame.
     pub fn enter(&mut self, header: &FrameHeader) -> bool {
         self.payload_left = header.payload_bytes;
         if header.opcode.is_control() {
             return false;
         }
+        // Control frames, which may stand between fragments, have returned above.
         self.in_message = !header.fin;
         self.ends_message = header.fin && header.payload_bytes > 0;
         header.fin && header.payload_bytes == 0
     }
 
-    /// Steps over as much of the current payload as `available` bytes hold.
+    /// Steps over as much of the current payload as `available` bytes contain.
     ///
-    /// Returns how many bytes that is and whether a data message ended with them.
+    /// Returns the number of bytes, and whether a data message ended with them.
     pub fn take_payload(&mut self, available: usize) -> (usize, bool) {
         let taken =
             usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
@@ -177,7 +178,7 @@ impl FrameScanner {
         (taken, ended)
     }
 
-    /// Why [`skip`](Self::skip) stops at such a control frame, if it does.
+    /// Reason for [`skip`](Self::skip) to stop at a control frame of this type, if any.
     const fn stop_at(&self, opcode: Opcode) -> Option<Stop> {
         match opcode {
             Opcode::Close => Some(Stop::Close),
@@ -186,8 +187,8 @@ impl FrameScanner {
         }
     }
 
-    /// Steps over everything in `input` that may be forwarded: payloads and whole headers,
-    /// up to a close frame, a violation or, if it is to stop there, a pong.
+    /// Steps over everything in `input` that may be forwarded: payloads and whole headers, up to a
+    /// close frame, a violation or, if [asked for](Self::stop_at_pongs), a pong.
     pub fn skip(&mut self, input: &[u8]) -> Skipped {
         let Whole { bytes, messages } = self.whole_messages(input);
         if bytes == input.len() {
@@ -201,13 +202,14 @@ impl FrameScanner {
         self.skip_rest(input, bytes, messages)
     }
 
-    /// [`skip`](Self::skip) behind so many `bytes` with so many `messages`.
+    /// Continues [`skip`](Self::skip) behind `bytes`, which contain `messages`.
     fn skip_rest(&mut self, input: &[u8], mut bytes: usize, mut messages: u64) -> Skipped {
         let stop = loop {
             if self.payload_left > 0 {
                 let (taken, ended) = self.take_payload(input.len() - bytes);
                 bytes += taken;
                 messages += u64::from(ended);
+                // Behind a payload that was split between two reads the fast path applies again.
                 let whole = self.whole_messages(&input[bytes..]);
                 bytes += whole.bytes;
                 messages += whole.messages;
@@ -237,8 +239,8 @@ impl FrameScanner {
         }
     }
 
-    /// What of `input` is messages of one frame that are there to their ends, as most are;
-    /// a header is decoded for those alone that are not.
+    /// Counts the unfragmented messages at the start of `input` that have arrived whole, as most
+    /// do; only the frames behind them are decoded by [`peek`](Self::peek).
     #[expect(
         clippy::inline_always,
         reason = "a message of the tunnel needs nothing else"
@@ -246,6 +248,7 @@ impl FrameScanner {
     #[inline(always)]
     fn whole_messages(&self, input: &[u8]) -> Whole {
         let mut whole = Whole::default();
+        // The pattern below knows first frames only.
         if self.in_message || !self.is_at_boundary() {
             return whole;
         }
@@ -264,9 +267,11 @@ impl FrameScanner {
             }
             let (length_bytes, payload_bytes) = match (second & !MASK, rest) {
                 (LENGTH_16, [high, low, ..]) => (2, u16::from_be_bytes([*high, *low])),
+                // Payloads of 64 KiB and more rarely arrive whole; they take the slow path.
                 (LENGTH_16 | LENGTH_64, _) => break,
                 (length, _) => (0, u16::from(length)),
             };
+            // A violation is reported by the slow path alone.
             let is_minimal = length_bytes == 0 || payload_bytes >= u16::from(LENGTH_16);
             let behind = length_bytes + mask_bytes + usize::from(payload_bytes);
             let Some((_, next)) = rest.split_at_checked(behind).filter(|_| is_minimal) else {
@@ -280,7 +285,7 @@ impl FrameScanner {
     }
 }
 
-/// Whole messages.
+/// Unfragmented messages that have arrived whole.
 #[derive(Default)]
 struct Whole {
     bytes: usize,
