@@ -1,29 +1,28 @@
-//! Clients: where they connect from, and whose word about that counts.
+//! Clients: the address they connect from, and the proxies trusted to report it.
 //!
-//! A client that connects by way of other proxies is known only from what these say:
-//! `X-Forwarded-For`, to which each of them appends the address that it was asked from, or a
-//! header of the PROXY protocol. Everybody can say such things, so they count only from
-//! [`TrustedProxies`], and of a list only what such proxies have appended.
+//! A client that connects through other proxies is known only by what they report:
+//! `X-Forwarded-For`, to which each of them appends the address of its own client, or a PROXY
+//! protocol header. Anyone can send those, so they count only from [`TrustedProxies`], and of a
+//! list only the part that such proxies have appended.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// Where a client connects from.
+/// Address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAddr {
-    /// Over TCP; an IPv4 address is never in its IPv6 form.
+    /// A TCP connection; an IPv4 address is never in its IPv6 form.
     Tcp(SocketAddr),
-    /// By way of a trusted proxy, which says from where but not from which port; like the
-    /// above never in IPv6 form.
+    /// A trusted proxy's report, which has an address but no port; never in IPv6 form either.
     Forwarded(IpAddr),
-    /// Over a Unix domain socket, where clients have no address.
+    /// A Unix domain socket, whose clients have no address.
     Unix,
 }
 
 impl ClientAddr {
-    /// The address without a port, if there is one.
+    /// Returns the address without a port, if there is one.
     #[must_use]
     pub const fn ip(self) -> Option<IpAddr> {
         match self {
@@ -50,41 +49,42 @@ impl fmt::Display for ClientAddr {
     }
 }
 
-/// Both ends of a connection of a client.
+/// Both ends of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Where it comes from.
+    /// Address of the client's end.
     pub client: ClientAddr,
-    /// The address that the client connected to, where that is known and needed.
+    /// Address that the client connected to, where it is known and needed.
     pub server: Option<SocketAddr>,
-    /// Whether it is known who is there: not where a proxy does not know who is behind it.
-    /// What such a client says about itself does not count, for it has the proxy's address.
+    /// False if the proxy at the other end does not know its client (`UNKNOWN`, `LOCAL`). The
+    /// address is then the proxy's own, so the client's forwarding headers must not be trusted.
     pub is_known: bool,
 }
 
-/// Who sends a request, and how it came.
+/// The sender of a request and the connection it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// Where the client is, as far as trusted proxies say.
+    /// Address of the client, as far as trusted proxies report it.
     pub address: ClientAddr,
-    /// Where its connection comes from: the client itself, or the nearest proxy before it.
+    /// Address of the connection's end: the client itself, or the nearest proxy.
     pub peer: ClientAddr,
-    /// The address that the peer connected to, where that is known and needed.
+    /// Address that the peer connected to, where it is known and needed.
     pub server: Option<SocketAddr>,
-    /// Whether the peer is a trusted proxy.
+    /// True if the peer is a trusted proxy.
     pub is_trusted: bool,
-    /// Whether the connection is encrypted.
+    /// True if the connection is encrypted.
     pub is_tls: bool,
 }
 
 impl Client {
-    /// The scheme of the URLs that it asks for.
+    /// Scheme of the URLs that the client requests.
     #[must_use]
     pub const fn scheme(self) -> &'static str {
         if self.is_tls { "https" } else { "http" }
     }
 
-    /// Where the client is, with port 0 where that is not known; `None` on a Unix socket.
+    /// Returns the client's address, with port 0 where the port is unknown; `None` on a Unix
+    /// socket.
     #[must_use]
     pub fn source(self) -> Option<SocketAddr> {
         match self.address {
@@ -101,23 +101,23 @@ impl fmt::Display for Client {
     }
 }
 
-/// The proxies whose word about the clients behind them counts; by default none.
+/// Proxies that are trusted to report their clients; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
-    /// Where they connect from.
+    /// Networks that they connect from.
     pub networks: Vec<Network>,
-    /// Whether everybody who can connect over a Unix domain socket is one.
+    /// Trusts every peer on a Unix domain socket.
     pub unix: bool,
 }
 
 impl TrustedProxies {
-    /// Whether nobody is.
+    /// Returns whether no proxy is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && !self.unix
     }
 
-    /// Whether who connects from `peer` is one.
+    /// Returns whether `peer` is a trusted proxy.
     #[must_use]
     pub fn trusts(&self, peer: ClientAddr) -> bool {
         match peer.ip() {
@@ -126,11 +126,11 @@ impl TrustedProxies {
         }
     }
 
-    /// The client behind `peer`, given what is in its `X-Forwarded-For`, in that order.
+    /// Finds the client behind `peer` from the elements of its `X-Forwarded-For`, in their order.
     ///
-    /// The list is read from its end for as long as it is trusted proxies that have appended
-    /// to it; the first address that is none of theirs is the client's. Whatever stands
-    /// before that the client may have made up.
+    /// The list is read from its end for as long as trusted proxies have appended to it; the first
+    /// address that is not trusted is the client's. Anything before that may be made up by the
+    /// client.
     #[must_use]
     pub fn client_behind<'a>(
         &self,
@@ -142,6 +142,7 @@ impl TrustedProxies {
             if !self.trusts(client) {
                 break;
             }
+            // `unknown` or a name ends the chain: nothing shows that a trusted proxy wrote the rest.
             let Some(address) = address(element) else {
                 break;
             };
@@ -151,7 +152,7 @@ impl TrustedProxies {
     }
 }
 
-/// An address in `X-Forwarded-For`; some proxies write a port behind it.
+/// Parses an element of `X-Forwarded-For`; some proxies append a port.
 fn address(element: &str) -> Option<IpAddr> {
     let element = element.trim();
     let bracketed = element
@@ -162,7 +163,7 @@ fn address(element: &str) -> Option<IpAddr> {
     address.ok().map(|address| address.to_canonical())
 }
 
-/// The addresses that begin with the same bits.
+/// A network in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     first: IpAddr,
@@ -170,13 +171,14 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network of `prefix_bits` that `address` is in; `None` when an address does not
-    /// have so many bits.
+    /// Returns the network of `prefix_bits` that contains `address`; `None` when an address of that
+    /// family has fewer bits.
     #[must_use]
     pub fn of(address: IpAddr, prefix_bits: u8) -> Option<Self> {
         let first = match address {
             IpAddr::V4(address) => {
                 let host_bits = 32_u32.checked_sub(prefix_bits.into())?;
+                // A shift by all bits, for a prefix of 0, is an overflow and not a zero.
                 let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
                 IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask))
             }
@@ -189,13 +191,13 @@ impl Network {
         Some(Self { first, prefix_bits })
     }
 
-    /// Its first address.
+    /// First address of the network.
     #[must_use]
     pub const fn first(self) -> IpAddr {
         self.first
     }
 
-    /// Whether `address`, which is not an IPv4 address in its IPv6 form, is in it.
+    /// Returns whether the network contains `address`, which is not an IPv4 address in IPv6 form.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4()
@@ -209,7 +211,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Networks that are not reached from the Internet: loopback, link-local (Cloud Run), private
+/// Networks that are not reachable from the Internet: loopback, link-local (Cloud Run), private
 /// (RFC 1918), shared (RFC 6598) and unique local (RFC 4193) addresses.
 pub const PRIVATE_NETWORKS: [Network; 9] = [
     ipv4(Ipv4Addr::new(10, 0, 0, 0), 8),

@@ -23,13 +23,14 @@
 //! 1. [`server`] accepts a connection and hands it to the worker with the fewest; a
 //!    session never leaves its worker's thread.
 //! 2. [`http`] reads the request, finds the [`route`], and either forwards plain HTTP or
-//!    answers the opening handshake with `101` before the upstream is even connected; or,
-//!    where the route or what is known of the upstream says so, as the upstream does.
+//!    answers the opening handshake with `101` before the upstream is even connected. Where the
+//!    route or the state of the upstream calls for it, the client gets the upstream's own answer
+//!    instead.
 //! 3. [`session::run`] is the rest, in order: hold, flush, tunnel, close. It is generic over
-//!    byte streams and takes the connection attempt as a function: of TCP and HTTP it knows
-//!    nothing.
-//! 4. [`upstream`] connects, one trying for all while nobody listens: resolve, dial, opening
-//!    handshake, validate, try again.
+//!    byte streams and takes the connection attempt as a function: it knows nothing of TCP and
+//!    HTTP.
+//! 4. [`upstream`] connects: resolve, dial, opening handshake, validate, retry. While the
+//!    upstream does not listen, one session tries on behalf of all.
 //! 5. The session's [`Report`](session::Report) becomes one log line in [`telemetry`].
 //!
 //! # Modules
@@ -37,7 +38,7 @@
 //! In the order of a connection's life; each imports only what its row names, which a test
 //! holds against the code.
 //!
-//! | module | imports | what it is |
+//! | module | imports | purpose |
 //! |---|---|---|
 //! | `cli` | `config`, `demo`, `http`, `route`, `server`, `telemetry`, `upstream`, `websocket` | arguments, exit status |
 //! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
@@ -46,17 +47,17 @@
 //! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `tls`, `transport`, `upstream`, `websocket` | health, sessions and metrics, on a listener of its own |
 //! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
 //! | `route` | `session`, `upstream`, `websocket` | host and path to upstream and settings |
-//! | `client` |  | where clients connect from, and whose word about that counts |
-//! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs, counts |
+//! | `client` |  | client addresses, and the proxies trusted to report them |
+//! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs and counters |
 //! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `upstream` | `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
-//! | `matcher` |  | what a message is compared with |
-//! | `memory` |  | how much memory there may be, and is |
-//! | `transport` |  | the byte streams that there are |
+//! | `matcher` |  | conditions on messages |
+//! | `memory` |  | memory limit and usage of the process |
+//! | `transport` |  | byte streams: TCP, Unix, TLS, HTTP/2 |
 //! | `tls` |  | certificates and keys from files, and their reload |
 //! | `websocket` |  | RFC 6455: frames, messages, close codes; no I/O, no clock |
 //!
-//! # What always holds
+//! # Invariants
 //!
 //! * No byte of a client goes upstream before the upstream's validated `101`
 //!   ([`upstream`]), and no message before the state that its rule names ([`session::hold`]).

@@ -1,11 +1,11 @@
-//! What a message is compared with; used by the gate and by the message rules.
+//! Conditions on messages; used by the gate and by the message rules.
 //!
-//! Every matcher looks at the payload alone, be the message text or binary: some clients
-//! send their JSON in binary messages, and a text message has a first byte, too.
+//! Every matcher inspects the payload alone, whether the message is text or binary: some clients
+//! send their JSON in binary messages, and a text message has a first byte like any other.
 //!
-//! A matcher sees at most the first `inspect_bytes` of a message. What would need the rest
-//! does not match, so that a message is never taken for more than was seen of it. A regular
-//! expression cannot know: its `$` also matches at the cut.
+//! A matcher sees at most the first `inspect_bytes` of a message. A condition that would need the
+//! rest does not match, so that no message is classified by bytes that were not seen. A regular
+//! expression is the exception: its `$` also matches at the cut.
 //!
 //! # Invariants
 //!
@@ -15,14 +15,14 @@ pub mod json;
 
 pub use json::{Json, Scalar};
 
-/// One message, or its beginning, as a matcher sees it.
+/// A message, or its beginning, as a matcher sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
-    /// Whether it is a text message (RFC 6455 §5.6); otherwise it is binary.
+    /// True for text, false for binary (RFC 6455 §5.6).
     pub is_text: bool,
-    /// The unmasked payload, at most its first `inspect_bytes`.
+    /// Unmasked payload, at most its first `inspect_bytes`.
     pub payload: &'a [u8],
-    /// Whether `payload` is the whole message.
+    /// True if `payload` is the whole message.
     pub is_whole: bool,
 }
 
@@ -37,12 +37,12 @@ pub enum Matcher {
     Regex(regex::bytes::Regex),
     /// The message starts with these bytes.
     BinaryPrefix(Vec<u8>),
-    /// The message is a JSON document with certain values in certain places.
+    /// The message is a JSON document with the given values at the given pointers.
     Json(Json),
 }
 
 impl PartialEq for Matcher {
-    /// Whether both are written in the same way.
+    /// Compares conditions as they are written: two equivalent expressions may differ.
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Text(one), Self::Text(other)) | (Self::Prefix(one), Self::Prefix(other)) => {
@@ -57,7 +57,7 @@ impl PartialEq for Matcher {
 }
 
 impl Matcher {
-    /// Whether `sample` meets the condition.
+    /// Returns whether `sample` meets the condition.
     #[must_use]
     pub fn matches(&self, sample: &Sample<'_>) -> bool {
         match self {

@@ -1,5 +1,5 @@
-//! How much memory the process may have: its cgroup's limit, else the machine's memory; and
-//! how much is in use.
+//! Memory available to the process, by its cgroup's limit or else the machine's size, and memory in
+//! use.
 
 mod pressure;
 
@@ -10,20 +10,20 @@ use std::{
 
 pub use self::pressure::{Bound, Pressure, Usage};
 
-/// The memory that the process may have, in bytes, as the files below `root` tell; `None`
-/// when they do not.
+/// Returns the memory available to the process in bytes, read from the files below `root`; `None`
+/// when they do not tell.
 ///
-/// A cgroup is also bound by the cgroups that it is in, so that the smallest limit counts.
-/// In a container its own path is often that of the host, which does not exist inside; what
-/// is mounted at the top is then the container's own.
+/// A cgroup is also bound by its ancestors, so the smallest limit counts. In a container the
+/// cgroup's path is often that of the host, which does not exist inside; the container's own cgroup
+/// is then what is mounted at the top.
 #[must_use]
 pub fn limit(root: &Path) -> Option<u64> {
     let cgroup = smallest_cgroup(root).map(|(limit, _)| limit);
     cgroup.into_iter().chain(machine(root)).min()
 }
 
-/// The limit of the process's cgroup in bytes, and what is in use of that; `None` when it has
-/// none that is below the machine's memory.
+/// Returns the limit of the process's cgroup in bytes, and the source of its usage; `None` without
+/// a limit below the machine's memory.
 #[must_use]
 pub fn cgroup(root: &Path) -> Option<(u64, Usage)> {
     let machine = machine(root).unwrap_or(u64::MAX);
@@ -37,13 +37,13 @@ fn smallest_cgroup(root: &Path) -> Option<(u64, Usage)> {
     limits.min_by_key(|(limit, _)| *limit)
 }
 
-/// Where one line of `/proc/self/cgroup` leads.
+/// Location of a cgroup, from one line of `/proc/self/cgroup`.
 struct Hierarchy {
     mount: &'static str,
-    /// The file with the limit.
+    /// Name of the file with the limit.
     file: &'static str,
     usage: fn(&Path) -> Usage,
-    /// Of the cgroup, within the mount.
+    /// Path of the cgroup within the mount.
     path: PathBuf,
 }
 
@@ -55,6 +55,7 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
         .components()
         .filter(|component| matches!(component, Component::Normal(_)))
         .collect();
+    // An empty list of controllers marks the one hierarchy of version 2 (cgroups(7)).
     if controllers.is_empty() {
         Some(Hierarchy {
             mount: "sys/fs/cgroup",
@@ -78,13 +79,13 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
 }
 
 impl Hierarchy {
-    /// The smallest limit of the cgroup and of those that it is in, and what is in use of it.
+    /// Finds the smallest limit of the cgroup and its ancestors, with the source of its usage.
     fn smallest(&self, root: &Path) -> Option<(u64, Usage)> {
         let mount = root.join(self.mount);
         let limit = |cgroup: &Path| {
             let cgroup = mount.join(cgroup);
             let limit = fs::read_to_string(cgroup.join(self.file)).ok()?;
-            // `max`, the word for no limit, is not a number.
+            // `max` stands for no limit and is not a number.
             let limit = limit.trim().parse().ok()?;
             Some((limit, (self.usage)(&cgroup)))
         };

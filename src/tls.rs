@@ -1,12 +1,11 @@
-//! What TLS needs on either side: certificates and keys from PEM files, and their reload.
+//! TLS material of either side: certificates and keys from PEM files, and their reload.
 //!
 //! # Invariants
 //!
-//! * The crypto provider is always named, never the default of the process: that one panics
-//!   where two are linked in.
-//! * What is in use was read and checked as a whole; a file that breaks later changes
-//!   nothing.
-//! * No key material is in a `Debug` or an error.
+//! * The crypto provider is always named, never the process's default: looking that up panics where
+//!   two are linked in.
+//! * Material in use was read and checked as a whole; a file that breaks later changes nothing.
+//! * No key material appears in a `Debug` or an error.
 
 mod files;
 mod reload;
@@ -22,11 +21,11 @@ pub use self::{
     validity::{Warnings, date},
 };
 
-/// The SHA-256 of `bytes` in hexadecimal.
+/// Returns the SHA-256 of `bytes` in hexadecimal.
 ///
 /// # Panics
 ///
-/// When aws-lc-rs has no suite with that hash, without which there is no TLS 1.3.
+/// When aws-lc-rs has no cipher suite with that hash, without which there is no TLS 1.3.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
     let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();
@@ -36,7 +35,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     digits.collect()
 }
 
-/// The cryptography of both sides: aws-lc-rs, with its post-quantum key exchange first.
+/// Cryptography of both sides: aws-lc-rs, with its post-quantum key exchange first.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =

@@ -1,7 +1,7 @@
 //! The byte streams that a session runs on.
 //!
-//! [`Transport`] is the one place that knows the kinds of connection there are, on
-//! either side; everything above it is generic over [`Stream`] or just reads and writes.
+//! [`Transport`] is the one place that knows the kinds of connection on either side; everything
+//! above it is generic over [`Stream`] or just reads and writes.
 
 pub mod backlog;
 pub mod descriptors;
@@ -32,25 +32,24 @@ pub use self::http2::Http2Stream;
 
 /// A byte stream that a session can run on.
 ///
-/// Beyond reading and writing, a session that has stopped reading (backpressure) needs
-/// to know whether anybody is still there.
+/// A session that has stopped reading (backpressure) also needs to know whether the peer is still
+/// there.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// Whether the peer has closed or reset the connection, even when bytes it sent
-    /// before are still unread.
+    /// Returns whether the peer has closed or reset the connection, even while bytes it sent before
+    /// that are unread.
     ///
     /// `false` when the stream cannot tell.
     fn is_hung_up(&self) -> bool {
         false
     }
 
-    /// The TCP socket, where the stream is nothing else: then payload may be moved from and
-    /// to it by the kernel.
+    /// Returns the TCP socket if the stream is nothing but one: the kernel may then move payload
+    /// from and to it.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
 
-    /// Reads what has come, like `poll_read`, into a buffer that is initialized; 0 at the end of
-    /// the stream.
+    /// Reads like `poll_read`, but into an initialized buffer; 0 at the end of the stream.
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
@@ -59,21 +58,22 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
         poll_read_into(self, context, buffer)
     }
 
-    /// Whether nothing has come, if a read has just had to wait: where a socket is the stream's
-    /// own, that is asked, and not the reactor, who may not have looked since.
+    /// Returns whether nothing has arrived, after a read that returned `Pending`. A stream with a
+    /// socket of its own asks the kernel rather than the reactor, which may not have polled since.
     fn is_drained(&self) -> bool {
         true
     }
 
-    /// Whether it may be worth reading again after a read that did not fill its buffer; on
-    /// `Pending` the task is woken when it is.
+    /// Returns `Ready` if reading again may be worthwhile after a read that did not fill its
+    /// buffer; on `Pending` the task is woken as soon as it is.
     fn poll_readable(&self, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    /// Whether it is known, without a system call, that nothing has come since
-    /// [`poll_receive`](Self::poll_receive) or [`poll_readable`](Self::poll_readable) had to wait
-    /// with some of the task's budget left: then that task is still to be woken.
+    /// Returns whether it is known, without a system call, that nothing has arrived since
+    /// [`poll_receive`](Self::poll_receive) or [`poll_readable`](Self::poll_readable) returned
+    /// `Pending` with some of the task's budget left; the wakeup of that task is then still
+    /// outstanding.
     ///
     /// `false` when the stream cannot tell, or has anything in a buffer of its own.
     fn is_unready(&self) -> bool {
@@ -96,27 +96,27 @@ fn poll_read_into(
 /// A connection to a client or to an upstream.
 #[derive(Debug)]
 pub enum Transport {
-    /// Over TCP.
+    /// A TCP connection.
     Tcp(TcpStream),
-    /// Over a Unix domain socket.
+    /// A Unix domain socket.
     Unix(UnixStream),
-    /// Over TLS; in a box, so that a connection without it does not pay for its size.
+    /// A TLS connection; boxed, so that other connections do not pay for its size.
     ///
-    /// An end without a `close_notify` is an error (`UnexpectedEof`): somebody on the way
-    /// may have cut the connection.
+    /// An end without a `close_notify` is an error (`UnexpectedEof`): an attacker on the way may
+    /// have truncated the stream.
     Tls(Box<TlsStream<Self>>),
-    /// A stream of an HTTP/2 connection; in a box for the same reason.
+    /// A stream of an HTTP/2 connection; boxed for the same reason.
     Http2(Box<Http2Stream>),
 }
 
 impl Transport {
-    /// Whether it is encrypted.
+    /// Returns whether the connection is encrypted.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// The address of the peer's end; `None` where that is no TCP connection.
+    /// Address of the peer; `None` unless the connection is TCP.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
         match self {
@@ -126,8 +126,7 @@ impl Transport {
         }
     }
 
-    /// The application protocol that the TLS handshake has chosen (RFC 7301), such as
-    /// `http/1.1`.
+    /// Application protocol that the TLS handshake selected (RFC 7301), such as `http/1.1`.
     #[must_use]
     pub fn application_protocol(&self) -> Option<&[u8]> {
         match self {
@@ -136,9 +135,9 @@ impl Transport {
         }
     }
 
-    /// Whether nothing that is written gets to the peer any more: the connection is reset, or of
-    /// a Unix socket the other end closed. Of a TCP connection that is known once its host has
-    /// said so to something that was sent.
+    /// Returns whether nothing that is written can reach the peer any more: the connection is
+    /// reset, or the other end of a Unix socket is closed. On TCP this is known once the peer's
+    /// host has answered a packet with a reset.
     ///
     /// `false` when the stream cannot tell.
     #[must_use]
@@ -155,12 +154,12 @@ impl Transport {
         }
     }
 
-    /// Asks the peer's host now and then whether its end is still there, so that the connection
-    /// breaks some time after it is not; nothing where that is no TCP connection.
+    /// Enables TCP keepalive, so that the connection breaks some time after its peer has vanished;
+    /// does nothing unless the connection is TCP.
     pub fn keep_asking(&self) {
         match self {
             Self::Tcp(stream) => {
-                // Without it what is written next finds out.
+                // Without keepalive the next write detects it.
                 let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive());
             }
             Self::Tls(stream) => stream.get_ref().0.keep_asking(),
@@ -169,14 +168,14 @@ impl Transport {
     }
 }
 
-/// How long a connection may be silent until the host at its other end is asked whether it is
-/// there, and how long each of the [`PROBES`] may take.
+/// Idle time before the first keepalive probe, and time between two of the [`PROBES`].
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 
-/// How many times in a row the host may not answer.
+/// Unanswered keepalive probes after which the connection is broken.
 const PROBES: u32 = 3;
 
-/// What finds a host that has vanished, which a peer that says nothing for long is not.
+/// Keepalive settings that detect a vanished host; a live peer may stay silent for as long as it
+/// likes.
 pub(crate) fn keep_alive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(PROBE_AFTER)
@@ -191,7 +190,7 @@ impl Stream for Transport {
             Self::Unix(stream) => {
                 has_noted(stream.ready(Interest::READABLE), Ready::is_read_closed)
             }
-            // A peer that has said `close_notify` and nothing else still is there.
+            // A peer that sent `close_notify` and nothing else is still there.
             Self::Tls(stream) => stream.get_ref().0.is_hung_up(),
             Self::Http2(stream) => stream.is_hung_up(),
         }
@@ -220,7 +219,7 @@ impl Stream for Transport {
             Self::Tcp(stream) => has_nothing(stream),
             Self::Unix(stream) => has_nothing(stream),
             Self::Tls(stream) => stream.get_ref().0.is_drained(),
-            // Another task reads its connection.
+            // The connection is read by another task.
             Self::Http2(_) => true,
         }
     }
@@ -240,10 +239,10 @@ impl Stream for Transport {
     }
 }
 
-/// Whether the readiness that the reactor has noted `says` so; an error does.
+/// Returns whether `says` holds for the readiness that the reactor has recorded; true on an error.
 ///
-/// The future is polled once and dropped: it is only asked for what is known by now, so
-/// nobody needs to be woken later.
+/// The future is polled once and dropped: only what is known by now matters, so there is no task to
+/// wake.
 fn has_noted(ready: impl Future<Output = io::Result<Ready>>, says: fn(Ready) -> bool) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     match pin!(ready).poll(&mut context) {
@@ -253,7 +252,7 @@ fn has_noted(ready: impl Future<Output = io::Result<Ready>>, says: fn(Ready) -> 
     }
 }
 
-/// Whether nothing has come on `socket`, not even its end.
+/// Returns whether nothing has arrived on `socket`, not even the end of the stream.
 fn has_nothing(socket: impl AsFd) -> bool {
     let look = || {
         recv(

@@ -1,9 +1,9 @@
-//! JSON pointers (RFC 6901) and the values that a message must have in their places.
+//! JSON pointers (RFC 6901) and the values that a message must have there.
 //!
-//! `serde_json` reads the document as a stream. The wanted pointers form a trie, which is
-//! walked along with the document: what is not on the way to a pointer is skipped without
-//! being stored. Skipping is not recursive in `serde_json`, and the walk is as deep as the
-//! pointers are, so that a deeply nested document costs no more than a flat one.
+//! `serde_json` reads the document as a stream. The pointers form a trie, which is walked along
+//! with the document: values off the way to a pointer are skipped without being stored. Skipping is
+//! not recursive in `serde_json`, and the walk is only as deep as the pointers are, so that a
+//! deeply nested document costs no more than a flat one.
 
 use std::fmt;
 
@@ -11,33 +11,33 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::Sample;
 
-/// Which values a JSON document must have in which places.
+/// Values that a JSON document must have at certain pointers.
 ///
-/// All conditions must hold. Where a key occurs twice in an object, the last one counts,
-/// as in a browser.
+/// All conditions must hold. Where a key occurs twice in an object, the last one counts, as in a
+/// browser.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Json {
     root: Node,
     conditions: usize,
 }
 
-/// A value that can be compared with; TOML has no word for JSON's `null`.
+/// A value to compare with; TOML cannot express JSON's `null`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     /// A string.
     String(String),
     /// A number.
     Number(Number),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
 }
 
-/// A number that is compared by its value: `1`, `1.0` and `1e0` are the same.
+/// A number that is compared by value: `1`, `1.0` and `1e0` are equal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Number {
-    /// A number without a fraction.
+    /// An integer.
     Whole(i128),
-    /// Any other number, and one beyond what fits.
+    /// Any other number, including an integer that does not fit.
     Other(f64),
 }
 
@@ -60,18 +60,18 @@ impl From<i64> for Scalar {
     }
 }
 
-/// Why a JSON pointer is none (RFC 6901 §3).
+/// Reason why a string is not a JSON pointer (RFC 6901 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PointerError {
-    /// It is neither empty nor begins with a slash.
+    /// The string is not empty and does not begin with a slash.
     #[error("a JSON pointer begins with `/`")]
     NoSlash,
-    /// A `~` stands for neither `~` nor `/`.
+    /// A `~` is not followed by `0` or `1`.
     #[error("in a JSON pointer `~` is written `~0`, and a `/` inside a key `~1`")]
     Escape,
 }
 
-/// A place in the document, and what is wanted there and below.
+/// A position in the document, with the condition on it and those below.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Node {
     condition: Option<Condition>,
@@ -81,7 +81,7 @@ struct Node {
 #[derive(Clone, Debug, PartialEq)]
 struct Condition {
     index: usize,
-    /// Any of these will do.
+    /// Accepted values; one of them must match.
     values: Vec<Scalar>,
 }
 
@@ -93,11 +93,11 @@ struct Token {
 }
 
 impl Json {
-    /// A matcher for documents in which every pointer leads to one of its values.
+    /// Creates a matcher for documents in which every pointer leads to one of its values.
     ///
     /// # Errors
     ///
-    /// The first string that is no JSON pointer.
+    /// An error for the first string that is not a JSON pointer.
     pub fn new<'a>(
         conditions: impl IntoIterator<Item = (&'a str, Vec<Scalar>)>,
     ) -> Result<Self, PointerError> {
@@ -119,9 +119,9 @@ impl Json {
         Ok(json)
     }
 
-    /// Whether the document meets all conditions.
+    /// Returns whether the document meets all conditions.
     ///
-    /// The beginning of a document does when all values were seen before the cut.
+    /// A truncated document does if all values were seen before the cut.
     #[must_use]
     pub fn matches(&self, sample: &Sample<'_>) -> bool {
         let Some(text) = readable(sample) else {
@@ -138,16 +138,17 @@ impl Json {
             .and_then(|()| deserializer.end());
         let is_legal = match read {
             Ok(()) => true,
+            // A document that was cut must end early; any other error is bad JSON.
             Err(error) => error.is_eof() && !sample.is_whole,
         };
         is_legal && met.iter().all(|met| *met)
     }
 }
 
-/// The part of `sample` that can be read as JSON text; `None` when it is not UTF-8.
+/// Returns the part of `sample` that can be read as JSON text; `None` when it is not UTF-8.
 ///
-/// Of a document that was cut, the end may be half a character or half a number. A half
-/// number would read as a whole one, so that it is cut off.
+/// A truncated document may end inside a character or a number. The start of a number would read as
+/// a whole one, so it is removed.
 fn readable<'a>(sample: &Sample<'a>) -> Option<&'a str> {
     let text = match std::str::from_utf8(sample.payload) {
         Ok(text) => text,
@@ -208,7 +209,8 @@ impl Node {
         child.map(|(_, node)| node)
     }
 
-    /// Takes back what was found here before: a later member of the same name replaces it.
+    /// Clears the conditions met at this node and below: a later member of the same name replaces
+    /// it.
     fn forget(&self, met: &mut [bool]) {
         if let Some(condition) = &self.condition {
             met[condition.index] = false;
@@ -219,7 +221,7 @@ impl Node {
     }
 }
 
-/// Reads the value at `node` and notes which conditions are met there and below.
+/// Reads the value at `node` and records the conditions that are met there and below.
 struct Walk<'a> {
     node: &'a Node,
     met: &'a mut [bool],
@@ -295,6 +297,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        // Every element is read, even behind the last wanted one: the parser must see the array's
+        // end.
         for index in 0.. {
             let element = match self.node.find(|token| token.index == Some(index)) {
                 Some(node) => {
@@ -311,7 +315,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Reads the key of an object's member and finds the child that it leads to.
+/// Reads the key of an object's member and finds the child node for it.
 struct Key<'a>(&'a Node);
 
 impl<'de, 'a> DeserializeSeed<'de> for Key<'a> {

@@ -1,11 +1,11 @@
-//! How much memory is in use, against the bound at which nothing new is taken in.
+//! Memory in use, compared with the bound at which new work is refused.
 //!
 //! # Invariants
 //!
-//! * Without a [`Bound`] it is never high.
-//! * Once it is high, it stays so until a twentieth of the bound is free again: it does not
-//!   change its mind with every session.
-//! * What cannot be read is not held against anybody.
+//! * Without a [`Bound`] memory is never short.
+//! * Hysteresis: once memory is short, it stays so until 5 % of the bound is free again, so that
+//!   the state does not change with every session.
+//! * A value that cannot be read counts as zero: nothing is refused because of it.
 
 use std::{
     fs,
@@ -16,41 +16,41 @@ use std::{
     },
 };
 
-/// Which part of the bound has to become free until all is well again.
+/// One part in `RELIEF` of the bound must be free again before memory is no longer short.
 const RELIEF: u64 = 20;
 
-/// When less than this part of the bound is left, every piece that is taken in is looked after.
+/// With less than one part in `NEAR` of the bound left, usage is checked after every piece taken
+/// in.
 const NEAR: u64 = 4;
 
-/// Before that, how much may be taken in until somebody looks: 16 bytes on the wire may become
-/// 500 in memory.
+/// Bytes that may be taken in between two checks before that: 16 bytes on the wire may become 500
+/// in memory.
 const LOOK_BYTES: u64 = 16 * 1024;
 
-/// The most memory that may be in use before nothing new is taken in.
+/// Bound on memory in use, beyond which new work is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// In bytes.
+    /// Bound in bytes.
     pub max_bytes: u64,
-    /// What is in use.
+    /// Source of the bytes in use.
     pub usage: Usage,
 }
 
-/// Where it is to be read what is in use.
+/// Source of the number of bytes in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Usage {
-    /// Of a cgroup, by version 1 or 2: all that counts against its limit, but for what the
-    /// kernel takes back first when it needs memory, which is the pages of files that nobody
-    /// has used for a while. Kubernetes calls this the working set.
+    /// A cgroup of version 1 or 2: everything that counts against its limit, except the pages of
+    /// inactive files, which the kernel reclaims first. Kubernetes calls this the working set.
     Cgroup {
-        /// The file that says how much in all.
+        /// File with the total.
         total: PathBuf,
-        /// The file that says of what.
+        /// File with the breakdown of the total.
         details: PathBuf,
-        /// Its line about those pages.
+        /// Name of its line for inactive file pages.
         reclaimable: &'static str,
     },
-    /// Of this process: what is resident. Nothing else is known where no cgroup has a limit,
-    /// and other processes are none of its business.
+    /// Resident memory of this process, for use where no cgroup has a limit: the memory of other
+    /// processes is not attributable to this one.
     Process {
         /// `/proc/self/statm`.
         statm: PathBuf,
@@ -58,7 +58,7 @@ pub enum Usage {
 }
 
 impl Usage {
-    /// Of the cgroup in this directory, by version 2.
+    /// Usage of the version 2 cgroup in this directory.
     pub(super) fn version_2(cgroup: &Path) -> Self {
         Self::Cgroup {
             total: cgroup.join("memory.current"),
@@ -67,7 +67,7 @@ impl Usage {
         }
     }
 
-    /// Of the cgroup in this directory, by version 1.
+    /// Usage of the version 1 cgroup in this directory.
     pub(super) fn version_1(cgroup: &Path) -> Self {
         Self::Cgroup {
             total: cgroup.join("memory.usage_in_bytes"),
@@ -76,7 +76,7 @@ impl Usage {
         }
     }
 
-    /// Of this process, as the files below `root` tell.
+    /// Usage of this process, read from the files below `root`.
     #[must_use]
     pub fn of_process(root: &Path) -> Self {
         Self::Process {
@@ -84,7 +84,7 @@ impl Usage {
         }
     }
 
-    /// Bytes in use; `None` when they cannot be read.
+    /// Reads the bytes in use; `None` when they cannot be read.
     #[must_use]
     pub fn read(&self) -> Option<u64> {
         match self {
@@ -103,6 +103,7 @@ impl Usage {
             }
             Self::Process { statm } => {
                 let statm = fs::read_to_string(statm).ok()?;
+                // The second field is the resident set, in pages (proc_pid_statm(5)).
                 let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
                 pages.checked_mul(rustix::param::page_size() as u64)
             }
@@ -110,24 +111,24 @@ impl Usage {
     }
 }
 
-/// How much is in use, as of the last [look](Self::look).
+/// Memory in use as of the last [check](Self::look).
 #[derive(Debug)]
 pub struct Pressure {
     bound: Mutex<Option<Bound>>,
     used_bytes: AtomicU64,
     is_high: AtomicBool,
-    /// This process alone, which is quickly read.
+    /// This process alone, which is quick to read.
     process: Usage,
-    /// What it had at the last look, in bytes.
+    /// Its bytes at the last check.
     process_bytes: AtomicU64,
-    /// Whether little was left when somebody last looked.
+    /// Set when less than a quarter of the bound was left at the last check.
     is_near: AtomicBool,
-    /// What has been taken in since.
+    /// Bytes taken in since the last check.
     unlooked_bytes: AtomicU64,
 }
 
 impl Pressure {
-    /// Not high, until somebody looks.
+    /// Creates a state that is not high until the first check.
     #[must_use]
     pub fn new(bound: Option<Bound>) -> Self {
         Self {
@@ -141,25 +142,25 @@ impl Pressure {
         }
     }
 
-    /// Changes the bound, from the next look on.
+    /// Changes the bound from the next check on.
     pub fn set_bound(&self, bound: Option<Bound>) {
         *self.bound() = bound;
     }
 
-    /// Whether nothing new is to be taken in.
+    /// Returns whether new work is to be refused.
     #[must_use]
     pub fn is_high(&self) -> bool {
         self.is_high.load(Ordering::Relaxed)
     }
 
-    /// What was in use at the last look, and the most that may be; `None` without a bound.
+    /// Bytes in use at the last check, and the bound; `None` without a bound.
     #[must_use]
     pub fn used_and_max_bytes(&self) -> Option<(u64, u64)> {
         let max_bytes = self.bound().as_ref()?.max_bytes;
         Some((self.used_bytes.load(Ordering::Relaxed), max_bytes))
     }
 
-    /// Reads what is in use.
+    /// Reads the usage and compares it with the bound.
     pub fn look(&self) {
         let bound = self.bound().clone();
         match bound {
@@ -172,21 +173,22 @@ impl Pressure {
         }
     }
 
-    /// Takes note of bytes that have been taken in and may take much more memory than that.
+    /// Records bytes that were taken in and may occupy much more memory than that.
     pub fn take_in(&self, bytes: usize) {
         self.unlooked_bytes
             .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Whether less than a quarter of the bound was left when somebody last looked.
+    /// Returns whether less than a quarter of the bound was left at the last check.
     #[must_use]
     pub fn is_near(&self) -> bool {
         self.is_near.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room to [take in](Self::take_in) more.
+    /// Returns whether there is room to [take in](Self::take_in) more.
     ///
-    /// Looks for itself, the more often the less is left: that costs a few microseconds.
+    /// Checks the usage first when it is due, more often the less is left: that costs a few
+    /// microseconds.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let unlooked_bytes = self.unlooked_bytes.load(Ordering::Relaxed);
@@ -198,7 +200,8 @@ impl Pressure {
         !self.is_high()
     }
 
-    /// Looks again if this process has grown since the last look by what was left then.
+    /// Checks again if this process has grown since the last check by more than was left then.
+    // `statm` is read much faster than the `memory.stat` of a cgroup.
     fn look_if_grown(&self) {
         let Some((used_bytes, max_bytes)) = self.used_and_max_bytes() else {
             return;
@@ -226,6 +229,7 @@ impl Pressure {
         self.note_near(used_bytes, max_bytes);
         self.used_bytes.store(used_bytes, Ordering::Relaxed);
         let was_high = self.is_high();
+        // The lower bound on the way down keeps the state from flapping.
         let bound = if was_high {
             max_bytes - max_bytes / RELIEF
         } else {

@@ -1,4 +1,4 @@
-//! Certificates and keys as they are in files, and what may be wrong with those.
+//! Certificates and keys in files, and errors that say how to fix them.
 
 use std::{
     env,
@@ -20,18 +20,18 @@ use rustls::{
 
 use super::provider;
 
-/// The longest file that is read, in bytes: all authorities of a system are a quarter of it.
+/// Longest file that is read, in bytes: four times the CA bundle of a system.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// A file that cannot be used, and what to do about it.
+/// A file that cannot be used, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {expected}{}", help.as_ref().map_or_else(String::new, |help| format!(" ({help})")))]
 pub struct FileError {
-    /// What is wrong with which file.
+    /// The problem, with the name of the file.
     pub what: String,
-    /// What is expected of it.
+    /// The expected content.
     pub expected: &'static str,
-    /// What to do, where that is known.
+    /// A way to fix it, where one is known.
     pub help: Option<String>,
 }
 
@@ -90,11 +90,11 @@ impl FileError {
     }
 }
 
-/// The certificate chain in a PEM file: the peer's own certificate first.
+/// Reads the certificate chain in a PEM file: the peer's own certificate first.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or has no certificate in it, or one that cannot be used.
+/// The file cannot be read, contains no certificate, or one that cannot be used.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -102,6 +102,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileErr
     if all.is_empty() {
         return Err(without_certificate(path, &text));
     }
+    // Checked here, so that the error names the file.
     for certificate in &all {
         ParsedCertificate::try_from(certificate)
             .map_err(|error| unusable_certificate(path, &error))?;
@@ -109,11 +110,11 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileErr
     Ok(all)
 }
 
-/// The certificates of authorities in a PEM file.
+/// Reads the CA certificates in a PEM file.
 ///
 /// # Errors
 ///
-/// Those of [`certificates`].
+/// As for [`certificates`].
 pub fn authorities(path: &Path) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -124,15 +125,15 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, FileError> {
     Ok(roots)
 }
 
-/// The private key in a PEM file: the first one.
+/// Reads the first private key in a PEM file.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or has no key in it, or one that needs a passphrase.
+/// The file cannot be read, contains no key, or one that needs a passphrase.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     let text = read(path)?;
-    // In the old form the encryption is a header inside the section, which would be taken
-    // for garbage.
+    // In the old form the encryption is a header inside the section, which the parser would report
+    // as garbage.
     if contains(&text, "BEGIN ENCRYPTED PRIVATE KEY") || contains(&text, "Proc-Type: 4,ENCRYPTED") {
         let name = path.display();
         let error = FileError::new(
@@ -153,18 +154,18 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
 /// The files of a certificate chain and of its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFiles {
-    /// The chain: the own certificate first.
+    /// The chain, its own certificate first.
     pub certificate: PathBuf,
     /// The key of the first certificate.
     pub key: PathBuf,
 }
 
-/// A certificate chain with its private key, and where it came from.
+/// A certificate chain with its private key.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The file with the certificates.
+    /// File that the chain was read from.
     pub file: PathBuf,
-    /// The chain and the key, which belong together.
+    /// The chain and the matching key.
     pub certified: Arc<CertifiedKey>,
 }
 
@@ -173,18 +174,18 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// What is wrong with either file, or that they do not belong together.
+    /// A problem with either file, or a key that does not match the certificate.
     pub fn read(files: &IdentityFiles) -> Result<Self, FileError> {
         let chain = certificates(&files.certificate)?;
         let key = private_key(&files.key)?;
         Self::new(files, chain, key)
     }
 
-    /// Puts together what was read from `files`.
+    /// Combines the chain and the key that were read from `files`.
     ///
     /// # Errors
     ///
-    /// The key is of no kind that is known, or not that of the first certificate.
+    /// The key is of an unknown kind, or does not match the first certificate.
     pub fn new(
         files: &IdentityFiles,
         chain: Vec<CertificateDer<'static>>,
@@ -214,19 +215,21 @@ fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     contents(path).map_err(|error| FileError::unreadable(path, &error))
 }
 
-/// What is in a file.
+/// Reads a whole file.
 ///
 /// # Errors
 ///
-/// Those of the system, and what is no file, such as a pipe on which a reader would wait for
-/// ever, or is longer than 1 MiB.
+/// Those of the system, and files that are not regular, such as a pipe on which a reader would
+/// block forever, or longer than 1 MiB.
 pub(super) fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let kind = path.metadata()?.file_type();
+    // Opening a directory fails with an error that says so.
     if !kind.is_file() && !kind.is_dir() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut contents = Vec::new();
     let file = File::open(path)?;
+    // The file may grow while it is read, so its metadata alone is no bound.
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents)?;
     if contents.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other("it is longer than 1 MiB"));
@@ -235,7 +238,7 @@ pub(super) fn contents(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn without_certificate(path: &Path, text: &[u8]) -> FileError {
-    /// How DER, the form without armour, begins.
+    /// First bytes of DER, the binary form.
     const DER: [u8; 2] = [0x30, 0x82];
     let name = path.display();
     let error = FileError::new(

@@ -1,7 +1,7 @@
-//! What was made of files, made anew when they change.
+//! Values that are made from files, and remade when the files change.
 //!
-//! Files are compared by content and not watched by inotify: secrets are mounted as symbolic
-//! links that are swapped, on file systems that tell nobody.
+//! Files are compared by content rather than watched by inotify: secrets are mounted as symbolic
+//! links that are swapped, on file systems that send no events.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 
 use super::{FileError, files};
 
-/// A value that is made of files.
+/// A value made from files.
 pub struct Reloadable<T> {
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> Result<T, FileError> + Send + Sync>,
@@ -22,17 +22,17 @@ pub struct Reloadable<T> {
     contents: Mutex<Contents>,
 }
 
-/// What is known of the contents of the files.
+/// Fingerprints of the files' contents.
 #[derive(Clone, Copy, Debug)]
 struct Contents {
-    /// Those that were last made into a value, or could not be.
+    /// Contents that were last made into a value, or could not be.
     tried: u64,
-    /// Those that were last seen.
+    /// Contents at the last check.
     seen: u64,
 }
 
 impl<T> Reloadable<T> {
-    /// What `make` makes of `files`, which are all that it reads.
+    /// Makes a value from `files`, which are all that `make` reads.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl<T> Reloadable<T> {
         files: Vec<PathBuf>,
         make: impl Fn() -> Result<T, FileError> + Send + Sync + 'static,
     ) -> Result<Self, FileError> {
-        // Before they are read: a change in between is then found by the next look.
+        // Before `make` reads them, so that the next check finds a change in between.
         let now = fingerprint(&files);
         let current = ArcSwap::from_pointee(make()?);
         Ok(Self {
@@ -55,20 +55,20 @@ impl<T> Reloadable<T> {
         })
     }
 
-    /// The value that is in use.
+    /// Returns the value in use.
     #[must_use]
     pub fn current(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Makes the value anew if the files have changed and have stayed the same since the
-    /// last look: a certificate and its key are rarely written at the same instant.
+    /// Remakes the value if the files have changed, and have stayed the same since the last check:
+    /// a certificate and its key are rarely written at the same instant.
     ///
-    /// `None` when there is nothing new.
+    /// Returns `None` when nothing has changed.
     ///
     /// # Errors
     ///
-    /// What is wrong with the files, once for each change; the value stays as it is.
+    /// The problem with the files, once for each change; the value stays as it is.
     pub fn refresh(&self) -> Option<Result<(), FileError>> {
         let now = fingerprint(&self.files);
         {
@@ -80,20 +80,22 @@ impl<T> Reloadable<T> {
             }
             contents.tried = now;
         }
+        // The lock is released first: making a value reads files.
         Some((self.make)().map(|value| self.current.store(Arc::new(value))))
     }
 
-    /// Makes the value anew at once, whether or not the files have changed.
+    /// Remakes the value at once, whether or not the files have changed.
     ///
     /// # Errors
     ///
-    /// What is wrong with the files; the value stays as it is.
+    /// The problem with the files; the value stays as it is.
     pub fn reload(&self) -> Result<(), FileError> {
         let now = fingerprint(&self.files);
         *self.contents.lock().unwrap_or_else(PoisonError::into_inner) = Contents {
             tried: now,
             seen: now,
         };
+        // Stored before this may fail, so that `refresh` does not report the same contents again.
         self.current.store(Arc::new((self.make)()?));
         Ok(())
     }
@@ -108,12 +110,12 @@ impl<T> fmt::Debug for Reloadable<T> {
     }
 }
 
-/// A number that is another one when the contents are others, keys not being kept around for
-/// a comparison.
+/// Hashes the contents of `files`; a hash, so that no key is kept in memory for a comparison.
 #[must_use]
 pub fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
+        // A missing file hashes as `None`, so that its return is a change.
         files::contents(file).ok().hash(&mut hasher);
     }
     hasher.finish()

@@ -1,4 +1,4 @@
-//! Certificates that are not valid now, or soon.
+//! Warnings about certificates that are expired, not yet valid, or about to expire.
 
 use std::{
     collections::BTreeSet,
@@ -14,20 +14,19 @@ use rustls::{
 
 use super::{Identity, provider};
 
-/// From how long before its end on a certificate is warned about, at most.
+/// Longest time before its expiry at which a certificate is warned about.
 const SOON: Duration = Duration::from_hours(7 * 24);
 
-/// That is in the last one of so many parts of its lifetime: certificates that live for a day
-/// are renewed within it.
+/// One part in `LAST_PART` of a certificate's lifetime, if that is shorter: certificates that live
+/// for a day are renewed within it.
 const LAST_PART: u64 = 6;
 
-/// What was said about certificates, each thing once.
+/// Warnings about certificates, each reported once.
 #[derive(Debug, Default)]
 pub struct Warnings(BTreeSet<String>);
 
 impl Warnings {
-    /// What there is to say about `identities` at the time `now` that was not said at the
-    /// last call.
+    /// Returns the warnings about `identities` at the time `now` that the last call did not.
     pub fn about<'a>(
         &mut self,
         identities: impl IntoIterator<Item = &'a Identity>,
@@ -42,13 +41,13 @@ impl Warnings {
 }
 
 impl Identity {
-    /// When the first certificate of its chain ceases to be valid; `None` if none says.
+    /// Earliest expiry in the chain; `None` if no certificate has a readable one.
     #[must_use]
     pub fn expiry(&self) -> Option<UnixTime> {
         self.chain().first().map(|shown| shown.ends)
     }
 
-    /// The certificates that it shows, by their ends.
+    /// Validity periods of the chain's certificates, in the order of expiry.
     fn chain(&self) -> Vec<Shown> {
         let chain = self.certified.cert.iter().enumerate();
         let mut chain: Vec<_> = chain
@@ -67,7 +66,7 @@ impl Identity {
     }
 }
 
-/// One certificate of a chain.
+/// Validity period of one certificate of a chain.
 struct Shown {
     is_intermediate: bool,
     begins: UnixTime,
@@ -89,7 +88,7 @@ fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
 }
 
 impl Shown {
-    /// What there is to say about it, called `what`, so many seconds after the epoch.
+    /// Returns the warning about the certificate, called `what`, at `now` seconds after the epoch.
     fn warning(&self, what: &str, now: u64) -> Option<String> {
         let Self { begins, ends, .. } = *self;
         let left = ends.as_secs().saturating_sub(now);
@@ -102,6 +101,7 @@ impl Shown {
         } else if now > ends.as_secs() {
             let date = date(ends);
             Some(format!("{what} expired on {date}: it will be refused"))
+        // The shorter one counts: seven days are the whole life of some certificates.
         } else if left <= SOON.as_secs().min(lifetime / LAST_PART) {
             Some(format!("{what} expires on {}", date(ends)))
         } else {
@@ -110,18 +110,18 @@ impl Shown {
     }
 }
 
-/// A time as people read it, in GMT.
+/// Formats a time in GMT, as in an HTTP date.
 #[must_use]
 pub fn date(time: UnixTime) -> String {
     let since_epoch = Duration::from_secs(time.as_secs());
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch)
 }
 
-/// From when until when a certificate is valid, whoever has signed it.
+/// Returns the first and the last moment at which a certificate is valid, whoever issued it.
 ///
-/// rustls's parser shows the dates in its errors alone. It looks at them before it looks for
-/// the issuer, of which there is none here: so the first second of all is too early, and the
-/// last too late.
+/// rustls's parser exposes the dates in its errors only. It checks them before it searches for the
+/// issuer, of which there is none here: so at the first second of all time it reports the
+/// beginning, and at the last the end.
 fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, UnixTime)> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let algorithms = provider().signature_verification_algorithms.all;

@@ -1,10 +1,10 @@
-//! Which streams of one connection may have something that nobody has read.
+//! Streams of one connection that may have unread data.
 //!
-//! Such bytes are in the memory of this process, and not, as those of a connection that is not
-//! read, in its socket: whoever reads the connection has to know.
+//! Such data is in the memory of this process rather than in the socket's buffer, as it is on a
+//! connection that is not read; the reader of the connection needs to know.
 //!
-//! All streams of a connection are on one thread; the atomics are here because wakers are not
-//! bound to one.
+//! All streams of a connection are on one thread; the atomics are here because wakers are not bound
+//! to one.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// The streams of one connection.
+/// Unread streams of one connection.
 #[derive(Debug, Default)]
 pub struct Backlog {
     unread: AtomicUsize,
@@ -24,13 +24,13 @@ pub struct Backlog {
     is_waited_for: AtomicBool,
 }
 
-/// A stream, which counts from its beginning until its reader has found nothing more, and
-/// again from when more has come, whether or not its reader wants it; and not when it is
+/// A stream's share in the count. It counts from its beginning until its reader finds nothing more,
+/// and again from the arrival of more, whether or not the reader wants it; never after it is
 /// dropped.
 #[derive(Debug)]
 pub struct Unread {
     stream: Arc<Stream>,
-    /// Wakes `stream`.
+    /// Waker of `stream`.
     waker: Waker,
 }
 
@@ -43,13 +43,14 @@ struct Stream {
 }
 
 impl Backlog {
-    /// Ready when the readers of all streams have read what there is.
+    /// Returns `Ready` when the readers of all streams have read everything there is.
     ///
-    /// Only the last task that has asked is woken.
+    /// Only the task that polled last is woken.
     pub fn poll_empty(&self, context: &Context<'_>) -> Poll<()> {
         if self.is_empty() {
             return Poll::Ready(());
         }
+        // Checked again after the registration: the last stream may have been read in between.
         self.waiting.register(context.waker());
         if self.is_empty() {
             Poll::Ready(())
@@ -58,18 +59,19 @@ impl Backlog {
         }
     }
 
-    /// Notes whether the connection is not read before that.
+    /// Records whether reading the connection waits for the backlog to empty.
     pub fn set_waited_for(&self, is_waited_for: bool) {
         self.is_waited_for.store(is_waited_for, Ordering::Release);
     }
 
-    /// Whether the connection is not read: then nothing that its client says is heard.
+    /// Returns whether reading the connection is suspended; nothing new from its client is seen
+    /// then.
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
         self.is_waited_for.load(Ordering::Acquire)
     }
 
-    /// Whether the readers of all streams have read what there is.
+    /// Returns whether the readers of all streams have read everything there is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unread.load(Ordering::Acquire) == 0
@@ -77,7 +79,7 @@ impl Backlog {
 }
 
 impl Unread {
-    /// A stream that has begun.
+    /// Registers a stream at its beginning.
     #[must_use]
     pub fn begin(backlog: &Arc<Backlog>) -> Self {
         let stream = Arc::new(Stream {
@@ -91,13 +93,14 @@ impl Unread {
         Self { stream, waker }
     }
 
-    /// Reads from the stream. What is ready and `is_end` has nothing behind it.
+    /// Reads from the stream. A result for which `is_end` holds is the stream's last.
     pub fn poll<T>(
         &self,
         context: &Context<'_>,
         read: impl FnOnce(&mut Context<'_>) -> Poll<T>,
         is_end: impl FnOnce(&T) -> bool,
     ) -> Poll<T> {
+        // `read` gets a waker of our own, which counts the stream before it wakes the reader.
         self.stream.reader.register(context.waker());
         let poll = read(&mut Context::from_waker(&self.waker));
         match &poll {
@@ -128,7 +131,7 @@ impl Stream {
         }
     }
 
-    /// Nothing more comes that would be kept.
+    /// Stops counting the stream: whatever arrives from here on is discarded.
     fn end(&self) {
         self.is_open.store(false, Ordering::Release);
         self.set(false);

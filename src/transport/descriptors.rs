@@ -1,8 +1,8 @@
-//! File descriptors, of which a process has only so many.
+//! File descriptors, of which a process has a limited number.
 //!
-//! A few of the last ones are kept back for what operators need when there are no others: the
-//! kernel gives out the lowest number that is free, so that a socket with a high one tells that
-//! few are left. Connections of clients and to upstreams do without those.
+//! A few of the last ones are reserved for what operators need when all others are in use. The
+//! kernel allocates the lowest free number, so a socket with a high one means that few are left.
+//! Connections of clients and to upstreams must do without those.
 
 use std::{
     io,
@@ -15,25 +15,25 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-/// How many are kept back at most; of a low limit, an eighth.
+/// Upper bound on the reserve; of a low limit, an eighth is reserved.
 const MAX_RESERVE: u64 = 32;
 
-/// The lowest number that is kept back. The limit is that of the process, and so is this; none
-/// is before [`raise_limit`].
+/// Lowest descriptor in the reserve. A static, as the limit is the process's; nothing is reserved
+/// before [`raise_limit`].
 static RESERVED_FROM: AtomicI32 = AtomicI32::new(RawFd::MAX);
 
-/// Raises the limit of the process as far as it may, keeps some back, and returns the limit;
-/// `None`: there is none.
+/// Raises the process's soft limit to the hard limit, sets the reserve, and returns the limit;
+/// `None` if there is none.
 ///
-/// The limit that a process starts with is low for the sake of programs that use `select`,
-/// which fails with high descriptors; nothing here does.
+/// The soft limit is low by default for the sake of programs that use `select`, which fails with
+/// high descriptors; nothing here does.
 pub fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,
         maximum,
     };
-    // Some systems have a bound of their own below a hard limit that is none.
+    // Some systems enforce a bound of their own below an unlimited hard limit.
     let limit = setrlimit(Resource::Nofile, raised).map_or(current, |()| maximum);
     let reserved_from = limit.map(|limit| limit - MAX_RESERVE.min(limit / 8));
     let reserved_from = reserved_from.and_then(|from| RawFd::try_from(from).ok());
@@ -41,11 +41,11 @@ pub fn raise_limit() -> Option<u64> {
     limit
 }
 
-/// Checks that a new socket is not one of the last ones.
+/// Checks that a new socket is not from the reserve.
 ///
 /// # Errors
 ///
-/// It is, which [`is_shortage`] of.
+/// `EMFILE` for a socket from the reserve, an [`is_shortage`] error.
 pub fn check(socket: &impl AsFd) -> io::Result<()> {
     if socket.as_fd().as_raw_fd() < RESERVED_FROM.load(Ordering::Relaxed) {
         Ok(())
@@ -54,13 +54,12 @@ pub fn check(socket: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Whether there are others than the last ones; asked with any descriptor, which is copied for
-/// a moment.
+/// Returns whether descriptors outside the reserve are left, by duplicating `any` for a moment.
 pub fn are_left(any: &impl AsFd) -> bool {
     fcntl_dupfd_cloexec(any, 0).is_ok_and(|copy| check(&copy).is_ok())
 }
 
-/// Whether the process (`EMFILE`) or the machine (`ENFILE`) has too few.
+/// Returns whether the process (`EMFILE`) or the machine (`ENFILE`) is out of descriptors.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(

@@ -2,10 +2,10 @@
 //!
 //! # Invariants
 //!
-//! * What was written and not yet sent is bounded: at most [`MAX_WRITE_BYTES`] in each of
-//!   the few writes that hyper takes before the client's window is open for them.
-//! * The client's `END_STREAM` is the end of the stream. So is its `RST_STREAM` with
-//!   `CANCEL` or `NO_ERROR`, after which nothing can be written; any other is an error.
+//! * Data that was written and not yet sent is bounded: at most [`MAX_WRITE_BYTES`] in each of the
+//!   few writes that hyper accepts before the client's window is open for them.
+//! * The client's `END_STREAM` is the end of the stream. So is its `RST_STREAM` with `CANCEL` or
+//!   `NO_ERROR`, after which nothing can be written; any other is an error.
 
 use std::{
     cell::RefCell,
@@ -21,19 +21,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backlog::Unread;
 
-/// The most that is taken in one write: a frame of the default size (RFC 9113 §6.5.2).
+/// Longest write that is accepted: a frame of the default size (RFC 9113 §6.5.2).
 const MAX_WRITE_BYTES: usize = 16 * 1024;
 
 /// One stream of an HTTP/2 connection.
 pub struct Http2Stream {
-    /// Shared, because hyper tells whether the client is there only to who would write.
+    /// In a cell because hyper reports the client's reset only to a writer, which needs `&mut`.
     upgraded: RefCell<TokioIo<Upgraded>>,
     unread: Unread,
 }
 
 impl Http2Stream {
-    /// The stream on which hyper has sent the answer to an extended `CONNECT`, and which is
-    /// `unread` on its connection.
+    /// Wraps a stream whose extended `CONNECT` hyper has accepted; `unread` counts it on its
+    /// connection.
     #[must_use]
     pub fn new(upgraded: Upgraded, unread: Unread) -> Self {
         Self {
@@ -42,9 +42,9 @@ impl Http2Stream {
         }
     }
 
-    /// Whether the client has reset the stream, or the connection has ended.
+    /// Returns whether the client has reset the stream, or the connection has ended.
     ///
-    /// Who waits to write must try again afterwards: its waker is forgotten.
+    /// A task that waits to write must poll again afterwards: its waker is replaced.
     pub(super) fn is_hung_up(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let mut upgraded = self.upgraded.borrow_mut();
@@ -79,6 +79,7 @@ impl AsyncRead for Http2Stream {
             read.map(|read| read.map(|()| buffer.filled().len() - before))
         };
         unread
+            // An empty read or an error ends the stream; nothing unread is left behind it.
             .poll(context, read, |read| !matches!(read, Ok(1..)))
             .map_ok(|_bytes| ())
     }
@@ -102,7 +103,7 @@ impl AsyncWrite for Http2Stream {
         if let [slice] = slices {
             return self.poll_write(context, slice);
         }
-        // Only when there is room is gathering worth its while.
+        // Gathering is worth its copy only when there is room.
         ready!(self.upgraded().poll_flush(context))?;
         let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut gathered = Vec::with_capacity(bytes.min(MAX_WRITE_BYTES));

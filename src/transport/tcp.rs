@@ -1,7 +1,7 @@
 //! Reading and writing TCP sockets with little between a session and its system calls.
 //!
-//! The reactor's notes of what is ready are asked first, and it is told to wake the task only
-//! where they say that nothing is.
+//! The readiness recorded by the reactor is consulted first; a waker is registered only where
+//! nothing is ready.
 
 use std::{
     io, mem,
@@ -14,10 +14,10 @@ use rustix::{
 };
 use tokio::{io::Interest, net::TcpStream, task::coop};
 
-/// Reads what has come; 0 at the end of the stream.
+/// Reads what has arrived; 0 at the end of the stream.
 ///
-/// `Pending` with some of the task's budget left says that it will be woken for what comes;
-/// without, only that it is polled again.
+/// After `Pending` with some of the task's budget left, the reactor wakes the task; without budget,
+/// the task is merely polled again.
 pub(super) fn poll_receive(
     stream: &TcpStream,
     context: &mut Context<'_>,
@@ -29,16 +29,18 @@ pub(super) fn poll_receive(
         let received = try_some(stream, Interest::READABLE, whole, || {
             Ok(retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty()))?.1)
         });
+        // Only an actual transfer consumes budget: dropping the guard gives it back.
         if received != Err(Errno::AGAIN) {
             coop.made_progress();
             return Poll::Ready(Ok(received?));
         }
         drop(coop);
+        // Registers the waker, and returns at once if the socket became ready meanwhile.
         ready!(stream.poll_read_ready(context))?;
     }
 }
 
-/// Writes what the socket takes.
+/// Writes as much as the socket accepts.
 pub(super) fn poll_send(
     stream: &TcpStream,
     context: &mut Context<'_>,
@@ -58,23 +60,24 @@ pub(super) fn poll_send(
     }
 }
 
-/// Whether the reactor's notes say that there is nothing to read: whoever was told to wait
-/// still is to be woken.
+/// Returns whether the reactor has recorded nothing to read; a task that was told to wait is then
+/// still to be woken.
 pub(super) fn is_unready(stream: &TcpStream) -> bool {
     let ready = stream.try_io(Interest::READABLE, || Ok(()));
     let is_unready = ready.is_err();
-    // An error of this kind owns nothing: to drop it costs more than to have made it.
+    // An error of this kind owns nothing, and dropping it costs more than creating it.
     mem::forget(ready);
     is_unready
 }
 
-/// `transfer`, which is for `whole` bytes; less, and the socket has no more to give or to take
-/// until the reactor says so (epoll(7), "Do I need to continuously read/write a file
-/// descriptor until EAGAIN"). Bytes behind TCP's urgent ones wait for that, too.
+/// Runs `transfer`, which asks for `whole` bytes. A shorter transfer means that the socket is
+/// drained or full until the reactor reports otherwise (epoll(7), "Do I need to continuously
+/// read/write a file descriptor until EAGAIN"). Bytes behind urgent data also wait for the next
+/// report.
 ///
 /// # Errors
 ///
-/// [`Errno::AGAIN`] also where the reactor's notes say that there is nothing to do.
+/// [`Errno::AGAIN`] also where the reactor has recorded no readiness.
 fn try_some(
     stream: &TcpStream,
     interest: Interest,
@@ -88,12 +91,12 @@ fn try_some(
             Ok(bytes) => bytes == 0 || bytes >= whole,
             Err(error) => error != Errno::AGAIN,
         };
-        // Of an error it knows that it is to forget what it has noted.
+        // `WouldBlock` makes `try_io` clear the recorded readiness.
         has_more
             .then_some(())
             .ok_or_else(|| io::ErrorKind::WouldBlock.into())
     });
-    // An error of this kind owns nothing: to drop it costs more than to have made it.
+    // An error of this kind owns nothing, and dropping it costs more than creating it.
     mem::forget(noted);
     result
 }
