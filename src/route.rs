@@ -1,17 +1,17 @@
 //! Routes: host and path to upstream and settings.
 //!
-//! Of the routes whose host and path match, a request takes the one that says the most:
+//! Of the routes whose host and path match, a request takes the most specific one:
 //!
 //! | | first | then | last |
 //! |---|---|---|---|
-//! | the host | `chat.example` | `*.chat.example`, the longest one | `""`: any |
-//! | among those the path | `=/chat`: exactly | `/chat`: a prefix, the longest one | |
+//! | by host | `chat.example` | `*.chat.example`, the longest one | `""`: any |
+//! | then by path | `=/chat`: exact | `/chat`: a prefix, the longest one | |
 //!
-//! A host that no route has is told apart from a path that none has: then the request is
-//! not for this server at all, as when a page has its own name point to the proxy (DNS
-//! rebinding). To have that refused, name the host in every route.
+//! A host that no route has is told apart from a path that none has. In the first case the request
+//! is not meant for this server at all, as when a page points its own name at the proxy (DNS
+//! rebinding). To have such requests refused, name the host in every route.
 //!
-//! How a path is read is in [`path`].
+//! Paths are read as described in [`path`].
 
 pub mod origin;
 pub mod path;
@@ -30,74 +30,72 @@ use crate::{
     websocket::subprotocol::is_token_like,
 };
 
-/// What becomes of headers of a client whose names have an underscore.
+/// Treatment of client headers whose names contain an underscore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Underscores {
-    /// They are removed.
+    /// Remove them.
     Drop,
-    /// They pass.
+    /// Forward them.
     Pass,
 }
 
 impl Underscores {
-    /// Whether a header with this name passes.
+    /// Returns whether a header with this name is forwarded.
     #[must_use]
     pub fn allow(self, name: &str) -> bool {
         self == Self::Pass || !name.contains('_')
     }
 }
 
-/// What becomes of a client's header values with bytes outside ASCII (`obs-text`, RFC 9110 §5.5):
-/// they have no agreed meaning, and many applications send them all the same.
+/// Treatment of client header values with bytes outside ASCII (`obs-text`, RFC 9110 §5.5), which
+/// have no agreed meaning; many applications send them nevertheless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonAscii {
-    /// They pass, byte for byte.
+    /// Forward them, byte for byte.
     Pass,
-    /// The request is refused.
+    /// Refuse the request.
     Refuse,
 }
 
 impl NonAscii {
-    /// Whether a request with these header values may pass.
+    /// Returns whether a request with these header values is accepted.
     #[must_use]
     pub fn allows<'a>(self, values: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
         self == Self::Pass || values.into_iter().all(|value| value.as_bytes().is_ascii())
     }
 }
 
-/// How plain HTTP requests of a route behave.
+/// Settings for the plain HTTP requests of a route.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// What the upstream speaks with them; default HTTP/1.1. A session is opened with that in
-    /// any case.
+    /// HTTP version spoken to the upstream; default HTTP/1.1. The opening handshake of a session
+    /// uses HTTP/1.1 whatever it is.
     pub version: Protocol,
-    /// How long a request waits for an upstream that does not listen yet; default `None`: as
-    /// long as a session waits for its gate, for both wait for the same start.
+    /// Longest time for which a request is held while the upstream does not listen yet; default
+    /// `None`: the gate's timeout, as requests and sessions wait for the same start.
     pub hold_timeout: Option<Duration>,
-    /// How many requests may wait at once; default 500.
+    /// Number of requests that may be held at once; default 500.
     pub max_held_requests: usize,
-    /// The largest body of a request in bytes; default no limit.
+    /// Largest request body in bytes; default no limit.
     pub max_body_bytes: Option<u64>,
-    /// What becomes of names with an underscore, in opening handshakes, too; default: they
-    /// are removed.
+    /// Treatment of names with an underscore, also in opening handshakes; default: removed.
     pub underscores: Underscores,
-    /// What becomes of values with bytes outside ASCII, in opening handshakes, too; default: they
-    /// pass.
+    /// Treatment of values with bytes outside ASCII, also in opening handshakes; default:
+    /// forwarded.
     pub non_ascii: NonAscii,
-    /// How many connections to the upstream each worker keeps for further requests; default
-    /// 128, 0: none.
+    /// Idle connections to the upstream that each worker keeps; default 128, 0: none.
     pub max_idle_connections: usize,
-    /// How long a connection may wait for another request; default 4 s, for the applications
-    /// that close the soonest do so after 5 s.
+    /// Longest time for which a connection is kept idle; default 4 s, because common servers close
+    /// theirs after as little as 5 s.
     pub idle_timeout: Duration,
-    /// How long the upstream may take from a request to the head of its answer; default
-    /// 5 min, `None`: for ever. An answer that has begun may take any time.
+    /// Longest time from a request to the head of its response; default 5 min, `None`: unlimited.
+    /// The rest of the response is not bounded.
     pub response_timeout: Option<Duration>,
-    /// How long a client may send nothing of a request's body before the upstream answers;
-    /// default 60 s, `None`: for ever.
+    /// Longest pause in a request's body before the upstream responds; default 60 s, `None`:
+    /// unlimited.
     pub body_timeout: Option<Duration>,
-    /// How long the header section of an answer may be, of one to an opening handshake, too;
-    /// default 64 KiB and 100 lines.
+    /// Limits on the header section of a response, also of one to an opening handshake; default 64
+    /// KiB and 100 lines.
     pub response_limits: ResponseLimits,
 }
 
@@ -119,81 +117,81 @@ impl Default for HttpSettings {
     }
 }
 
-/// When a client that opens a WebSocket gets its answer.
+/// Time at which an opening handshake is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accept {
-    /// At once: the answer is the proxy's own.
+    /// At once, by the proxy itself.
     #[default]
     Early,
-    /// When the upstream has given its answer, which is passed on.
+    /// After the upstream's answer, which is forwarded.
     AfterUpstream,
 }
 
-/// The subprotocol that a client is told before the upstream has chosen.
+/// Subprotocol to announce to a client before the upstream has chosen one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subprotocol<'a> {
-    /// None: the client offers none, or none that the route names.
+    /// No subprotocol: the client offers none, or none that the route names.
     None,
-    /// This one of its offers.
+    /// This one of the client's offers.
     Named(&'a str),
-    /// Unknown before the upstream has answered: every offer is like a token, and only the
-    /// upstream knows with which one it answers, if with any.
+    /// Unknown before the upstream answers: every offer looks like a token, and only the upstream
+    /// knows which one it accepts, if any.
     Upstreams,
 }
 
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The host it applies to, in lower case, `*.` and a name for every host below that name;
-    /// empty: any.
+    /// Host that the route applies to, in lower case; `*.` and a name for every host below that
+    /// name; empty: any.
     pub host: String,
-    /// The path prefix it applies to, on a segment boundary, `/` being every path; or `=` and
-    /// a path, and it applies to that path alone. Normalized as [`path::of_route`] does.
+    /// Path prefix that the route applies to, on a segment boundary, `/` being every path; or `=`
+    /// and a path, for that path alone. Normalized by [`path::of_route`].
     pub path: String,
-    /// What may be in the path of a request, though servers read it in different ways; default:
-    /// nothing.
+    /// Characters allowed in a request's path although servers interpret them differently; default:
+    /// none.
     pub passes: Passes,
-    /// The subprotocols the upstream is known to speak; empty: what it has named before, or the
-    /// client's first offer.
+    /// Subprotocols that the upstream speaks; empty: one it has selected before, or the client's
+    /// first offer.
     pub subprotocols: Vec<String>,
     /// Origins that may connect; empty: any.
     pub origins: Vec<Origin>,
-    /// When a client that opens a WebSocket gets its answer.
+    /// Time at which an opening handshake is answered.
     pub accept: Accept,
-    /// Where the requests go.
+    /// Upstream of the route.
     pub upstream: upstream::Settings,
-    /// How WebSocket sessions behave.
+    /// Settings for WebSocket sessions.
     pub session: session::Settings,
-    /// How plain HTTP requests behave.
+    /// Settings for plain HTTP requests.
     pub http: HttpSettings,
-    /// When new sessions are refused because those before failed.
+    /// Settings of the circuit breaker, which refuses new sessions after failed ones.
     pub breaker: breaker::Settings,
 }
 
 impl Route {
-    /// Its name in metrics: host and path, as they are configured.
+    /// Name in metrics: host and path as configured.
     #[must_use]
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path)
     }
 
-    /// How long a plain request waits for an upstream that does not listen yet.
+    /// Longest time for which a plain request is held while the upstream does not listen yet.
     #[must_use]
     pub fn hold_timeout(&self) -> Duration {
         let of_its_own = self.http.hold_timeout;
         of_its_own.unwrap_or(self.session.gate.timeout)
     }
 
-    /// Whether a page of `origin` may open a WebSocket.
+    /// Returns whether a page of `origin` may open a WebSocket.
     #[must_use]
     pub fn allows_origin(&self, origin: Option<&[u8]>) -> bool {
         let is_allowed = |origin| self.origins.iter().any(|allowed| allowed.allows(origin));
         self.origins.is_empty() || origin.is_some_and(is_allowed)
     }
 
-    /// The subprotocol of a client with these `offers` that does not wait for the upstream: the
-    /// first of the route's that is among them; when the route names none, the first offer that
-    /// is not like a token.
+    /// Selects the subprotocol for a client with these `offers` before the upstream has: the first
+    /// one of the route that is offered or, when the route names none, the first offer that does
+    /// not look like a token.
     pub fn choose_subprotocol<'a>(
         &self,
         offers: impl IntoIterator<Item = &'a str>,
@@ -212,7 +210,7 @@ impl Route {
         chosen.map_or(Subprotocol::None, Subprotocol::Named)
     }
 
-    /// A route with default settings for everything to `upstream`.
+    /// Creates a route with default settings that sends everything to `upstream`.
     #[must_use]
     pub fn to(upstream: upstream::Address) -> Self {
         Self {
@@ -235,20 +233,20 @@ impl Route {
 pub struct Routes(Vec<Arc<Route>>);
 
 impl Routes {
-    /// Routes in any order.
+    /// Creates a set of routes, in any order.
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {
         Self(routes.into_iter().map(Arc::new).collect())
     }
 
-    /// The route for a request; see the [module](self).
+    /// Finds the route for a request; see the [module](self).
     ///
-    /// `host` is a `Host` header's value: its case, its port and a dot at its end do not
-    /// matter. `path` is as the client sent it, without the query.
+    /// `host` is the value of a `Host` header: its case, port and trailing dot do not matter.
+    /// `path` is as the client sent it, without the query.
     ///
     /// # Errors
     ///
-    /// There is none, or it depends on how the path is read.
+    /// No route matches, or the match depends on how the path is read.
     pub fn find(&self, host: &str, path: &str) -> Result<&Arc<Route>, Unrouted> {
         let path = Path::read(path).map_err(Unrouted::IllegalPath)?;
         let host = without_port(host);
@@ -258,6 +256,8 @@ impl Routes {
         if !path.needs.is_within(passes) {
             return Err(Unrouted::IllegalPath(path::BACKSLASH));
         }
+        // Both readings must lead to the same route, or a request could slip past the settings of
+        // one.
         if let Some(lenient) = &path.lenient
             && self.best(host, lenient).map(Arc::as_ptr) != found.map(Arc::as_ptr)
         {
@@ -283,27 +283,27 @@ impl Routes {
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, route)| route)
     }
 
-    /// All of them, in the order in which they were given.
+    /// Iterates over the routes in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.0.iter()
     }
 }
 
-/// Why a request has no route.
+/// Reason why a request has no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unrouted {
-    /// No server should be asked for this path.
+    /// The path is refused whatever the routes are.
     IllegalPath(&'static str),
-    /// The path can be read in two ways that do not take the same route.
+    /// The path has two readings that lead to different routes.
     AmbiguousPath,
-    /// No route is for this host.
+    /// No route has this host.
     Host,
-    /// There are routes for this host, but none for this path.
+    /// A route has this host, but none this path.
     Path,
 }
 
-/// How much `pattern`, a route's host, says about `host`: more is better; `None`: it is not
-/// for it.
+/// Specificity of `pattern`, a route's host, for `host`: higher is better; `None`: it does not
+/// match.
 fn host_rank(pattern: &str, host: &str) -> Option<usize> {
     if pattern.is_empty() {
         return Some(0);
@@ -311,12 +311,13 @@ fn host_rank(pattern: &str, host: &str) -> Option<usize> {
     let Some(below) = pattern.strip_prefix('*') else {
         return pattern.eq_ignore_ascii_case(host).then_some(usize::MAX);
     };
+    // At least one label stands below the name: `*.a.example` is not `a.example`.
     let labels = host.len().checked_sub(below.len()).filter(|it| *it > 0)?;
     let ending = host.get(labels..)?;
     ending.eq_ignore_ascii_case(below).then_some(below.len())
 }
 
-/// How much `pattern`, a route's path, says about `path`, like [`host_rank`].
+/// Specificity of `pattern`, a route's path, for `path`, like [`host_rank`].
 fn path_rank(pattern: &str, path: &str) -> Option<usize> {
     match pattern.strip_prefix('=') {
         Some(exact) => (exact == path).then_some(usize::MAX),
@@ -324,7 +325,7 @@ fn path_rank(pattern: &str, path: &str) -> Option<usize> {
     }
 }
 
-/// `host` without `:port`; an IPv6 address keeps its brackets.
+/// Strips `:port`; an IPv6 address keeps its brackets.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -332,13 +333,12 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// A prefix without its trailing slash, so that `/ws/` and `/ws` are the same and `/` is
-/// empty.
+/// Strips a prefix's trailing slash, so that `/ws/` and `/ws` are equal and `/` is empty.
 fn segments(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
-/// Whether `prefix` is all of `path` or ends where one of its segments ends.
+/// Returns whether `prefix` is all of `path` or ends at a segment boundary of it.
 fn is_prefix(prefix: &str, path: &str) -> bool {
     path.strip_prefix(segments(prefix))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || segments(prefix).is_empty())

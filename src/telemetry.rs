@@ -1,7 +1,7 @@
-//! Logs, and what is counted for metrics.
+//! Logs, and counters for metrics.
 //!
-//! `tracing` says what happened, `lines` writes it down, and `sink` takes it to standard
-//! output without keeping anybody waiting.
+//! Events come from `tracing`; `lines` formats them, and `sink` writes them to standard output
+//! without blocking any worker.
 
 pub mod access_log;
 pub mod connections;
@@ -33,24 +33,24 @@ use self::{
     sink::Sink,
 };
 
-/// How long the end of the program may wait for its last lines.
+/// Longest time for which the end of the program waits for its last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The form of the log.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// Text on a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// Text for people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// JSON, one object per line.
     Json,
-    /// One JSON object a line, with the names of Cloud Logging.
+    /// JSON with the field names of Cloud Logging, one object per line.
     Gcp,
 }
 
-/// The forms by name.
+/// Formats by name.
 pub const FORMATS: [(&str, Format); 4] = [
     ("auto", Format::Auto),
     ("text", Format::Text),
@@ -58,29 +58,29 @@ pub const FORMATS: [(&str, Format); 4] = [
     ("gcp", Format::Gcp),
 ];
 
-/// Which requests that do not become sessions have a line.
+/// Requests that are logged although they do not become sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Requests {
-    /// None.
+    /// No request.
     None,
-    /// Those that the proxy answers itself, for their ids are in the answers, and those whose
-    /// answer the upstream breaks off.
+    /// Requests that the proxy answers itself, as its responses carry their ids, and those whose
+    /// response the upstream breaks off.
     #[default]
     Errors,
-    /// All.
+    /// Every request.
     All,
 }
 
-/// The log.
+/// Settings of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The least severe level that is logged; default info.
+    /// Least severe level that is logged; default info.
     pub level: tracing::Level,
-    /// Its form.
+    /// Format of the lines.
     pub format: Format,
-    /// Which requests have a line.
+    /// Requests that are logged.
     pub requests: Requests,
-    /// What [`Format::Gcp`] says about the process.
+    /// Labels and project for [`Format::Gcp`].
     pub platform: Platform,
 }
 
@@ -95,7 +95,7 @@ impl Default for Settings {
     }
 }
 
-/// The levels by name, the most severe first.
+/// Levels by name, the most severe first.
 pub const LEVELS: [(&str, tracing::Level); 5] = [
     ("error", tracing::Level::ERROR),
     ("warn", tracing::Level::WARN),
@@ -104,7 +104,7 @@ pub const LEVELS: [(&str, tracing::Level); 5] = [
     ("trace", tracing::Level::TRACE),
 ];
 
-/// There is one log in a process, as `tracing` has it.
+/// The log, of which `tracing` allows one per process.
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
@@ -112,12 +112,12 @@ struct Log {
     sink: Sink,
 }
 
-/// The process does not log.
+/// Error of a process that does not log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this process does not log")]
 pub struct NotLogging;
 
-/// Logs down to `level` from now on.
+/// Changes the log's level.
 ///
 /// # Errors
 ///
@@ -129,7 +129,7 @@ pub fn set_level(level: tracing::Level) -> Result<(), NotLogging> {
     Ok(())
 }
 
-/// The least severe level that is logged at the moment: in lower case, or `off`.
+/// Returns the least severe level that is logged at the moment: in lower case, or `off`.
 #[must_use]
 pub fn level() -> String {
     LevelFilter::current().to_string()
@@ -139,7 +139,7 @@ pub fn level() -> String {
 ///
 /// # Errors
 ///
-/// There is no thread to be had, or no file descriptor.
+/// No thread or no file descriptor is available.
 ///
 /// # Panics
 ///
@@ -173,24 +173,23 @@ fn form(settings: &Settings) -> Form {
     }
 }
 
-/// Waits until what was logged is written, but no longer than a second: whoever reads it may
-/// have stopped doing so.
+/// Waits until the log is written, but at most a second: its reader may have stopped.
 pub fn flush() {
     if let Some(log) = LOG.get() {
         log.sink.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// The queue of the log.
+/// State of the log's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// How much of it waits to be written, at most [`MAX_QUEUED_BYTES`].
+    /// Bytes waiting to be written, at most [`MAX_QUEUED_BYTES`].
     pub bytes: usize,
-    /// How many lines were dropped so far: it was full, or standard output is closed.
+    /// Lines dropped so far: the queue was full, or standard output is closed.
     pub dropped_lines: u64,
 }
 
-/// How the log is getting on; nothing where there is none.
+/// Returns the state of the log's queue; zeros when the process does not log.
 #[must_use]
 pub fn queue() -> Queue {
     LOG.get().map_or_else(Queue::default, |log| Queue {
@@ -199,8 +198,8 @@ pub fn queue() -> Queue {
     })
 }
 
-/// Our own events down to `level`, those of our dependencies only when they warn: what
-/// they say in detail contains what clients send.
+/// Passes the crate's own events down to `level`, and warnings of its dependencies: their more
+/// detailed events contain data from clients.
 fn filter(level: tracing::Level) -> Targets {
     let level = LevelFilter::from_level(level);
     Targets::new()
@@ -208,16 +207,16 @@ fn filter(level: tracing::Level) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
 }
 
-/// Whether text has colours, if somebody has said so; there is one answer in a process.
+/// Choice of colours for the process, if one was made.
 static COLORS: OnceLock<bool> = OnceLock::new();
 
-/// Has all text for people from now on with colours, or without, wherever it goes.
+/// Turns colours on or off for all human-readable text of the process.
 pub fn set_colored(is_colored: bool) {
     let _first = COLORS.set(is_colored);
 }
 
-/// Whether text for `stream` has colours, if [nobody](set_colored) has said so: on a terminal,
-/// unless `NO_COLOR` is set (<https://no-color.org>).
+/// Returns whether text for `stream` has colours: by the [choice](set_colored) made for the
+/// process, else on a terminal unless `NO_COLOR` is set (<https://no-color.org>).
 #[must_use]
 pub fn is_colored(stream: &impl IsTerminal) -> bool {
     if let Some(is_colored) = COLORS.get() {

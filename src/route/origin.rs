@@ -1,39 +1,39 @@
-//! Origins: where the page is from that opens a WebSocket, as its browser says (RFC 6454).
+//! Origins: the site of the page that opens a WebSocket, as reported by its browser (RFC 6454).
 //!
 //! # Invariants
 //!
-//! * What is listed and what a client sends are read in the same way, so that nothing is
-//!   compared that is no origin.
+//! * Listed origins and those that clients send are parsed in the same way, so that nothing that is
+//!   not an origin ever matches.
 
 use std::{net::Ipv6Addr, str::FromStr};
 
 use super::host_rank;
 
-/// The origin of pages that browsers keep apart from all others: of those in a sandbox, of
-/// `data:` URLs, and in most browsers of files. Anybody can make such a page.
+/// Origin of pages that browsers isolate from all others: sandboxed pages, `data:` URLs, and in
+/// most browsers files. Anyone can make such a page.
 const OPAQUE: &str = "null";
 
-/// Schemes whose origins have a host, and the port that they mean when they have none.
+/// Schemes whose origins have a host, and their default ports.
 const OF_THE_WEB: [(&str, u16); 4] = [("http", 80), ("https", 443), ("ws", 80), ("wss", 443)];
 
-/// An origin whose pages may connect, or all below a name: `https://*.example.com`.
+/// An origin whose pages may connect, or all origins below a name: `https://*.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// `null`.
     Opaque,
     /// A scheme, a host and a port.
     Of {
-        /// In lower case.
+        /// Scheme in lower case.
         scheme: String,
-        /// In lower case, `*.` and a name for every host below that name; empty only where the
-        /// scheme is none of the web's, as in `file://`.
+        /// Host in lower case; `*.` and a name for every host below that name; empty only for a
+        /// scheme outside the web, as in `file://`.
         host: String,
-        /// `None`: none, or the scheme's own.
+        /// Port, unless it is missing or the scheme's default.
         port: Option<u16>,
     },
 }
 
-/// A text that is no origin.
+/// A text that is not an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an origin")]
 pub struct NoOrigin;
@@ -60,8 +60,8 @@ impl FromStr for Origin {
 }
 
 impl Origin {
-    /// Whether `origin`, as a client says it, is this one or one of these. Case does not
-    /// matter, nor whether the scheme's own port is said (RFC 6454 §6.2).
+    /// Returns whether this includes `origin`, as a client sent it. Case does not matter, nor
+    /// whether the scheme's default port is written (RFC 6454 §6.2).
     #[must_use]
     pub fn allows(&self, origin: &[u8]) -> bool {
         let Ok(origin) = str::from_utf8(origin) else {
@@ -72,6 +72,7 @@ impl Origin {
             Self::Of { scheme, host, port } => split(origin).is_some_and(|origin| {
                 origin.0.eq_ignore_ascii_case(scheme)
                     && origin.2 == *port
+                    // `split` leaves the host unchecked; junk must not match a wildcard.
                     && is_host(origin.0, origin.1)
                     && is_same_or_below(host, origin.1)
             }),
@@ -87,7 +88,7 @@ fn is_same_or_below(listed: &str, host: &str) -> bool {
     }
 }
 
-/// The scheme, the host and the port of an origin, of which the host is still to be looked at.
+/// Splits an origin into scheme, host and port; the host is not validated.
 fn split(text: &str) -> Option<(&str, &str, Option<u16>)> {
     let (scheme, authority) = text.split_once("://")?;
     let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -114,7 +115,7 @@ fn is_default(scheme: &str, port: u16) -> bool {
     defaults.any(|(known, default)| known.eq_ignore_ascii_case(scheme) && *default == port)
 }
 
-/// Whether `host` may be the host of an origin with this scheme.
+/// Returns whether `host` may be the host of an origin with this scheme.
 fn is_host(scheme: &str, host: &str) -> bool {
     let bracketed = host
         .strip_prefix('[')

@@ -1,40 +1,39 @@
-//! How the path of a request is read.
+//! Interpretation of request paths.
 //!
-//! A request goes upstream with its path as it came, byte for byte. So the proxy must not
-//! read the path in one way and the upstream in another: then a request would get to
-//! `/admin` by the route of `/ws`. What is in a path, and what becomes of it:
+//! A request is forwarded with its path unchanged, byte for byte. So the proxy must not read the
+//! path in one way and the upstream in another: a request could then reach `/admin` by the route of
+//! `/ws`. The parts of a path, and their treatment:
 //!
 //! | in the path | verdict |
 //! |---|---|
-//! | an encoded letter, digit, `-`, `_`, `~` or `.`, such as `%77` | is that character: to every server (RFC 3986 §6.2.2.2) |
-//! | a segment `.` or `..`, with encoded dots, behind `%2F` and before a parameter (`..;x`) as well | refused: some servers resolve it to another path |
-//! | `\`, `%5C` | refused, for it is a slash to some servers; where a route lets it pass, it is read in both ways, see below |
-//! | `%00` | refused: the end of the path to some servers |
-//! | `%` without two hexadecimal digits behind it | refused: servers fail on it, each in its way |
-//! | `#` | refused before it gets here: no part of a request target |
+//! | an encoded letter, digit, `-`, `_`, `~` or `.`, such as `%77` | equals the character itself, for every server (RFC 3986 §6.2.2.2) |
+//! | a segment `.` or `..`, also with encoded dots, behind `%2F` or before a parameter (`..;x`) | refused: some servers resolve it to another path |
+//! | `\`, `%5C` | refused: some servers take it for a slash; where a route allows it, it is read in both ways, see below |
+//! | `%00` | refused: some servers end the path there |
+//! | `%` without two hexadecimal digits behind it | refused: servers fail on it, each in its own way |
+//! | `#` | refused before it gets here: not part of a request target |
 //! | `%2F`, `//`, `;x`, `%3Bx` | read in both ways, see below |
-//! | everything else, also encoded: `%20`, `%25`, `%3F` | itself; `%2f` and `%2F` are the same, upper and lower case letters are not |
+//! | everything else, also encoded: `%20`, `%25`, `%3F` | itself; `%2f` and `%2F` are equal, upper and lower case letters are not |
 //!
-//! Strictly read, `%2F`, `%5C`, `\` and `;x` are part of a segment, and between two slashes
-//! there is an empty one. Leniently read, the former three are slashes, several slashes are one,
-//! and a parameter is no part of the path. Servers do either. Where both readings take the same route, as
-//! `/chat//room;x` does with one route for `/`, the request passes; where they do not, as
-//! `/ws;x` with routes for `/` and `/ws`, it is refused.
+//! In the strict reading `%2F`, `%5C`, `\` and `;x` are part of a segment, and between two slashes
+//! there is an empty one. In the lenient reading the former three are slashes, several slashes are
+//! one, and a parameter is not part of the path. Servers do either. Where both readings lead to the
+//! same route, as for `/chat//room;x` with one route for `/`, the request passes; where they do
+//! not, as for `/ws;x` with routes for `/` and `/ws`, it is refused.
 
 use std::borrow::Cow;
 
-/// What may be in the path of a request for a route that is refused otherwise; nothing by
-/// default.
+/// Parts of a path that only a route's setting allows; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passes {
-    /// `\` as it is.
+    /// A literal `\`.
     pub backslash: bool,
     /// `%5C`, as in the name of a Windows account.
     pub encoded_backslash: bool,
 }
 
 impl Passes {
-    /// Whether all of it is in `others`, too.
+    /// Returns whether `others` allows everything that this does.
     #[must_use]
     pub const fn is_within(self, others: Self) -> bool {
         (!self.backslash || others.backslash)
@@ -46,17 +45,17 @@ impl Passes {
     }
 }
 
-/// The path of a request in both readings; see the [module](self).
+/// A request's path in both readings; see the [module](self).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Path<'a> {
     pub(super) strict: Cow<'a, str>,
-    /// Only when it differs.
+    /// The lenient reading, if it differs.
     pub(super) lenient: Option<String>,
-    /// What is in it that most routes refuse.
+    /// Parts of the path that most routes refuse.
     pub(super) needs: Passes,
 }
 
-/// What is wrong with a path that needs what its route does not let pass.
+/// Error for a path that needs more than its route allows.
 pub(super) const BACKSLASH: &str = "backslash in the path";
 
 impl<'a> Path<'a> {
@@ -64,7 +63,7 @@ impl<'a> Path<'a> {
     ///
     /// # Errors
     ///
-    /// Why a path is refused whatever the routes are.
+    /// The reason why the path is refused whatever the routes are.
     pub(super) fn read(path: &'a str) -> Result<Self, &'static str> {
         let mut needs = Passes {
             backslash: path.contains('\\'),
@@ -81,11 +80,11 @@ impl<'a> Path<'a> {
     }
 }
 
-/// The path of a route, normalized.
+/// Normalizes the path of a route.
 ///
 /// # Errors
 ///
-/// Why no request could ever have it.
+/// The reason why no request can ever have this path.
 pub fn of_route(path: &str) -> Result<String, &'static str> {
     match Path::read(path)? {
         Path { needs, .. } if !needs.is_nothing() => Err(BACKSLASH),
@@ -96,15 +95,15 @@ pub fn of_route(path: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The path with what is encoded without need decoded, and with upper case digits in what
-/// is left.
+/// Decodes what is encoded without need, and writes all other escapes in upper case.
 ///
 /// # Errors
 ///
-/// What encodings are refused.
+/// Encodings that are refused.
 fn normalize<'a>(path: &'a str, needs: &mut Passes) -> Result<Cow<'a, str>, &'static str> {
     let mut parts = path.split('%');
     let first = parts.next().unwrap_or_default();
+    // No `%`: the usual path is not copied.
     if first.len() == path.len() {
         return Ok(Cow::Borrowed(path));
     }
@@ -133,7 +132,7 @@ fn is_hex(digits: &str) -> bool {
     digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// The lenient reading of a path that has been normalized.
+/// Returns the lenient reading of a normalized path.
 fn lenient(strict: &str, needs: Passes) -> Result<Cow<'_, str>, &'static str> {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     let has_escapes = strict.contains("%2F") || strict.contains("%3B");
@@ -146,10 +145,12 @@ fn lenient(strict: &str, needs: Passes) -> Result<Cow<'_, str>, &'static str> {
     }
     let mut decoded = strict.replace("%2F", "/").replace("%3B", ";");
     if !needs.is_nothing() {
+        // Servers that take a backslash for a slash do so after decoding it.
         decoded = decoded.replace("%5C", "/").replace('\\', "/");
     }
     let mut lenient = String::with_capacity(decoded.len());
     for segment in decoded.split('/') {
+        // A parameter is cut off first: servers resolve `..;x` like `..`.
         let name = segment.split(';').next().unwrap_or_default();
         if is_dots(name) {
             return Err(DOT_SEGMENT);

@@ -1,9 +1,9 @@
-//! The one log line that a session ends with, and that of a plain request.
+//! Access log: one line for each session, and one for a plain request.
 //!
 //! # Invariants
 //!
-//! * Nothing that a client or an upstream wrote is in it but the method, the path, and the ids
-//!   of the request and its trace: no query string, no other header, no payload.
+//! * Of the data that a client or an upstream sent, a line contains only the method, the path, and
+//!   the ids of the request and its trace: no query string, no other header, no payload.
 
 use std::time::Duration;
 
@@ -14,72 +14,72 @@ use crate::{
     websocket::CloseCode,
 };
 
-/// Where a session came from.
+/// Origin of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// Its number.
+    /// Number of the session.
     pub session: u64,
-    /// The id of the request that it began with.
+    /// Id of the request that opened the session.
     pub request_id: &'a str,
-    /// The trace that it is part of.
+    /// Trace of that request.
     pub trace: Option<Trace>,
-    /// The client's address.
+    /// Address of the client.
     pub client: ClientAddr,
-    /// Whether its session is a stream of an HTTP/2 connection.
+    /// True if the session is a stream of an HTTP/2 connection.
     pub is_http2: bool,
-    /// The path it asked for, without the query.
+    /// Requested path, without the query.
     pub path: &'a str,
-    /// The name of its route.
+    /// Name of the route.
     pub route: &'a str,
-    /// The address of the upstream that it was connected to.
+    /// Address of the upstream connection.
     pub upstream_address: Option<&'a str>,
 }
 
 /// A request that did not become a session.
 #[derive(Clone, Debug)]
 pub struct Answered<'a> {
-    /// Its id.
+    /// Id of the request.
     pub request_id: &'a str,
-    /// The trace that it is part of.
+    /// Trace of the request.
     pub trace: Option<Trace>,
-    /// The client's address.
+    /// Address of the client.
     pub client: ClientAddr,
-    /// The version of HTTP that it came over: `1.0`, `1.1` or `2`.
+    /// Version of HTTP: `1.0`, `1.1` or `2`.
     pub http: &'static str,
-    /// Its method.
+    /// Request method.
     pub method: &'a str,
-    /// Its path, without the query.
+    /// Requested path, without the query.
     pub path: &'a str,
-    /// The name of its route.
+    /// Name of the route.
     pub route: &'a str,
-    /// The status of its answer, if it got one.
+    /// Status of the response, if there was one.
     pub status: Option<u16>,
-    /// Whether the proxy has answered it itself.
+    /// True if the proxy made the response itself.
     pub is_refused: bool,
-    /// Why it has no whole answer of the upstream: a name, and in words.
+    /// Reason why there is no complete response of the upstream: a name, and in words.
     pub reason: Option<(&'static str, String)>,
-    /// Whether that is the fault of the upstream, or of the proxy.
+    /// True if the reason is a failure of the upstream or of the proxy.
     pub is_warning: bool,
-    /// From its head to the end of the answer.
+    /// Time from the request's head to the end of the response.
     pub duration: Duration,
-    /// How long the body of the answer was, as far as it was sent.
+    /// Length of the response body, as far as it was sent.
     pub response_bytes: u64,
 }
 
-/// What a client has begun, and never became a request.
+/// Input of a client that never became a request.
 #[derive(Clone, Copy, Debug)]
 pub struct NoRequest<'a> {
-    /// The id in the answer, if that has one.
+    /// Id in the response, if it has one.
     pub request_id: Option<&'a str>,
-    /// The client's address.
+    /// Address of the client.
     pub client: ClientAddr,
-    /// The status of the answer, if there is one.
+    /// Status of the response, if there was one.
     pub status: Option<u16>,
-    /// Why it is none: a name, and in words.
+    /// Reason: a name, and in words.
     pub refusal: (&'static str, &'a str),
 }
 
-/// Logs an event at one of two levels, which `tracing` wants to know when it is compiled.
+/// Logs an event at one of two levels; `tracing` needs a level at compile time.
 macro_rules! log {
     ($is_warning:expr, $($fields:tt)*) => {
         if $is_warning {
@@ -90,8 +90,8 @@ macro_rules! log {
     };
 }
 
-/// Logs the end of a session: a warning when messages were not delivered or the proxy or
-/// the upstream failed, otherwise information.
+/// Logs the end of a session: at level warn when messages were lost, or the proxy or the upstream
+/// failed; otherwise at info.
 pub fn session_ended(report: &Report, origin: Origin<'_>) {
     let ledger = &report.ledger;
     let (method, status) = if origin.is_http2 {
@@ -169,7 +169,7 @@ pub fn request_ended(answered: &Answered<'_>) {
     );
 }
 
-/// Logs that what a client of HTTP/1.1 has sent is no request, with what is known of it.
+/// Logs input on HTTP/1.1 that is not a request.
 pub fn no_request(refused: &NoRequest<'_>) {
     let (reason, detail) = refused.refusal;
     tracing::info!(
@@ -193,7 +193,7 @@ fn is_warning(report: &Report) -> bool {
     report.ledger.undelivered() > 0 || failed && report.cause.initiator() != Initiator::Client
 }
 
-/// The code that whoever has closed first has sent.
+/// Returns the close code of the side that closed first.
 fn closed_with(cause: &Cause) -> Option<CloseCode> {
     match cause {
         Cause::ClientClosed(frame) | Cause::UpstreamClosed(frame) => frame.code,

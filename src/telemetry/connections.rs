@@ -1,45 +1,44 @@
-//! How many connections of clients there are, and were.
+//! Counts of client connections.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// The connections of the process.
+/// Client connections of the process.
 #[derive(Debug, Default)]
 pub struct Connections {
     accepted: AtomicU64,
-    /// Connections that are open, and sessions that share one.
+    /// Open connections, and sessions that share one.
     taken: AtomicUsize,
 }
 
 impl Connections {
-    /// How many count: those that are open, and sessions that share one. It is what the limit is
-    /// compared with.
+    /// Open connections and sessions that share one; the number that the limit applies to.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How many there were, those that were closed at once included.
+    /// Connections accepted so far, including those that were closed at once.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Counts one more; returns how many places were taken before.
+    /// Counts a new connection; returns the number that was open before.
     pub fn enter(&self) -> usize {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         self.taken.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts one less.
+    /// Counts a closed connection.
     pub fn leave(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A place for a session that shares its connection, which takes as much as one of its
-    /// own; `None` when `max` are taken.
+    /// Acquires a slot for a session that shares its connection, and counts as much as a
+    /// connection; `None` when `max` slots are taken.
     #[must_use]
     pub fn admit_session(self: &Arc<Self>, max: usize) -> Option<SessionPlace> {
         let next = |taken| (taken < max).then_some(taken + 1);
@@ -50,7 +49,7 @@ impl Connections {
     }
 }
 
-/// A session that counts like a connection, until it is dropped.
+/// Slot of a session that counts like a connection; released when dropped.
 #[derive(Debug)]
 pub struct SessionPlace(Arc<Connections>);
 

@@ -1,40 +1,40 @@
-//! Durations by size, in buckets that are the same for everybody who is summed up.
+//! Histograms of durations, with the same buckets on all workers, so that they can be added.
 
 use std::{ops::AddAssign, time::Duration};
 
-/// The most bounds that a histogram may have.
+/// Most bounds that a histogram may have.
 const MAX_BOUNDS: usize = 16;
 
-/// From 5 ms to two minutes: what somebody waits for.
+/// Bounds for waiting times, from 5 ms to two minutes.
 pub const WAITS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
 ];
 
-/// From 100 µs to ten seconds: what the proxy or a fast upstream needs.
+/// Bounds for work done by the proxy or a fast upstream, from 100 µs to ten seconds.
 pub const WORK: &[f64] = &[
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
 
-/// From a second to a day: how long sessions last.
+/// Bounds for session lengths, from a second to a day.
 pub const LENGTHS: &[f64] = &[
     1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 21_600.0,
     86_400.0,
 ];
 
-/// How many durations there were of which size.
+/// Counts of durations by size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Histogram {
-    /// Ascending, in seconds; each is part of its bucket.
+    /// Inclusive upper bounds, ascending, in seconds.
     bounds: &'static [f64],
-    /// One for each bound and one for what is longer than all of them.
+    /// One count per bound, and one for durations beyond them all.
     counts: [u64; MAX_BOUNDS + 1],
-    /// Not a float, whose sum would depend on the order and so could shrink.
+    /// Not a float, whose sum would depend on the order of additions and so could decrease.
     sum: Duration,
 }
 
 impl Histogram {
-    /// An empty one.
+    /// Creates an empty histogram.
     ///
     /// # Panics
     ///
@@ -49,7 +49,7 @@ impl Histogram {
         }
     }
 
-    /// Counts one.
+    /// Counts a duration.
     pub fn observe(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
@@ -57,20 +57,20 @@ impl Histogram {
         self.sum = self.sum.saturating_add(duration);
     }
 
-    /// The upper bound of each bucket in seconds, infinite for the last one, with how many
-    /// durations are in it alone.
+    /// Iterates over the buckets: upper bound in seconds, infinite for the last one, and number of
+    /// durations in that bucket alone.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts)
     }
 
-    /// How many there were.
+    /// Number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All of them together.
+    /// Sum of the durations in seconds.
     #[must_use]
     pub const fn sum_seconds(&self) -> f64 {
         self.sum.as_secs_f64()

@@ -1,9 +1,9 @@
-//! What is logged, a line each: text for people, JSON, or JSON as Cloud Logging reads it.
+//! Formatting of log lines: text, JSON, or JSON for Cloud Logging.
 //!
 //! # Invariants
 //!
-//! * An event is one line, whatever is in it: what others wrote is [escaped](escape).
-//! * Whoever logs does not wait: lines go to a [`Sink`].
+//! * An event is one line, whatever it contains: text from other parties is [escaped](escape).
+//! * Logging never blocks: lines go to a [`Sink`].
 
 mod escape;
 mod gcp;
@@ -25,31 +25,31 @@ use tracing_subscriber::{
 pub use self::gcp::Platform;
 use super::sink::Sink;
 
-/// What a thread keeps of the memory for its lines, in bytes.
+/// Capacity that a thread's line buffer keeps, in bytes.
 const KEPT_BYTES: usize = 16 * 1024;
 
 thread_local! {
-    /// The line that is written; empty between lines.
+    /// Line being written; empty between lines.
     static LINE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Writes every event of a subscriber.
+/// Layer that writes every event of a subscriber.
 pub(super) struct Lines {
     form: Form,
     sink: Sink,
 }
 
-/// What a line looks like.
+/// Form of a line.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
-    /// Text for people.
+    /// Human-readable text.
     Text {
-        /// Whether it goes to a terminal that shows colours.
+        /// True for a terminal that shows colours.
         is_colored: bool,
     },
     /// A JSON object.
     Json,
-    /// A JSON object with the names of Cloud Logging.
+    /// A JSON object with the field names of Cloud Logging.
     Gcp(Platform),
 }
 
@@ -60,7 +60,7 @@ impl Lines {
 
     fn write(&self, line: &mut String, event: &Event<'_>) {
         let mut time = String::with_capacity(32);
-        // The clock of the machine can be read.
+        // Reading the clock does not fail.
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         match &self.form {
             Form::Text { is_colored } => text::write(line, &time, event, *is_colored),
@@ -73,7 +73,7 @@ impl Lines {
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        // Taken, for what is logged may log something itself.
+        // Taken out, as a value that is being formatted may log an event itself.
         let mut line = LINE.take();
         self.write(&mut line, event);
         self.sink.push(line.as_bytes());

@@ -1,20 +1,20 @@
-//! How often connections and requests were not served, and why.
+//! Counts of connections and requests that were not served, by reason.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! rejections {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Why a connection or a request was not served; a closed set.
+        /// Reason why a connection or a request was not served; a closed set.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Rejection {
             $($(#[doc = $doc])+ $variant,)+
         }
 
         impl Rejection {
-            /// All of them, in order.
+            /// Every reason, in the order of declaration.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// Its name, for a label.
+            /// Value of the metrics label.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -26,21 +26,21 @@ macro_rules! rejections {
 }
 
 rejections! {
-    /// There were too many connections.
+    /// Too many connections were open.
     Connections = "connections",
-    /// There were too many connections from one address.
+    /// Too many connections from one address were open.
     AddressConnections = "address_connections",
-    /// There were too many sessions on one HTTP/2 connection.
+    /// Too many sessions shared one HTTP/2 connection.
     ConnectionSessions = "connection_sessions",
     /// Too many sessions began at once.
     SessionRate = "session_rate",
-    /// Too many sessions of one address began at once.
+    /// Too many sessions from one address began at once.
     AddressSessionRate = "address_session_rate",
-    /// No header of the PROXY protocol, or not from a trusted proxy.
+    /// The PROXY protocol header was missing, or not from a trusted proxy.
     ProxyHeader = "proxy_header",
     /// The TLS handshake failed, or took too long.
     TlsHandshake = "tls_handshake",
-    /// The header section did not come in time.
+    /// The header section did not arrive in time.
     HeaderTimeout = "header_timeout",
     /// The header section was too large, or had too many lines.
     HeadersTooLarge = "headers_too_large",
@@ -48,15 +48,15 @@ rejections! {
     UriTooLong = "uri_too_long",
     /// The body was too large.
     BodyTooLarge = "body_too_large",
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     BodyTimeout = "body_timeout",
-    /// The client took nothing of its answer.
+    /// The client stopped reading its response.
     WriteTimeout = "write_timeout",
     /// The request was malformed or ambiguous.
     BadRequest = "bad_request",
-    /// No route has the host.
+    /// No route has this host.
     UnknownHost = "unknown_host",
-    /// No route has the path.
+    /// No route has this path.
     UnknownPath = "unknown_path",
     /// The origin is not allowed.
     Origin = "origin",
@@ -77,25 +77,25 @@ rejections! {
     Http2Abuse = "http2_abuse",
     /// Too much memory was in use.
     Memory = "memory",
-    /// Sessions held too much.
+    /// Sessions held too many bytes.
     HeldBytes = "held_bytes",
     /// Too many requests were held.
     HeldRequests = "held_requests",
-    /// There were too few file descriptors to connect to the upstream.
+    /// Too few file descriptors were left to connect to the upstream.
     Descriptors = "descriptors",
-    /// The upstream was known to be out of order.
+    /// The upstream was known to be failing.
     BreakerOpen = "breaker_open",
-    /// The process drained.
+    /// The process was draining.
     Draining = "draining",
-    /// The upstream gave no valid answer.
+    /// The upstream sent no valid response.
     UpstreamFailed = "upstream_failed",
-    /// The upstream was not there, or did not answer, in time.
+    /// The upstream did not listen, or did not respond, in time.
     UpstreamTimeout = "upstream_timeout",
     /// The client left first.
     ClientGone = "client_gone",
 }
 
-/// How often each of them happened since the start of the process.
+/// Number of rejections by reason since the start of the process.
 #[derive(Debug)]
 pub struct Rejections([AtomicU64; Rejection::ALL.len()]);
 
@@ -106,12 +106,12 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    /// Counts one.
+    /// Counts a rejection.
     pub fn count(&self, rejection: Rejection) {
         self.0[rejection as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often `rejection` has happened.
+    /// Number of times that `rejection` has happened.
     #[must_use]
     pub fn of(&self, rejection: Rejection) -> u64 {
         self.0[rejection as usize].load(Ordering::Relaxed)

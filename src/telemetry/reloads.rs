@@ -1,11 +1,11 @@
-//! How often the configuration was read again, and what came of it.
+//! Counts of configuration reloads, by result.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Counts since the start of the process, whose own configuration is the first success.
+/// Reloads since the start of the process, whose own configuration is the first success.
 #[derive(Debug)]
 pub struct Reloads {
     applied: AtomicU64,
@@ -24,18 +24,18 @@ impl Default for Reloads {
 }
 
 impl Reloads {
-    /// One is in effect.
+    /// Counts a configuration that took effect.
     pub fn count_applied(&self) {
         self.applied.fetch_add(1, Ordering::Relaxed);
         self.last_success.store(now(), Ordering::Relaxed);
     }
 
-    /// One is not.
+    /// Counts a configuration that was rejected.
     pub fn count_rejected(&self) {
         self.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many there were, by what came of them.
+    /// Number of reloads by result.
     #[must_use]
     pub fn by_result(&self) -> [(&'static str, u64); 2] {
         [
@@ -44,7 +44,7 @@ impl Reloads {
         ]
     }
 
-    /// When what is in effect was read, in seconds since 1970.
+    /// Time at which the current configuration was read, in seconds since 1970.
     #[must_use]
     pub fn last_success(&self) -> u64 {
         self.last_success.load(Ordering::Relaxed)

@@ -1,13 +1,13 @@
-//! Where the lines of the log go: into a queue, which a thread of its own writes out.
+//! Destination of log lines: a queue, which a dedicated thread writes out.
 //!
-//! Whoever logs never waits for standard output: a pipe that nobody reads, or a terminal that
-//! somebody has stopped, would stop all clients of a worker.
+//! Logging never waits for standard output: a pipe that is not read, or a stopped terminal, would
+//! stop all clients of a worker.
 //!
 //! # Invariants
 //!
-//! * At most [`MAX_QUEUED_BYTES`] wait, those that are being written included. A line that does
-//!   not fit is dropped and counted; whatever is written is written whole and in order.
-//! * A standard output that is closed is no error: the lines count as dropped.
+//! * At most [`MAX_QUEUED_BYTES`] wait, including those that are being written. A line that does
+//!   not fit is dropped and counted; lines that are written are whole and in order.
+//! * A closed standard output is not an error: the lines count as dropped.
 
 use std::{
     fs::File,
@@ -21,25 +21,25 @@ use std::{
     time::Duration,
 };
 
-/// The most that may wait to be written, in bytes.
+/// Most bytes that may wait to be written.
 pub const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
-/// What an empty queue keeps of its memory, in bytes.
+/// Capacity that an empty queue keeps, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// How long to wait for an output that does not block and takes nothing.
+/// Pause before retrying an output that is non-blocking and full.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The queue and its thread; clones are handles to the same.
+/// Queue with its thread; clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub(super) struct Sink(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write.
+    /// Notified when there is something to write.
     filled: Condvar,
-    /// There is nothing to write any more.
+    /// Notified when everything is written.
     emptied: Condvar,
     dropped_lines: AtomicU64,
 }
@@ -47,7 +47,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// How much is being written.
+    /// Bytes being written.
     in_flight_bytes: usize,
 }
 
@@ -58,24 +58,24 @@ impl Queue {
 }
 
 impl Sink {
-    /// Writes to standard output from now on; `say_dropped` is called on the writing thread
-    /// with the number of lines that were dropped, once lines are written again.
+    /// Starts writing to standard output. `say_dropped` is called on the writing thread with the
+    /// number of dropped lines, once lines are written again.
     ///
     /// # Errors
     ///
-    /// There is no thread to be had, or no file descriptor.
+    /// No thread or no file descriptor is available.
     pub(super) fn to_stdout(say_dropped: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
-        // Not `Stdout` itself: its lock would be held while it blocks, and the end of the
-        // program would wait for it.
+        // Not `Stdout` itself: its lock would be held while it blocks, and the end of the program
+        // would wait for it.
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         Self::to(stdout, say_dropped)
     }
 
-    /// As [`to_stdout`](Self::to_stdout), to another output.
+    /// Starts writing to another output, like [`to_stdout`](Self::to_stdout).
     ///
     /// # Errors
     ///
-    /// There is no thread to be had.
+    /// No thread is available.
     pub(super) fn to(
         output: impl Write + Send + 'static,
         say_dropped: impl Fn(u64) + Send + 'static,
@@ -109,12 +109,12 @@ impl Sink {
         let _ = self.0.emptied.wait_timeout_while(queue, timeout, is_filled);
     }
 
-    /// How much waits, in bytes.
+    /// Bytes that wait to be written.
     pub(super) fn queued_bytes(&self) -> usize {
         self.0.lock().bytes()
     }
 
-    /// How many lines were dropped so far.
+    /// Lines dropped so far.
     pub(super) fn dropped_lines(&self) -> u64 {
         self.0.dropped_lines.load(Ordering::Relaxed)
     }
@@ -125,7 +125,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is queued, for ever.
+    /// Writes what is queued, forever.
     fn write(&self, mut output: impl Write, say_dropped: impl Fn(u64)) {
         let mut said_lines = 0;
         let mut batch = Vec::new();
@@ -136,7 +136,8 @@ impl Shared {
             let lost_lines = lines.count() as u64;
             let dropped = self.dropped_lines.fetch_add(lost_lines, Ordering::Relaxed) + lost_lines;
             if lost_lines == 0 && dropped > said_lines {
-                // Makes room, and is not done yet.
+                // The batch is written, so there is room again; one byte keeps the queue from
+                // counting as empty.
                 self.lock().in_flight_bytes = 1;
                 say_dropped(dropped - said_lines);
                 said_lines = dropped;
@@ -144,7 +145,7 @@ impl Shared {
         }
     }
 
-    /// Waits for something to write and takes all of it; what was taken before is done.
+    /// Finishes the batch before, waits for something to write, and takes all of it.
     fn next_batch(&self, batch: &mut Vec<u8>) {
         batch.clear();
         batch.shrink_to(KEPT_BYTES);
@@ -160,7 +161,7 @@ impl Shared {
     }
 }
 
-/// Writes as much as can be written, and returns how much that is.
+/// Writes as much as possible, and returns the number of bytes.
 fn write_all(output: &mut impl Write, bytes: &[u8]) -> usize {
     let mut written = 0;
     while written < bytes.len() {
@@ -168,7 +169,7 @@ fn write_all(output: &mut impl Write, bytes: &[u8]) -> usize {
             Ok(0) => break,
             Ok(more) => written += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever started the program may have made its output so.
+            // The parent process may have made the output non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(_closed_or_full) => break,
         }

@@ -1,14 +1,14 @@
-//! What has happened since the process began, summed up for each route.
+//! Counts since the process began, summed up for each route.
 //!
-//! Nothing here is touched for a message: what a session does it notes in its own
-//! [`Record`], which is added to these totals when it ends. Whoever wants to know earlier
-//! adds the records of the sessions that run to a copy.
+//! A message touches nothing here: a session keeps its figures in a [`Record`] of its own, which is
+//! added to these totals when it ends. A snapshot adds the records of running sessions to a copy of
+//! the totals.
 //!
 //! # Invariants
 //!
-//! * The totals and the records of running sessions together only grow: a record is added
-//!   in the same way while its session runs and when it has ended.
-//! * Of all ledgers together it holds, too, that every message is in one account.
+//! * The totals and the records of running sessions together only grow: a record is added in the
+//!   same way while its session runs and when it has ended.
+//! * The sum of all ledgers keeps their invariant: every message is in exactly one account.
 
 use std::{ops::AddAssign, time::Duration};
 
@@ -24,39 +24,39 @@ use crate::{
     upstream::{Attempts, Failure},
 };
 
-/// What has happened on one route.
+/// Counts of one route.
 #[derive(Clone, Debug)]
 pub struct RouteTotals {
     /// Opening handshakes that became a session.
     pub handshakes_accepted: u64,
-    /// Opening handshakes that got another answer.
+    /// Opening handshakes that were refused.
     pub handshakes_refused: u64,
-    /// What became of the messages of clients.
+    /// Fate of the clients' messages.
     pub ledger: Ledger,
-    /// What went through.
+    /// Messages and bytes relayed.
     pub traffic: Traffic,
     /// Attempts to connect a session to its upstream.
     pub attempts: u64,
-    /// Those of them that failed, in the order of [`Failure::ALL`].
+    /// Failed attempts, in the order of [`Failure::ALL`].
     pub failures: [u64; Failure::ALL.len()],
     /// Sessions that have ended.
     pub ended: Endings,
     /// Clients, and upstreams, that did not close within `close_timeout`.
     pub close_timeouts: [u64; 2],
-    /// From a client's `101` to that of its upstream.
+    /// Time from a client's `101` to that of its upstream.
     pub connect_time: Histogram,
-    /// From a client's `101` to the ready message.
+    /// Time from a client's `101` to the ready message.
     pub ready_time: Histogram,
-    /// From a client's `101` to the opening of the gate, or to the end of a session whose gate
+    /// Time from a client's `101` to the opening of the gate, or to the end of a session whose gate
     /// never opened.
     pub hold_time: Histogram,
-    /// How long flushes took.
+    /// Duration of the flushes.
     pub flush_time: Histogram,
-    /// From a client's `101` to the end.
+    /// Time from a client's `101` to the end of the session.
     pub length: Histogram,
-    /// Answers to plain HTTP requests by the first digit of their status, from `1xx` on.
+    /// Responses to plain HTTP requests by the first digit of their status, from `1xx` on.
     pub answers: [u64; 5],
-    /// From a plain HTTP request to the beginning of its answer.
+    /// Time from a plain HTTP request to the beginning of its response.
     pub answer_time: Histogram,
 }
 
@@ -83,7 +83,7 @@ impl Default for RouteTotals {
 }
 
 impl RouteTotals {
-    /// Adds what a session has done so far.
+    /// Adds the figures of a session so far.
     pub fn add_record(&mut self, record: &Record) {
         self.ledger += record.ledger();
         self.traffic += record.traffic();
@@ -102,7 +102,7 @@ impl RouteTotals {
         observe(&mut self.flush_time, record.flush_time());
     }
 
-    /// Adds attempts at the upstream.
+    /// Adds attempts to connect to the upstream.
     pub fn add_attempts(&mut self, attempts: &Attempts) {
         self.attempts += u64::from(attempts.get());
         for (total, failures) in self.failures.iter_mut().zip(attempts.failures()) {
@@ -110,7 +110,7 @@ impl RouteTotals {
         }
     }
 
-    /// Adds that a session has ended, whose record has been added.
+    /// Adds the end of a session whose record was added.
     pub fn add_end(&mut self, record: &Record, cause: &Cause) {
         self.ended.count((cause.initiator(), cause.name()));
         let length = record.started().elapsed();
@@ -120,10 +120,10 @@ impl RouteTotals {
         }
     }
 
-    /// Adds the answer to a plain HTTP request.
+    /// Adds the response to a plain HTTP request.
     pub fn add_answer(&mut self, status: http::StatusCode, after: Duration) {
         let class = usize::from(status.as_u16() / 100);
-        // hyper passes on any number of three digits.
+        // hyper accepts any three digits as a status.
         let class = class.clamp(1, self.answers.len());
         self.answers[class - 1] += 1;
         self.answer_time.observe(after);
@@ -175,12 +175,12 @@ fn add_each<const N: usize>(counts: &mut [u64; N], more: &[u64; N]) {
     }
 }
 
-/// How many sessions have ended by whom, and why.
+/// Number of ended sessions, by initiator and reason.
 #[derive(Clone, Debug)]
 pub struct Endings(Vec<((Initiator, &'static str), u64)>);
 
 impl Default for Endings {
-    /// None of each.
+    /// Zero for each combination.
     fn default() -> Self {
         let endings = ENDINGS.iter();
         Self(endings.map(|ending| (*ending, 0)).collect())
@@ -188,7 +188,7 @@ impl Default for Endings {
 }
 
 impl Endings {
-    /// All of them, those that never happened included.
+    /// Iterates over all combinations, including those that never happened.
     pub fn iter(&self) -> impl Iterator<Item = ((Initiator, &'static str), u64)> {
         self.0.iter().copied()
     }
@@ -200,25 +200,26 @@ impl Endings {
     fn add(&mut self, ending: (Initiator, &'static str), more: u64) {
         match self.0.iter_mut().find(|(known, _)| *known == ending) {
             Some((_, count)) => *count += more,
+            // New reasons are added as they come, so that no session is missing from the sum.
             None => self.0.push((ending, more)),
         }
     }
 }
 
-/// What there is on one route, and what has happened.
+/// Current state and counts of one route.
 #[derive(Clone, Debug, Default)]
 pub struct RouteSnapshot {
-    /// What has happened, running sessions included.
+    /// Counts, with those of running sessions.
     pub totals: RouteTotals,
     /// Running sessions by state, in the order of [`SessionState::ALL`].
     pub sessions: [u64; SessionState::ALL.len()],
-    /// Messages that wait in hold queues by priority, in the order of [`Priority::ALL`].
+    /// Messages in hold queues by priority, in the order of [`Priority::ALL`].
     pub queued_messages: [u64; Priority::ALL.len()],
-    /// What is held for its sessions, in accounted bytes.
+    /// Bytes accounted for messages that are held.
     pub held_bytes: u64,
-    /// How full the hold queue of a session is that is the fullest, from 0 to 1.
+    /// Fill level of the fullest hold queue, from 0 to 1.
     pub fullest_queue: f64,
-    /// Whether there is somebody who goes on counting.
+    /// True if the route is still counting.
     pub is_in_use: bool,
 }
 
@@ -237,7 +238,7 @@ impl RouteSnapshot {
     }
 }
 
-/// How full a queue is, from 0 to 1, by the closer one of its limits; beyond it, it is full.
+/// Fill level of a queue, from 0 to 1, by the limit that is closer; 1 beyond it.
 #[expect(
     clippy::cast_precision_loss,
     reason = "what is held is far below 2^52 bytes"

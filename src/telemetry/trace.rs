@@ -1,26 +1,26 @@
-//! The trace that a request is part of, as its headers say: `traceparent` of W3C Trace Context,
-//! or Google's `X-Cloud-Trace-Context`.
+//! Trace context of requests: `traceparent` of W3C Trace Context, or Google's
+//! `X-Cloud-Trace-Context`.
 //!
-//! They go upstream as they came, whatever they say; what is not valid is only not logged.
+//! The headers are forwarded unchanged, valid or not; invalid ones are merely not logged.
 
 use http::HeaderMap;
 
-/// The trace of a request, and the span in it that the request belongs to.
+/// Trace of a request, with the span that the request belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
     id: u128,
-    /// Zero: it is not known.
+    /// Id of the span; zero: unknown.
     span: u64,
-    /// Whether somebody collects it.
+    /// True if the trace is recorded.
     pub is_sampled: bool,
 }
 
 impl Trace {
-    /// The length of [`digits`](Self::digits).
+    /// Length of [`digits`](Self::digits).
     pub const DIGITS: usize = 32 + 16 + 1;
 
-    /// What the headers of a request say; `None` without a valid one. Where both are there,
-    /// `traceparent` counts.
+    /// Reads the headers of a request; `None` without a valid one. `traceparent` wins over the
+    /// other.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         only(headers, "traceparent")
@@ -28,7 +28,7 @@ impl Trace {
             .or_else(|| only(headers, "x-cloud-trace-context").and_then(cloud))
     }
 
-    /// Everything in a short form.
+    /// Formats the whole trace context as digits.
     #[must_use]
     pub fn digits(&self) -> String {
         format!(
@@ -39,7 +39,7 @@ impl Trace {
         )
     }
 
-    /// What has these digits.
+    /// Parses [`digits`](Self::digits).
     #[must_use]
     pub fn from_digits(digits: &str) -> Option<Self> {
         let (id, rest) = digits.split_at_checked(32)?;
@@ -51,27 +51,27 @@ impl Trace {
         })
     }
 
-    /// The id: 32 hexadecimal digits.
+    /// Formats the trace id: 32 hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{:032x}", self.id)
     }
 
-    /// The id of the span: 16 hexadecimal digits.
+    /// Formats the span id: 16 hexadecimal digits.
     #[must_use]
     pub fn span_id(&self) -> Option<String> {
         (self.span != 0).then(|| format!("{:016x}", self.span))
     }
 }
 
-/// The value of a header that is there exactly once.
+/// Returns the value of a header that occurs exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
     value.to_str().ok()
 }
 
-/// `00-{32 digits}-{16 digits}-{2 digits}`; a later version may have more behind that
+/// Parses `00-{32 digits}-{16 digits}-{2 digits}`; a later version may append more
 /// (<https://www.w3.org/TR/trace-context/#versioning-of-traceparent>).
 fn w3c(value: &str) -> Option<Trace> {
     const LENGTH: usize = "00-".len() + 32 + "-".len() + 16 + "-00".len();
@@ -88,14 +88,14 @@ fn w3c(value: &str) -> Option<Trace> {
     })
 }
 
-/// A number of exactly so many digits, in lower case.
+/// Parses a number of exactly `digits` lower-case digits.
 fn hexadecimal(text: &str, digits: usize) -> Option<u128> {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_number = text.len() == digits && text.bytes().all(is_digit);
     is_number.then(|| u128::from_str_radix(text, 16).ok())?
 }
 
-/// `{32 digits}/{span, decimal};o={0 or 1}`, of which only the first part is needed
+/// Parses `{32 digits}/{span, decimal};o={0 or 1}`, of which only the first part is required
 /// (<https://cloud.google.com/trace/docs/trace-context#legacy-http-header>).
 fn cloud(value: &str) -> Option<Trace> {
     let (path, options) = value.split_once(';').unwrap_or((value, ""));

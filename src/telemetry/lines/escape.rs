@@ -1,22 +1,22 @@
-//! What others wrote, so that it cannot write lines of its own, move a cursor, or look like
-//! something else (L20).
+//! Escaping of text from other parties, so that it cannot forge lines, move the cursor, or pass for
+//! something else.
 
 use std::fmt::{self, Write};
 
-/// Writes to a line, in an escaped form where that is needed.
+/// Writer that escapes what it appends to a line.
 pub(super) struct Escaped<'a> {
     line: &'a mut String,
     form: Form,
 }
 
-/// How characters are escaped.
+/// Manner of escaping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// In a JSON string (RFC 8259 §7).
+    /// For a JSON string (RFC 8259 §7).
     Json,
-    /// In text, between quotes.
+    /// For text between quotes.
     Quoted,
-    /// In text, without quotes.
+    /// For text without quotes.
     Bare,
 }
 
@@ -62,8 +62,8 @@ impl Write for Escaped<'_> {
     }
 }
 
-/// Whether a character is not seen itself but does something to what is: control characters
-/// (C0, C1), line separators, what sets the direction of writing, and what has no width.
+/// Returns whether a character is invisible but alters the text around it: control characters (C0,
+/// C1), line separators, marks of writing direction, and characters without width.
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(

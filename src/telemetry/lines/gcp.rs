@@ -1,4 +1,4 @@
-//! Lines as Cloud Logging reads them from the standard output of Cloud Run and GKE
+//! Log lines in the format that Cloud Logging reads from the standard output of Cloud Run and GKE
 //! (<https://cloud.google.com/logging/docs/structured-logging>).
 //!
 //! | here | there |
@@ -24,32 +24,32 @@ use tracing::{
 
 use super::json::Object;
 
-/// Where Google's machines say what they are.
+/// Address of the metadata server on Google's machines.
 const METADATA_HOST: &str = "metadata.google.internal:80";
 
-/// How long that may take, for each of connecting, writing and reading.
+/// Timeout of the metadata server, for each of connecting, writing and reading.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is known about where the process runs.
+/// Facts about the platform that the process runs on.
 #[derive(Clone, Default)]
 pub struct Platform {
     project: Arc<OnceLock<String>>,
-    /// Where the project can be asked for, if it is not known.
+    /// Address to look the project up at, if it is not known.
     metadata_host: Option<String>,
     labels: Vec<(&'static str, String)>,
 }
 
 impl Debug for Platform {
-    /// Without what may become known later.
+    /// Shows the labels alone: the project may become known later.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.labels.fmt(formatter)
     }
 }
 
 impl Platform {
-    /// What the environment says: the project in `GOOGLE_CLOUD_PROJECT`; on Cloud Run
-    /// `K_SERVICE`, `K_REVISION` and `K_CONFIGURATION`, and the project from the metadata
-    /// server, which `GCE_METADATA_HOST` may name, if the environment does not say it.
+    /// Reads the environment: the project in `GOOGLE_CLOUD_PROJECT`; on Cloud Run `K_SERVICE`,
+    /// `K_REVISION` and `K_CONFIGURATION`, and without a project in the environment also the
+    /// address of the metadata server, which `GCE_METADATA_HOST` may override.
     #[must_use]
     pub fn of(environment: &dyn Fn(&str) -> Option<String>) -> Self {
         let variable = |name| environment(name).filter(|value| !value.is_empty());
@@ -75,8 +75,8 @@ impl Platform {
         }
     }
 
-    /// Asks the metadata server for the project, if there is one and it is not known, on a
-    /// thread of its own; lines have the bare trace until it answers.
+    /// Looks up the project at the metadata server, if there is one and the project is unknown, on
+    /// a thread of its own; until then lines have the bare trace id.
     pub(in crate::telemetry) fn look_up_project(&self) -> io::Result<()> {
         let Some(host) = self.metadata_host.clone() else {
             return Ok(());
@@ -95,9 +95,9 @@ impl Platform {
     }
 }
 
-/// The id of the project, from the metadata server.
+/// Requests the project's id from the metadata server.
 fn ask_project(host: &str) -> io::Result<String> {
-    /// More than the longest answer that makes sense.
+    /// More than the longest valid response.
     const MAX_ANSWER_BYTES: u64 = 4096;
     let host = if host.contains(':') {
         host.to_owned()
@@ -127,7 +127,7 @@ fn ask_project(host: &str) -> io::Result<String> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not a project"))
 }
 
-/// Whether `id` looks like that of a project; some old ones have a domain in front.
+/// Returns whether `id` looks like a project id; some old ones have a domain prefix.
 fn is_project(id: &str) -> bool {
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte);
     !id.is_empty() && id.len() <= 128 && id.bytes().all(is_legal)
@@ -141,7 +141,7 @@ pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>, platform: 
     let mut object = Object::begin(line);
     object.text("severity", severity(*metadata.level()));
     object.text("time", time);
-    // What never became a request has its version and no path.
+    // Input that never became a request has a version but no path.
     let is_request = metadata.fields().field("http").is_some();
     let mut fields = Fields {
         request: is_request.then(|| Object::members(&mut request)),
@@ -168,10 +168,10 @@ const fn severity(level: Level) -> &'static str {
     }
 }
 
-/// Puts the fields of an event where they belong.
+/// Visitor that puts each field where Cloud Logging expects it.
 struct Fields<'a, 'line> {
     object: &'a mut Object<'line>,
-    /// The members of `httpRequest`; `None`: the event is not about a request.
+    /// Members of `httpRequest`; `None`: the event is not about a request.
     request: Option<Object<'a>>,
     project: Option<&'a str>,
 }
@@ -197,7 +197,7 @@ impl Fields<'_, '_> {
         }
     }
 
-    /// Only a client that has an IP address has one here, and no port.
+    /// Writes the client's address: `remoteIp` takes an IP address without a port.
     fn client(&mut self, client: &str) {
         let address = client.parse::<SocketAddr>().map(|address| address.ip());
         match (

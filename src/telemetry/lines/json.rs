@@ -9,20 +9,20 @@ use tracing::{
 
 use super::escape::{Escaped, Form};
 
-/// A JSON object that is being written.
+/// Writer of one JSON object.
 pub(super) struct Object<'a> {
     line: &'a mut String,
     is_empty: bool,
 }
 
 impl<'a> Object<'a> {
-    /// Begins one at the end of `line`.
+    /// Begins an object at the end of `line`.
     pub(super) fn begin(line: &'a mut String) -> Self {
         line.push('{');
         Self::members(line)
     }
 
-    /// Begins one whose braces somebody else writes.
+    /// Begins an object whose braces are written by the caller.
     pub(super) fn members(line: &'a mut String) -> Self {
         Self {
             line,
@@ -50,13 +50,13 @@ impl<'a> Object<'a> {
         self.line.push('"');
     }
 
-    /// A number or a truth value.
+    /// Writes a number or a boolean.
     pub(super) fn plain(&mut self, key: &str, value: impl Display) {
         self.key(key);
         let _ = write!(self.line, "{value}");
     }
 
-    /// An object of its own, if it is not empty.
+    /// Writes a nested object, unless it is empty.
     pub(super) fn object(&mut self, key: &str, members: &str) {
         if !members.is_empty() {
             self.key(key);
@@ -65,7 +65,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Every field of an event is a member of the object, the message included.
+/// Visitor that makes every field of an event a member of the object, the message included.
 impl Visit for Object<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.text(field.name(), format_args!("{value:?}"));

@@ -1,4 +1,4 @@
-//! Lines for people.
+//! Human-readable log lines.
 
 use std::{
     fmt::{self, Debug, Display, Write},
@@ -32,7 +32,7 @@ pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>, is_colored
     if *level > Level::INFO {
         let _ = write!(line, " {}:", metadata.target());
     }
-    // At debug somebody looks for something.
+    // At debug the log is read for details, so all fields are shown.
     if LevelFilter::current() < LevelFilter::DEBUG && Ended::is(event) {
         let mut ended = Ended::default();
         event.record(&mut ended);
@@ -43,13 +43,13 @@ pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>, is_colored
     event.record(&mut Fields { line, is_colored });
 }
 
-/// The end of a session or of a request, as far as people want to know it first.
+/// Summary of the end of a session or of a request.
 #[derive(Default)]
 struct Ended {
     session: Option<u64>,
     method: String,
     path: String,
-    /// The close code that the client got, or the status.
+    /// Close code that the client received.
     code: Option<u64>,
     status: Option<u64>,
     reason: String,
@@ -63,7 +63,7 @@ struct Ended {
 }
 
 impl Ended {
-    /// Whether `event` is one: only these say by whom it was.
+    /// Returns whether `event` ends a session or a request: no other has these fields.
     fn is(event: &Event<'_>) -> bool {
         let fields = event.metadata().fields();
         fields.field("ended_by").is_some() || fields.field("answered_by").is_some()
@@ -189,7 +189,7 @@ impl Fields<'_> {
     }
 }
 
-/// Whether one could not tell where a value ends, or what it is.
+/// Returns whether the bare value would be ambiguous, or run into the next field.
 fn needs_quotes(value: &str) -> bool {
     let is_odd = |it: char| it.is_whitespace() || it.is_control() || matches!(it, '"' | '=' | '\\');
     value.is_empty() || value.contains(is_odd)
