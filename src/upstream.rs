@@ -1,19 +1,19 @@
-//! Connecting to the upstream: resolve, connect, opening handshake, try again.
+//! Connecting to the upstream: resolve, connect, opening handshake, retry.
 //!
 //! ```text
-//!      ┌───── backoff, each session's own ◄── reset, 502, 503, … ──┐
-//!      ▼                                                           │
-//!  endpoint: connected, once somebody listens ──► opening handshake ┴──► Opened
-//!      ▲ │                                             └──► 401, not a 101 ──► ConnectError
-//!      └─┘ refused, timed out: one tries for all
+//!      ┌───── backoff, per session ◄── reset, 502, 503, … ────┐
+//!      ▼                                                      │
+//!  endpoint: connected, once the upstream listens ──► opening handshake ──► Opened
+//!      ▲ │                                                    └──► 401, not a 101 ──► ConnectError
+//!      └─┘ refused, timed out: one session tries for all
 //! ```
 //!
 //! # Invariants
 //!
-//! * [`connect`] is given the request head and nothing else that a client sent, so no byte
-//!   of a client can reach the upstream before its validated `101`.
-//! * A connection whose opening handshake did not succeed is closed, never used again.
-//! * No `Display` of an error here is shown to a client: it may name addresses.
+//! * [`connect`] is given the request head and nothing else that a client sent, so no byte of a
+//!   client can reach the upstream before its validated `101`.
+//! * A connection whose opening handshake failed is closed and never reused.
+//! * No `Display` of an error here is shown to a client: it may contain addresses.
 
 mod attempts;
 pub mod backoff;
@@ -48,24 +48,24 @@ use crate::{transport::Transport, websocket::Opened};
 /// A valid `101` of an upstream.
 pub type Switched = handshake::Switched<Transport>;
 
-/// Another answer than a `101`.
+/// A response other than a `101`.
 pub type Refused = handshake::Refused<Transport>;
 
-/// Connects to the upstream and completes the opening handshake, trying again for as long
-/// as that may help.
+/// Connects to the upstream and completes the opening handshake, retrying for as long as that may
+/// help.
 ///
-/// There is no limit to the attempts: the caller drops the future at its deadline. Where
-/// `attempts` were answered before, the waits go on behind them.
+/// The number of attempts is not limited: the caller drops the future at its deadline. If
+/// `attempts` had responses before, the backoff continues behind them.
 ///
 /// # Errors
 ///
-/// What a further attempt would not change: a status other than 500, 502, 503 and 504, an
-/// answer that is not HTTP or whose `101` is not one, a certificate that is not trusted, or too
-/// few file descriptors.
+/// Failures that a retry would not change: a status other than 500, 502, 503 and 504, a response
+/// that is not HTTP or an invalid `101`, a certificate that is not trusted, or too few file
+/// descriptors.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the connection that was being made.
+/// Dropping the future closes the connection in progress.
 pub async fn connect(
     endpoint: &Endpoint,
     request: &OpeningRequest,
@@ -82,27 +82,27 @@ pub async fn connect(
     .await
 }
 
-/// What an upstream says to a client that waits for it.
+/// Response of an upstream, for a client that waits for it.
 #[derive(Debug)]
 pub enum Answer {
-    /// It accepts the WebSocket.
+    /// A valid `101`.
     Switched(Box<Switched>),
-    /// It does not, and would not if it was asked again.
+    /// A refusal that a retry would not change.
     Refused(Refused),
-    /// It does not (500, 502, 503, 504), and might if it was asked again.
+    /// A refusal (500, 502, 503, 504) that a retry may change.
     Unavailable(Refused),
 }
 
-/// Asks the upstream as [`connect`] does, for a client that is to have its very answer; first on
-/// `kept`, a connection on which nothing is under way.
+/// Connects like [`connect`], for a client that is to get the upstream's own response; the first
+/// attempt uses `kept`, an idle connection, if there is one.
 ///
 /// # Errors
 ///
-/// What is no answer, and would not be one if it was asked again.
+/// Failures without a response that a retry would not change.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the connection that was being made.
+/// Dropping the future closes the connection in progress.
 pub async fn ask(
     endpoint: &Endpoint,
     request: &OpeningRequest,
@@ -121,7 +121,7 @@ pub async fn ask(
     .await
 }
 
-/// Tries until `judge` finds that an outcome is one to stay with.
+/// Retries until `judge` accepts an outcome as final.
 async fn try_until<T>(
     endpoint: &Endpoint,
     request: &OpeningRequest,
@@ -133,7 +133,7 @@ async fn try_until<T>(
     let mut patience = Patience::new(endpoint);
     let mut backoff = Backoff::new(&endpoint.settings().retry);
     if attempts.answers() > 0 {
-        // An upstream that was lost is not hammered any more than one that is not there.
+        // An upstream that was lost is not retried faster than one that does not listen.
         backoff = backoff.after(attempts.answers());
         time::sleep(backoff.next(rand::random())).await;
     }
@@ -195,6 +195,7 @@ async fn attempt(
         shake_hands(stream, settings, request).await
     };
     let mut handshake = pin!(handshake);
+    // This timeout only reports the silence; the handshake itself continues.
     match time::timeout(Patience::LENGTH, handshake.as_mut()).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => {
@@ -213,7 +214,7 @@ async fn attempt(
     }
 }
 
-/// What comes first on a new connection, and TLS where the upstream speaks it.
+/// Sends the preamble on a new connection, and starts TLS where the upstream uses it.
 async fn begin(
     stream: Transport,
     settings: &Settings,
@@ -226,7 +227,7 @@ async fn begin(
     })
 }
 
-/// The opening handshake.
+/// Performs the opening handshake.
 async fn shake_hands(
     stream: Transport,
     settings: &Settings,
@@ -240,7 +241,7 @@ async fn shake_hands(
             .map_err(|_elapsed| AttemptError::Silent(timeout))?,
     };
     answered.map_err(|error| match error {
-        // In TLS 1.3 a client learns only now that its certificate is refused.
+        // In TLS 1.3 a client learns only now that its certificate was rejected.
         AnswerError::Lost(error) => match TlsError::of(&error) {
             Some(error) => DialError::Tls(error).into(),
             None => AttemptError::Lost(error),
@@ -256,12 +257,12 @@ async fn shake_hands(
     })
 }
 
-/// What an application, or a proxy before it, answers while it is not there yet.
+/// Returns whether an application, or a proxy in front of it, sends this status while it starts.
 fn is_temporary(status: http::StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// Why one attempt failed; all but `Refused` and `Final` are tried again.
+/// Reason why one attempt failed; all but `Refused` and `Final` are retried.
 #[derive(Debug, thiserror::Error)]
 enum AttemptError {
     #[error(transparent)]
@@ -279,7 +280,7 @@ enum AttemptError {
 }
 
 impl AttemptError {
-    /// What of the upstream has failed; `None`: the attempt has not come so far.
+    /// Kind of the upstream's failure; `None`: the attempt never reached it.
     const fn failure(&self) -> Option<Failure> {
         Some(match self {
             Self::Unreachable(_) => Failure::Unreachable,
@@ -293,7 +294,7 @@ impl AttemptError {
         })
     }
 
-    /// Whether it is an answer to this very client, and says nothing of what others get.
+    /// Returns whether the upstream refused this particular client, so that others may fare better.
     const fn is_about_client(&self) -> bool {
         matches!(
             self,
@@ -301,12 +302,12 @@ impl AttemptError {
         )
     }
 
-    /// Whether it says nothing of the upstream.
+    /// Returns whether the error says nothing about the upstream.
     fn is_of_no_meaning(&self) -> bool {
         matches!(self, Self::Unreachable(DialError::Unreachable(error)) if dial::is_of_no_meaning(error))
     }
 
-    /// What kind of error of the system it is, if it is one.
+    /// Kind of the underlying system error, if there is one.
     fn kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Unreachable(DialError::Unreachable(error)) | Self::Lost(error) => {
@@ -327,7 +328,7 @@ impl From<DialError> for AttemptError {
     }
 }
 
-/// Where the upstream is.
+/// Address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP address (without brackets) and a port.
@@ -351,28 +352,27 @@ impl fmt::Display for Address {
     }
 }
 
-/// How a route's upstream is reached.
+/// Settings for connections to a route's upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Where it is.
+    /// Address of the upstream.
     pub address: Address,
-    /// Present: TLS is spoken with it.
+    /// TLS settings; `None`: no TLS.
     pub tls: Option<Arc<tls::Tls>>,
-    /// How long the connection attempt to one address may take, and how long resolving
-    /// the name may take; default 1 s.
+    /// Timeout of a connection attempt to one address, and of resolving the name; default 1 s.
     pub timeout: Duration,
-    /// How long the TLS handshake may take, and then how long the upstream may take to answer
-    /// the opening handshake, until another attempt is made; default `None`: as long as somebody
-    /// waits for it, for an application that works before it answers would begin anew each time.
+    /// Timeout of the TLS handshake, and then of the response to the opening handshake, after which
+    /// another attempt is made; default `None`: unlimited, since an application that works before
+    /// it responds would start over each time.
     pub handshake_timeout: Option<Duration>,
-    /// The waits between attempts.
+    /// Backoff between attempts.
     pub retry: Retry,
-    /// Whether every connection begins with a header of the PROXY protocol; default no.
+    /// Version of the PROXY protocol header that every connection begins with; default none.
     pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 impl Settings {
-    /// The defaults for an upstream at `address`.
+    /// Creates default settings for an upstream at `address`.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self {
@@ -385,8 +385,8 @@ impl Settings {
         }
     }
 
-    /// Its own name and port, as they are in `Host` (RFC 9110 §7.2); `localhost` on a Unix
-    /// socket.
+    /// Returns the upstream's own name and port as in `Host` (RFC 9110 §7.2); `localhost` for a
+    /// Unix socket.
     #[must_use]
     pub fn authority(&self) -> String {
         let Address::Tcp { host, port } = &self.address else {
@@ -401,8 +401,8 @@ impl Settings {
         }
     }
 
-    /// What a connection begins with for a client at `source` that connected to
-    /// `destination`; mostly nothing.
+    /// Returns the first bytes of a connection for a client at `source` that connected to
+    /// `destination`; empty without the PROXY protocol.
     #[must_use]
     pub fn preamble(&self, source: Option<SocketAddr>, destination: Option<SocketAddr>) -> Vec<u8> {
         self.proxy_protocol.map_or_else(Vec::new, |version| {
@@ -410,31 +410,31 @@ impl Settings {
         })
     }
 
-    /// Whether a connection may carry requests of one client after those of another.
+    /// Returns whether a connection may carry requests of different clients.
     #[must_use]
     pub const fn may_share_connections(&self) -> bool {
         self.proxy_protocol.is_none()
     }
 }
 
-/// Why the upstream cannot be had, and trying again would not help.
+/// Reason why the upstream is unavailable although retrying would not help.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It answered the opening handshake with this status.
+    /// The upstream responded to the opening handshake with this status.
     #[error("upstream refused the WebSocket with status {0}")]
     Refused(http::StatusCode),
-    /// Its `101` is not one (RFC 6455 §4.1).
+    /// The upstream's `101` is invalid (RFC 6455 §4.1).
     #[error("upstream's opening handshake is broken: {0}")]
     Broken(&'static str),
-    /// Its `101` names a subprotocol that the client cannot be told. That tells nothing of the
-    /// upstream: what a client offers has a part in it.
+    /// The upstream's `101` selects a subprotocol that the client cannot be given. This says
+    /// nothing about the upstream's health: the client's offer has a part in it.
     #[error("{0}")]
     Subprotocol(Box<Mismatch>),
-    /// It is not who it should be, or does not trust the proxy.
+    /// The upstream's certificate is not trusted, or it does not trust the proxy's.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),
-    /// There are too few file descriptors to try. To wait for one would not help: those who
-    /// wait have one each.
+    /// There are too few file descriptors to try. Waiting for one would not help: every session
+    /// that waits has one itself.
     #[error("too few file descriptors to connect to the upstream")]
     Shortage,
 }

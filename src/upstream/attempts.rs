@@ -1,4 +1,4 @@
-//! How often an upstream was tried for one session, and why that failed.
+//! Attempts to reach an upstream for one session, and their failures.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,17 +7,17 @@ use std::{
 
 macro_rules! failures {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Why one attempt failed; a closed set.
+        /// Reason why one attempt failed; a closed set.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Failure {
             $($(#[doc = $doc])+ $variant,)+
         }
 
         impl Failure {
-            /// All of them, in order.
+            /// Every reason, in the order of declaration.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// Its name, for a label.
+            /// Value of the metrics label.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -29,24 +29,24 @@ macro_rules! failures {
 }
 
 failures! {
-    /// It does not listen, or its name cannot be resolved.
+    /// The upstream does not listen, or its name cannot be resolved.
     Unreachable = "unreachable",
     /// The connection ended during the opening handshake.
     Lost = "lost",
-    /// No answer came in time.
+    /// No response arrived in time.
     Silent = "silent",
-    /// 500, 502, 503 or 504: it may be another answer a moment later.
+    /// A response with 500, 502, 503 or 504, which may change a moment later.
     Unavailable = "unavailable",
-    /// It does not want this WebSocket.
+    /// A response that refuses this WebSocket.
     Refused = "refused",
-    /// Its answer is none.
+    /// An invalid response.
     Broken = "broken",
     /// TLS failed.
     Tls = "tls",
 }
 
 impl Failure {
-    /// Whether a client has no part in it.
+    /// Returns whether the client has no part in the failure.
     const fn blames_upstream(self) -> bool {
         match self {
             Self::Unreachable | Self::Lost | Self::Broken | Self::Tls => true,
@@ -55,22 +55,21 @@ impl Failure {
     }
 }
 
-/// How many attempts failed, in the order of [`Failure::ALL`].
+/// Number of failed attempts, in the order of [`Failure::ALL`].
 pub type FailureCounts = [u32; Failure::ALL.len()];
 
-/// How often a session has tried to reach its upstream, and how that failed.
+/// Attempts of a session to reach its upstream, and their failures.
 ///
-/// While nobody listens, one of all sessions that wait tries for the others: its attempts are its
-/// own, and each of the others has one that has failed, in place of the one that it would have made
-/// when it began to wait.
+/// While the upstream does not listen, one of all waiting sessions tries on behalf of the others.
+/// Its attempts are its own; each of the others counts one failed attempt, in place of the one that
+/// it would have made when it began to wait.
 #[derive(Debug, Default)]
 pub struct Attempts {
     count: Cell<u32>,
     answers: Cell<u16>,
-    /// Whether the latest thing that has happened is the upstream's fault.
+    /// Set if the latest event is the upstream's fault.
     is_blamed: Cell<bool>,
-    /// In a box, because there is none while nothing has come of an attempt, and a tunnel does not
-    /// look at it.
+    /// Boxed, and `None` until an attempt has an outcome: the tunnel never reads it.
     outcomes: RefCell<Option<Box<Outcomes>>>,
 }
 
@@ -78,12 +77,12 @@ pub struct Attempts {
 struct Outcomes {
     failures: FailureCounts,
     last_error: Option<Box<str>>,
-    /// Where the latest that succeeded has connected, over TCP.
+    /// TCP address of the latest attempt that succeeded.
     address: Option<SocketAddr>,
 }
 
 impl Attempts {
-    /// Goes on behind the attempts of an `earlier` series.
+    /// Continues the count of an `earlier` series of attempts.
     pub fn resume(&self, earlier: &Self) {
         self.count.set(earlier.get());
         self.answers.set(earlier.answers.get());
@@ -91,29 +90,28 @@ impl Attempts {
         self.outcomes.replace(earlier.outcomes.borrow().clone());
     }
 
-    /// Counts one more.
+    /// Counts an attempt.
     pub fn count(&self) {
         self.count.set(self.count.get().saturating_add(1));
     }
 
-    /// Takes the latest one back, which did not come as far as the upstream.
+    /// Takes back the latest attempt, which did not get as far as the upstream.
     pub(super) fn take_back(&self) {
         self.count.set(self.count.get().saturating_sub(1));
     }
 
-    /// How many there were.
+    /// Number of attempts.
     #[must_use]
     pub fn get(&self) -> u32 {
         self.count.get()
     }
 
-    /// How many of them were answered, with a `101` or with a status that may be another one a
-    /// moment later.
+    /// Number of attempts with a response: a `101`, or a status that may change a moment later.
     pub(super) fn answers(&self) -> u32 {
         self.answers.get().into()
     }
 
-    /// The upstream has answered with a `101`. If there is another attempt, it was lost.
+    /// Records a `101`. If another attempt follows, that connection was lost.
     pub(super) fn note_connection(&self) {
         self.count_answer();
         self.is_blamed.set(true);
@@ -123,21 +121,20 @@ impl Attempts {
         self.answers.set(self.answers.get().saturating_add(1));
     }
 
-    /// There is a connection, on which the upstream is to answer, or none for a reason that says
-    /// nothing of it.
+    /// Records a connection that waits for the upstream's response, or an attempt whose failure
+    /// says nothing about the upstream.
     pub(super) fn note_standing(&self) {
         self.is_blamed.set(false);
     }
 
-    /// Whether a session that gives up now does so because nobody listens, or because the upstream
-    /// was lost: not when it still may answer, or has answered with a status.
+    /// Returns whether a session that ends now does so because the upstream does not listen or was
+    /// lost; false while a response may still come, and after one with a status.
     #[must_use]
     pub fn blames_upstream(&self) -> bool {
         self.is_blamed.get()
     }
 
-    /// The address that has answered with a `101`, for the log: `None` before, and for a Unix
-    /// socket.
+    /// Address that responded with a `101`, for the log; `None` before that, and for a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.outcomes.borrow().as_ref()?.address
@@ -147,7 +144,7 @@ impl Attempts {
         self.note(|outcomes| outcomes.address = Some(address));
     }
 
-    /// How many of them failed, and why.
+    /// Number of failed attempts by reason.
     #[must_use]
     pub fn failures(&self) -> FailureCounts {
         let outcomes = self.outcomes.borrow();
@@ -156,7 +153,7 @@ impl Attempts {
             .map_or_else(<_>::default, |it| it.failures)
     }
 
-    /// Why the latest failed attempt failed, for the log: it may name addresses.
+    /// Text of the latest failure, for the log only: it may contain addresses.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         let outcomes = self.outcomes.borrow();

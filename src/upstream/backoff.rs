@@ -1,15 +1,16 @@
-//! The waits between attempts: exponential, bounded, with jitter. No clock, no dice.
+//! Backoff between attempts: exponential, bounded, with jitter. Neither clock nor randomness is
+//! used here.
 
 use std::time::Duration;
 
-/// How long to wait between attempts.
+/// Settings of the backoff.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
-    /// Before the second attempt; default 25 ms. Doubles with each further one.
+    /// Wait before the second attempt; default 25 ms. Doubles with each further one.
     pub initial: Duration,
-    /// The longest wait; default 1 s.
+    /// Longest wait; default 1 s.
     pub max: Duration,
-    /// The part of each wait that is random, 0 to 1; default 0.5.
+    /// Random share of each wait, 0 to 1; default 0.5.
     pub jitter: f64,
 }
 
@@ -23,17 +24,17 @@ impl Default for Retry {
     }
 }
 
-/// The waits of one series of attempts.
+/// Backoff of one series of attempts.
 #[derive(Clone, Debug)]
 pub struct Backoff {
-    /// The next wait before jitter.
+    /// Next wait, before jitter.
     wait: Duration,
     max: Duration,
     jitter: f64,
 }
 
 impl Backoff {
-    /// The waits that `retry` describes, from the first.
+    /// Creates the backoff that `retry` describes, at its first wait.
     #[must_use]
     pub fn new(retry: &Retry) -> Self {
         Self {
@@ -43,18 +44,19 @@ impl Backoff {
         }
     }
 
-    /// The same waits behind the first `attempts` attempts.
+    /// Continues the backoff behind `attempts` attempts.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {
+        // A shift by more than 31 would overflow; `max` is reached long before.
         let doublings = attempts.saturating_sub(1).min(31);
         self.wait = self.wait.saturating_mul(1 << doublings).min(self.max);
         self
     }
 
-    /// The next wait; `random`, from 0 to 1, says how much of its jitter is taken off.
+    /// Returns the next wait; `random`, from 0 to 1, is the share of the jitter to subtract.
     ///
-    /// Jitter only shortens a wait, so that `max` holds; clients that were refused at the
-    /// same moment still spread over that part of it.
+    /// Jitter only shortens a wait, so that `max` holds; clients that were refused at the same
+    /// moment still spread over that part of it.
     pub fn next(&mut self, random: f64) -> Duration {
         let wait = self.wait;
         self.wait = wait.saturating_mul(2).min(self.max);

@@ -1,31 +1,31 @@
-//! Whether the upstream of a route is known to be out of order: then a client is better off
+//! Circuit breaker: while the upstream of a route is known to be failing, a client is better off
 //! without its `101`.
 //!
-//! A client takes a `101` for success, and begins its waits between attempts anew. One that is
-//! accepted and then closed, because the upstream cannot be had, comes back at once, and so do
-//! all others.
+//! A client takes a `101` for success and resets its own backoff. One that is accepted and then
+//! closed, because the upstream is unavailable, comes back at once, and so do all others.
 //!
 //! ```text
 //!            failures                          cooldown is over
 //!  closed ───────────► open ──────────────────────────────────► half-open: a few at a time
 //!    ▲                  │ ▲                                         │        │
 //!    │ a session becomes│ └── one of them failed soon ──────────────┘        │
-//!    │ ready, or somebody listens again                                      │
+//!    │ ready, or the    │                                                    │
+//!    │ upstream listens │                                                    │
 //!    └──────────────────┴────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The cooldown is drawn out by a little at random, so that several proxies do not go half-open
-//! in step. While the proxy itself [tries](super::endpoint) an address at which nobody listens, it
-//! does not end, and half-open lets nobody through: that client would only wait for the same.
+//! The cooldown is extended by a little at random, so that several proxies do not go half-open in
+//! step. While the proxy itself [tries](super::endpoint) an address that does not listen, the
+//! cooldown does not end, and half-open admits no session: it would only wait for that same
+//! attempt.
 //!
 //! # Invariants
 //!
 //! * A failure counts only if no session became ready since the one that failed began: whatever
-//!   some clients do, an upstream that serves others is not out of order.
-//! * Half-open has room for [`TRIALS`] sessions that have not been decided for [`PATIENCE`] at most:
-//!   clients that say nothing do not keep others out.
-//! * Only such a session can open a half-open breaker again; success counts from whomever it
-//!   comes.
+//!   some clients do, an upstream that serves others is healthy.
+//! * Half-open has [`TRIALS`] slots, each occupied by an undecided session for [`PATIENCE`] at
+//!   most: silent clients do not keep others out.
+//! * Only such a session can reopen a half-open breaker; any session's success closes it.
 //! * Admitting a session takes two relaxed loads while the breaker is closed, and its success one
 //!   addition when no failure was before it.
 
@@ -39,22 +39,22 @@ use std::{
 
 use tokio::time::Instant;
 
-/// By how much of its length a cooldown may be longer.
+/// Longest extension of a cooldown, as a share of its length.
 const MAX_JITTER: f64 = 0.1;
 
-/// How many sessions may be under way to see what becomes of them.
+/// Undecided sessions that half-open admits at once.
 pub const TRIALS: usize = 3;
 
-/// How long each may be undecided until another one is let through in its place.
+/// Time after which an undecided session's slot is given to another one.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// When a route's breaker opens, and for how long.
+/// Settings of a route's breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many sessions have to fail, and none to become ready meanwhile; default 5, 0: it never
-    /// opens.
+    /// Failed sessions, with none becoming ready in between, that open the breaker; default 5, 0:
+    /// never.
     pub failures: u32,
-    /// How long it then is open before it is half-open; default 5 s.
+    /// Time from opening to half-open; default 5 s.
     pub cooldown: Duration,
 }
 
@@ -67,23 +67,23 @@ impl Default for Settings {
     }
 }
 
-/// Whether sessions are let through.
+/// Admission of new sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// All are.
+    /// Every session is admitted.
     Closed,
-    /// None is.
+    /// No session is admitted.
     Open,
-    /// A few are, to see what becomes of them.
+    /// A few sessions are admitted, to see whether they succeed.
     HalfOpen,
 }
 
 impl State {
-    /// All of them, in order.
+    /// Every state, in the order of declaration.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
-    /// Its name, for a label.
+    /// Value of the metrics label.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -94,59 +94,60 @@ impl State {
     }
 }
 
-/// What a breaker knows, for whoever looks at it.
+/// State of a breaker, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Whether sessions are let through.
+    /// Admission of new sessions.
     pub state: State,
-    /// How many have failed since one became ready, as long as it is closed.
+    /// Failed sessions since one became ready, while closed.
     pub failures: u32,
-    /// How long until the upstream is tried next, by a session or by the proxy, while it is open.
+    /// Time until the upstream is tried next, by a session or by the proxy, while open.
     pub probe_in: Option<Duration>,
-    /// How often each state was entered, in the order of [`State::ALL`].
+    /// Number of transitions into each state, in the order of [`State::ALL`].
     pub transitions: [u64; State::ALL.len()],
 }
 
-/// No session is let through.
+/// Rejection of a session while the breaker is not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("upstream is out of order")]
 pub struct Refused {
-    /// When it makes sense to try again.
+    /// Time after which trying again makes sense.
     pub retry_after: Duration,
 }
 
-/// The breaker of one endpoint.
+/// Circuit breaker of one endpoint.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// The name of the route, for the log.
+    /// Name of the route, for the log.
     route: Box<str>,
-    /// What `inner` says, for a quick look: [`OFF`], [`QUIET`], or neither.
+    /// Copy of the state in `inner` that is read without the lock: [`OFF`], [`QUIET`], [`CLOSED`]
+    /// or [`NOT_CLOSED`].
     quick: AtomicU8,
-    /// How many sessions became ready.
+    /// Number of sessions that became ready.
     ready: AtomicU64,
-    /// How often all that was known has been forgotten.
+    /// Number of times that the breaker was reset.
     epoch: AtomicU32,
     inner: Mutex<Inner>,
     transitions: [AtomicU64; State::ALL.len()],
 }
 
-/// It never opens.
+/// Never opens.
 const OFF: u8 = 0;
 
-/// Closed, and no session has failed since one became ready.
+/// Closed, without a failed session since one became ready.
 const QUIET: u8 = 1;
 
-/// Closed, and sessions have failed.
+/// Closed, with failed sessions.
 const CLOSED: u8 = 2;
 
-/// Anything else.
+/// Open or half-open.
 const NOT_CLOSED: u8 = 3;
 
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
     phase: Phase,
-    /// How many sessions were let through half-open.
+    /// Number of sessions admitted half-open so far.
     trials: u64,
 }
 
@@ -157,7 +158,7 @@ enum Phase {
     HalfOpen { trials: [Option<Slot>; TRIALS] },
 }
 
-/// A session that was let through half-open, and is not decided.
+/// Undecided session that was admitted half-open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slot {
     number: u64,
@@ -170,18 +171,18 @@ impl Slot {
     }
 }
 
-/// What a session has to show when it is decided.
+/// Proof of admission, to be presented with the session's outcome.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     epoch: u32,
-    /// How many sessions had become ready.
+    /// Number of sessions that had become ready.
     ready: u64,
-    /// Its number, if it was let through half-open.
+    /// Number of the session, if it was admitted half-open.
     trial: Option<u64>,
 }
 
 impl Ticket {
-    /// Whether it was let through half-open.
+    /// Returns whether the session was admitted half-open.
     pub(super) const fn is_half_open(&self) -> bool {
         self.trial.is_some()
     }
@@ -209,7 +210,7 @@ impl Inner {
 }
 
 impl Breaker {
-    /// A closed one for the route that metrics and the log call `route`.
+    /// Creates a closed breaker for the route that metrics and the log call `route`.
     pub(super) fn new(settings: Settings, route: &str) -> Self {
         let inner = Inner {
             settings,
@@ -226,7 +227,7 @@ impl Breaker {
         }
     }
 
-    /// A closed one for the same route, which counts on.
+    /// Creates a closed breaker for the same route, which continues the counts.
     pub(super) fn follow(&self, settings: Settings) -> Self {
         self.forget(settings);
         let transitions = self.transitions();
@@ -236,8 +237,8 @@ impl Breaker {
         }
     }
 
-    /// Forgets all that is known, for the configuration has changed: sessions that have begun do
-    /// not count any more.
+    /// Resets the breaker after a change of the configuration: the outcomes of sessions admitted
+    /// before no longer count.
     pub(super) fn forget(&self, settings: Settings) {
         let mut inner = self.inner();
         inner.settings = settings;
@@ -246,11 +247,11 @@ impl Breaker {
         self.close(&mut inner, change);
     }
 
-    /// Lets one more session through; whether somebody else `is_trying` the upstream anyway.
+    /// Admits a session; `is_trying` says whether an attempt at the upstream is in progress anyway.
     ///
     /// # Errors
     ///
-    /// It is open, or half-open and has no room.
+    /// The breaker is open, or half-open without a free slot.
     pub(super) fn admit(&self, is_trying: impl Fn() -> bool) -> Result<Option<Ticket>, Refused> {
         match self.quick.load(Ordering::Relaxed) {
             OFF => return Ok(None),
@@ -269,7 +270,7 @@ impl Breaker {
         }
     }
 
-    /// The number of the next session, if it is let through half-open.
+    /// Returns the number of the session if it is admitted half-open.
     fn try_another(
         &self,
         inner: &mut Inner,
@@ -303,7 +304,7 @@ impl Breaker {
         Ok(Some(number))
     }
 
-    /// A session has become ready.
+    /// Records that a session became ready.
     pub(super) fn succeed(&self, ticket: &Ticket) {
         self.ready.fetch_add(1, Ordering::Relaxed);
         if self.quick.load(Ordering::Relaxed) != QUIET {
@@ -314,14 +315,14 @@ impl Breaker {
         }
     }
 
-    /// Somebody listens at an address where nobody did.
+    /// Records that the upstream listens again.
     pub(super) fn hear(&self) {
         if self.quick.load(Ordering::Relaxed) == NOT_CLOSED {
             self.close(&mut self.inner(), "breaker closed: the upstream listens");
         }
     }
 
-    /// A session has failed, and that was the upstream's fault; whether the breaker opens.
+    /// Records that a session failed by the upstream's fault; returns whether the breaker opened.
     pub(super) fn fail(&self, ticket: &Ticket) -> bool {
         let mut inner = self.inner();
         let was_ready = self.ready.load(Ordering::Relaxed) != ticket.ready;
@@ -345,12 +346,12 @@ impl Breaker {
                 }
                 is_awaited
             }
-            // It began before that was known.
+            // The session began before the breaker opened.
             Phase::Open { .. } => false,
         }
     }
 
-    /// A session says nothing about the upstream.
+    /// Releases the slot of a session that ended without telling anything about the upstream.
     pub(super) fn give_up(&self, ticket: &Ticket) {
         if ticket.trial.is_some()
             && self.is_of_now(ticket)
@@ -360,7 +361,7 @@ impl Breaker {
         }
     }
 
-    /// Whether nothing has been forgotten since it was given.
+    /// Returns whether the breaker has not been reset since the ticket was issued.
     fn is_of_now(&self, ticket: &Ticket) -> bool {
         self.epoch.load(Ordering::Relaxed) == ticket.epoch
     }
@@ -409,12 +410,12 @@ impl Breaker {
         }
     }
 
-    /// Whether it lets all sessions through.
+    /// Returns whether every session is admitted.
     pub(super) fn is_closed(&self) -> bool {
         self.quick.load(Ordering::Relaxed) != NOT_CLOSED
     }
 
-    /// What it knows at this moment.
+    /// Returns the current state.
     pub(super) fn status(&self) -> Status {
         let phase = self.inner().phase;
         Status {
@@ -437,12 +438,12 @@ impl Breaker {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock leaves the state inconsistent if it panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes the session with this number out of those that are not decided.
+/// Removes the session with this number from the undecided ones.
 fn take(trials: &mut [Option<Slot>; TRIALS], number: Option<u64>) -> Option<Slot> {
     let slots = trials.iter_mut();
     let slot = slots

@@ -1,4 +1,4 @@
-//! Resolving and connecting, once.
+//! Resolving a name and connecting to it, once.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,17 +13,17 @@ use tokio::{
 use super::{Address, Endpoint, Settings, lookup::Name, tls::TlsError};
 use crate::transport::{Transport, descriptors, keep_alive};
 
-/// What is to be spoken with the upstream; where that is negotiated, it is.
+/// HTTP version for a connection to the upstream; with TLS it is negotiated by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/1.1, also that of opening handshakes.
+    /// HTTP/1.1, which opening handshakes use.
     Http1,
     /// HTTP/2.
     Http2,
 }
 
 impl Protocol {
-    /// The name in ALPN (RFC 7301 §6).
+    /// Protocol name in ALPN (RFC 7301 §6).
     pub(super) const fn name(self) -> &'static [u8] {
         match self {
             Self::Http1 => b"http/1.1",
@@ -32,16 +32,16 @@ impl Protocol {
     }
 }
 
-/// Why there is no connection to the upstream.
+/// Reason why there is no connection to the upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody listens there, or the connection was lost: that may change.
+    /// The upstream does not listen, or the connection was lost; may change.
     #[error("cannot connect: {0}")]
     Unreachable(io::Error),
-    /// Somebody listens there with whom TLS cannot be spoken.
+    /// The upstream listens, but the TLS handshake failed.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),
-    /// There are too few file descriptors, which says nothing about the upstream.
+    /// File descriptors ran short, which says nothing about the upstream.
     #[error("too few file descriptors to connect")]
     Shortage,
 }
@@ -56,11 +56,10 @@ impl From<io::Error> for DialError {
     }
 }
 
-/// Makes one connection to an upstream that is connected once; where that is done again and again,
-/// its [`Endpoint`] is asked. `preamble` is written as its first bytes, before TLS
-/// where the upstream speaks it.
+/// Makes a single connection to an upstream; for repeated connections use its [`Endpoint`].
+/// `preamble` is written first, before TLS where the upstream uses it.
 ///
-/// Each address of its name is tried in turn.
+/// Each address of the upstream's name is tried in turn.
 ///
 /// # Errors
 ///
@@ -70,7 +69,7 @@ impl From<io::Error> for DialError {
 ///
 /// # Cancel safety
 ///
-/// Dropping the future closes the connection that was being made.
+/// Dropping the future closes the connection in progress.
 pub async fn dial(
     settings: &Settings,
     protocol: Protocol,
@@ -80,7 +79,7 @@ pub async fn dial(
     endpoint.dial_at_once(protocol, preamble).await
 }
 
-/// Begins a new connection with `preamble`, and TLS where the upstream speaks it.
+/// Writes `preamble` to a new connection, and starts TLS where the upstream uses it.
 pub(super) async fn finish(
     settings: &Settings,
     stream: Transport,
@@ -88,7 +87,7 @@ pub(super) async fn finish(
     preamble: &[u8],
 ) -> Result<Transport, DialError> {
     let mut stream = stream;
-    // A few bytes, which fit into the buffer of a new socket.
+    // A few bytes always fit into the buffer of a new socket, so this does not block.
     if !preamble.is_empty() {
         stream.write_all(preamble).await?;
     }
@@ -106,7 +105,7 @@ pub(super) async fn finish(
     })
 }
 
-/// Connects to one of the addresses of `name`, if the upstream has one.
+/// Connects to the upstream, by one of the addresses of `name` unless it is a Unix socket.
 pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result<Transport> {
     match &settings.address {
         Address::Tcp { host, port } => {
@@ -114,6 +113,7 @@ pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result
             let addresses = addresses.map_err(|error| about(host, error))?;
             let lookup = name.lookups();
             let connected = first_that_answers(addresses, settings.timeout).await;
+            // Addresses at which nothing answers are stale: the upstream may have moved.
             let stream = connected.inspect_err(|_| name.forget(lookup))?;
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
@@ -128,7 +128,7 @@ pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result
     }
 }
 
-/// The error of looking `host` up, with its name, which is nowhere in what the system says.
+/// Adds `host` to the error of its lookup, since the system's text does not contain it.
 fn about(host: &str, error: io::Error) -> io::Error {
     if descriptors::is_shortage(&error) {
         return error;
@@ -147,7 +147,8 @@ async fn first_that_answers(
             Err(error) if descriptors::is_shortage(&error) => return Err(error),
             Err(error) => {
                 let error = of_address(address, &error);
-                // A machine without IPv6 has no address for `::1`: the others tell more.
+                // A machine without IPv6 has no address for `::1`: the other addresses' errors tell
+                // more.
                 let is_missing = error.kind() == io::ErrorKind::AddrNotAvailable;
                 if is_of_no_meaning(&error) && !(address.is_ipv6() && is_missing) {
                     return Err(error);
@@ -161,9 +162,9 @@ async fn first_that_answers(
     Err(last_error)
 }
 
-/// The error of connecting to `address`, with that.
+/// Adds `address` to the error of connecting to it.
 fn of_address(address: SocketAddr, error: &io::Error) -> io::Error {
-    // What has no kind of its own is known by that of the other shortage of memory.
+    // `ENOBUFS` has no stable kind, so it is mapped to that of `ENOMEM`.
     let is_no_buffer = Errno::from_io_error(error) == Some(Errno::NOBUFS);
     let kind = if is_no_buffer {
         io::ErrorKind::OutOfMemory
@@ -173,9 +174,9 @@ fn of_address(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(kind, format!("{address}: {error}"))
 }
 
-/// Whether a failed attempt says nothing of the upstream, nor anything that ends a session: the
-/// machine has no port, memory or thread to spare (`EADDRNOTAVAIL`, `ENOBUFS`, `ENOMEM`,
-/// `EAGAIN`), or the queue of a Unix socket is full (`EAGAIN`).
+/// Returns whether a failed attempt says nothing about the upstream and ends no session: the
+/// machine is out of ports, memory or threads (`EADDRNOTAVAIL`, `ENOBUFS`, `ENOMEM`, `EAGAIN`), or
+/// the backlog of a Unix socket is full (`EAGAIN`).
 pub(super) fn is_of_no_meaning(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,8 +1,8 @@
 //! The opening handshake towards the upstream (RFC 6455 §4.1).
 //!
-//! tungstenite's client is not used: it accepts an extension that was never offered, a
-//! `101` that announces a body, two accept keys and bare line feeds, fails on a `100` or `103` before
-//! the `101`, and compares the whole `Connection` header with `Upgrade`.
+//! tungstenite's client is not used: it accepts an extension that was never offered, a `101` that
+//! announces a body, two accept keys and bare line feeds, fails on a `100` or `103` before the
+//! `101`, and compares the whole `Connection` header with `Upgrade`.
 
 use std::{fmt, io, str};
 
@@ -25,46 +25,46 @@ use crate::{
     },
 };
 
-/// How many interim answers (`100`, `103`) are skipped.
+/// Number of interim responses (`100`, `103`) that are skipped.
 const MAX_INTERIM_ANSWERS: usize = 10;
 
-/// An opening handshake as it is sent upstream, but for its key.
+/// An opening handshake as it is sent upstream, except for its key.
 #[derive(Clone, Debug)]
 pub struct OpeningRequest {
-    /// The preamble, then the request line and all header lines but the key's, which is fresh
-    /// in each attempt.
+    /// Preamble, request line and all header lines except the key's, which is fresh for each
+    /// attempt.
     head: Bytes,
-    /// How much of `head` is the preamble.
+    /// Length of the preamble in `head`.
     preamble_bytes: u16,
     expected: Expected,
     limits: ResponseLimits,
 }
 
-/// What the upstream may choose.
+/// Choices that the upstream may make.
 #[derive(Clone, Debug)]
 enum Expected {
-    /// Only what the client has been told; of subprotocols also none.
+    /// Only what the client was already given; it may also select no subprotocol.
     Told(Terms),
-    /// What the client has offered; it will be told. Of compression these ways, the preferred one
-    /// first.
+    /// Anything that the client offered; the client waits for it. Compression offers in order of
+    /// preference.
     Offered(Vec<Offer>),
 }
 
-/// What an opening handshake settles beyond itself.
+/// Parameters negotiated by an opening handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// The subprotocol.
+    /// Selected subprotocol.
     pub subprotocol: Option<String>,
-    /// What may be compressed, and how.
+    /// Parameters of permessage-deflate, if it was negotiated.
     pub compression: Option<Agreement>,
 }
 
 impl OpeningRequest {
-    /// A request for `target` (path and query) with `headers`, for a client that has been
-    /// told `subprotocol`.
+    /// Creates a request for `target` (path and query) with `headers`, for a client that was
+    /// already given `subprotocol`.
     ///
-    /// `headers` are written in their order. They must not contain what belongs to the
-    /// handshake itself: `Connection`, `Upgrade`, the key, the version, extensions, a body.
+    /// `headers` are written in their order. They must not contain fields of the handshake itself:
+    /// `Connection`, `Upgrade`, the key, the version, extensions, a body.
     #[must_use]
     pub fn new(target: &str, headers: &HeaderMap, subprotocol: Option<String>) -> Self {
         let terms = Terms {
@@ -74,8 +74,8 @@ impl OpeningRequest {
         Self::expecting(target, headers, &[], Expected::Told(terms))
     }
 
-    /// A request for a client that will be told what the upstream chooses of the subprotocols in
-    /// `headers`, and of these ways to compress, the preferred one first; otherwise as
+    /// Creates a request for a client that waits for the upstream's choice among the subprotocols
+    /// in `headers` and the `compression` offers, which are in order of preference; otherwise like
     /// [`new`](Self::new).
     #[must_use]
     pub fn asking(target: &str, headers: &HeaderMap, compression: Vec<Offer>) -> Self {
@@ -83,7 +83,7 @@ impl OpeningRequest {
         Self::expecting(target, headers, &offers, Expected::Offered(compression))
     }
 
-    /// The same request with its names spelled as the client has, and otherwise as the RFCs do.
+    /// Spells the header names as the client did, and all others as in the RFCs.
     #[must_use]
     pub fn spelled(mut self, spelling: &Spelling) -> Self {
         let mut head = Vec::from(self.head);
@@ -92,7 +92,7 @@ impl OpeningRequest {
         self
     }
 
-    /// The same request for a client that has been told `terms`.
+    /// Sets the `terms` that the client was already given.
     #[must_use]
     pub fn told(self, terms: Terms) -> Self {
         Self {
@@ -125,17 +125,17 @@ impl OpeningRequest {
         }
     }
 
-    /// The same request, whose answers are within `limits`.
+    /// Sets limits on the responses.
     #[must_use]
     pub fn within(self, limits: ResponseLimits) -> Self {
         Self { limits, ..self }
     }
 
-    /// The same request on a connection that begins with `preamble`.
+    /// Prepends `preamble` to the connection.
     ///
     /// # Panics
     ///
-    /// `preamble` is longer than 64 KiB.
+    /// When `preamble` is longer than 64 KiB.
     #[must_use]
     pub fn behind(self, preamble: &[u8]) -> Self {
         Self {
@@ -145,7 +145,7 @@ impl OpeningRequest {
         }
     }
 
-    /// The path and the query.
+    /// Path and query.
     #[must_use]
     pub fn target(&self) -> &str {
         let line = self.request().split(|byte| *byte == b'\r').next();
@@ -154,8 +154,8 @@ impl OpeningRequest {
         target.unwrap_or_default()
     }
 
-    /// The values of the headers with this name, in their order. Those that the handshake itself
-    /// adds are among them, but for its key.
+    /// Iterates over the values of the headers with this name, in their order, including those that
+    /// the handshake itself adds, except for its key.
     pub fn values_of(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
         let lines = self.request().split(|byte| *byte == b'\n');
         let lines = lines.filter_map(|line| line.strip_suffix(b"\r"));
@@ -167,7 +167,7 @@ impl OpeningRequest {
         })
     }
 
-    /// The subprotocols that the client offers, in its order.
+    /// Iterates over the subprotocols that the client offers, in its order.
     pub fn offers(&self) -> impl Iterator<Item = &str> {
         let lines = self.values_of(&header::SEC_WEBSOCKET_PROTOCOL);
         let lines = lines.filter_map(|line| str::from_utf8(line).ok());
@@ -177,7 +177,7 @@ impl OpeningRequest {
             .filter(|offer| !offer.is_empty())
     }
 
-    /// What a connection begins with, before any handshake; mostly nothing.
+    /// First bytes of a connection, before any handshake; empty without the PROXY protocol.
     pub(super) fn preamble(&self) -> &[u8] {
         &self.head[..usize::from(self.preamble_bytes)]
     }
@@ -205,35 +205,35 @@ fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// A valid `101` of an upstream.
 #[derive(Debug)]
 pub struct Switched<S> {
-    /// The connection.
+    /// Connection with the frames read so far.
     pub opened: Opened<S>,
-    /// What the upstream has chosen.
+    /// Parameters that the upstream selected.
     pub terms: Terms,
-    /// All headers of the `101`.
+    /// All header fields of the `101`.
     pub headers: HeaderMap,
-    /// How it spells their names.
+    /// Spelling of their names.
     pub spelling: Spelling,
 }
 
-/// Another answer than a `101`.
+/// A response other than a `101`.
 #[derive(Debug)]
 pub struct Refused<S> {
-    /// Its status.
+    /// Status of the response.
     pub status: StatusCode,
-    /// The connection, on which the answer is still to be read from its first byte.
+    /// Connection on which the response is still unread, from its first byte.
     pub answer: Opened<S>,
 }
 
-/// Why an opening handshake did not succeed.
+/// Reason why an opening handshake failed.
 #[derive(Debug)]
 pub(super) enum AnswerError<S> {
-    /// The connection ended before the answer was complete.
+    /// The connection ended before the response was complete.
     Lost(io::Error),
-    /// The answer is a refusal.
+    /// A response other than a `101`.
     Refused(Refused<S>),
-    /// The answer is not one.
+    /// An invalid response.
     Broken(Broken),
-    /// The answer is one, and chooses a subprotocol that the client cannot be told.
+    /// A valid `101` that selects a subprotocol which the client cannot be given.
     Subprotocol(Mismatch),
 }
 
@@ -249,22 +249,22 @@ impl<S> From<Broken> for AnswerError<S> {
     }
 }
 
-/// What is wrong with an answer.
+/// Defect of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
-/// A subprotocol that an upstream has chosen and its client cannot be told.
+/// A subprotocol that an upstream selected and its client cannot be given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The one that the client has been told, if that was any.
+    /// Subprotocol that the client was already given, if any.
     pub told: Option<String>,
-    /// The upstream's choice.
+    /// Subprotocol that the upstream selected.
     pub chosen: String,
-    /// Set where the client has offered that.
+    /// True if the client offered that.
     pub is_offered: bool,
 }
 
-/// For the log: what is like a token is not in it.
+/// Text for the log, which omits anything that looks like a token.
 impl fmt::Display for Mismatch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -285,9 +285,9 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Sends `request` with a fresh key and checks the answer.
+/// Sends `request` with a fresh key and validates the response.
 ///
-/// Nothing but the request is written.
+/// Writes nothing but the request.
 pub(super) async fn perform<S: Stream>(
     mut stream: S,
     request: &OpeningRequest,
@@ -314,6 +314,7 @@ pub(super) async fn perform<S: Stream>(
             }
             status if status.is_informational() => {}
             status => {
+                // Returned unread: the response may have to be forwarded as it is.
                 head.unsplit(received);
                 let read_buf = head.freeze();
                 let answer = Opened { stream, read_buf };
@@ -324,7 +325,7 @@ pub(super) async fn perform<S: Stream>(
     Err(Broken("too many interim answers").into())
 }
 
-/// Reads up to the end of one head; what came after it stays in `received`.
+/// Reads up to the end of one head; bytes behind it stay in `received`.
 async fn read_head<S: Stream>(
     stream: &mut S,
     received: &mut BytesMut,
@@ -334,6 +335,7 @@ async fn read_head<S: Stream>(
     let too_large = || Broken("header section too large");
     let mut searched = 0;
     loop {
+        // Fails at the first wrong byte rather than waiting for a head that never ends.
         if !may_be_http(received) {
             return Err(Broken("not HTTP").into());
         }
@@ -354,7 +356,7 @@ async fn read_head<S: Stream>(
     }
 }
 
-/// Whether an HTTP/1 answer can begin with `received`.
+/// Returns whether an HTTP/1 response can begin with `received`.
 fn may_be_http(received: &[u8]) -> bool {
     received
         .iter()
@@ -362,7 +364,7 @@ fn may_be_http(received: &[u8]) -> bool {
         .all(|(got, want)| got == want)
 }
 
-/// The head of an answer.
+/// Parsed head of a response.
 struct Answer {
     is_http_11: bool,
     status: StatusCode,
@@ -403,7 +405,7 @@ impl Answer {
         })
     }
 
-    /// Checks a `101` as RFC 6455 §4.1 demands, and more strictly where two parties might
+    /// Validates a `101` as RFC 6455 §4.1 demands, and more strictly where two recipients might
     /// read it differently.
     fn check(&self, key: &str) -> Result<(), Broken> {
         if !self.is_http_11 {
@@ -413,8 +415,8 @@ impl Answer {
             return Err(Broken("bare line feed"));
         }
         // A `101` ends at its empty line whatever its headers say (RFC 9112 §6.3): common
-        // frameworks write a length of 0 or `chunked` into each answer. Of one that announces
-        // bytes it is not sure whether they are frames.
+        // frameworks write a length of 0 or `chunked` into every response. If it announces bytes,
+        // they may or may not be frames.
         let mut lengths = self.headers.get_all(header::CONTENT_LENGTH).iter();
         if !lengths.all(is_zero) {
             return Err(Broken("has a body"));
@@ -438,7 +440,7 @@ impl Answer {
         Ok(())
     }
 
-    /// What the upstream has chosen, which must be among what is expected.
+    /// Returns the upstream's selection, which must be among the expected ones.
     fn terms<S>(&self, request: &OpeningRequest) -> Result<Terms, AnswerError<S>> {
         let subprotocol = self.subprotocol(request)?;
         let extensions = self.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
@@ -461,10 +463,10 @@ impl Answer {
         })
     }
 
-    /// The subprotocol that the upstream names, if it names one.
+    /// Returns the subprotocol that the upstream selects, if any.
     ///
-    /// To name none where the client was told one is no error: a client may go on without
-    /// (RFC 6455 §4.1), and so does a server that does not know of any.
+    /// Selecting none although the client was given one is not an error: a client may continue
+    /// without (RFC 6455 §4.1), and so does a server that knows of none.
     fn subprotocol<S>(&self, request: &OpeningRequest) -> Result<Option<String>, AnswerError<S>> {
         let named = self.only(&header::SEC_WEBSOCKET_PROTOCOL)?;
         let Some(chosen) = named.filter(|named| !named.is_empty()) else {
@@ -493,7 +495,7 @@ impl Answer {
         self.headers.contains_key(name)
     }
 
-    /// The value of a header that may be there once at most.
+    /// Returns the value of a header that may occur at most once.
     fn only(&self, name: &HeaderName) -> Result<Option<&str>, Broken> {
         let mut values = self.headers.get_all(name).iter();
         match (values.next(), values.next()) {

@@ -1,15 +1,14 @@
-//! The addresses of names: one lookup for each name at a time, whoever waits for it.
+//! Name resolution: one lookup per name at a time, shared by everything that waits for it.
 //!
-//! A name is looked up as the machine does it (`getaddrinfo`), on a thread of its own for as long as
-//! that takes: only so are `/etc/hosts`, search domains, systemd-resolved, mDNS and what a container
-//! brings along all obeyed. The machine tells no time to live, so that a result is kept for a moment
-//! only.
+//! A name is resolved by the system (`getaddrinfo`), on a thread that lives for one lookup: only
+//! this obeys `/etc/hosts`, search domains, systemd-resolved, mDNS and whatever a container sets
+//! up. The system does not report a time to live, so a result is cached for a moment only.
 //!
 //! # Invariants
 //!
-//! * Each name has at most one lookup under way, and one thread for it, however many wait and
-//!   however many of them give up meanwhile.
-//! * Whoever waits for a lookup gets its result, however old that is when it is taken.
+//! * Each name has at most one lookup in progress, and one thread for it, however many callers wait
+//!   and however many of them are cancelled meanwhile.
+//! * A caller that waits for a lookup gets its result, even if that has expired meanwhile.
 
 use std::{
     collections::HashMap,
@@ -22,16 +21,16 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-/// How long addresses are used without another lookup.
+/// Time for which addresses are cached.
 const KEPT: Duration = Duration::from_secs(2);
 
-/// How long it is believed that there is none.
+/// Time for which a failed lookup is cached.
 const FAILURE_KEPT: Duration = Duration::from_millis(500);
 
-/// A lookup by the machine, which may block.
+/// Resolver function, which may block.
 type LookUp = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
-/// The names that are in use in a process.
+/// Names in use in a process.
 pub struct Names {
     look_up: Arc<LookUp>,
     known: Mutex<HashMap<Box<str>, Weak<Name>>>,
@@ -60,13 +59,14 @@ impl Names {
         }
     }
 
-    /// The one that all who mean `host` share.
+    /// Returns the entry for `host`, which all its users share.
     #[must_use]
     pub fn of(&self, host: &str) -> Arc<Name> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = known.get(host).and_then(Weak::upgrade) {
             return name;
         }
+        // Entries without users are removed when another is added: no timer is needed.
         known.retain(|_, name| name.strong_count() > 0);
         let name = Arc::new(Name {
             host: host.into(),
@@ -85,7 +85,7 @@ impl fmt::Debug for Names {
     }
 }
 
-/// A name, or an IP address, which is its own.
+/// A name and its cached addresses; an IP address is its own.
 pub struct Name {
     host: Box<str>,
     look_up: Arc<LookUp>,
@@ -95,14 +95,14 @@ pub struct Name {
 
 #[derive(Default)]
 struct State {
-    /// Whether a lookup is under way, the one behind the last that has `finished`.
+    /// True while the lookup after the last `finished` one is in progress.
     is_running: bool,
-    /// How many have finished.
+    /// Number of finished lookups.
     finished: u64,
     result: Option<Found>,
 }
 
-/// What a lookup has found, until when it is used by those who did not wait for it.
+/// Result of a lookup, with its expiry for callers that did not wait for it.
 #[derive(Clone)]
 struct Found {
     until: Instant,
@@ -116,7 +116,7 @@ impl Found {
                 let addresses = addresses.iter();
                 Ok(addresses.map(|ip| SocketAddr::new(*ip, port)).collect())
             }
-            // A shortage of descriptors is still known as one.
+            // Rebuilt from its number, so that a shortage of descriptors is still recognized.
             Err(error) => Err(match error.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::new(error.kind(), error.to_string()),
@@ -126,18 +126,19 @@ impl Found {
 }
 
 impl Name {
-    /// Its addresses, with `port`.
+    /// Resolves the name to socket addresses with `port`.
     ///
-    /// `localhost` is both loopback addresses, whatever the machine says (RFC 6761 §6.3), for an
-    /// application that listens on it often listens on one of them only.
+    /// `localhost` is both loopback addresses, whatever the system says (RFC 6761 §6.3), because an
+    /// application that listens on it often uses only one of them.
     ///
     /// # Errors
     ///
-    /// There is none, or nobody can tell.
+    /// The name has no address, or the lookup failed.
     ///
     /// # Cancel safety
     ///
-    /// The lookup goes on without whoever drops the future, for the others and the next one.
+    /// Dropping the future does not stop the lookup: others may wait for it, and its result is
+    /// cached.
     pub async fn addresses(self: &Arc<Self>, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Ok(ip) = self.host.parse() {
             return Ok(vec![SocketAddr::new(ip, port)]);
@@ -158,9 +159,10 @@ impl Name {
         }
     }
 
-    /// What the lookup with this number has found; `None`: it is forgotten already.
+    /// Returns the result of the lookup with this number; `None` if it was dropped already.
     async fn result_of(&self, number: u64) -> Option<Found> {
         loop {
+            // Created before the check, so that a notification in between is not missed.
             let finished = self.finished.notified();
             {
                 let state = self.state();
@@ -172,14 +174,14 @@ impl Name {
         }
     }
 
-    /// How many lookups have finished: the number of the one whose result there is.
+    /// Number of finished lookups, which identifies the current result.
     pub fn lookups(&self) -> u64 {
         self.state().finished
     }
 
-    /// Has the next one who asks look the name up again, unless that was done since the lookup with
-    /// this number: nobody answers at the addresses that it has found. That there is none is
-    /// believed for as long as ever.
+    /// Drops the addresses found by the lookup with this number, unless a later one has finished,
+    /// so that the next caller resolves the name again: nothing answers at them. A failure stays
+    /// cached for its time.
     pub fn forget(&self, lookup: u64) {
         let mut state = self.state();
         if state.finished == lookup {
@@ -187,7 +189,7 @@ impl Name {
         }
     }
 
-    /// What is known, or the number of the lookup that will tell.
+    /// Returns the cached result, or the number of the lookup in progress.
     fn kept_or_awaited(self: &Arc<Self>) -> io::Result<Result<Found, u64>> {
         let mut state = self.state();
         let kept = state.result.as_ref();
@@ -196,7 +198,7 @@ impl Name {
         }
         if !state.is_running {
             let name = Arc::clone(self);
-            // The thread ends by itself; that it cannot be started is this lookup's result.
+            // The thread ends by itself; failing to start it is this lookup's result.
             thread::Builder::new()
                 .name("lookup".to_owned())
                 .spawn(move || Running(&name).run())?;
@@ -206,7 +208,7 @@ impl Name {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock leaves the state inconsistent if it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,7 +219,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A lookup under way.
+/// A lookup in progress.
 struct Running<'a>(&'a Name);
 
 impl Running<'_> {
@@ -235,7 +237,7 @@ impl Running<'_> {
 }
 
 impl Drop for Running<'_> {
-    /// Lets those who wait go on, also when the lookup has panicked.
+    /// Wakes the waiting callers, even if the lookup panicked.
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.is_running = false;

@@ -1,10 +1,10 @@
-//! The header of the PROXY protocol, with which an upstream is told who its client is.
+//! PROXY protocol header, which tells an upstream the address of its client.
 
 use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{ProxiedAddress, ProxyHeader};
 
-/// A version of the protocol.
+/// Version of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// Text.
@@ -13,15 +13,15 @@ pub enum Version {
     V2,
 }
 
-/// The header for a client at `source` that connected to `destination`; where one of them is
-/// not known, the header says that.
+/// Encodes the header for a client at `source` that connected to `destination`; if either is
+/// unknown, the header says so.
 #[must_use]
 pub(super) fn header(
     version: Version,
     source: Option<SocketAddr>,
     destination: Option<SocketAddr>,
 ) -> Vec<u8> {
-    /// Where version 2 has its command, and what it is for a connection of a client.
+    /// Offset of the command in version 2, and its value `PROXY`.
     const COMMAND: (usize, u8) = (12, 0x21);
     let addresses = source.zip(destination).map(of_one_family);
     let header = addresses.map_or_else(ProxyHeader::with_local, |(source, destination)| {
@@ -34,13 +34,13 @@ pub(super) fn header(
     };
     encoded.expect("both addresses are of one family, and there are no extensions");
     if version == Version::V2 {
-        // Without addresses it would be LOCAL, which is for the proxy's own health checks.
+        // Without addresses it would be `LOCAL`, which is meant for the proxy's own health checks.
         bytes[COMMAND.0] = COMMAND.1;
     }
     bytes
 }
 
-/// A header has addresses of one family only.
+/// Maps two addresses to one family, the only form that a header allows.
 fn of_one_family(addresses: (SocketAddr, SocketAddr)) -> (SocketAddr, SocketAddr) {
     let (source, destination) = addresses;
     if source.is_ipv4() == destination.is_ipv4() {

@@ -1,4 +1,4 @@
-//! TLS with the upstream: whom it is trusted by, and what its failures mean.
+//! TLS with the upstream: trusted CAs, client certificate, and the meaning of its errors.
 
 use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 
@@ -14,23 +14,23 @@ use crate::{
     transport::Transport,
 };
 
-/// How an upstream is spoken TLS with.
+/// Settings for TLS with an upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Whose certificate it has to show.
+    /// Name that the upstream's certificate must be valid for.
     pub server_name: ServerName<'static>,
-    /// Who is believed about that.
+    /// CAs that are trusted to sign that certificate.
     pub roots: Roots,
-    /// The proxy's own certificate and key, if the upstream wants one.
+    /// Client certificate and key, if the upstream wants one.
     pub identity: Option<IdentityFiles>,
 }
 
-/// The authorities that are believed.
+/// Trusted CAs.
 #[derive(Clone, Debug)]
 pub enum Roots {
-    /// Those of the machine, as they were read once.
+    /// The system's CAs, read once.
     System(Arc<RootCertStore>),
-    /// Those in a file, and no others.
+    /// The CAs in a file, and no others.
     File(PathBuf),
 }
 
@@ -45,12 +45,12 @@ impl PartialEq for Roots {
 }
 
 impl Roots {
-    /// The authorities of the machine: of `SSL_CERT_FILE` or `SSL_CERT_DIR`, else where
+    /// Loads the system's CAs: from `SSL_CERT_FILE` or `SSL_CERT_DIR`, else from where
     /// distributions keep them.
     ///
     /// # Errors
     ///
-    /// There are none.
+    /// No certificate was found.
     pub fn system() -> Result<Self, FileError> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
@@ -76,23 +76,23 @@ impl Roots {
     }
 }
 
-/// TLS with one upstream, made of files.
+/// TLS with one upstream, loaded from files.
 #[derive(Debug)]
 pub struct Tls {
     settings: Settings,
-    /// What the files had in them [at first](fingerprint).
+    /// [Fingerprint](fingerprint) of the files when they were first read.
     first_contents: u64,
     loaded: Reloadable<Loaded>,
 }
 
 impl PartialEq for Tls {
-    /// Whether both were made of the same settings and the same files.
+    /// Compares the settings and the contents of the files.
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings && self.first_contents == other.first_contents
     }
 }
 
-/// What is used until a file changes; sessions are resumed as long.
+/// Material in use until a file changes, with the TLS sessions to resume.
 #[derive(Debug)]
 struct Loaded {
     http1: Arc<ClientConfig>,
@@ -105,7 +105,7 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What is wrong with the first file that cannot be used.
+    /// A problem with the first file that cannot be used.
     pub fn load(settings: Settings) -> Result<Self, FileError> {
         let mut files = Vec::new();
         if let Roots::File(file) = &settings.roots {
@@ -124,7 +124,7 @@ impl Tls {
         })
     }
 
-    /// Takes changed files over; see [`Reloadable::refresh`].
+    /// Adopts changed files; see [`Reloadable::refresh`].
     #[must_use]
     pub fn refresh(&self) -> Option<Result<(), FileError>> {
         self.loaded.refresh()
@@ -134,18 +134,18 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What is wrong with them; what was read before stays in use.
+    /// A problem with a file; the previous material stays in use.
     pub fn reload(&self) -> Result<(), FileError> {
         self.loaded.reload()
     }
 
-    /// The proxy's own certificate in use.
+    /// Client certificate in use.
     #[must_use]
     pub fn identity(&self) -> Option<Identity> {
         self.loaded.current().identity.clone()
     }
 
-    /// Makes the handshake over `stream`, for `protocol`.
+    /// Performs the TLS handshake over `stream`, for `protocol`.
     pub(super) async fn connect(
         &self,
         stream: Transport,
@@ -160,6 +160,7 @@ impl Tls {
         let handshake = connector.connect(self.settings.server_name.clone(), stream);
         let stream = Transport::Tls(Box::new(TlsStream::Client(handshake.await?)));
         let chosen = stream.application_protocol();
+        // An upstream without HTTP/2 may complete the handshake and ignore the offer.
         if protocol == Protocol::Http2 && chosen != Some(Protocol::Http2.name()) {
             let refusal = rustls::Error::General("it does not speak HTTP/2".to_owned());
             return Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
@@ -185,6 +186,7 @@ impl Loaded {
                 )))
             }
         };
+        // Two configurations: ALPN offers exactly the protocol that is spoken afterwards.
         let mut http2 = http1.clone();
         http1.alpn_protocols = vec![Protocol::Http1.name().to_vec()];
         http2.alpn_protocols = vec![Protocol::Http2.name().to_vec()];
@@ -196,18 +198,17 @@ impl Loaded {
     }
 }
 
-/// Why TLS with the upstream failed, and would fail again.
+/// Error of a TLS handshake with the upstream that a retry would not change.
 ///
-/// In a box, for a session keeps room for the error that may end it.
+/// Boxed, as a session reserves room for the error that may end it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsError(Box<rustls::Error>);
 
 impl TlsError {
-    /// What `error` says about TLS; `None` when it is about the connection, which may be
-    /// better the next time.
+    /// Extracts the TLS error from `error`; `None` if the failure concerns the connection alone and
+    /// may not repeat.
     ///
-    /// `internal_error` is what terminators say whose certificate is not there yet: the 500 of
-    /// TLS.
+    /// `internal_error` is sent by terminators whose certificate is not loaded yet: the 500 of TLS.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
