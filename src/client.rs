@@ -35,6 +35,7 @@ impl ClientAddr {
 
 impl From<SocketAddr> for ClientAddr {
     fn from(address: SocketAddr) -> Self {
+        // A dual-stack socket reports IPv4 clients as `::ffff:a.b.c.d`.
         Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 }
@@ -155,6 +156,7 @@ impl TrustedProxies {
 /// Parses an element of `X-Forwarded-For`; some proxies append a port.
 fn address(element: &str) -> Option<IpAddr> {
     let element = element.trim();
+    // Some proxies write IPv6 addresses in brackets, as in URLs.
     let bracketed = element
         .strip_prefix('[')
         .and_then(|it| it.strip_suffix(']'));

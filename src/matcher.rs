@@ -61,6 +61,7 @@ impl Matcher {
     #[must_use]
     pub fn matches(&self, sample: &Sample<'_>) -> bool {
         match self {
+            // A message that was cut may continue differently.
             Self::Text(text) => sample.is_whole && sample.payload == text.as_bytes(),
             Self::Prefix(prefix) => sample.payload.starts_with(prefix.as_bytes()),
             Self::Regex(regex) => regex.is_match(sample.payload),

@@ -32,6 +32,7 @@ pub fn cgroup(root: &Path) -> Option<(u64, Usage)> {
 
 fn smallest_cgroup(root: &Path) -> Option<(u64, Usage)> {
     let memberships = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    // Versions 1 and 2 may be mounted side by side; only one of them has the memory controller.
     let limits = memberships.lines().filter_map(hierarchy);
     let limits = limits.filter_map(|hierarchy| hierarchy.smallest(root));
     limits.min_by_key(|(limit, _)| *limit)

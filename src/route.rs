@@ -205,6 +205,7 @@ impl Route {
             return named.map_or(Subprotocol::Upstreams, Subprotocol::Named);
         }
         let offers: Vec<_> = offers.collect();
+        // The route's order of preference counts, not the client's.
         let mut known = self.subprotocols.iter();
         let chosen = known.find_map(|known| offers.iter().copied().find(|offer| offer == known));
         chosen.map_or(Subprotocol::None, Subprotocol::Named)
@@ -250,6 +251,7 @@ impl Routes {
     pub fn find(&self, host: &str, path: &str) -> Result<&Arc<Route>, Unrouted> {
         let path = Path::read(path).map_err(Unrouted::IllegalPath)?;
         let host = without_port(host);
+        // A trailing dot marks an absolute name, which is the same host.
         let host = host.strip_suffix('.').unwrap_or(host);
         let found = self.best(host, &path.strict);
         let passes = found.map_or_else(Passes::default, |route| route.passes);
@@ -313,6 +315,7 @@ fn host_rank(pattern: &str, host: &str) -> Option<usize> {
     };
     // At least one label stands below the name: `*.a.example` is not `a.example`.
     let labels = host.len().checked_sub(below.len()).filter(|it| *it > 0)?;
+    // A cut inside a character cannot be a match.
     let ending = host.get(labels..)?;
     ending.eq_ignore_ascii_case(below).then_some(below.len())
 }

@@ -247,6 +247,7 @@ fn has_noted(ready: impl Future<Output = io::Result<Ready>>, says: fn(Ready) -> 
     let mut context = Context::from_waker(Waker::noop());
     match pin!(ready).poll(&mut context) {
         Poll::Ready(Ok(ready)) => says(ready),
+        // The reactor has shut down: nothing will be reported again.
         Poll::Ready(Err(_)) => true,
         Poll::Pending => false,
     }
@@ -254,6 +255,7 @@ fn has_noted(ready: impl Future<Output = io::Result<Ready>>, says: fn(Ready) -> 
 
 /// Returns whether nothing has arrived on `socket`, not even the end of the stream.
 fn has_nothing(socket: impl AsFd) -> bool {
+    // Peeked, so that the byte stays for the next read.
     let look = || {
         recv(
             &socket,

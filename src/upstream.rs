@@ -138,6 +138,7 @@ async fn try_until<T>(
         time::sleep(backoff.next(rand::random())).await;
     }
     loop {
+        // `kept` serves the first attempt only; later ones connect anew.
         let outcome = attempt(endpoint, request, attempts, &mut patience, kept.take()).await;
         match &outcome {
             Ok(_) => {
@@ -184,6 +185,7 @@ async fn attempt(
     } else {
         endpoint.connect_for(attempts).await?
     };
+    // Connected: a response may come, so the upstream is not to blame yet.
     attempts.note_standing();
     let settings = endpoint.settings();
     let handshake = async {

@@ -161,6 +161,7 @@ fn readable<'a>(sample: &Sample<'a>) -> Option<&'a str> {
         return Some(text);
     }
     let rest = text.trim_end_matches(|c: char| c.is_ascii_digit() || "+-.eE".contains(c));
+    // `true` also ends in `e`, so the removed part must begin like a number.
     let ends_in_number = text[rest.len()..].starts_with(|c: char| c.is_ascii_digit() || c == '-');
     Some(if ends_in_number { rest } else { text })
 }
@@ -254,6 +255,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         formatter.write_str("any JSON value")
     }
 
+    // `null` equals no value that can be configured.
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         Ok(())
     }

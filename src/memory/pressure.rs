@@ -94,6 +94,7 @@ impl Usage {
                 reclaimable,
             } => {
                 let total: u64 = fs::read_to_string(total).ok()?.trim().parse().ok()?;
+                // Without the breakdown everything counts: rather too much than too little.
                 let details = fs::read_to_string(details).unwrap_or_default();
                 let reclaimable = details.lines().find_map(|line| {
                     let (name, bytes) = line.split_once(' ')?;
@@ -194,6 +195,8 @@ impl Pressure {
         let unlooked_bytes = self.unlooked_bytes.load(Ordering::Relaxed);
         let is_due = unlooked_bytes >= LOOK_BYTES || unlooked_bytes > 0 && self.is_near();
         if is_due && !self.is_high() {
+            // Bytes that another thread adds meanwhile may get lost, which only delays its next
+            // check.
             self.unlooked_bytes.store(0, Ordering::Relaxed);
             self.look_if_grown();
         }

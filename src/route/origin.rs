@@ -47,6 +47,7 @@ impl FromStr for Origin {
         }
         let (scheme, host, port) = split(text).ok_or(NoOrigin)?;
         let name = host.strip_prefix("*.");
+        // A wildcard needs a name below it, whatever the scheme is.
         let is_host = name.map_or_else(|| is_host(scheme, host), |name| is_host("http", name));
         if !is_host {
             return Err(NoOrigin);

@@ -52,6 +52,7 @@ impl Histogram {
     /// Counts a duration.
     pub fn observe(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f64();
+        // A duration equal to a bound is in that bucket, as Prometheus' `le` demands.
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
         self.sum = self.sum.saturating_add(duration);

@@ -78,6 +78,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         self.write(&mut line, event);
         self.sink.push(line.as_bytes());
         line.clear();
+        // One huge line must not occupy a thread's memory for good.
         line.shrink_to(KEPT_BYTES);
         LINE.set(line);
     }

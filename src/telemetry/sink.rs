@@ -97,6 +97,7 @@ impl Sink {
         }
         let was_idle = queue.bytes() == 0;
         queue.waiting.extend_from_slice(line);
+        // A thread that is still writing checks the queue again by itself.
         if was_idle {
             self.0.filled.notify_one();
         }
@@ -132,6 +133,7 @@ impl Shared {
         loop {
             self.next_batch(&mut batch);
             let written = write_all(&mut output, &batch);
+            // A line is lost unless its line feed was written.
             let lines = batch[written..].iter().filter(|byte| **byte == b'\n');
             let lost_lines = lines.count() as u64;
             let dropped = self.dropped_lines.fetch_add(lost_lines, Ordering::Relaxed) + lost_lines;

@@ -115,6 +115,7 @@ impl RouteTotals {
         self.ended.count((cause.initiator(), cause.name()));
         let length = record.started().elapsed();
         self.length.observe(length);
+        // Without the sessions that were held to their end the histogram would flatter.
         if record.opened_after().is_none() {
             self.hold_time.observe(length);
         }

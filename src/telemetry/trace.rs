@@ -80,6 +80,7 @@ fn w3c(value: &str) -> Option<Trace> {
     let mut part = |digits| hexadecimal(parts.next()?, digits);
     let (version, id, span, flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
     let may_be_longer = version > 0 && rest.starts_with('-');
+    // The specification forbids version `ff` and ids of zero.
     let is_valid = version != 0xff && id != 0 && span != 0 && (rest.is_empty() || may_be_longer);
     is_valid.then_some(Trace {
         id,

@@ -35,6 +35,7 @@ impl Warnings {
         let all = identities.into_iter();
         let all: BTreeSet<_> = all.filter_map(|identity| warning(identity, now)).collect();
         let new = all.difference(&self.0).cloned().collect();
+        // A warning that has ceased may be given again.
         self.0 = all;
         new
     }
@@ -76,6 +77,7 @@ struct Shown {
 fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let chain = identity.chain();
+    // In the order of expiry, so that the most urgent warning wins.
     chain.iter().find_map(|shown| {
         let which = if shown.is_intermediate {
             "an intermediate"

@@ -88,6 +88,7 @@ impl Unread {
             is_counted: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         });
+        // Data behind the request may have arrived before its stream is read.
         stream.set(true);
         let waker = Arc::clone(&stream).into();
         Self { stream, waker }
@@ -105,6 +106,7 @@ impl Unread {
         let poll = read(&mut Context::from_waker(&self.waker));
         match &poll {
             Poll::Ready(read) if is_end(read) => self.stream.end(),
+            // `Pending` means drained, until `waker` is woken.
             poll => self.stream.set(poll.is_ready()),
         }
         poll
@@ -126,6 +128,7 @@ impl Stream {
         if is_counted && !was_counted {
             unread.fetch_add(1, Ordering::AcqRel);
         }
+        // The last unread stream lets the connection be read again.
         if was_counted && !is_counted && unread.fetch_sub(1, Ordering::AcqRel) == 1 {
             waiting.wake();
         }
@@ -144,6 +147,7 @@ impl Wake for Stream {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        // Counted before the reader wakes up, so that the connection is not read in between.
         if self.is_open.load(Ordering::Acquire) {
             self.set(true);
         }

@@ -91,6 +91,7 @@ impl AsyncWrite for Http2Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // hyper copies whatever it accepts, so a long write would be queued whole.
         let taken = bytes.len().min(MAX_WRITE_BYTES);
         self.upgraded().poll_write(context, &bytes[..taken])
     }

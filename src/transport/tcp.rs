@@ -88,6 +88,7 @@ fn try_some(
     let noted = stream.try_io(interest, || {
         result = transfer();
         let has_more = match result {
+            // The end of the stream stays readable.
             Ok(bytes) => bytes == 0 || bytes >= whole,
             Err(error) => error != Errno::AGAIN,
         };

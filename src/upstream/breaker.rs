@@ -253,6 +253,7 @@ impl Breaker {
     ///
     /// The breaker is open, or half-open without a free slot.
     pub(super) fn admit(&self, is_trying: impl Fn() -> bool) -> Result<Option<Ticket>, Refused> {
+        // Without the lock: nearly every session finds the breaker closed.
         match self.quick.load(Ordering::Relaxed) {
             OFF => return Ok(None),
             NOT_CLOSED => {}
@@ -307,6 +308,7 @@ impl Breaker {
     /// Records that a session became ready.
     pub(super) fn succeed(&self, ticket: &Ticket) {
         self.ready.fetch_add(1, Ordering::Relaxed);
+        // With nothing to reset, as usual, the lock is not taken.
         if self.quick.load(Ordering::Relaxed) != QUIET {
             let mut inner = self.inner();
             if self.is_of_now(ticket) {
@@ -327,6 +329,7 @@ impl Breaker {
         let mut inner = self.inner();
         let was_ready = self.ready.load(Ordering::Relaxed) != ticket.ready;
         match &mut inner.phase {
+            // An upstream that served another session meanwhile is healthy.
             _ if was_ready || !self.is_of_now(ticket) => false,
             Phase::Closed { failures } => {
                 *failures = failures.saturating_add(1);
@@ -340,6 +343,8 @@ impl Breaker {
             }
             Phase::HalfOpen { trials } => {
                 let slot = take(trials, ticket.trial);
+                // After `PATIENCE` the slot may be another session's, and this outcome no longer
+                // counts.
                 let is_awaited = slot.is_some_and(|slot| slot.is_awaited());
                 if is_awaited {
                     self.open(&mut inner);

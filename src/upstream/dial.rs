@@ -115,6 +115,7 @@ pub(super) async fn connect(settings: &Settings, name: &Arc<Name>) -> io::Result
             let connected = first_that_answers(addresses, settings.timeout).await;
             // Addresses at which nothing answers are stale: the upstream may have moved.
             let stream = connected.inspect_err(|_| name.forget(lookup))?;
+            // WebSocket messages are small and must not wait for an acknowledgement.
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
             Ok(Transport::Tcp(stream))
@@ -144,6 +145,7 @@ async fn first_that_answers(
     for address in addresses {
         match within(timeout, connect_to(address)).await {
             Ok(stream) => return Ok(stream),
+            // Without a descriptor no other address can do better.
             Err(error) if descriptors::is_shortage(&error) => return Err(error),
             Err(error) => {
                 let error = of_address(address, &error);
@@ -153,6 +155,7 @@ async fn first_that_answers(
                 if is_of_no_meaning(&error) && !(address.is_ipv6() && is_missing) {
                     return Err(error);
                 }
+                // An error about the upstream tells more than one about this machine.
                 if !is_of_no_meaning(&error) || last_error.kind() == io::ErrorKind::NotFound {
                     last_error = error;
                 }

@@ -304,6 +304,7 @@ pub(super) async fn perform<S: Stream>(
             StatusCode::SWITCHING_PROTOCOLS => {
                 answer.check(&key)?;
                 let terms = answer.terms(request)?;
+                // Bytes behind the head are the first frames.
                 let read_buf = received.freeze();
                 return Ok(Switched {
                     opened: Opened { stream, read_buf },
@@ -446,6 +447,7 @@ impl Answer {
         let extensions = self.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
         let compression = match &request.expected {
             Expected::Told(told) => {
+                // Even an empty header responds to an offer that was never made.
                 if told.compression.is_none() && self.has(&header::SEC_WEBSOCKET_EXTENSIONS) {
                     return Err(Broken("extension that was not offered").into());
                 }
@@ -501,6 +503,7 @@ impl Answer {
         match (values.next(), values.next()) {
             (None, _) => Ok(None),
             (Some(value), None) => Ok(Some(value.to_str().map_err(|_| Broken("illegal header"))?)),
+            // Two recipients might each use another of them.
             (Some(_), Some(_)) => Err(Broken("header twice")),
         }
     }

@@ -153,6 +153,7 @@ impl Name {
                 Ok(found) => return found.addresses(port),
                 Err(awaited) => awaited,
             };
+            // `None` if `forget` dropped the result first: look the name up again.
             if let Some(found) = self.result_of(awaited).await {
                 return found.addresses(port);
             }
@@ -202,6 +203,7 @@ impl Name {
             thread::Builder::new()
                 .name("lookup".to_owned())
                 .spawn(move || Running(&name).run())?;
+            // Still under the lock, so the thread cannot have finished yet.
             state.is_running = true;
         }
         Ok(Err(state.finished + 1))

@@ -54,6 +54,7 @@ impl Roots {
     pub fn system() -> Result<Self, FileError> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
+        // A bad certificate in the system's bundle must not disable the others.
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(FileError {
@@ -245,6 +246,7 @@ impl fmt::Display for TlsError {
                 );
             }
             InvalidCertificate(CertificateError::Other(OtherError(other)))
+                // rustls has no variant for this error of webpki.
                 if other.to_string().contains("CaUsedAsEndEntity") =>
             {
                 "its certificate is that of an authority, which cannot be a server's: make one \
@@ -256,6 +258,7 @@ impl fmt::Display for TlsError {
                     "{error}; name another one: [route.tls] server_name"
                 );
             }
+            // A response in plain text looks like an illegal record type.
             Invalid(InvalidMessage::InvalidContentType) => {
                 "what it answers is not TLS: is it http:// and not https://?"
             }

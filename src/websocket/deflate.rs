@@ -58,6 +58,7 @@ pub fn inflate(
     let mut rest = &compressed[..];
     let mut is_whole = false;
     for _ in 0..MAX_STREAMS {
+        // Messages are raw DEFLATE, without a zlib header.
         let mut stream = Decompress::new(false);
         let status = stream
             .decompress(rest, &mut out[written..], FlushDecompress::Finish)
@@ -147,6 +148,7 @@ impl Inflater {
         mut compressed: &[u8],
         mut look: impl FnMut(&[u8]),
     ) -> Result<(), ProtocolError> {
+        // The output is inspected piece by piece, so no message needs a buffer of its own size.
         let mut plain = [0; 4096];
         loop {
             let (taken, written) = (self.stream.total_in(), self.stream.total_out());

@@ -151,10 +151,12 @@ impl Agreement {
     /// Returns whether this is a legal response to `offer`. A server may limit itself without being
     /// asked, and may always require the client to use no context takeover.
     fn answers(self, offer: Offer) -> bool {
+        // A limit that the client demands must be confirmed (RFC 7692 §7.1.2.1).
         let server_bits = offer.server_max_window_bits.is_none_or(|offered| {
             self.server_max_window_bits
                 .is_some_and(|bits| bits <= offered)
         });
+        // A client's window may be limited only if it announced that it can do so (§7.1.2.2).
         let client_bits = self.client_max_window_bits.is_none_or(|bits| {
             offer
                 .client_max_window_bits
@@ -324,6 +326,7 @@ impl<'a> Rest<'a> {
         loop {
             match characters.next() {
                 Some('"') => break,
+                // A quoted pair stands for its second character (RFC 9110 §5.6.4).
                 Some('\\') => value.extend(characters.next()),
                 Some(character) => value.push(character),
                 None => return Err(Malformed),

@@ -285,6 +285,8 @@ impl FrameHeader {
 /// Checks RSV1, which is set in a frame's first byte: legal on a first frame under compression.
 #[cold]
 fn check_rsv1(first: u8, compression: Compression) -> Result<(), ProtocolError> {
+    // Continuations inherit the mark of the first frame (RFC 7692 §6.1), and control frames are
+    // never compressed.
     let is_first_frame = matches!(first & 0x0f, 1 | 2);
     if compression == Compression::Agreed && is_first_frame {
         Ok(())

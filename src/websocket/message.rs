@@ -243,6 +243,7 @@ impl Assembler {
             if header.opcode.is_control() {
                 return Ok(Control::take(&header, header_bytes, input).map(Assembled::Control));
             }
+            // True for an empty last frame, which has no payload to wait for.
             if self.begin(&header, header_bytes, input)? {
                 return self.finish().map(Some);
             }
@@ -283,6 +284,7 @@ impl Assembler {
         let frame_bytes = usize::try_from(frame_bytes).unwrap_or(usize::MAX);
         let needed = frame_bytes.min(available);
         if self.wire.capacity() - self.wire.len() < needed {
+            // Only the last frame tells where the message ends.
             let in_sight = if self.is_last_frame {
                 frame_bytes
             } else {
@@ -296,6 +298,7 @@ impl Assembler {
 
     fn append(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
         self.reserve(
+            // The scanner has already stepped over `payload`.
             self.scanner.payload_left() + payload.len() as u64,
             payload.len(),
         );

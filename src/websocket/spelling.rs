@@ -84,6 +84,7 @@ fn is_kept(name: &str) -> bool {
     let is_of_the_handshake = start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
         || name.eq_ignore_ascii_case("Connection")
         || name.eq_ignore_ascii_case("Upgrade");
+    // The length is stored in one byte.
     !is_of_the_handshake && u8::try_from(name.len()).is_ok()
 }
 

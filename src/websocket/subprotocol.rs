@@ -18,6 +18,7 @@ const MIN_TOKEN_CHARACTERS: usize = 20;
 /// letter.
 #[must_use]
 pub fn is_token_like(offer: &str) -> bool {
+    // Tokens mix digits and capitals; names, which are mostly spelled like domains, rarely do.
     let is_token = |part: &str| {
         part.len() >= MIN_TOKEN_CHARACTERS
             && part.bytes().any(|byte| byte.is_ascii_digit())

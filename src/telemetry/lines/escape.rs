@@ -38,6 +38,7 @@ impl<'a> Escaped<'a> {
             ('\n', _) => self.line.write_str("\\n"),
             ('\r', _) => self.line.write_str("\\r"),
             ('\t', _) => self.line.write_str("\\t"),
+            // JSON escapes characters beyond the first plane as surrogate pairs.
             (_, Form::Json) => character
                 .encode_utf16(&mut [0; 2])
                 .iter()

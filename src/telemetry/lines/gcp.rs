@@ -109,6 +109,7 @@ fn ask_project(host: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, METADATA_TIMEOUT)?;
     stream.set_read_timeout(Some(METADATA_TIMEOUT))?;
     stream.set_write_timeout(Some(METADATA_TIMEOUT))?;
+    // HTTP/1.0, so that the response is not chunked and ends with the connection.
     let request = format!(
         "GET /computeMetadata/v1/project/project-id HTTP/1.0\r\nHost: {host}\r\n\
          Metadata-Flavor: Google\r\n\r\n"
@@ -164,6 +165,7 @@ const fn severity(level: Level) -> &'static str {
         Level::ERROR => "ERROR",
         Level::WARN => "WARNING",
         Level::INFO => "INFO",
+        // Cloud Logging has no level below this.
         Level::DEBUG | Level::TRACE => "DEBUG",
     }
 }
@@ -213,6 +215,7 @@ impl Fields<'_, '_> {
         if let Some(request) = &mut self.request {
             match name {
                 "status" => return request.plain("status", value),
+                // Durations and 64-bit integers are strings in the JSON form of protocol buffers.
                 "duration_ms" => {
                     let (seconds, millis) = (value / 1000, value % 1000);
                     return request.text("latency", format_args!("{seconds}.{millis:03}s"));

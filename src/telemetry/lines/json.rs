@@ -76,6 +76,7 @@ impl Visit for Object<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has neither infinities nor NaN.
         if value.is_finite() {
             self.plain(field.name(), value);
         } else {

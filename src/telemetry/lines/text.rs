@@ -29,6 +29,7 @@ pub(super) fn write(line: &mut String, time: &str, event: &Event<'_>, is_colored
     } else {
         let _ = write!(line, "{time} {level:>5}");
     }
+    // From info up messages speak for themselves.
     if *level > Level::INFO {
         let _ = write!(line, " {}:", metadata.target());
     }

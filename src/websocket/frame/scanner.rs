@@ -169,6 +169,7 @@ impl FrameScanner {
     /// Returns the number of bytes, and whether a data message ended with them.
     pub fn take_payload(&mut self, available: usize) -> (usize, bool) {
         let taken =
+            // A payload that does not fit into a `usize` is longer than anything available.
             usize::try_from(self.payload_left).map_or(available, |left| left.min(available));
         self.payload_left -= taken as u64;
         let ended = self.payload_left == 0 && self.ends_message;
@@ -191,6 +192,7 @@ impl FrameScanner {
     /// close frame, a violation or, if [asked for](Self::stop_at_pongs), a pong.
     pub fn skip(&mut self, input: &[u8]) -> Skipped {
         let Whole { bytes, messages } = self.whole_messages(input);
+        // Most reads are whole messages and need no more than this.
         if bytes == input.len() {
             let stop = Stop::End;
             return Skipped {
