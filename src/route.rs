@@ -255,6 +255,7 @@ impl Routes {
         let host = host.strip_suffix('.').unwrap_or(host);
         let found = self.best(host, &path.strict);
         let passes = found.map_or_else(Passes::default, |route| route.passes);
+        // Only the route that was found can allow what the path needs.
         if !path.needs.is_within(passes) {
             return Err(Unrouted::IllegalPath(path::BACKSLASH));
         }

@@ -155,6 +155,7 @@ pub fn init(settings: &Settings) -> io::Result<()> {
         .init();
     let filter = handle;
     let _first = LOG.set(Log { filter, sink });
+    // After the subscriber is installed, because a failure is logged.
     if settings.format == Format::Gcp {
         settings.platform.look_up_project()?;
     }

@@ -218,6 +218,7 @@ impl Stream for Transport {
         match self {
             Self::Tcp(stream) => has_nothing(stream),
             Self::Unix(stream) => has_nothing(stream),
+            // After a read that had to wait rustls has no plaintext left.
             Self::Tls(stream) => stream.get_ref().0.is_drained(),
             // The connection is read by another task.
             Self::Http2(_) => true,

@@ -129,6 +129,7 @@ async fn try_until<T>(
     mut kept: Option<Transport>,
     mut judge: impl FnMut(Result<Switched, AttemptError>) -> Option<T>,
 ) -> T {
+    // Counted as `waiting` in the log until the future is dropped.
     let _waiting = endpoint.wait();
     let mut patience = Patience::new(endpoint);
     let mut backoff = Backoff::new(&endpoint.settings().retry);
@@ -347,6 +348,7 @@ pub enum Address {
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Only an IPv6 address contains colons.
             Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),

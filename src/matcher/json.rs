@@ -135,6 +135,7 @@ impl Json {
         };
         let read = walk
             .deserialize(&mut deserializer)
+            // Nothing may follow the document.
             .and_then(|()| deserializer.end());
         let is_legal = match read {
             Ok(()) => true,

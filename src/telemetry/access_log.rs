@@ -94,6 +94,7 @@ macro_rules! log {
 /// failed; otherwise at info.
 pub fn session_ended(report: &Report, origin: Origin<'_>) {
     let ledger = &report.ledger;
+    // An extended `CONNECT` is accepted with 200 (RFC 8441 §5).
     let (method, status) = if origin.is_http2 {
         ("CONNECT", 200_u16)
     } else {
@@ -190,6 +191,7 @@ const fn http(is_http2: bool) -> &'static str {
 
 fn is_warning(report: &Report) -> bool {
     let failed = report.trail.state() == SessionState::Failed;
+    // A client that leaves is not a failure of the proxy or the upstream.
     report.ledger.undelivered() > 0 || failed && report.cause.initiator() != Initiator::Client
 }
 

@@ -42,6 +42,7 @@ impl Connections {
     #[must_use]
     pub fn admit_session(self: &Arc<Self>, max: usize) -> Option<SessionPlace> {
         let next = |taken| (taken < max).then_some(taken + 1);
+        // Checked and taken in one step, since workers race for the last slot.
         let entered = self
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);

@@ -91,6 +91,7 @@ impl Sink {
     /// Queues a line, which ends with its line feed, or drops it.
     pub(super) fn push(&self, line: &[u8]) {
         let mut queue = self.0.lock();
+        // The new line is dropped rather than old ones, which show how the trouble began.
         if queue.bytes() + line.len() > MAX_QUEUED_BYTES {
             self.0.dropped_lines.fetch_add(1, Ordering::Relaxed);
             return;
@@ -158,6 +159,7 @@ impl Shared {
             let filled = self.filled.wait(queue);
             queue = filled.unwrap_or_else(PoisonError::into_inner);
         }
+        // The two buffers swap roles, so neither is allocated again.
         std::mem::swap(batch, &mut queue.waiting);
         queue.in_flight_bytes = batch.len();
     }

@@ -67,6 +67,7 @@ impl Trace {
 /// Returns the value of a header that occurs exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
+    // Two values contradict each other, so neither counts.
     let value = values.next().filter(|_| values.next().is_none())?;
     value.to_str().ok()
 }

@@ -60,6 +60,7 @@ impl FileError {
                     "expected the path of a PEM file",
                 );
                 match env::current_dir() {
+                    // The usual cause: service managers start programs in another directory.
                     Ok(directory) if path.is_relative() => missing.help(format!(
                         "it begins in the working directory, which is {}",
                         directory.display()

@@ -453,6 +453,7 @@ fn take(trials: &mut [Option<Slot>; TRIALS], number: Option<u64>) -> Option<Slot
     let slots = trials.iter_mut();
     let slot = slots
         .into_iter()
+        // An empty slot has no number either.
         .find(|slot| slot.map(|it| it.number) == number && number.is_some());
     slot.and_then(Option::take)
 }

@@ -94,6 +94,7 @@ pub(super) async fn finish(
     let Some(tls) = &settings.tls else {
         return Ok(stream);
     };
+    // Boxed, as the state of a handshake is large and short-lived.
     let handshake = Box::pin(tls.connect(stream, protocol));
     let shaken = match settings.handshake_timeout {
         None => handshake.await,

@@ -109,6 +109,7 @@ impl Tls {
     /// A problem with the first file that cannot be used.
     pub fn load(settings: Settings) -> Result<Self, FileError> {
         let mut files = Vec::new();
+        // The system's CAs are read once and not reloaded.
         if let Roots::File(file) = &settings.roots {
             files.push(file.clone());
         }

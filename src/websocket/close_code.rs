@@ -138,6 +138,7 @@ impl CloseFrame {
     /// is not UTF-8 (RFC 6455 §5.5.1, §7.4.2).
     pub fn parse(payload: &[u8]) -> Result<Self, ProtocolError> {
         match payload {
+            // An empty payload is legal and carries no code.
             [] => Ok(Self::default()),
             [_] => Err(ProtocolError::TruncatedCloseCode),
             [high, low, reason @ ..] => {

@@ -51,6 +51,7 @@ pub fn inflate(
     if is_all {
         compressed.extend_from_slice(&end);
     }
+    // A short message cannot inflate to more, so no more is allocated.
     let bound = max_bytes.min(compressed.len().saturating_mul(MAX_RATIO));
     // One byte more than the bound shows that the message continues beyond it.
     let mut out = vec![0; bound + 1];

@@ -6,6 +6,7 @@
 /// can be processed in pieces.
 pub fn apply(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut key = key;
+    // The mask repeats over the frame's payload, not over this piece.
     key.rotate_left(offset % 4);
     // Eight bytes at a time. In native order the key's bytes stay where they are in memory, so
     // nothing is swapped on any machine.

@@ -190,6 +190,7 @@ impl Fields<'_, '_> {
             }
         }
         match (name, self.project) {
+            // Only in this form does Cloud Logging link a line to its trace.
             ("trace_id", Some(project)) => {
                 let trace = format_args!("projects/{project}/traces/{value}");
                 self.object.text("logging.googleapis.com/trace", trace);

@@ -143,6 +143,7 @@ impl Display for Ended {
         }
         write!(line, " (#{session})")?;
         match self.upstream_error.as_str() {
+            // The last error matters only if no later attempt succeeded.
             error if !error.is_empty() && !self.is_connected => write!(line, ": {error}"),
             _ => Ok(()),
         }
