@@ -78,7 +78,7 @@ def running(folder: Path) -> Iterator[Observed]:
 
 
 def config(port: int, upstream: int, certificates: Certificates) -> str:
-    """With a bound and a certificate, for which there are metrics only where there is one."""
+    """With limits and a certificate that have metrics only where they are set."""
     usual = proxy.config(port, upstream, FASTAPI_AGENT.gate, FASTAPI_AGENT.rules)
     files = f'certificate = "{certificates.certificate}", key = "{certificates.key}"'
     listen = f"""\
@@ -87,7 +87,7 @@ listen = [
     {{ address = "127.0.0.1:0", tls = {{ {files} }} }},
 ]"""
     listening = usual.replace(f'listen = "127.0.0.1:{port}"', listen)
-    return listening + '\n[limits]\nmax_memory_bytes = "1GiB"\n'
+    return listening + '\n[limits]\nmax_memory_bytes = "1GiB"\nsession_rate = 1000\n'
 
 
 def commands() -> set[str]:

@@ -21,7 +21,10 @@ FILES = {
     "usr/lib/systemd/system/readygate.socket",
     "usr/share/doc/readygate/README.md",
     "usr/share/doc/readygate/copyright",
-    *(f"usr/share/doc/readygate/docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+    *(
+        f"usr/share/doc/readygate/docs/{page.name}"
+        for page in (ROOT / "docs").glob("*.md")
+    ),
 }
 
 

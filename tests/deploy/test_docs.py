@@ -32,6 +32,9 @@ REASON = re.compile(r'\breason="(\w+)"')
 by_name = pytest.mark.parametrize(
     "page", PAGES, ids=lambda one: str(one.relative_to(ROOT))
 )
+guide = pytest.mark.parametrize(
+    "page", GUIDES, ids=lambda one: str(one.relative_to(ROOT))
+)
 documentation = pytest.mark.parametrize("page", DOCS, ids=lambda one: one.name)
 
 
@@ -46,6 +49,16 @@ def test_each_configuration_is_one(page: Path) -> None:
     assert pages.configurations(page) == []
 
 
+@guide
+def test_no_line_is_longer_than_200_characters(page: Path) -> None:
+    lines = enumerate(page.read_text().splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 200] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 10_000
+
+
 @by_name
 def test_each_link_leads_somewhere(page: Path) -> None:
     assert pages.links(page, page.parent) == []
@@ -56,7 +69,7 @@ def test_each_command_and_option_exists(page: Path) -> None:
     assert pages.commands(page) == []
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda one: str(one.relative_to(ROOT)))
+@guide
 def test_each_option_in_the_text_exists(page: Path) -> None:
     assert pages.options(page) == []
 
@@ -128,6 +141,8 @@ class Mistake:
 
 # fmt: off
 MISTAKES = (
+    Mistake("README.md", "readygate check ", "readygate czech ", "no command czech"),
+    Mistake("README.md", 'src="docs/images/page-light.png"', 'src="docs/images/page.png"', "page.png leads nowhere"),
     Mistake("docs/gate.md", 'path = "/agent"', 'paths = "/agent"', "paths"),
     Mistake("docs/running.md", "readygate demo\n", "readygate show\n", "no command show"),
     Mistake("README.md", "(docs/platforms.md)", "(docs/platform.md)", "docs/platform.md leads nowhere"),

@@ -15,7 +15,7 @@ from observed import Observed
 
 TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"""\]\(([^)\s]+)\)|\b(?:src|srcset)="([^"]+)\"""")
 CODE = re.compile(r"`([^`\n]+)`")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
 FIRST_CELL = re.compile(r"^\| ([^|]+) \|", re.MULTILINE)
@@ -60,7 +60,7 @@ def configurations(page: Path) -> list[str]:
 def links(page: Path, folder: Path) -> list[str]:
     """Links that lead nowhere from a folder."""
     found = []
-    for link in LINK.findall(page.read_text()):
+    for link in map("".join, LINK.findall(page.read_text())):
         if link.startswith(("http://", "https://")):
             continue
         path, _, section = link.partition("#")
@@ -138,9 +138,7 @@ def unknown_identifiers(page: Path, running: Observed) -> list[str]:
 def fields() -> set[str]:
     """Fields of the log's lines: tests/logs holds this page's table against the program."""
     page = (ROOT / "docs/logs.md").read_text()
-    return {
-        field for cell in FIRST_CELL.findall(page) for field in CODE.findall(cell)
-    }
+    return {field for cell in FIRST_CELL.findall(page) for field in CODE.findall(cell)}
 
 
 def unknown_metrics(page: Path, running: Observed) -> list[str]:
