@@ -4,6 +4,7 @@ mod bounds;
 mod helps;
 mod origins;
 mod passwords;
+mod thirty_mistakes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
