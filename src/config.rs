@@ -1,7 +1,7 @@
 //! The configuration: only valid values.
 //!
 //! [`Config`] is what the rest of the program works with. Reading it goes through
-//! `raw`, which is the file as it is written, and collects every problem on the way;
+//! `reader`, which is the file as it is written, and collects every problem on the way;
 //! `report` shows each of them under its line.
 //!
 //! # Invariants
@@ -10,22 +10,16 @@
 //! * Defaults are those of the settings types; the file only overrides them.
 //! * A key that is looked up stands in `proxy.toml`, with its default, and in [`schema()`].
 
-pub mod address;
 mod cautions;
 pub mod effective;
-mod expand;
-mod matchers;
-mod origins;
-mod raw;
+mod reader;
 pub mod reload;
 mod report;
 mod routes;
 mod schema;
 mod server_settings;
 mod tls;
-mod trusted_proxies;
-pub mod units;
-pub mod userinfo;
+mod values;
 
 use std::{
     fs, io,
@@ -37,8 +31,9 @@ use std::{
 use toml::de::DeTable;
 
 pub use effective::{Effective, Setting};
-pub use report::{Cautions, Mistake, Problems};
+pub use report::{Cautions, Mistake, Problems, userinfo};
 pub use schema::schema;
+pub use values::{address, units};
 
 use crate::{
     client::TrustedProxies,
@@ -48,7 +43,7 @@ use crate::{
     telemetry,
     tls::{self as tls_files, Identity, Warnings},
 };
-use raw::{File, Table};
+use reader::{File, Table};
 use report::Problem;
 
 /// The file that is shipped: every key with its default, and what it is for.
@@ -186,7 +181,7 @@ impl Config {
     }
 
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
-        let trusted_proxies = trusted_proxies::read(top);
+        let trusted_proxies = values::trusted_proxies::read(top);
         Self {
             listen: server_settings::listen(top, &trusted_proxies),
             trusted_proxies,

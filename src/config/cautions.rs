@@ -8,7 +8,7 @@
 use toml::de::DeValue;
 
 use super::{
-    raw::{Table, Value},
+    reader::{Table, Value},
     report::{Mistake, Problem},
 };
 use crate::{
@@ -30,18 +30,6 @@ const TALKERS: [&str; 11] = [
     "ws",
     "wss",
 ];
-
-/// A name behind a `$` that has no braces.
-pub(super) fn bare_variable(name: &str) -> Mistake {
-    Mistake::new(format!("`${name}` is no variable"), "is taken as it stands")
-        .help(format!("write ${{{name}}}, or $${name} for the text"))
-}
-
-/// `mistake` of a value that has such a name in it, with what to do, if nothing else is to be
-/// done.
-pub(super) fn with_variable(mistake: Mistake, name: &str) -> Mistake {
-    mistake.or_help(format!("for the variable write ${{{name}}}"))
-}
 
 /// Notes what in the path of a route looks like a pattern.
 pub(super) fn of_path(value: Value<'_>) {

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::{Config, DEFAULT, expand::escape};
+use super::{Config, DEFAULT, report::escape};
 
 /// The defaults in tables that the shipped file has only as examples.
 fn defaults_of_optional_tables() -> [(&'static str, &'static str, Value); 6] {

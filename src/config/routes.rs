@@ -6,13 +6,14 @@ use http::Uri;
 use toml::de::DeValue;
 
 use super::{
-    address::{self, Upstream},
     cautions::{self, Gated},
-    matchers, origins,
-    raw::{Table, Value, override_with},
+    reader::{Table, Value, override_with},
     report::{Mistake, Problem},
     tls::{self, SystemRoots},
-    units,
+    values::{
+        address::{self, Upstream},
+        matchers, origins, units,
+    },
 };
 use crate::{
     route::{self, Accept, HttpSettings, NonAscii, Route, Underscores, path::Passes},

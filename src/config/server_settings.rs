@@ -10,12 +10,14 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    address,
     effective::Origin,
-    raw::{Table, Value, override_with},
+    reader::{Table, Value, override_with},
     report::{Mistake, Problem},
     tls,
-    units::{self, Memory},
+    values::{
+        address,
+        units::{self, Memory},
+    },
 };
 use crate::{
     client::TrustedProxies,

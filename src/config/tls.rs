@@ -6,10 +6,9 @@ use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 use rustls::pki_types::ServerName;
 
 use super::{
-    address::Upstream,
-    raw::Table,
+    reader::Table,
     report::{Mistake, Problem},
-    units,
+    values::{address::Upstream, units},
 };
 use crate::{
     server,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use toml::de::DeTable;
 
 use super::{
-    super::{Config, raw::File, report::any_of, routes, tests::shipped_with_examples},
+    super::{Config, reader::File, report::any_of, routes, tests::shipped_with_examples},
     *,
 };
 

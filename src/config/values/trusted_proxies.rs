@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::{raw::Table, report::Mistake};
 use crate::client::{Network, PRIVATE_NETWORKS, TrustedProxies};
+use crate::config::{reader::Table, report::Mistake};
 
 /// `trusted_proxies = ["10.0.0.0/8", "192.0.2.7", "private", "unix"]`
-pub(super) fn read(top: &mut Table<'_>) -> TrustedProxies {
+pub(in crate::config) fn read(top: &mut Table<'_>) -> TrustedProxies {
     let mut trusted = TrustedProxies::default();
     let elements = top.take("trusted_proxies", |value| {
         Some(value.list()?.collect::<Vec<_>>())

@@ -7,7 +7,7 @@ use std::{
 
 use http::Uri;
 
-use super::report::Mistake;
+use crate::config::report::Mistake;
 use crate::{server::ListenAddress, upstream::Address};
 
 /// `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
@@ -29,8 +29,8 @@ pub fn admin_listen(text: &str) -> Result<ListenAddress, Mistake> {
 }
 
 /// What a port alone stands for where clients connect, and where only this machine does.
-pub(super) const EVERYWHERE: &str = "0.0.0.0";
-pub(super) const LOOPBACK: &str = "127.0.0.1";
+pub(in crate::config) const EVERYWHERE: &str = "0.0.0.0";
+pub(in crate::config) const LOOPBACK: &str = "127.0.0.1";
 
 fn listen_address(text: &str, default: &str) -> Result<ListenAddress, Mistake> {
     if let Some(path) = text.strip_prefix("unix:") {
@@ -64,7 +64,7 @@ pub fn admin(text: &str) -> Result<Option<ListenAddress>, Mistake> {
 }
 
 /// The address that somebody meant who wrote `text`; a port alone is one of `default`.
-pub(super) fn meant(text: &str, default: &str) -> Option<String> {
+pub(in crate::config) fn meant(text: &str, default: &str) -> Option<String> {
     /// Where nobody says another.
     const PORT: u16 = 8080;
     let text = text.strip_prefix("http://").unwrap_or(text);

@@ -2,11 +2,11 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use super::report::Mistake;
+use crate::config::report::Mistake;
 
 /// A bound on memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(in crate::config) enum Memory {
     /// In bytes.
     Bytes(usize),
     /// In percent of what the process may have, 1 to 100.
@@ -71,7 +71,7 @@ fn meant(text: &str) -> Option<String> {
 }
 
 /// A duration other than zero.
-pub(super) fn some_time(text: &str) -> Result<Duration, Mistake> {
+pub(in crate::config) fn some_time(text: &str) -> Result<Duration, Mistake> {
     match duration(text)? {
         Duration::ZERO => Err(Mistake::new(
             "this duration must not be zero",
@@ -82,7 +82,7 @@ pub(super) fn some_time(text: &str) -> Result<Duration, Mistake> {
 }
 
 /// A duration, or `""` for none.
-pub(super) fn optional_time(text: &str) -> Result<Option<Duration>, Mistake> {
+pub(in crate::config) fn optional_time(text: &str) -> Result<Option<Duration>, Mistake> {
     match text {
         "" => Ok(None),
         text => some_time(text).map(Some),
@@ -90,7 +90,7 @@ pub(super) fn optional_time(text: &str) -> Result<Option<Duration>, Mistake> {
 }
 
 /// `"64KiB"`, `"1MiB"`, `"1GiB"`, `"512B"`, or a plain number of bytes; not zero.
-pub(super) fn size(text: &str) -> Result<usize, Mistake> {
+pub(in crate::config) fn size(text: &str) -> Result<usize, Mistake> {
     const EXPECTED: &str = "expected a whole number of bytes, or with a unit: \"64KiB\", \"1MiB\"";
     let mistake = || Mistake::new(format!("`{text}` is not a size"), EXPECTED);
     let (number, unit) = number_and_unit(text).ok_or_else(mistake)?;
@@ -125,7 +125,7 @@ pub(super) fn size(text: &str) -> Result<usize, Mistake> {
 }
 
 /// A size, or a share such as `"25%"`.
-pub(super) fn memory(text: &str) -> Result<Memory, Mistake> {
+pub(in crate::config) fn memory(text: &str) -> Result<Memory, Mistake> {
     let Some(percent) = text.strip_suffix('%') else {
         return size(text).map(Memory::Bytes);
     };
@@ -139,7 +139,7 @@ pub(super) fn memory(text: &str) -> Result<Memory, Mistake> {
 }
 
 /// A size, a share, or `""` for no limit.
-pub(super) fn optional_memory(text: &str) -> Result<Option<Memory>, Mistake> {
+pub(in crate::config) fn optional_memory(text: &str) -> Result<Option<Memory>, Mistake> {
     match text {
         "" => Ok(None),
         text => memory(text).map(Some),
@@ -147,7 +147,7 @@ pub(super) fn optional_memory(text: &str) -> Result<Option<Memory>, Mistake> {
 }
 
 /// A whole number, zero included.
-pub(super) fn count(text: &str) -> Result<usize, Mistake> {
+pub(in crate::config) fn count(text: &str) -> Result<usize, Mistake> {
     text.parse().map_err(|_| {
         Mistake::new(
             format!("`{text}` is not a count"),
@@ -157,7 +157,7 @@ pub(super) fn count(text: &str) -> Result<usize, Mistake> {
 }
 
 /// A whole number with 32 bits, zero included.
-pub(super) fn small_count(text: &str) -> Result<u32, Mistake> {
+pub(in crate::config) fn small_count(text: &str) -> Result<u32, Mistake> {
     u32::try_from(count(text)?).map_err(|_| {
         let what = format!("`{text}` is too large");
         Mistake::new(what, "expected less than 4294967296")
@@ -165,7 +165,7 @@ pub(super) fn small_count(text: &str) -> Result<u32, Mistake> {
 }
 
 /// A whole number other than zero.
-pub(super) fn some(text: &str) -> Result<usize, Mistake> {
+pub(in crate::config) fn some(text: &str) -> Result<usize, Mistake> {
     match count(text)? {
         0 => Err(Mistake::new(
             "this number must not be zero",
@@ -176,7 +176,9 @@ pub(super) fn some(text: &str) -> Result<usize, Mistake> {
 }
 
 /// A whole number other than zero, or `""` for no limit.
-pub(super) fn optional_count<T: TryFrom<usize>>(text: &str) -> Result<Option<T>, Mistake> {
+pub(in crate::config) fn optional_count<T: TryFrom<usize>>(
+    text: &str,
+) -> Result<Option<T>, Mistake> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -187,7 +189,7 @@ pub(super) fn optional_count<T: TryFrom<usize>>(text: &str) -> Result<Option<T>,
 }
 
 /// A size, or `""` for no limit.
-pub(super) fn optional_size(text: &str) -> Result<Option<u64>, Mistake> {
+pub(in crate::config) fn optional_size(text: &str) -> Result<Option<u64>, Mistake> {
     match text {
         "" => Ok(None),
         text => size(text).map(|bytes| Some(bytes as u64)),
@@ -216,7 +218,7 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, Mistake> {
 }
 
 /// A part of the whole, 0 to 1.
-pub(super) fn fraction(text: &str) -> Result<f64, Mistake> {
+pub(in crate::config) fn fraction(text: &str) -> Result<f64, Mistake> {
     let fraction = text.parse().ok();
     let fraction = fraction.filter(|fraction| (0.0..=1.0).contains(fraction));
     fraction.ok_or_else(|| {
@@ -228,7 +230,7 @@ pub(super) fn fraction(text: &str) -> Result<f64, Mistake> {
 }
 
 /// `true` or `false`.
-pub(super) fn truth(text: &str) -> Result<bool, Mistake> {
+pub(in crate::config) fn truth(text: &str) -> Result<bool, Mistake> {
     text.parse().map_err(|_| {
         Mistake::new(
             format!("`{text}` is neither true nor false"),

@@ -6,99 +6,21 @@
 
 use std::ops::Range;
 
-use super::report::Mistake;
+use crate::config::report::{Expanded, Mistake};
 
 /// What is wrong with a variable, and where in the text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadVariable {
+pub(in crate::config) struct BadVariable {
     /// The variable as it is written.
-    pub(super) written: Range<usize>,
-    pub(super) mistake: Mistake,
-}
-
-/// A text whose variables are replaced.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Expanded {
-    pub(super) text: String,
-    /// What the variables are.
-    pub(super) values: Vec<String>,
-}
-
-/// A value of the file in which there are variables.
-#[derive(Debug)]
-pub(super) struct Variables {
-    /// Where it is, in bytes.
-    pub(super) place: Range<usize>,
-    /// The text with the names of the variables, and with what they are.
-    pub(super) written: String,
-    pub(super) expanded: Expanded,
-}
-
-/// `shown` with these variables as they are written; `None` when it says something of what
-/// they are in another way.
-pub(super) fn hide(shown: &str, variables: &[&Variables]) -> Option<String> {
-    let mut parts = vec![Part::Shown(shown)];
-    for it in variables {
-        parts = parts.into_iter().flat_map(|part| it.split(part)).collect();
-    }
-    let values: Vec<_> = variables
-        .iter()
-        .flat_map(|it| &it.expanded.values)
-        .collect();
-    let is_said = parts.iter().any(|part| match part {
-        Part::Shown(text) => {
-            let text = text.to_lowercase();
-            values.iter().any(|value| has_piece(&text, value))
-        }
-        Part::Written(_) => false,
-    });
-    let texts = parts.iter().map(|part| match part {
-        Part::Shown(text) | Part::Written(text) => *text,
-    });
-    (!is_said).then(|| texts.collect())
-}
-
-/// A part of what is shown.
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    /// As it was to be shown.
-    Shown(&'a str),
-    /// A value as it is written.
-    Written(&'a str),
-}
-
-impl Variables {
-    /// Takes the value out of `part`.
-    fn split<'a>(&'a self, part: Part<'a>) -> Vec<Part<'a>> {
-        let text = self.expanded.text.as_str();
-        match part {
-            Part::Shown(shown) if !text.is_empty() => {
-                let mut parts = Vec::new();
-                for shown in shown.split(text) {
-                    parts.extend([Part::Written(&self.written), Part::Shown(shown)]);
-                }
-                parts.split_off(1)
-            }
-            part => vec![part],
-        }
-    }
-}
-
-/// Whether a piece of `value` is in `text`, which is in lower case.
-fn has_piece(text: &str, value: &str) -> bool {
-    /// How long a piece is at least, in characters, if it is not the whole.
-    const LENGTH: usize = 3;
-    let value: Vec<_> = value.to_lowercase().chars().collect();
-    let length = value.len().min(LENGTH);
-    let mut pieces = value.windows(length.max(1));
-    pieces.any(|piece| text.contains(&piece.iter().collect::<String>()))
+    pub(in crate::config) written: Range<usize>,
+    pub(in crate::config) mistake: Mistake,
 }
 
 /// Replaces `${NAME}` and `${NAME:-default}`; `$$` becomes `$`, and any other `$` stays.
 ///
 /// As in a shell, the default also stands in for a variable that is empty. It cannot
 /// contain a closing brace. What a variable contains is not looked at again.
-pub(super) fn expand(
+pub(in crate::config) fn expand(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Expanded, BadVariable> {
@@ -134,7 +56,7 @@ pub(super) fn expand(
 
 /// The name behind a `$` in `text` that is most likely meant to be replaced, and is not: in
 /// capitals, or one that is set.
-pub(super) fn bare<'a>(
+pub(in crate::config) fn bare<'a>(
     text: &'a str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Option<&'a str> {
@@ -156,13 +78,16 @@ pub(super) fn bare<'a>(
     }
 }
 
-/// `text` as it has to be written in the file to stand for itself.
-pub(super) fn escape(text: &str) -> String {
-    if text.contains("$$") || text.contains("${") {
-        text.replace('$', "$$")
-    } else {
-        text.to_owned()
-    }
+/// A name behind a `$` that has no braces.
+pub(in crate::config) fn bare_variable(name: &str) -> Mistake {
+    Mistake::new(format!("`${name}` is no variable"), "is taken as it stands")
+        .help(format!("write ${{{name}}}, or $${name} for the text"))
+}
+
+/// `mistake` of a value that has such a name in it, with what to do, if nothing else is to be
+/// done.
+pub(in crate::config) fn with_variable(mistake: Mistake, name: &str) -> Mistake {
+    mistake.or_help(format!("for the variable write ${{{name}}}"))
 }
 
 fn unclosed(written: Range<usize>) -> BadVariable {
@@ -200,6 +125,7 @@ fn variable(inner: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::report::escape;
 
     fn expanded(text: &str) -> Result<String, BadVariable> {
         let expanded = expand(text, &|name| match name {
@@ -209,36 +135,6 @@ mod tests {
             _ => None,
         });
         expanded.map(|expanded| expanded.text)
-    }
-
-    #[test]
-    fn what_variables_are_is_hidden_also_in_pieces() {
-        let variables = |written: &str, text: &str, value: &str| Variables {
-            place: 0..1,
-            written: written.to_owned(),
-            expanded: Expanded {
-                text: text.to_owned(),
-                values: vec![value.to_owned()],
-            },
-        };
-        let hidden = |variables: &Variables, shown| hide(shown, &[variables]);
-        let token = variables("(${T}", "(Canary", "Canary");
-
-        let is_wrong = hidden(&token, "`(Canary` is wrong");
-        assert_eq!(is_wrong.unwrap(), "`(${T}` is wrong");
-        assert_eq!(hidden(&token, "something else").unwrap(), "something else");
-        assert_eq!(hidden(&token, "`Canary` is wrong"), None);
-        assert_eq!(hidden(&token, "write \"cana\""), None);
-        let short = variables("${T}", "x", "x");
-        assert_eq!(hidden(&short, "`x`").unwrap(), "`${T}`");
-        let empty = variables("${T}", "", "");
-        assert_eq!(hidden(&empty, "`` is wrong").unwrap(), "`` is wrong");
-        // Both have what is in the other.
-        let other = variables("${T}.key", "Canary.key", "Canary");
-        assert_eq!(
-            hide("`(Canary` and `Canary.key`", &[&token, &other]).unwrap(),
-            "`(${T}` and `${T}.key`"
-        );
     }
 
     #[test]

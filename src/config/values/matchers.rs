@@ -3,12 +3,12 @@
 
 use toml::de::DeValue;
 
-use super::{
-    cautions,
-    raw::{Table, Value},
-    report::{Mistake, any_of, similar},
-};
 use crate::{
+    config::{
+        cautions,
+        reader::{Table, Value},
+        report::{Mistake, any_of, similar},
+    },
     matcher::{
         Json, Matcher, Scalar,
         json::{Number, PointerError},
@@ -23,7 +23,7 @@ const CONTENT: [&str; 5] = ["json", "text", "prefix", "regex", "binary_prefix"];
 const EVENTS: [&str; 2] = ["first", "on"];
 
 /// The matchers of a message rule.
-pub(super) fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
+pub(in crate::config) fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
     each(value, |table| {
         for key in EVENTS {
             if let Some(event) = table.value(key) {
@@ -37,7 +37,7 @@ pub(super) fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
 }
 
 /// What advances a session to its next state; an empty list where that may be.
-pub(super) fn triggers(value: Value<'_>) -> Option<Vec<Trigger>> {
+pub(in crate::config) fn triggers(value: Value<'_>) -> Option<Vec<Trigger>> {
     each(value, |table| {
         let kinds = [&CONTENT[..], &EVENTS].concat();
         one_of(table, &kinds, |table| {

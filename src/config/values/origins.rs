@@ -1,10 +1,10 @@
 //! Origins as they are written, and what to write instead of what is none.
 
-use super::report::Mistake;
+use crate::config::report::Mistake;
 use crate::route::origin::Origin;
 
 /// An origin as browsers send it (RFC 6454 §6.2), or all below a name.
-pub(super) fn origin(text: &str) -> Result<Origin, Mistake> {
+pub(in crate::config) fn origin(text: &str) -> Result<Origin, Mistake> {
     text.parse().map_err(|_no_origin| {
         let mistake = Mistake::new(
             format!("`{text}` is not an origin"),

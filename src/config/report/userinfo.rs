@@ -8,7 +8,7 @@ use std::{borrow::Cow, ops::Range};
 
 use toml::de::{DeTable, DeValue};
 
-use super::expand::{Expanded, Variables};
+use super::variables::{Expanded, Variables};
 
 /// `text` with stars for the names and passwords of the URLs in it, as many as these have bytes:
 /// what is found at a place in `text` is at the same one in the result.
@@ -107,7 +107,7 @@ fn has_password(text: &str) -> bool {
 }
 
 /// A key or a value of a file that is a URL with a name and a password.
-pub(super) struct Named {
+pub(in crate::config) struct Named {
     /// Where it is, in bytes, with its quotes.
     place: Range<usize>,
     /// What it says, which with escapes is not what is written.
@@ -115,7 +115,7 @@ pub(super) struct Named {
 }
 
 /// All of them.
-pub(super) fn named(table: &DeTable<'_>) -> Vec<Named> {
+pub(in crate::config) fn named(table: &DeTable<'_>) -> Vec<Named> {
     let mut found = Vec::new();
     look_into(table, &mut found);
     found
@@ -143,7 +143,7 @@ fn look_at(value: &DeValue<'_>, place: Range<usize>, found: &mut Vec<Named>) {
 
 /// `text`, the file, with stars where these are written in such a way that [`hide`] would not
 /// find them.
-pub(super) fn hide_named(text: &str, named: &[Named]) -> String {
+pub(in crate::config) fn hide_named(text: &str, named: &[Named]) -> String {
     let mut hidden = String::with_capacity(text.len());
     let mut end = 0;
     let mut places: Vec<_> = named.iter().filter(|it| !it.is_plain_in(text)).collect();
@@ -178,14 +178,14 @@ impl Named {
     }
 
     /// What hides it where something is said about it, if [`hide`] does not.
-    pub(super) fn concealed(&self) -> Option<Variables> {
+    pub(in crate::config) fn concealed(&self) -> Option<Variables> {
         conceal(&self.text, self.place.clone())
     }
 }
 
 /// What hides the name and the password in `word` where something is said about it, if [`hide`]
 /// would not find its end.
-pub(super) fn conceal(word: &str, place: Range<usize>) -> Option<Variables> {
+pub(in crate::config) fn conceal(word: &str, place: Range<usize>) -> Option<Variables> {
     let secret = &word[self::place(word)?];
     is_unusual(word).then(|| Variables {
         place,
