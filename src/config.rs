@@ -12,12 +12,15 @@
 
 mod cautions;
 pub mod effective;
+mod keys;
+mod process;
 mod reader;
 pub mod reload;
 mod report;
 mod routes;
 mod schema;
-mod server_settings;
+mod section;
+mod shipped;
 mod tls;
 mod values;
 
@@ -31,8 +34,11 @@ use std::{
 use toml::de::DeTable;
 
 pub use effective::{Effective, Setting};
+pub use keys::concerns;
 pub use report::{Cautions, Mistake, Problems, userinfo};
 pub use schema::schema;
+pub use section::Concerns;
+pub use shipped::default_file;
 pub use values::{address, units};
 
 use crate::{
@@ -45,9 +51,6 @@ use crate::{
 };
 use reader::{File, Table};
 use report::Problem;
-
-/// The file that is shipped: every key with its default, and what it is for.
-pub const DEFAULT: &str = include_str!("../proxy.toml");
 
 /// Looks up an environment variable; [`process_environment`] is the real one.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -181,21 +184,24 @@ impl Config {
     }
 
     fn with_routes(top: &mut Table<'_>, routes: Vec<Route>) -> Self {
-        let trusted_proxies = values::trusted_proxies::read(top);
-        Self {
-            listen: server_settings::listen(top, &trusted_proxies),
-            trusted_proxies,
-            workers: server_settings::workers(top),
-            admin: server_settings::admin(top),
-            log: top.table("log", server_settings::log),
-            limits: top.table("limits", server_settings::limits),
-            drain: top.table("drain", server_settings::drain),
-            reload_poll: top.table("reload", server_settings::reload_poll),
+        // What the machine decides is read in any case.
+        let mut config = Self {
+            listen: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
+            workers: units::all_cores(),
+            admin: Some(server::ListenAddress::Tcp(server::DEFAULT_ADMIN)),
+            log: telemetry::Settings::default(),
+            limits: server::Limits::new(0),
+            drain: drain::Settings::default(),
+            reload_poll: None,
             sha256: None,
             routes: Routes::new(routes),
-            effective: top.file().effective(),
+            effective: Effective::default(),
             cautions: Cautions::default(),
-        }
+        };
+        process::read(top, &mut config);
+        config.effective = top.file().effective();
+        config
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Exit, Run, print};
-use crate::config::{DEFAULT, schema};
+use crate::config::{default_file, schema};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +49,7 @@ impl Config {
                 Ok(config) => print(&config.effective.to_toml()),
                 Err(error) => return error.report(),
             },
-            Command::Default => print(DEFAULT),
+            Command::Default => print(&default_file()),
             Command::Schema => print(&format!("{:#}\n", schema())),
         }
         Exit::Success

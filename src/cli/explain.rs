@@ -16,7 +16,7 @@ use hyper::header;
 use self::{request::Request, settings::Settings};
 use super::{Exit, configuration, print, report};
 use crate::{
-    config::{Config, address},
+    config::{Concerns, Config, address},
     http::response::Refusal,
     route::{Accept, Route},
 };
@@ -38,20 +38,6 @@ Exit status:
   1   the request is refused
   2   the command line is wrong
   78  the configuration is wrong";
-
-/// Where the settings of a route are that sessions alone have, and plain requests.
-const OF_WEBSOCKETS: [&str; 9] = [
-    "accept",
-    "breaker.",
-    "close_codes.",
-    "gate.",
-    "hold.",
-    "message[",
-    "origins",
-    "subprotocols",
-    "tunnel.",
-];
-const OF_PLAIN_REQUESTS: [&str; 1] = ["http."];
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -182,8 +168,7 @@ fn explain_websocket(
             settings.close_codes(),
         ),
     );
-    let is_meant = |key: &str| OF_WEBSOCKETS.iter().any(|it| key.starts_with(it));
-    text.also(&settings.rest_of_route(is_meant));
+    text.also(&settings.rest_of_route(Concerns::WebSockets));
     true
 }
 
@@ -300,10 +285,7 @@ fn explain_plain(settings: &Settings, text: &mut Lines) {
             http("body_timeout"),
         ),
     );
-    // Some are for opening handshakes as well.
-    let is_of_both = |key: &str| ["http.underscores", "http.non_ascii"].contains(&key);
-    let is_meant = |key: &str| key.starts_with("http.") && !is_of_both(key);
-    text.also(&settings.rest_of_route(is_meant));
+    text.also(&settings.rest_of_route(Concerns::PlainRequests));
 }
 
 /// What is the same for both.
@@ -318,12 +300,7 @@ fn explain_connections(settings: &Settings, text: &mut Lines) {
         "values",
         format_args!("that are not ASCII: {}", http("non_ascii")),
     );
-    let of_one_kind = [&OF_WEBSOCKETS[..], &OF_PLAIN_REQUESTS].concat();
-    let is_meant = |key: &str| {
-        let is_told = ["host", "path"].contains(&key);
-        !is_told && !of_one_kind.iter().any(|it| key.starts_with(it))
-    };
-    text.also(&settings.rest_of_route(is_meant));
+    text.also(&settings.rest_of_route(Concerns::All));
 }
 
 fn explain_limits(settings: &Settings, text: &mut Lines) {

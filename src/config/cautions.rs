@@ -5,6 +5,8 @@
 //! * Whoever means it can write it so that nothing is said: a gate by naming its trigger, a
 //!   dollar sign by `$$`.
 
+use std::ops::Range;
+
 use toml::de::DeValue;
 
 use super::{
@@ -12,8 +14,8 @@ use super::{
     report::{Mistake, Problem},
 };
 use crate::{
-    route::Accept,
-    session::{gate, rules::Rule},
+    route::{Accept, Route},
+    session::rules::Rule,
 };
 
 /// Words in hosts and paths of applications that talk over `WebSockets`.
@@ -66,7 +68,7 @@ pub(super) fn of_text(value: Value<'_>, text: &str) {
 }
 
 /// Notes that `rule`, which `table` is, decides nothing after those `before` it.
-pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, std::ops::Range<usize>)]) {
+pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, Range<usize>)]) {
     let decides = |matcher| {
         let mut before = before.iter();
         before.find(|(rule, _)| rule.matchers.contains(matcher))
@@ -93,29 +95,19 @@ pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, std::ops:
         .caution(caution.context(first.clone(), "decides instead"));
 }
 
-/// What a route is, as far as its gate has to do with it.
-pub(super) struct Gated<'a> {
-    pub(super) host: &'a str,
-    pub(super) path: &'a str,
-    pub(super) accept: Accept,
-    pub(super) gate: &'a gate::Settings,
-    /// Where its first message rule is.
-    pub(super) rule: Option<std::ops::Range<usize>>,
-}
-
 /// Notes that the gate of the route that `table` is opens at the 101 although nobody has said
 /// so, and more seems to be meant.
-pub(super) fn of_gate(table: &mut Table<'_>, route: &Gated<'_>) {
+/// `rule` is the place of its first message rule.
+pub(super) fn of_gate(table: &mut Table<'_>, route: &Route, rule: Option<Range<usize>>) {
     let is_said = table.lookup("gate").is_some_and(|gate| {
         let gate = gate.content().as_table();
         gate.is_some_and(|gate| gate.contains_key("ready"))
     });
-    let has_name = route.accept == Accept::Early && is_talker(route.host, route.path);
-    let is_more = has_name
-        || route.rule.is_some()
-        || !route.gate.forward_ready
-        || !route.gate.services_ready.is_empty();
-    if is_said || !route.gate.opens_on_upgrade() || !is_more {
+    let gate = &route.session.gate;
+    let has_name = route.accept == Accept::Early && is_talker(&route.host, &route.path);
+    let is_more =
+        has_name || rule.is_some() || !gate.forward_ready || !gate.services_ready.is_empty();
+    if is_said || !gate.opens_on_upgrade() || !is_more {
         return;
     }
     let what = "this route holds nothing once the upstream has answered with 101";
@@ -125,8 +117,8 @@ pub(super) fn of_gate(table: &mut Table<'_>, route: &Gated<'_>) {
          ready = { on = \"upgrade\" }",
     );
     let caution = Problem::at(table.span(), mistake);
-    table.file().caution(match &route.rule {
-        Some(rule) => caution.context(rule.clone(), "these messages are held until then only"),
+    table.file().caution(match rule {
+        Some(rule) => caution.context(rule, "these messages are held until then only"),
         None => caution,
     });
 }

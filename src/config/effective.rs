@@ -1,8 +1,7 @@
 //! What is in effect and where it comes from, for people to look at.
 //!
 //! Values are as the file has them: `"25%"` and not what that is on this machine. What is not
-//! in the file is taken from the file that is shipped, which has every default; a test holds
-//! that against the code.
+//! in the file is the default of its row in [`keys`]; a test holds those against the code.
 //!
 //! # Invariants
 //!
@@ -13,28 +12,13 @@
 
 mod show;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 use serde_json::Value;
 use toml::de::DeValue;
 
-use super::{Config, DEFAULT, report::escape};
-
-/// The defaults in tables that the shipped file has only as examples.
-fn defaults_of_optional_tables() -> [(&'static str, &'static str, Value); 6] {
-    [
-        ("listen[].tls", "client_ca", "".into()),
-        ("listen[].tls", "h2", true.into()),
-        ("route[].message[]", "priority", "normal".into()),
-        ("route[].message[]", "release", "ready".into()),
-        ("route[].tls", "ca", "".into()),
-        ("route[].tls", "server_name", "".into()),
-    ]
-}
+use super::{keys, report::escape, section::Section};
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -91,15 +75,13 @@ impl Effective {
     #[must_use]
     pub fn settings(&self) -> Vec<Setting> {
         let mut all = self.0.clone();
-        for (key, value) in defaults() {
-            for key in self.instances(&key) {
-                all.entry(key).or_insert((value.clone(), Origin::Default));
-            }
-        }
-        for (table, key, value) in defaults_of_optional_tables() {
-            for table in self.tables(table) {
-                let key = format!("{table}.{key}");
-                all.entry(key).or_insert((value.clone(), Origin::Default));
+        for section in keys::sections() {
+            for table in self.tables(section) {
+                for row in section.rows_with_defaults() {
+                    let default = || (row.default_value(), Origin::Default);
+                    let key = join(&table, row.name);
+                    all.entry(key).or_insert_with(default);
+                }
             }
         }
         let mut settings: Vec<_> = all
@@ -114,45 +96,42 @@ impl Effective {
         self.0.insert(key, (value, origin));
     }
 
-    /// The tables of which something was said and that are called `name`, where `[]` stands
-    /// for any number.
-    fn tables(&self, name: &str) -> BTreeSet<&str> {
-        let tables = self
-            .0
-            .keys()
-            .filter_map(|key| Some(key.rsplit_once('.')?.0));
-        let is_so = |table: &&str| {
-            let parts = table.split(['[', ']']).enumerate();
-            let names = parts.map(|(index, part)| if index % 2 == 0 { part } else { "[]" });
-            names.collect::<String>() == name
-        };
-        tables.filter(is_so).collect()
+    /// Names of the tables that are of this section: each of a list, and one that nobody has
+    /// mentioned unless it has to be asked for.
+    fn tables(&self, section: &Section) -> Vec<String> {
+        let mut tables = vec![String::new()];
+        for step in section.name.split('.').filter(|step| !step.is_empty()) {
+            let numbered = |table: String| match step.strip_suffix("[]") {
+                Some(list) => self.elements(&join(&table, list)),
+                None => vec![join(&table, step)],
+            };
+            tables = tables.into_iter().flat_map(numbered).collect();
+        }
+        if !section.is_shipped() {
+            tables.retain(|table| self.has_in(table));
+        }
+        tables
     }
 
-    /// What a default of the first table of a list, `route[0].path`, is called in each table
-    /// of that list; other keys are themselves.
-    fn instances(&self, key: &str) -> Vec<String> {
-        let Some((list, rest)) = key.split_once("[0]") else {
-            return vec![key.to_owned()];
-        };
-        let has = |index: usize| {
-            let table = format!("{list}[{index}].");
-            let mut from = self.0.range(table.clone()..);
-            from.next().is_some_and(|(key, _)| key.starts_with(&table))
-        };
-        let indices = (0..).take_while(|index| has(*index));
-        indices
-            .map(|index| format!("{list}[{index}]{rest}"))
-            .collect()
+    /// Names of the tables in a list.
+    fn elements(&self, list: &str) -> Vec<String> {
+        let elements = (0..).map(|index| format!("{list}[{index}]"));
+        elements.take_while(|table| self.has_in(table)).collect()
+    }
+
+    /// Returns whether somebody has said something in `table`.
+    fn has_in(&self, table: &str) -> bool {
+        let prefix = format!("{table}.");
+        let mut from = self.0.range(prefix.clone()..);
+        from.next().is_some_and(|(key, _)| key.starts_with(&prefix))
     }
 }
 
-/// What the shipped file says.
-pub(super) fn defaults() -> BTreeMap<String, Value> {
-    let shipped = Config::parse("proxy.toml", DEFAULT, &|_| None);
-    let shipped = shipped.expect("a test reads the shipped file");
-    let settings = shipped.effective.0.into_iter();
-    settings.map(|(key, (value, _))| (key, value)).collect()
+fn join(table: &str, key: &str) -> String {
+    match table {
+        "" => key.to_owned(),
+        table => format!("{table}.{key}"),
+    }
 }
 
 /// `key` so that `route[10]` comes behind `route[9]`.
@@ -225,7 +204,7 @@ impl Shown<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Config, *};
 
     fn environment(name: &str) -> Option<String> {
         match name {

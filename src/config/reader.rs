@@ -13,6 +13,7 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 
 use toml::de::DeTable;
 
+pub(super) use expand::expand;
 pub(super) use table::Table;
 pub(super) use value::Value;
 
@@ -183,12 +184,5 @@ impl UnknownKey {
         } else {
             format!("did you mean {}?", any_of(elsewhere))
         }
-    }
-}
-
-/// Replaces a default by what the file says, if it says something.
-pub(super) fn override_with<T>(setting: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *setting = value;
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use tokio::{sync::oneshot, time};
 
-use super::{Config, Effective, Setting};
+use super::{Config, Effective, Setting, keys};
 
 /// How long the file and what it names may take to be read before whoever asks is told so.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ impl Trigger {
 
 /// What cannot change while the program runs and differs between the two, by its keys.
 #[must_use]
-pub fn fixed_differences(old: &Config, new: &Config) -> Vec<&'static str> {
+pub fn fixed_differences(old: &Config, new: &Config) -> Vec<String> {
     let addresses = |config: &Config| {
         let listen = config
             .listen
@@ -137,15 +137,14 @@ pub fn fixed_differences(old: &Config, new: &Config) -> Vec<&'static str> {
         addresses.sort();
         addresses
     };
-    let all = [
-        ("listen (its addresses)", addresses(old) != addresses(new)),
-        ("admin.listen", old.admin != new.admin),
-        ("workers", old.workers != new.workers),
-        ("log.format", old.log.format != new.log.format),
-        ("reload.poll", old.reload_poll != new.reload_poll),
-    ];
-    let differences = all.into_iter().filter(|(_, differs)| *differs);
-    differences.map(|(key, _)| key).collect()
+    let listen = (addresses(old) != addresses(new)).then(|| "listen (its addresses)".to_owned());
+    listen
+        .into_iter()
+        .chain(keys::ADMIN.fixed_differences(old, new))
+        .chain(keys::TOP.fixed_differences(old, new))
+        .chain(keys::LOG.fixed_differences(&old.log, &new.log))
+        .chain(keys::RELOAD.fixed_differences(old, new))
+        .collect()
 }
 
 /// What is different in `new`: routes that were added or removed, and keys that have changed,

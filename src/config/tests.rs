@@ -17,6 +17,9 @@ use crate::{
     upstream,
 };
 
+/// The file as it is in the repository.
+const SHIPPED: &str = include_str!("../../proxy.toml");
+
 fn environment(name: &str) -> Option<String> {
     match name {
         "BACKEND" => Some("http://backend:9000".to_owned()),
@@ -52,7 +55,8 @@ fn debug(value: impl std::fmt::Debug) -> String {
 
 /// The shipped file with its examples: lines with a `#` that no space follows.
 pub(super) fn shipped_with_examples() -> String {
-    let lines = DEFAULT.lines().map(|line| match line.strip_prefix('#') {
+    let text = default_file();
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
         Some(example) if !example.starts_with(' ') => example,
         _ => line,
     });
@@ -80,8 +84,17 @@ fn with_tls_files() -> (tempfile::TempDir, impl Fn(&str) -> Option<String>) {
 }
 
 #[test]
+fn the_shipped_file_is_the_one_that_the_rows_make() {
+    assert!(
+        default_file() == SHIPPED,
+        "run: cargo run -- config default > proxy.toml\n{}",
+        default_file()
+    );
+}
+
+#[test]
 fn the_shipped_file_says_what_the_defaults_are() {
-    let shipped = parse(DEFAULT).unwrap_or_else(|problems| panic!("{problems}"));
+    let shipped = parse(&default_file()).unwrap_or_else(|problems| panic!("{problems}"));
     let upstream = address::upstream("http://127.0.0.1:8081").unwrap();
     let defaults = Config::for_upstream(upstream, &environment).unwrap();
 
@@ -394,7 +407,7 @@ error: unknown key `colour`
 2 | colour = "red"
   | ^^^^^^ the top of the file has no such key
   |
-  = help: expected `route`, `trusted_proxies`, `listen`, `workers`, `admin`, `log`, `limits`, `drain` or `reload`
+  = help: expected `route`, `trusted_proxies`, `workers`, `listen`, `admin`, `log`, `limits`, `drain` or `reload`
 
 error: `127.0.0.1:8081` is not the address of an upstream
  --> proxy.toml:5:12
@@ -891,12 +904,12 @@ proptest::proptest! {
 
     #[test]
     fn a_damaged_file_never_makes_the_reader_panic(
-        position in 0..DEFAULT.len(),
+        position in 0..SHIPPED.len(),
         length in 0..40_usize,
     ) {
-        let start = DEFAULT.floor_char_boundary(position);
-        let end = DEFAULT.floor_char_boundary((start + length).min(DEFAULT.len()));
-        let text = format!("{}{}", &DEFAULT[..start], &DEFAULT[end..]);
+        let start = SHIPPED.floor_char_boundary(position);
+        let end = SHIPPED.floor_char_boundary((start + length).min(SHIPPED.len()));
+        let text = format!("{}{}", &SHIPPED[..start], &SHIPPED[end..]);
         let _ = parse(&text).map_err(|problems| problems.render(false));
     }
 }

@@ -3,32 +3,59 @@
 
 use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::{
+    keys,
     reader::Table,
     report::{Mistake, Problem},
-    values::{address::Upstream, units},
+    values::{address::Upstream, files::server_name},
 };
 use crate::{
     server,
-    tls::{self, FileError, Identity, IdentityFiles},
+    tls::{FileError, Identity, IdentityFiles},
     upstream::{self, Address, tls::Roots},
 };
 
-impl From<FileError> for Mistake {
-    fn from(error: FileError) -> Self {
-        let mistake = Self::new(error.what, error.expected);
-        match error.help {
-            Some(help) => mistake.help(help),
-            None => mistake,
+/// A certificate and its key, each with its file.
+#[derive(Default)]
+pub(super) struct Pair {
+    pub(super) certificate: Option<(PathBuf, Vec<CertificateDer<'static>>)>,
+    pub(super) key: Option<(PathBuf, PrivateKeyDer<'static>)>,
+}
+
+/// `[listen.tls]`.
+pub(super) struct ListenerTls {
+    pub(super) pair: Pair,
+    pub(super) client_ca: Option<PathBuf>,
+    pub(super) h2: bool,
+}
+
+impl Default for ListenerTls {
+    fn default() -> Self {
+        Self {
+            pair: Pair::default(),
+            client_ca: None,
+            h2: true,
         }
     }
 }
 
+/// `[route.tls]`.
+#[derive(Default)]
+pub(super) struct UpstreamTls {
+    pub(super) pair: Pair,
+    /// The authorities that are trusted; `None`: those of the machine.
+    pub(super) ca: Option<PathBuf>,
+    pub(super) server_name: Option<ServerName<'static>>,
+}
+
 /// `[listen.tls]`; `None` when there is a problem.
 pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
-    let first = identity(table);
+    let mut written = ListenerTls::default();
+    report_half_pair(table);
+    keys::LISTEN_TLS.read(table, &mut written);
+    let first = identity(table, written.pair);
     if first.is_none() && table.is_sound() {
         let what = "this listener has no certificate";
         let mistake = Mistake::new(what, "expected certificate = \"/path.pem\"");
@@ -38,7 +65,10 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
         );
     }
     let additional = table.tables("additional", |additional| {
-        let identity = identity(additional);
+        let mut pair = Pair::default();
+        report_half_pair(additional);
+        keys::ADDITIONAL.read(additional, &mut pair);
+        let identity = identity(additional, pair);
         if identity.is_none() && additional.is_sound() {
             let what = "there is no certificate";
             additional.lacks(
@@ -48,16 +78,14 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
         }
         identity
     });
-    let client_ca = authorities(table, "client_ca");
-    let h2 = table.measure("h2", units::truth);
     if !table.is_sound() {
         return None;
     }
     let identities = first.into_iter().chain(additional.into_iter().flatten());
     let settings = server::tls::Settings {
         identities: identities.collect(),
-        client_ca,
-        h2: h2.unwrap_or(true),
+        client_ca: written.client_ca,
+        h2: written.h2,
     };
     loaded(table, server::Tls::load(settings))
 }
@@ -75,12 +103,10 @@ pub(super) fn upstream(
     let written = table.lookup("tls");
     let url = table.lookup("upstream");
     table.table("tls", |tls| {
-        let file = authorities(tls, "ca");
-        let identity = identity(tls);
-        let given_name = tls.parse("server_name", |name| {
-            let is_given = !name.is_empty();
-            is_given.then(|| server_name(name)).transpose()
-        });
+        let mut settings = UpstreamTls::default();
+        report_half_pair(tls);
+        keys::TLS.read(tls, &mut settings);
+        let identity = identity(tls, settings.pair);
         let upstream = upstream?;
         if !upstream.is_tls {
             if let Some(written) = written {
@@ -90,13 +116,13 @@ pub(super) fn upstream(
             }
             return None;
         }
-        let server_name = match given_name.flatten() {
+        let server_name = match settings.server_name {
             Some(name) => name,
             None => host_name(&upstream.address)
                 .map_err(|mistake| url.map(|url| url.report(mistake)))
                 .ok()?,
         };
-        let roots = match file {
+        let roots = match settings.ca {
             Some(file) => Roots::File(file),
             None => shared(system_roots)
                 .map_err(|error| url.map(|url| url.report(error.into())))
@@ -141,18 +167,9 @@ fn host_name(address: &Address) -> Result<ServerName<'static>, Mistake> {
     }
 }
 
-fn server_name(name: &str) -> Result<ServerName<'static>, Mistake> {
-    ServerName::try_from(name.to_owned()).map_err(|_| {
-        let what = format!("`{name}` is not a name that a certificate can be for");
-        Mistake::new(what, "expected a host name or an IP address")
-    })
-}
-
-/// The files `certificate` and `key`; `None` also when the table has neither.
-fn identity(table: &mut Table<'_>) -> Option<IdentityFiles> {
-    let certificate_value = table.lookup("certificate");
-    let key_value = table.lookup("key");
-    match (&certificate_value, &key_value) {
+/// Reports that one of `certificate` and `key` is there without the other.
+fn report_half_pair(table: &mut Table<'_>) {
+    match (table.lookup("certificate"), table.lookup("key")) {
         (Some(value), None) => {
             let mistake = Mistake::new("this certificate has no key", "expected a `key`, too");
             value.report(mistake.help("if it is in the same file, name that file twice"));
@@ -163,38 +180,22 @@ fn identity(table: &mut Table<'_>) -> Option<IdentityFiles> {
         }
         _ => {}
     }
-    let certificate = table.parse("certificate", |file| {
-        let chain = tls::certificates(file.as_ref())?;
-        Ok((PathBuf::from(file), chain))
-    });
-    let key = table.parse("key", |file| {
-        let key = tls::private_key(file.as_ref())?;
-        Ok((PathBuf::from(file), key))
-    });
-    let ((certificate, chain), (key, private_key)) = certificate.zip(key)?;
+}
+
+/// The files of `pair`, which fit together; `None` also when the table has neither.
+fn identity(table: &mut Table<'_>, pair: Pair) -> Option<IdentityFiles> {
+    let ((certificate, chain), (key, private_key)) = pair.certificate.zip(pair.key)?;
     let files = IdentityFiles { certificate, key };
     match Identity::new(&files, chain, private_key) {
         Ok(_) => Some(files),
         Err(error) => {
-            let problem = Problem::at(key_value?.span(), error.into());
-            let certificate = certificate_value?.span();
+            let problem = Problem::at(table.lookup("key")?.span(), error.into());
+            let certificate = table.lookup("certificate")?.span();
             let problem = problem.context(certificate, "of this certificate");
             table.file().report(problem);
             None
         }
     }
-}
-
-/// A file with certificates of authorities; `""` is none.
-fn authorities(table: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
-    let file = table.parse(key, |file| {
-        if file.is_empty() {
-            return Ok(None);
-        }
-        tls::authorities(file.as_ref())?;
-        Ok(Some(PathBuf::from(file)))
-    });
-    file.flatten()
 }
 
 /// What was loaded, or the problem of a file that has changed since it was checked.

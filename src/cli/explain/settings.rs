@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use crate::config::Config;
+use crate::config::{Concerns, Config, concerns};
 
 /// The settings of a route and of the process, of which each that is asked for counts as told.
 pub(super) struct Settings {
@@ -68,16 +68,23 @@ impl Settings {
 
     /// As which code a client is closed for each status with which the upstream refuses.
     pub(super) fn close_codes(&self) -> String {
-        let codes = self.rest_of_route(|key| key.starts_with("close_codes."));
-        let codes = codes
+        let codes = self.rest(&format!("{}close_codes.", self.route), |_| true);
+        codes
             .iter()
-            .filter_map(|code| code.strip_prefix("close_codes."));
-        codes.flat_map(|code| [code, ", "]).collect()
+            .flat_map(|code| [code.as_str(), ", "])
+            .collect()
     }
 
-    /// What has not been told of the route and has a key that `is_meant`, as a file has it.
-    pub(super) fn rest_of_route(&self, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
-        self.rest(&self.route, is_meant)
+    /// What has not been told of the route and bears on these requests, as a file has it.
+    pub(super) fn rest_of_route(&self, these: Concerns) -> Vec<String> {
+        // The scope of the route says these.
+        let is_scope = |name: &str| {
+            let key = name.strip_prefix(&self.route);
+            key.is_some_and(|key| ["host", "path"].contains(&key))
+        };
+        self.rest(&self.route, |name| {
+            !is_scope(name) && concerns(name) == these
+        })
     }
 
     /// The same of the table of the process that is called `table`.
@@ -90,7 +97,7 @@ impl Settings {
         let mut rest = Vec::new();
         for (name, written) in &self.all {
             let key = name.strip_prefix(table);
-            if let Some(key) = key.filter(|key| is_meant(key))
+            if let Some(key) = key.filter(|_| is_meant(name))
                 && told.insert(name.clone())
             {
                 rest.push(format!("{key} = {written}"));

@@ -1,6 +1,6 @@
 //! One table of the file, whose keys are taken one by one.
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
@@ -11,7 +11,6 @@ use super::{
 use crate::config::{
     effective::Origin,
     report::{Mistake, Problem, similar},
-    values::units,
 };
 
 /// One table of the file, or one that the file does not have and that is therefore empty.
@@ -70,33 +69,6 @@ impl<'a> Table<'a> {
         read: impl FnOnce(Value<'a>) -> Option<T>,
     ) -> Option<T> {
         self.value(key).and_then(read)
-    }
-
-    /// Like [`take`](Self::take) for a value that is written in some notation.
-    pub(in crate::config) fn parse<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Mistake>,
-    ) -> Option<T> {
-        self.take(key, |value| value.parse(parse))
-    }
-
-    /// The same for what is no secret: a number, a size, a duration, a truth value or an address.
-    pub(in crate::config) fn measure<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Mistake>,
-    ) -> Option<T> {
-        self.take(key, |value| value.measure(parse))
-    }
-
-    pub(in crate::config) fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        self.measure(key, units::duration)
-    }
-
-    /// A duration other than zero.
-    pub(in crate::config) fn some_time(&mut self, key: &'static str) -> Option<Duration> {
-        self.measure(key, units::some_time)
     }
 
     /// The table `key`, read to its end; an empty one when it is not there.

@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::{File, Table, expand};
+use super::{
+    File, Table,
+    expand::{self, expand},
+};
 use crate::config::report::{Mistake, Problem, Variables, any_of, similar, userinfo};
 
 /// Where a value is; a `Range` that can be copied.
@@ -35,6 +38,11 @@ pub(in crate::config) struct Value<'a> {
 impl<'a> Value<'a> {
     pub(in crate::config) fn span(&self) -> Range<usize> {
         self.place.start..self.place.end
+    }
+
+    /// Name of the key that it is of.
+    pub(in crate::config) fn key(&self) -> &'a str {
+        self.key
     }
 
     /// Reports what is wrong with this value.
@@ -188,7 +196,7 @@ impl<'a> Value<'a> {
         if let Some(name) = expand::bare(text, self.file.environment) {
             self.caution(expand::bare_variable(name));
         }
-        match expand::expand(text, self.file.environment) {
+        match expand(text, self.file.environment) {
             Ok(expanded) => {
                 let replaced = expanded.text.clone();
                 if !expanded.values.is_empty() {

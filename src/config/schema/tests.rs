@@ -86,9 +86,12 @@ fn file_with(name: &str, value: &str) -> String {
 #[test]
 fn the_words_of_the_schema_are_those_that_are_understood() {
     let mut seen = 0;
-    for (name, notation) in KEYS {
-        let Word(words) = notation else { continue };
-        let problems = Config::parse("test", &file_with(name, "\"?\""), &|_| None).unwrap_err();
+    for (section, row) in keys::sections().flat_map(|it| it.rows.iter().map(move |row| (it, row))) {
+        let Notation::Word(words) = (row.notation)() else {
+            continue;
+        };
+        let name = section.key_name(row);
+        let problems = Config::parse("test", &file_with(&name, "\"?\""), &|_| None).unwrap_err();
         let problems = problems.to_string();
         let expected = format!("expected {}", any_of(words.iter().copied()));
         assert!(problems.contains(&expected), "{name}: {problems}");

@@ -7,7 +7,7 @@ use std::{
 
 use http::Uri;
 
-use crate::config::report::Mistake;
+use crate::config::{reader::Value, report::Mistake};
 use crate::{server::ListenAddress, upstream::Address};
 
 /// `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
@@ -114,6 +114,13 @@ impl fmt::Display for Upstream {
 /// What is wrong with `text`.
 pub fn upstream(text: &str) -> Result<Upstream, Mistake> {
     upstream_address(text).map_err(|mistake| mistake.about(text))
+}
+
+/// The one upstream of a route.
+pub(in crate::config) fn only_upstream(value: Value<'_>) -> Option<Upstream> {
+    let expected = "expected one address, such as \"http://127.0.0.1:8081\"";
+    let help = "where a name has several addresses, they are tried in turn";
+    value.alone(expected, help)?.measure(upstream)
 }
 
 fn upstream_address(text: &str) -> Result<Upstream, Mistake> {

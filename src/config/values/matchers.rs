@@ -3,6 +3,7 @@
 
 use toml::de::DeValue;
 
+use super::{Notation, Other};
 use crate::{
     config::{
         cautions,
@@ -22,8 +23,32 @@ const CONTENT: [&str; 5] = ["json", "text", "prefix", "regex", "binary_prefix"];
 /// Conditions that only the gate knows.
 const EVENTS: [&str; 2] = ["first", "on"];
 
+pub(in crate::config) const MATCHERS: Other<Vec<Matcher>> = Other(Notation::Matchers, |value| {
+    if is_empty_list(value) {
+        let what = "this rule matches nothing";
+        return value.problem(Mistake::new(what, "expected at least one matcher"));
+    }
+    content(value)
+});
+pub(in crate::config) const TRIGGERS: Other<Vec<Trigger>> = Other(Notation::Triggers, triggers);
+/// Those of a state that every session has to reach.
+pub(in crate::config) const NEEDED_TRIGGERS: Other<Vec<Trigger>> =
+    Other(Notation::Triggers, |value| {
+        if is_empty_list(value) {
+            let what = format!("no session could become `{}`", value.key());
+            let mistake = Mistake::new(what, "expected at least one matcher");
+            return value.problem(mistake.help("leave the key out for the default"));
+        }
+        triggers(value)
+    });
+
+fn is_empty_list(value: Value<'_>) -> bool {
+    let list = value.content().as_array();
+    list.is_some_and(|list| list.is_empty())
+}
+
 /// The matchers of a message rule.
-pub(in crate::config) fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
+fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
     each(value, |table| {
         for key in EVENTS {
             if let Some(event) = table.value(key) {
@@ -37,7 +62,7 @@ pub(in crate::config) fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
 }
 
 /// What advances a session to its next state; an empty list where that may be.
-pub(in crate::config) fn triggers(value: Value<'_>) -> Option<Vec<Trigger>> {
+fn triggers(value: Value<'_>) -> Option<Vec<Trigger>> {
     each(value, |table| {
         let kinds = [&CONTENT[..], &EVENTS].concat();
         one_of(table, &kinds, |table| {

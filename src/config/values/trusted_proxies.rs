@@ -3,15 +3,12 @@
 use std::net::IpAddr;
 
 use crate::client::{Network, PRIVATE_NETWORKS, TrustedProxies};
-use crate::config::{reader::Table, report::Mistake};
+use crate::config::{reader::Value, report::Mistake};
 
 /// `trusted_proxies = ["10.0.0.0/8", "192.0.2.7", "private", "unix"]`
-pub(in crate::config) fn read(top: &mut Table<'_>) -> TrustedProxies {
+pub(in crate::config) fn read(value: Value<'_>) -> Option<TrustedProxies> {
     let mut trusted = TrustedProxies::default();
-    let elements = top.take("trusted_proxies", |value| {
-        Some(value.list()?.collect::<Vec<_>>())
-    });
-    for element in elements.into_iter().flatten() {
+    for element in value.list()? {
         match element.measure(proxies) {
             Some(Proxies::Private) => trusted.networks.extend(PRIVATE_NETWORKS),
             Some(Proxies::Network(network)) => trusted.networks.push(network),
@@ -19,7 +16,7 @@ pub(in crate::config) fn read(top: &mut Table<'_>) -> TrustedProxies {
             None => {}
         }
     }
-    trusted
+    Some(trusted)
 }
 
 enum Proxies {

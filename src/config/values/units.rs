@@ -205,7 +205,7 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, Mistake> {
     /// More threads than any machine has cores.
     const MAX_WORKERS: usize = 4096;
     if text == "auto" {
-        return Ok(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+        return Ok(all_cores());
     }
     let workers = text.parse().ok();
     let workers = workers.filter(|workers: &NonZeroUsize| workers.get() <= MAX_WORKERS);
@@ -215,6 +215,11 @@ pub fn workers(text: &str) -> Result<NonZeroUsize, Mistake> {
             format!("expected 1 to {MAX_WORKERS}, or \"auto\" for one per core"),
         )
     })
+}
+
+/// One worker per core.
+pub(in crate::config) fn all_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// A part of the whole, 0 to 1.
