@@ -49,6 +49,7 @@ section! {
     /// is for the host that it asks for, and the one above if there is none.
     pub(in crate::config) ADDITIONAL: Pair = "listen[].tls.additional[]", commented_out;
 
+    /// The certificate and its private key, as above.
     certificate: CERTIFICATE = "${TLS_FILES:-/etc/readygate}/tls.crt", required;
     key: PRIVATE_KEY = "${TLS_FILES:-/etc/readygate}/tls.key", required;
 }

@@ -83,8 +83,11 @@ section! {
     /// part of each wait that is random, 0 to 1.
     pub(in crate::config) RETRY: Retry = "route[].connect.retry", inline;
 
+    /// The first wait.
     initial: POSITIVE_TIME = "25ms";
+    /// The longest wait.
     max: POSITIVE_TIME = "1s";
+    /// The part of each wait that is random.
     jitter: FRACTION = 0.5;
 }
 

@@ -58,8 +58,13 @@ section! {
     /// priority "normal" and is held until the session is ready.
     pub(in crate::config) MESSAGE: Rule = "route[].message[]", in_example, websockets;
 
+    /// The messages that the rule is for: one matcher or a list, of which any one will do; those of
+    /// the gate, but for `first` and `on`.
     match: MATCHERS = { json = { "/type" = "…" } } => matchers, required;
+    /// Who is delivered first, and shed last; "critical" is never shed.
     priority: PRIORITY = "normal";
+    /// The state of the session from which on the message goes upstream, though the session is not
+    /// ready yet; "ready": not before it is.
     release: RELEASE = "ready";
 }
 

@@ -106,6 +106,10 @@ fn every_key_says_what_it_is_for_and_has_the_default_of_the_file() {
     let limits = &schema["properties"]["limits"]["properties"];
     let route = &schema["properties"]["route"]["items"]["properties"];
 
+    for (row, text) in keys::sections().flat_map(Section::rows_with_texts) {
+        let is_status = row.name.parse::<u16>().is_ok();
+        assert!(is_status || !text.is_empty(), "{row:?}");
+    }
     let about = |key: &Value| key["description"].as_str().unwrap().to_owned();
     assert!(about(&limits["max_headers"]).starts_with("The most header lines"));
     assert_eq!(
