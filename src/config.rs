@@ -15,6 +15,7 @@ pub mod effective;
 mod keys;
 mod process;
 mod reader;
+mod reference;
 pub mod reload;
 mod report;
 mod routes;
@@ -35,6 +36,7 @@ use toml::de::DeTable;
 
 pub use effective::{Effective, Setting};
 pub use keys::concerns;
+pub use reference::reference;
 pub use report::{Cautions, Mistake, Problems, userinfo};
 pub use schema::schema;
 pub use section::Concerns;

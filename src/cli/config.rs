@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Exit, Run, print};
-use crate::config::{default_file, schema};
+use crate::config::{default_file, reference, schema};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +38,8 @@ enum Command {
     Show(Run),
     /// Show the complete file with every default, and what each key is for
     Default,
+    /// Show a page of Markdown with every key, its values and default, and what it is for
+    Reference,
     /// Show the JSON Schema of the file, for editors
     Schema,
 }
@@ -50,6 +52,7 @@ impl Config {
                 Err(error) => return error.report(),
             },
             Command::Default => print(&default_file()),
+            Command::Reference => print(&reference()),
             Command::Schema => print(&format!("{:#}\n", schema())),
         }
         Exit::Success

@@ -104,6 +104,18 @@ fn a_file_that_is_wrong_is_not_shown() {
 }
 
 #[test]
+fn the_reference_in_docs_is_that_of_the_keys() {
+    let directory = tempfile::tempdir().unwrap();
+
+    let output = run(directory.path(), &["config", "reference"]);
+
+    assert!(
+        stdout(&output) == include_str!("../../docs/configuration.md"),
+        "run: cargo run -- config reference > docs/configuration.md"
+    );
+}
+
+#[test]
 fn the_schema_is_json() {
     let directory = tempfile::tempdir().unwrap();
 
