@@ -1,9 +1,9 @@
-//! A connection that does not wait for ever for whoever does not read.
+//! A connection that bounds the time of its writes.
 //!
 //! # Invariants
 //!
-//! * An answer is taken within [`WRITE_TIMEOUT`], or its connection is an error. A stream of
-//!   events may take as long as it likes, as long as something of it is taken in that time.
+//! * A response is read within [`WRITE_TIMEOUT`], or its connection fails. A stream of events may
+//!   take any time, as long as some of it is read in that time.
 
 use std::{
     cell::Cell,
@@ -21,19 +21,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long an answer may wait for whoever has asked.
+/// Time for the client to read a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known about a connection while it is served.
+/// State of a connection that is shared with its server.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// When something was last read or written.
+    /// Time of the last read or write.
     latest: Cell<Instant>,
-    /// Whether something of an answer waits to be read.
+    /// True while some of a response waits to be read.
     is_unread: Cell<bool>,
-    /// Wakes whoever waits for that to be over.
+    /// Wakes the task that waits for the response to be read.
     read: Notify,
-    /// Whether its answer has no end.
+    /// True for a stream of events.
     is_endless: Cell<bool>,
     closed: CancellationToken,
 }
@@ -51,37 +51,37 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// When the connection last moved a byte, or began.
+    /// Returns the time of the last byte in either direction, or of the accept.
     pub(super) fn latest(&self) -> Instant {
         self.latest.get()
     }
 
-    /// Has the connection closed at once, whatever is under way.
+    /// Closes the connection at once, whatever is in flight.
     pub(super) fn close(&self) {
         self.closed.cancel();
     }
 
-    /// Whether it has to be closed.
+    /// Returns whether the connection has to be closed.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
 
-    /// Resolves when it has to be closed.
+    /// Resolves when the connection has to be closed.
     pub(super) async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Says that the answer of which writing begins has no end.
+    /// Marks the response that is about to be written as endless.
     pub(super) fn expect_no_end(&self) {
         self.is_endless.set(true);
     }
 
-    /// Whether something of an answer waits to be read.
+    /// Returns whether some of a response waits to be read.
     pub(super) fn is_unread(&self) -> bool {
         self.is_unread.get()
     }
 
-    /// Resolves when nothing of an answer waits to be read.
+    /// Resolves when no response waits to be read.
     pub(super) async fn read(&self) {
         while self.is_unread.get() {
             self.read.notified().await;
@@ -99,12 +99,12 @@ impl Activity {
     }
 }
 
-/// A stream whose writes do not wait for ever.
+/// A stream whose writes time out.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
     stream: S,
     activity: Rc<Activity>,
-    /// Runs while an answer waits.
+    /// Runs while a response waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -117,21 +117,22 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Notes that bytes were written.
+    /// Records that bytes were written.
     fn advance(&mut self) {
         self.activity.note();
+        // Progress is enough for a stream, while a finite response has to be read in total.
         if self.activity.is_endless.get() {
             self.rest();
         }
     }
 
-    /// Notes that nothing waits.
+    /// Records that no data waits.
     fn rest(&mut self) {
         self.timer = None;
         self.activity.note_read();
     }
 
-    /// Pending, or an error when an answer has waited for too long.
+    /// Returns pending, or an error when a response has waited for too long.
     fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.activity.is_unread.set(true);
         let timer = self
@@ -193,7 +194,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         self.stream.is_write_vectored()
     }
 
-    /// Comes when everything is written.
+    /// Ready once everything is written, which ends the wait of a finite response.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Pending => self.wait(context),

@@ -1,15 +1,15 @@
-//! The places of the admin listener: how many connections it has at once, and which of them
-//! has to go for another.
+//! Slots of the admin listener: a bound on its connections, and the choice of the one that has to
+//! go for another.
 //!
-//! Nobody knows what a connection is for before it has asked, so that it begins at a place for
-//! those who have not ([`Place::Asking`]) and then gets one for what it asks for.
+//! The purpose of a connection is unknown before its first request, so it begins in a slot for new
+//! connections ([`Place::Asking`]) and then moves to one for what it requests.
 //!
 //! # Invariants
 //!
-//! * Who asks for one thing never takes the place of who asks for another: health has places of
-//!   its own, and so do streams of events.
-//! * Whoever has not read an answer goes first, the longest first; then whoever asks for
-//!   nothing; then whoever has had an answer already.
+//! * Requests of one kind never take the slot of another kind: health checks have slots of their
+//!   own, and so do streams of events.
+//! * A connection with an unread response goes first, the longest unread first; then an idle one;
+//!   then one that has had a response already.
 //! * A connection has [`PATIENCE`] to ask, however many others come.
 
 use std::{
@@ -25,35 +25,35 @@ use tokio::{
 
 use super::connection::Activity;
 
-/// How long nobody takes the place of a connection that has not asked yet.
+/// Time for which a new connection keeps its slot without a request.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It has not said so yet.
+    /// No request yet.
     Asking,
-    /// It has last asked for health.
+    /// The latest request was a health check.
     Health,
-    /// It gets a stream of events.
+    /// The response is a stream of events.
     Stream,
-    /// It has last asked for something else.
+    /// The latest request was for something else.
     Other,
 }
 
 impl Place {
-    /// How many connections may have one at once.
+    /// Returns the number of slots.
     const fn count(self) -> usize {
         match self {
             Self::Asking | Self::Other => 64,
             Self::Health => 32,
-            // More listeners are refused.
+            // `events` rejects listeners beyond these with a `503`.
             Self::Stream => 16,
         }
     }
 }
 
-/// Why a connection may go; the first goes first.
+/// Order in which connections go for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
     Unread,
@@ -62,16 +62,16 @@ enum Worth {
     Asking,
 }
 
-/// A connection with a place.
+/// A connection with a slot.
 #[derive(Debug)]
 pub struct Visitor {
     pub(super) activity: Rc<Activity>,
     place: Cell<Place>,
-    /// When it began, or last asked.
+    /// Time of the accept, or of the latest request.
     asked: Cell<Instant>,
-    /// Whether what it asked for is not answered yet.
+    /// True from a request to its response.
     is_asking: Cell<bool>,
-    /// Whether it has had an answer.
+    /// True after the first response.
     was_answered: Cell<bool>,
 }
 
@@ -86,7 +86,7 @@ impl Visitor {
         }
     }
 
-    /// Says that there is an answer, which is going to be written.
+    /// Records that the response is ready to be written.
     pub(super) fn answered(&self) {
         self.is_asking.set(false);
         self.was_answered.set(true);
@@ -94,7 +94,7 @@ impl Visitor {
 
     fn worth(&self) -> (Worth, Instant) {
         if self.place.get() == Place::Asking {
-            // Bytes that are no request do not count.
+            // Bytes that are not a whole request earn nothing: a flood could send them.
             (Worth::Asking, self.asked.get())
         } else if self.activity.is_unread() {
             (Worth::Unread, self.activity.latest())
@@ -108,16 +108,16 @@ impl Visitor {
     }
 }
 
-/// All connections.
+/// Slots of all connections.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     visitors: RefCell<Vec<Weak<Visitor>>>,
-    /// Wakes whoever waits for a connection to ask.
+    /// Wakes `welcome` when a connection has moved on to another class.
     asked: Notify,
 }
 
 impl Places {
-    /// A place for one more connection, within [`PATIENCE`].
+    /// Acquires a slot for a new connection, within [`PATIENCE`].
     pub(super) async fn welcome(&self) -> Rc<Visitor> {
         while let Some(oldest) = self.next_to_go(Place::Asking) {
             let patience = oldest.asked.get() + PATIENCE;
@@ -128,6 +128,7 @@ impl Places {
         }
         let visitor = Rc::new(Visitor::new());
         let mut visitors = self.visitors.borrow_mut();
+        // The list is short, so ended connections are removed only here.
         visitors.retain(|visitor| visitor.strong_count() > 0);
         visitors.push(Rc::downgrade(&visitor));
         visitor
@@ -147,7 +148,8 @@ impl Places {
         self.asked.notify_one();
     }
 
-    /// The connection that goes for another one at that place; none while there is room.
+    /// Returns the connection that has to go for another one of that class; `None` while a slot is
+    /// free.
     fn next_to_go(&self, place: Place) -> Option<Rc<Visitor>> {
         let visitors = self.visitors.borrow();
         let there = visitors.iter().filter_map(Weak::upgrade);
