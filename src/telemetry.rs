@@ -146,7 +146,7 @@ pub fn level() -> String {
 /// When the process already logs.
 pub fn init(settings: &Settings) -> io::Result<()> {
     let sink = Sink::to_stdout(|lines| {
-        tracing::warn!(lines, "lines of the log were dropped: nobody took them");
+        tracing::warn!(lines, "log lines were dropped: standard output is too slow");
     })?;
     let (filter, handle) = reload::Layer::new(filter(settings.level));
     let lines = Lines::new(form(settings), sink.clone());

@@ -85,7 +85,7 @@ impl FileError {
             pem::Error::MissingSectionEnd { .. } => {
                 format!("`{name}` ends inside of a section: there is no line -----END …-----")
             }
-            error => format!("`{name}` is not sound PEM: {error}"),
+            error => format!("`{name}` is not valid PEM: {error}"),
         };
         Self::new(what, "expected an intact file")
     }
@@ -201,7 +201,7 @@ impl Identity {
             )
             .help("of several certificates in a file, the one with this key comes first"),
             _ => FileError::new(
-                format!("the private key in `{key_file}` is of no known kind"),
+                format!("the private key in `{key_file}` is of an unknown kind"),
                 "expected an RSA, ECDSA or Ed25519 key",
             ),
         })?;

@@ -109,7 +109,7 @@ pub struct Status {
 
 /// Rejection of a session while the breaker is not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("upstream is out of order")]
+#[error("upstream is failing")]
 pub struct Refused {
     /// Time after which trying again makes sense.
     pub retry_after: Duration,
@@ -406,7 +406,7 @@ impl Breaker {
                 tracing::warn!(
                     route,
                     cooldown_ms,
-                    "breaker opened: new sessions are refused, the upstream is out of order"
+                    "breaker opened: the upstream is failing, new sessions are refused"
                 );
             }
             Phase::HalfOpen { .. } => {

@@ -58,7 +58,7 @@ impl Roots {
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             return Err(FileError {
-                what: "this machine has no certificates of authorities".to_owned(),
+                what: "this machine has no CA certificates".to_owned(),
                 expected: "needed to tell whether the upstream is the right one",
                 help: Some(
                     "install ca-certificates, or name a file: [route.tls] ca = \"/path.pem\""
@@ -229,8 +229,7 @@ impl fmt::Display for TlsError {
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage as Invalid};
         formatter.write_str(match &*self.0 {
             InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "its certificate is signed by nobody who is trusted here; name the authority: \
-                 [route.tls] ca"
+                "its certificate is not signed by a trusted CA; name the CA: [route.tls] ca"
             }
             InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
                 return write!(
@@ -250,8 +249,8 @@ impl fmt::Display for TlsError {
                 // rustls has no variant for this error of webpki.
                 if other.to_string().contains("CaUsedAsEndEntity") =>
             {
-                "its certificate is that of an authority, which cannot be a server's: make one \
-                 with basicConstraints = CA:FALSE"
+                "its certificate is that of a CA, which cannot be a server's: make one with \
+                 basicConstraints = CA:FALSE"
             }
             InvalidCertificate(error @ CertificateError::NotValidForNameContext { .. }) => {
                 return write!(
@@ -261,7 +260,7 @@ impl fmt::Display for TlsError {
             }
             // A response in plain text looks like an illegal record type.
             Invalid(InvalidMessage::InvalidContentType) => {
-                "what it answers is not TLS: is it http:// and not https://?"
+                "its response is not TLS: is it http:// and not https://?"
             }
             AlertReceived(AlertDescription::CertificateRequired) => {
                 "it wants a certificate: [route.tls] certificate and key"

@@ -33,7 +33,7 @@ fn an_https_upstream_needs_no_file_but_authorities() {
     assert_eq!(
         stderr(&output),
         "\
-error: this machine has no certificates of authorities
+error: this machine has no CA certificates
  |
  = note: needed to tell whether the upstream is the right one
  = help: install ca-certificates, or name a file: [route.tls] ca = \"/path.pem\"

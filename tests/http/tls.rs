@@ -646,8 +646,7 @@ async fn what_is_wrong_with_tls_is_told_with_what_to_do() {
     let cases = [
         (
             Authority::new("other").issue(names),
-            "its certificate is signed by nobody who is trusted here; name the authority: \
-             [route.tls] ca",
+            "its certificate is not signed by a trusted CA; name the CA: [route.tls] ca",
         ),
         (
             expired,
@@ -662,7 +661,7 @@ async fn what_is_wrong_with_tls_is_told_with_what_to_do() {
             authority.issue_with(names, |params| {
                 params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             }),
-            "its certificate is that of an authority, which cannot be a server's: make one with \
+            "its certificate is that of a CA, which cannot be a server's: make one with \
              basicConstraints = CA:FALSE",
         ),
     ];
@@ -690,7 +689,7 @@ async fn what_is_wrong_with_tls_is_told_with_what_to_do() {
     let error = tokio::join!(dialled, plain).0.unwrap_err().to_string();
     assert_eq!(
         error,
-        "TLS with the upstream failed: what it answers is not TLS: is it http:// and not https://?"
+        "TLS with the upstream failed: its response is not TLS: is it http:// and not https://?"
     );
 }
 

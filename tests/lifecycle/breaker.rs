@@ -70,7 +70,7 @@ fn lines(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 const OPENED: (&str, &str) = (
     "WARN",
-    "breaker opened: new sessions are refused, the upstream is out of order",
+    "breaker opened: the upstream is failing, new sessions are refused",
 );
 
 #[tokio::test]

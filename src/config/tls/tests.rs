@@ -287,7 +287,7 @@ fn a_file_that_cannot_be_used_is_told_with_what_to_do() {
             "@/one.pem",
             "@/garbled.key",
             &[
-                "the private key in `@/garbled.key` is of no known kind",
+                "the private key in `@/garbled.key` is of an unknown kind",
                 "expected an RSA, ECDSA or Ed25519 key",
             ],
         ),

@@ -116,7 +116,7 @@ impl Display for Ended {
             }
             match self.status {
                 Some(status) => write!(line, "{status}")?,
-                None => write!(line, "no answer")?,
+                None => write!(line, "no response")?,
             }
             if !self.reason.is_empty() {
                 write!(line, " {}", self.reason)?;
