@@ -1,12 +1,12 @@
-//! The proxy's own attempts at an address at which nobody listens, while sessions are refused.
+//! The proxy's own attempts at an address that does not listen, while sessions are refused.
 //!
 //! # Invariants
 //!
-//! * They stop [`QUIET`] after the last refused session, so that an upstream that is scaled to
-//!   zero may sleep.
-//! * They are attempts of the endpoint's schedule: where sessions still wait, they add none.
-//! * There is one task at a time, and that it is over is noted once, under the lock under which it
-//!   is decided: whoever is refused behind that begins another one.
+//! * The attempts stop [`QUIET`] after the last refused session, so that an upstream that is scaled
+//!   to zero may sleep.
+//! * They belong to the endpoint's schedule: where sessions still wait, they add none.
+//! * There is one task at a time. Its end is decided and recorded under one lock, so that a session
+//!   refused afterwards starts another one.
 
 use std::{
     mem,
@@ -21,10 +21,10 @@ use tokio::{
 
 use super::Endpoint;
 
-/// How long after the last refused session they go on.
+/// Time from the last refused session to the end of the attempts.
 const QUIET: Duration = Duration::from_mins(1);
 
-/// How long nothing is tried when there are too few descriptors.
+/// Pause while there are too few descriptors.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default)]
@@ -33,24 +33,24 @@ pub(super) struct Probes(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     is_running: bool,
-    /// When the last session was refused.
+    /// Time of the last refusal.
     refused_at: Option<Instant>,
 }
 
 impl State {
-    /// When they stop.
+    /// Time at which the attempts stop.
     fn quiet_at(&self) -> Instant {
         self.refused_at.unwrap_or_else(Instant::now) + QUIET
     }
 }
 
 impl Probes {
-    /// Whether they are made.
+    /// Returns whether attempts are being made.
     pub(super) fn is_running(&self) -> bool {
         self.state().is_running
     }
 
-    /// Begins them, for a session that is refused; `None`: they are made already.
+    /// Starts the attempts for a refused session; `None` if they are being made already.
     pub(super) fn start(&self) -> Option<Running> {
         let mut state = self.state();
         state.refused_at = Some(Instant::now());
@@ -64,13 +64,13 @@ impl Probes {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock leaves the state inconsistent if it panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Endpoint {
-    /// Tries for those that are refused, if nobody listens.
+    /// Starts the attempts for refused sessions, if the upstream does not listen.
     pub(super) fn probe(self: &Arc<Self>) {
         if !self.schedule.is_absent() {
             return;
@@ -87,7 +87,7 @@ impl Endpoint {
         });
     }
 
-    /// Tries until somebody listens, or nobody is refused any more.
+    /// Tries until the upstream listens, or no session has been refused for [`QUIET`].
     async fn try_for_the_refused(&self, mut running: Running) {
         while let Some(quiet_at) = running.stop_if_quiet() {
             if self.schedule.listens() || self.breaker.is_closed() {
@@ -95,16 +95,17 @@ impl Endpoint {
             }
             let connected = self.connect((), || self.connect_once());
             match time::timeout_at(quiet_at, connected).await {
-                // Nothing is said on it.
+                // The connection is closed unused: its existence was the question.
                 Ok(Ok(_connection)) => return,
                 Ok(Err(_shortage)) => time::sleep(SHORTAGE_PAUSE).await,
+                // A session may have been refused meanwhile, which the loop checks.
                 Err(_elapsed) => {}
             }
         }
     }
 }
 
-/// They are made until this is dropped, or stops them.
+/// Guard of the attempts; dropping it ends them.
 #[derive(Debug)]
 pub(super) struct Running {
     probes: Probes,
@@ -112,7 +113,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Stops them if it is quiet; else when that will be.
+    /// Ends the attempts if no session has been refused for [`QUIET`]; else returns the time for
+    /// that.
     pub(super) fn stop_if_quiet(&mut self) -> Option<Instant> {
         let mut state = self.probes.state();
         let quiet_at = state.quiet_at();
@@ -127,7 +129,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Others may be made since.
+        // After a stop, another task may have started since.
         if !self.has_stopped {
             self.probes.state().is_running = false;
         }

@@ -1,14 +1,15 @@
-//! Why nobody gets through to an upstream, for the log: once for each change.
+//! Reasons why no session gets through to an upstream, for the log: once for each change.
 //!
-//! That nobody listens is told at once. Anything else may be about one client and is told when a
-//! session has met nothing but that for [`PATIENCE`], and no other one got through meanwhile.
+//! An upstream that does not listen is reported at once. Any other reason may concern a single
+//! client; it is reported when a session has met nothing else for [`PATIENCE`] and no other session
+//! got through meanwhile.
 //!
 //! # Invariants
 //!
-//! * Each reason is told once while nobody gets through, and at most one line a [`PAUSE`], however
-//!   many wait and however their reasons alternate.
-//! * That it is over is told only where a warning was before.
-//! * An endpoint that another one has followed tells nothing any more.
+//! * Each reason is reported once while no session gets through, with at most one line per
+//!   [`PAUSE`], however many sessions wait and however their reasons alternate.
+//! * The end of trouble is reported only after a warning.
+//! * An endpoint that has a successor reports nothing.
 
 use std::{
     fmt::Display,
@@ -25,13 +26,13 @@ use tokio::time::Instant;
 use super::Endpoint;
 use crate::upstream::{attempts::Failure, breaker::millis};
 
-/// How long nobody has to get through until the log says why.
+/// Time without success after which the log gives the reason.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the log says nothing more of the same route.
+/// Pause between two lines about the same route.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What an attempt has failed by: errors of the system of another kind are another reason.
+/// Kind of failure of an attempt; system errors of different kinds are different reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct Reason {
     pub(in crate::upstream) failure: Failure,
@@ -40,9 +41,9 @@ pub(in crate::upstream) struct Reason {
 
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    /// How many sessions got through.
+    /// Number of sessions that got through.
     switched: AtomicU64,
-    /// Whether there is any trouble, for a quick look.
+    /// Copy of whether there is trouble, read without the lock.
     is_known: AtomicBool,
     known: Mutex<Known>,
 }
@@ -50,9 +51,9 @@ pub(super) struct Troubles {
 #[derive(Debug, Default)]
 struct Known {
     trouble: Option<Trouble>,
-    /// When the log has said so last, in this trouble or one before.
+    /// Time of the latest line, in this trouble or an earlier one.
     told_at: Option<Instant>,
-    /// Whether another endpoint goes on with it.
+    /// Set once a successor reports instead.
     is_handed_over: bool,
 }
 
@@ -64,7 +65,7 @@ struct Trouble {
 }
 
 impl Known {
-    /// Notes that nobody gets through; whether that is news.
+    /// Records a reason; returns whether it is to be reported.
     fn note(&mut self, reason: Reason) -> bool {
         let now = Instant::now();
         if let Some(trouble) = &mut self.trouble {
@@ -89,7 +90,7 @@ impl Known {
 }
 
 impl Troubles {
-    /// Nobody gets through.
+    /// Records that no session gets through.
     pub(super) fn note(&self, endpoint: &Endpoint, reason: Reason, error: &dyn Display) {
         let mut known = self.known();
         if !known.note(reason) {
@@ -118,7 +119,7 @@ impl Troubles {
         }
     }
 
-    /// What is known, for the endpoint that follows this one, which says nothing any more.
+    /// Hands the state to the endpoint's successor; this one reports nothing from here on.
     pub(super) fn hand_over(&self) -> Self {
         let mut known = self.known();
         self.is_known.store(false, Ordering::Relaxed);
@@ -131,12 +132,12 @@ impl Troubles {
         }
     }
 
-    /// Somebody listens where nobody did.
+    /// Records that the upstream listens again.
     pub(super) fn heard(&self, endpoint: &Endpoint) {
         self.end(endpoint, |reason| reason.failure == Failure::Unreachable);
     }
 
-    /// A session got through.
+    /// Records that a session got through.
     pub(super) fn switched(&self, endpoint: &Endpoint) {
         self.switched.fetch_add(1, Ordering::Relaxed);
         if self.is_known.load(Ordering::Relaxed) {
@@ -166,12 +167,12 @@ impl Troubles {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock leaves the state inconsistent if it panics.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How long a session has waited without any other one getting through.
+/// Time that a session has waited while no other one got through.
 #[derive(Debug)]
 pub(in crate::upstream) struct Patience {
     since: Instant,
@@ -179,10 +180,10 @@ pub(in crate::upstream) struct Patience {
 }
 
 impl Patience {
-    /// How long a session waits until it is told why.
+    /// Time that a session waits before the reason is reported.
     pub(in crate::upstream) const LENGTH: Duration = PATIENCE;
 
-    /// The session begins to wait for `endpoint`.
+    /// Starts waiting for `endpoint`.
     pub(in crate::upstream) fn new(endpoint: &Endpoint) -> Self {
         Self {
             since: Instant::now(),
@@ -190,7 +191,7 @@ impl Patience {
         }
     }
 
-    /// An attempt has failed; the log says so if that is all there was for a while.
+    /// Records a failed attempt, and reports it if there was nothing else for a while.
     pub(in crate::upstream) fn fail(
         &mut self,
         endpoint: &Endpoint,
