@@ -5,8 +5,8 @@ use tokio::net::TcpListener;
 
 use crate::support::{Program, Upstream, frame};
 
-const GONE: &str = "upstream cannot be had";
-const BACK: &str = "upstream can be had again";
+const GONE: &str = "upstream is unavailable";
+const BACK: &str = "upstream is available again";
 
 /// The lines of the log that begin with this message.
 fn lines(program: &Program, message: &str) -> Vec<Value> {

@@ -114,7 +114,7 @@ impl Troubles {
                 %upstream_address,
                 upstream_error = %error,
                 waiting,
-                "upstream cannot be had"
+                "upstream is unavailable"
             );
         }
     }
@@ -162,7 +162,7 @@ impl Troubles {
             upstream_address = %endpoint.settings.address,
             unavailable_ms,
             waiting,
-            "upstream can be had again"
+            "upstream is available again"
         );
     }
 
