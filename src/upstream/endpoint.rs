@@ -1,27 +1,29 @@
-//! An upstream of a route at one address: all that is known of it, for all workers.
+//! An upstream of a route at one address, with everything known about it, shared by all workers.
 //!
 //! ```text
 //!  a client ──► breaker ──► session ──► schedule ──► lookup, connect ──► TLS, handshake
 //!                 ▲  │                     ▲  │
-//!                 │  └─ refused: probes ───┘  │ somebody listens
+//!                 │  └─ refused: probes ───┘  │ the upstream listens
 //!                 └───────────────────────────┘
 //! ```
 //!
-//! * [`Names`]: the addresses of its name, looked up once for all who wait.
-//! * `Schedule`: while nobody listens, one of those who wait tries; when
-//!   somebody does, all go at once, each on a connection of its own.
-//! * [`Breaker`](super::breaker): whether new sessions are let through.
-//! * `Probes`: while nobody listens and sessions are refused, the proxy itself tries.
-//! * `Troubles`: why sessions wait, for the log, once for each change.
+//! * [`Names`]: the addresses of its name, looked up once for everything that waits.
+//! * `Schedule`: while the upstream does not listen, one waiting session tries; once it listens,
+//!   all connect at once, each on a connection of its own.
+//! * [`Breaker`](super::breaker): admission of new sessions.
+//! * `Probes`: the proxy's own attempts while the upstream does not listen and sessions are
+//!   refused.
+//! * `Troubles`: reasons why sessions wait, for the log, once for each change.
 //!
-//! What a session does behind its connection (TLS, the opening handshake) is its own: an answer
-//! may be about this very client, and so are the waits behind it.
+//! Everything behind a session's connection (TLS, the opening handshake) is its own: a response may
+//! concern this very client, and so may the backoff behind it.
 //!
 //! # Invariants
 //!
-//! * While nobody listens there is one connection attempt at a time, however many wait, on
-//!   however many workers; whoever makes it and is dropped hands over to another one.
-//! * The breaker is closed once somebody listens again, whoever finds that out.
+//! * While the upstream does not listen there is one connection attempt at a time, however many
+//!   sessions wait on however many workers; if the one that makes it is dropped, another takes
+//!   over.
+//! * The breaker closes as soon as any attempt finds that the upstream listens again.
 
 mod probes;
 mod schedule;
@@ -50,16 +52,16 @@ use super::{
 };
 use crate::transport::{Transport, descriptors};
 
-/// How long refusals are counted until the log says how many there were.
+/// Interval over which refusals are counted for one line of the log.
 const SUMMARY: Duration = Duration::from_secs(1);
 
 /// The upstream of a route.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// The name of the route, for the log.
+    /// Name of the route, for the log.
     route: Box<str>,
     settings: Settings,
-    /// The name in its address; that of a Unix socket is never looked up.
+    /// Name in the address; that of a Unix socket is never looked up.
     name: Arc<Name>,
     schedule: Schedule,
     breaker: Breaker,
@@ -72,7 +74,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// One for the route that metrics and the log call `route`, of which nothing is known.
+    /// Creates an endpoint for the route that metrics and the log call `route`, in its initial
+    /// state.
     #[must_use]
     pub fn new(
         route: &str,
@@ -88,8 +91,8 @@ impl Endpoint {
         ))
     }
 
-    /// One for a route whose upstream was this one, whose breaker counts on; sessions of this one
-    /// say nothing any more.
+    /// Creates the successor of this endpoint after a change of the configuration: the breaker's
+    /// counts continue, and outcomes of this endpoint's sessions no longer count.
     #[must_use]
     pub fn follow(
         &self,
@@ -122,7 +125,7 @@ impl Endpoint {
         }
     }
 
-    /// One that nobody else knows, for an upstream that is connected once.
+    /// Creates an endpoint that shares nothing, for an upstream that is connected once.
     #[must_use]
     pub fn alone(settings: &Settings) -> Arc<Self> {
         let never = breaker::Settings {
@@ -132,19 +135,19 @@ impl Endpoint {
         Self::new("", settings, never, &Names::default())
     }
 
-    /// How it is reached.
+    /// Settings for connections to the upstream.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Closes the breaker, which has other settings from now on; sessions that have begun do not
-    /// count any more.
+    /// Resets the breaker, with new settings; the outcomes of sessions admitted before no longer
+    /// count.
     pub fn forget(&self, breaker: breaker::Settings) {
         self.breaker.forget(breaker);
     }
 
-    /// What the breaker knows at this moment.
+    /// Returns the state of the breaker.
     #[must_use]
     pub fn status(&self) -> Status {
         let mut status = self.breaker.status();
@@ -156,14 +159,14 @@ impl Endpoint {
         status
     }
 
-    /// Lets one more session through.
+    /// Admits a session.
     ///
-    /// While nobody listens, a refusal has the proxy itself try for a minute, and so has a session
-    /// that is let through half-open: the breaker closes without a client.
+    /// While the upstream does not listen, a refusal starts the proxy's own attempts for a minute,
+    /// and so does a session admitted half-open: the breaker then closes without a client.
     ///
     /// # Errors
     ///
-    /// The breaker is open, or half-open and has no room. It makes sense to try again after a
+    /// The breaker is open, or half-open without a free slot. Trying again makes sense after a
     /// second or more.
     pub fn admit(self: &Arc<Self>) -> Result<Trial, Refused> {
         match self.breaker.admit(|| self.is_trying()) {
@@ -183,12 +186,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether nobody listens, and somebody tries until that changes.
+    /// Returns whether the upstream does not listen and the proxy keeps trying until it does.
     fn is_trying(&self) -> bool {
         self.schedule.is_absent() && self.probes.is_running()
     }
 
-    /// Counts a session that is refused; the log says in a second how many there were.
+    /// Counts a refused session; the log has their number a second later.
     fn count_refusal(self: &Arc<Self>) {
         if self.refused.fetch_add(1, Ordering::Relaxed) > 0 {
             return;
@@ -252,21 +255,21 @@ impl Endpoint {
         dial::finish(&self.settings, stream, protocol, preamble).await
     }
 
-    /// Connects once, which nobody else learns of.
+    /// Connects once, without sharing the outcome.
     ///
     /// # Errors
     ///
-    /// As [`dial`](dial::dial).
+    /// As for [`dial`](dial::dial).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection that was being made.
+    /// Dropping the future closes the connection in progress.
     pub async fn check(&self, protocol: Protocol) -> Result<Transport, DialError> {
         let stream = self.connect_once().await?;
         dial::finish(&self.settings, stream, protocol, &[]).await
     }
 
-    /// Connects for a session, as soon as somebody listens.
+    /// Connects for a session, as soon as the upstream listens.
     pub(super) async fn connect_for(&self, attempts: &Attempts) -> Result<Transport, DialError> {
         self.connect(attempts, || self.connect_once()).await
     }
@@ -275,7 +278,7 @@ impl Endpoint {
         dial::connect(&self.settings, &self.name).await
     }
 
-    /// Connects by `connect` as soon as somebody listens.
+    /// Connects by `connect` as soon as the upstream listens.
     async fn connect<T, F>(
         &self,
         tries: impl Tries,
@@ -286,6 +289,7 @@ impl Endpoint {
     {
         let mut is_counted = false;
         loop {
+            // Registered before the state is read, so that a change in between is not missed.
             let mut changed = pin!(self.schedule.changed());
             if self.schedule.listens() {
                 tries.count();
@@ -300,6 +304,7 @@ impl Endpoint {
                 }
                 continue;
             }
+            // Once per session, however long it waits.
             is_counted = is_counted || self.count_for_those_who_wait(tries);
             let turn = self.take_turn(tries, &mut is_counted, &connect, changed.as_mut());
             if let Some(connected) = turn.await {
@@ -308,7 +313,7 @@ impl Endpoint {
         }
     }
 
-    /// Waits for the turn to try, or until more is known; `None`: that is so.
+    /// Waits for the turn to try; returns `None` as soon as the state changes.
     async fn take_turn<T, F>(
         &self,
         tries: impl Tries,
@@ -323,6 +328,7 @@ impl Endpoint {
             () = changed.as_mut() => return None,
             turn = self.schedule.turn() => turn,
         };
+        // Keeps the turn between attempts: the others wait for the change, not for the turn.
         loop {
             tokio::select! {
                 () = changed.as_mut() => return None,
@@ -344,8 +350,8 @@ impl Endpoint {
         }
     }
 
-    /// Notes for one who waits the latest attempt of the others, which is as good as its own;
-    /// whether there was one.
+    /// Counts the others' latest attempt for a waiting session, as it is as good as its own;
+    /// returns whether there was one.
     fn count_for_those_who_wait(&self, tries: impl Tries) -> bool {
         let Some(error) = self.schedule.last_error() else {
             return false;
@@ -362,10 +368,11 @@ impl Endpoint {
         }
     }
 
-    /// Notes an attempt that failed after there were `seen` connections; whether nobody listens.
+    /// Records an attempt that failed after there were `seen` connections; returns whether the
+    /// upstream is known not to listen.
     ///
-    /// It is not known to be so where others were connected meanwhile, where the queue of those to
-    /// be accepted is full, or where the machine of the proxy lacks something.
+    /// It is not if others connected meanwhile, if the accept queue is full, or if the proxy's
+    /// machine is out of some resource.
     fn note_failed(&self, tries: impl Tries, seen: u64, error: &io::Error) -> bool {
         let is_upstreams = !descriptors::is_shortage(error) && !dial::is_of_no_meaning(error);
         if !is_upstreams || !self.schedule.note_failure(seen, error) {
@@ -385,17 +392,17 @@ impl Endpoint {
         Waiting(&self.waiting)
     }
 
-    /// A session has got its `101`: whatever kept others from theirs is over.
+    /// Records that a session got its `101`: the obstacle for the others is gone.
     pub(super) fn note_switched(&self) {
         self.troubles.switched(self);
     }
 }
 
-/// Who counts attempts to connect.
+/// Receiver of a session's connection attempts.
 trait Tries: Copy {
-    /// There is one more.
+    /// Counts an attempt.
     fn count(self);
-    /// It has failed.
+    /// Records that it failed.
     fn note(self, error: &DialError);
 }
 
@@ -424,9 +431,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A session that was let through, until it is known what that says about the upstream.
+/// An admitted session whose outcome for the breaker is still open.
 ///
-/// Dropping it says nothing. The default belongs to no breaker.
+/// Dropping it reports nothing. The default belongs to no breaker.
 #[derive(Debug, Default)]
 pub struct Trial(Option<Admitted>);
 
@@ -437,14 +444,14 @@ struct Admitted {
 }
 
 impl Trial {
-    /// The upstream is in order.
+    /// Reports that the upstream is healthy.
     pub fn succeed(mut self) {
         if let Some(Admitted { endpoint, ticket }) = self.0.take() {
             endpoint.breaker.succeed(&ticket);
         }
     }
 
-    /// It is not.
+    /// Reports that the upstream failed.
     pub fn fail(mut self) {
         if let Some(Admitted { endpoint, ticket }) = self.0.take()
             && endpoint.breaker.fail(&ticket)

@@ -1,12 +1,12 @@
-//! Whether somebody listens at an address, and who of those that wait tries that, and when.
+//! State of an address (listening or not), and the turn and time of the next attempt.
 //!
 //! # Invariants
 //!
-//! * At first nothing is known, and one tries for all.
-//! * That one attempt fails tells that nobody listens only where no other one has succeeded since
-//!   it began.
-//! * The waits are those of one series, whoever makes the attempts: they grow while nobody
-//!   listens, go on where that is soon so again, and begin anew when nobody has tried for a while.
+//! * At first nothing is known, and one session tries for all.
+//! * A failed attempt shows that the upstream does not listen only if no other one has succeeded
+//!   since it began.
+//! * All attempts share one backoff, whoever makes them: it grows while the upstream does not
+//!   listen, continues if that soon happens again, and restarts after a while without attempts.
 
 use std::{
     io,
@@ -24,30 +24,30 @@ use tokio::{
 
 use crate::upstream::backoff::{Backoff, Retry};
 
-/// How often the proxy tries at least while it refuses sessions.
+/// Longest interval between attempts while the proxy refuses sessions.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The attempts to connect to one address.
+/// Connection attempts to one address.
 #[derive(Debug)]
 pub(super) struct Schedule {
     retry: Retry,
     listens: AtomicBool,
-    /// How many connections there were.
+    /// Number of connections so far.
     connections: AtomicU64,
-    /// Whose turn it is.
+    /// Permit to try.
     turn: Semaphore,
     changed: Notify,
     series: Mutex<Series>,
 }
 
-/// The attempts since somebody has listened last.
+/// Attempts since the upstream listened last.
 #[derive(Debug)]
 struct Series {
     backoff: Backoff,
     tried_at: Instant,
     next_at: Instant,
     heard_at: Option<Instant>,
-    /// Why the latest attempt failed; `None`: none has.
+    /// Error of the latest attempt; `None` without a failed one.
     error: Option<(io::ErrorKind, String)>,
 }
 
@@ -70,46 +70,46 @@ impl Schedule {
         }
     }
 
-    /// Whether somebody listens, for all that is known.
+    /// Returns whether the upstream listens, as far as is known.
     pub(super) fn listens(&self) -> bool {
         self.listens.load(Ordering::Acquire)
     }
 
-    /// Whether nobody listens, as the latest attempt has shown.
+    /// Returns whether the latest attempt showed that the upstream does not listen.
     pub(super) fn is_absent(&self) -> bool {
         !self.listens() && self.series().error.is_some()
     }
 
-    /// How many connections there were.
+    /// Number of connections so far.
     pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// Resolves when it becomes known whether somebody listens, or that changes; to be asked for
-    /// before it is looked at that.
+    /// Resolves when it becomes known whether the upstream listens, or when that changes; to be
+    /// called before the state is read.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// The turn to try, until it is dropped.
+    /// Acquires the turn to try, which ends when the permit is dropped.
     pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
         let turn = self.turn.acquire().await;
         turn.expect("the semaphore is never closed")
     }
 
-    /// Resolves when the next attempt is due, which is soon when the proxy `is_probing`.
+    /// Resolves when the next attempt is due: sooner while the proxy `is_probing`.
     pub(super) async fn due(&self, is_probing: impl Fn() -> bool) {
         loop {
             let wait = self.next_try(is_probing());
             if wait.is_zero() {
                 return;
             }
-            // A probe that begins meanwhile is not kept waiting.
+            // Sleeps in short steps, so that a probe that starts meanwhile is not kept waiting.
             time::sleep(wait.min(PROBE_INTERVAL)).await;
         }
     }
 
-    /// How long until the next attempt.
+    /// Time until the next attempt.
     pub(super) fn next_try(&self, is_probing: bool) -> Duration {
         let series = self.series();
         let mut next_at = series.next_at;
@@ -119,7 +119,7 @@ impl Schedule {
         next_at.saturating_duration_since(Instant::now())
     }
 
-    /// Notes a connection; whether nobody was known to listen.
+    /// Records a connection; returns whether the upstream was known not to listen.
     pub(super) fn note_connection(&self) -> bool {
         self.connections.fetch_add(1, Ordering::AcqRel);
         if self.listens() {
@@ -134,9 +134,11 @@ impl Schedule {
         was_absent
     }
 
-    /// Notes a failed attempt that began after so many connections; whether nobody listens.
+    /// Records a failed attempt that began after `seen` connections; returns whether the upstream
+    /// is known not to listen.
     pub(super) fn note_failure(&self, seen: u64, error: &io::Error) -> bool {
         let mut series = self.series();
+        // A connection made meanwhile proves the opposite of this older attempt.
         if self.connections() != seen {
             return false;
         }
@@ -153,20 +155,21 @@ impl Schedule {
         }
         let was_known = series.error.replace((error.kind(), error.to_string()));
         series.tried_at = now;
-        // Of several that were under way at once the first counts, and none of the proxy's own,
-        // which do not wait for their turn in the series.
+        // Of several concurrent attempts the first counts, and none of the proxy's own, which do
+        // not wait for their turn in the series.
         if listened || series.next_at <= now {
             let wait = series.backoff.next(rand::random());
             series.next_at = now + wait;
         }
         drop(series);
+        // The first failure releases those that wait to learn whether the upstream listens.
         if was_known.is_none() {
             self.changed.notify_waiters();
         }
         true
     }
 
-    /// Why the latest attempt failed, while nobody listens.
+    /// Error of the latest attempt, while the upstream does not listen.
     pub(super) fn last_error(&self) -> Option<io::Error> {
         let series = self.series();
         let (kind, text) = series.error.as_ref()?;
@@ -183,7 +186,7 @@ impl Schedule {
     }
 
     fn series(&self) -> MutexGuard<'_, Series> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock leaves the state inconsistent if it panics.
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
