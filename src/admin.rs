@@ -1,7 +1,7 @@
 //! The admin listener: operators, monitoring and the dashboard.
 //!
 //! It has a thread of its own, so that it responds while the workers are busy, and runs a job on
-//! each worker to read its state ([`visit`](crate::http::visit)). No endpoint of it is reachable
+//! each worker to read its state ([`visit`](crate::state::worker_handle)). No endpoint of it is reachable
 //! through a client listener.
 //!
 //! | request | response |
@@ -67,18 +67,18 @@
 //! * Health checks are served whatever other clients request or leave unread: see
 //!   `admin/places.rs`.
 
+mod aggregate;
 mod answer;
 mod connection;
+mod dashboard;
 mod events;
 mod guard;
 mod health;
 mod metrics;
-mod page;
 mod places;
 mod query;
 mod sessions;
 mod snapshot;
-mod view;
 
 use std::{
     convert::Infallible,
@@ -99,19 +99,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::places::Visitor;
 use self::{
+    aggregate::Heard,
     answer::Body,
     connection::Connection,
     events::Events,
     guard::Access,
     places::{Place, Places},
     query::Query,
-    view::Heard,
 };
 use crate::{
-    client::ClientAddr,
+    client_addr::ClientAddr,
     config::reload::{Outcome, Trigger},
-    http::{Shared, visit::Worker},
-    telemetry,
+    observability,
+    state::{process::Shared, worker_handle::Worker},
     transport::Transport,
 };
 
@@ -285,7 +285,7 @@ impl Admin {
         match endpoint {
             Endpoint::Page => {
                 query.finish("")?;
-                Ok(page::answer(request.headers()))
+                Ok(dashboard::answer(request.headers()))
             }
             Endpoint::Livez => health::livez(self, query).await,
             Endpoint::Readyz => health::readyz(self, query).await,
@@ -329,7 +329,7 @@ impl Admin {
         let value = json!({
             "workers": config.workers,
             "max_held_bytes": config.limits.max_held_bytes,
-            "log_level": telemetry::level(),
+            "log_level": observability::level(),
             "settings": config.effective.settings(),
         });
         answer::json(StatusCode::OK, &value)
@@ -365,12 +365,12 @@ fn log(mut query: Query) -> Result<Response<Body>, String> {
     let asked = query.take("level").unwrap_or_default();
     // Checked before the change, so that a mistyped parameter changes nothing.
     query.finish("level")?;
-    let mut known = telemetry::LEVELS.into_iter();
+    let mut known = observability::LEVELS.into_iter();
     let Some((name, level)) = known.find(|(name, _)| *name == asked) else {
-        let names = telemetry::LEVELS.map(|(name, _)| name).join(", ");
+        let names = observability::LEVELS.map(|(name, _)| name).join(", ");
         return Err(format!("level cannot be {asked:?}; expected {names}"));
     };
-    Ok(match telemetry::set_level(level) {
+    Ok(match observability::set_level(level) {
         Ok(()) => answer::text(StatusCode::OK, format!("logging from {name} on")),
         Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })

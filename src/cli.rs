@@ -3,12 +3,12 @@
 //! Problems go to standard error, in colour on a terminal unless `NO_COLOR` is set. The exit status
 //! tells the operator's problems from the program's.
 
+mod admin_client;
 mod check;
 mod color;
 mod config;
 mod demo;
 mod explain;
-mod operate;
 mod serve;
 mod sessions;
 mod version;
@@ -38,8 +38,8 @@ use crate::{
         reload::{self, Source, Trigger},
         units, userinfo,
     },
-    server::{ListenAddress, service::Inherited},
-    telemetry::{self, FORMATS, LEVELS},
+    observability::{self, FORMATS, LEVELS},
+    server::{ListenAddress, systemd::Inherited},
 };
 
 /// Configuration file used when the command line names none.
@@ -119,17 +119,17 @@ enum Command {
     /// Check the health of a running readygate
     ///
     /// For images without a shell and curl.
-    Healthcheck(operate::Healthcheck),
+    Healthcheck(admin_client::Healthcheck),
     /// Show the sessions of a running readygate, or one of them in full
     Sessions(sessions::Sessions),
     /// Reload the configuration of a running readygate
     ///
     /// Does the same as SIGHUP, and prints the changes or the problems.
-    Reload(operate::Reload),
+    Reload(admin_client::Reload),
     /// Drain a running readygate: it takes no new clients, and ends
     ///
     /// For preStop in Kubernetes and the like. Does the same as SIGTERM.
-    Drain(operate::Drain),
+    Drain(admin_client::Drain),
     /// Show what backends that are not ready lose, with readygate and without
     ///
     /// Starts three backends that are not ready when their clients connect, and readygate
@@ -172,7 +172,7 @@ struct Run {
     log_level: Option<Choice<tracing::Level>>,
     /// Write the log in FORM
     #[arg(long, value_name = "FORM", value_parser = choice(&FORMATS))]
-    log_format: Option<Choice<telemetry::Format>>,
+    log_format: Option<Choice<observability::Format>>,
 }
 
 /// Value of an enumerated option, with its name in the configuration.
@@ -234,8 +234,8 @@ pub fn main() -> ExitCode {
         }) => {
             match color {
                 ColorChoice::Auto => {}
-                ColorChoice::Always => telemetry::set_colored(true),
-                ColorChoice::Never => telemetry::set_colored(false),
+                ColorChoice::Always => observability::set_colored(true),
+                ColorChoice::Never => observability::set_colored(false),
             }
             command.unwrap_or(Command::Run(run)).execute().into()
         }
@@ -352,10 +352,10 @@ impl Run {
         let source = self.source();
         // Only now: before this nothing is logged, so that a broken configuration is reported in
         // full on standard error.
-        let served = telemetry::init(&config.log).map_err(Into::into);
+        let served = observability::init(&config.log).map_err(Into::into);
         let served = served.and_then(|()| serve::serve(config, source, inherited));
         // Lines that a thread has still to write would be lost with the process.
-        telemetry::flush();
+        observability::flush();
         match served {
             Ok(exit) => exit,
             Err(error) => {
@@ -482,7 +482,7 @@ fn show(level: Level<'_>, line: &str) {
 }
 
 fn is_stderr_colored() -> bool {
-    telemetry::is_colored(&io::stderr())
+    observability::is_colored(&io::stderr())
 }
 
 fn runtime() -> io::Result<LocalRuntime> {

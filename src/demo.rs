@@ -54,8 +54,8 @@ use self::{
 };
 use crate::{
     config::{Config, Problems},
+    observability,
     server::{self, BindError, ListenAddress, Listener},
-    telemetry,
 };
 
 /// Time for all clients to finish.
@@ -178,7 +178,7 @@ impl Row {
 pub async fn run(settings: Settings) -> Result<bool, DemoError> {
     let mut output = io::stdout().lock();
     let paint = Paint {
-        is_colored: telemetry::is_colored(&output),
+        is_colored: observability::is_colored(&output),
     };
     // A dumb terminal cannot move the cursor, so redrawn lines would pile up.
     let is_live = output.is_terminal() && std::env::var_os("TERM").is_some_and(|it| it != "dumb");

@@ -22,7 +22,7 @@
 //!
 //! 1. [`server`] accepts a connection and hands it to the worker with the fewest; a
 //!    session never leaves its worker's thread.
-//! 2. [`http`] reads the request, finds the [`route`], and either forwards plain HTTP or
+//! 2. [`downstream`] reads the request, finds the [`route`], and either forwards plain HTTP or
 //!    answers the opening handshake with `101` before the upstream is even connected. Where the
 //!    route or the state of the upstream calls for it, the client gets the upstream's own answer
 //!    instead.
@@ -31,30 +31,36 @@
 //!    HTTP.
 //! 4. [`upstream`] connects: resolve, dial, opening handshake, validate, retry. While the
 //!    upstream does not listen, one session tries on behalf of all.
-//! 5. The session's [`Report`](session::Report) becomes one log line in [`telemetry`].
+//! 5. The session's [`Report`](session::Report) becomes one log line in [`observability`].
 //!
 //! # Modules
 //!
 //! In the order of a connection's life; each imports only what its row names, which a test
 //! holds against the code.
 //!
-//! | module | imports | purpose |
+//! | module | imports | contents |
 //! |---|---|---|
-//! | `cli` | `config`, `demo`, `http`, `route`, `server`, `telemetry`, `upstream`, `websocket` | arguments, exit status |
-//! | `demo` | `config`, `matcher`, `server`, `session`, `telemetry` | backends that are not ready, with the proxy and without |
-//! | `config` | `client`, `matcher`, `memory`, `route`, `server`, `session`, `telemetry`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
-//! | `server` | `admin`, `client`, `config`, `http`, `memory`, `route`, `telemetry`, `tls`, `transport` | listeners, workers, limits, drain |
-//! | `admin` | `client`, `config`, `http`, `route`, `session`, `telemetry`, `tls`, `transport`, `upstream`, `websocket` | health, sessions and metrics, on a listener of its own |
-//! | `http` | `client`, `config`, `memory`, `route`, `session`, `telemetry`, `transport`, `upstream`, `websocket` | one downstream connection: upgrade or forward |
+//! | `cli` | `config`, `demo`, `downstream`, `handshake`, `headers`, `local_reply`, `observability`, `route`, `server`, `upstream`, `websocket` | arguments, exit status |
+//! | `demo` | `config`, `observability`, `server`, `session` | backends that are not ready, with the proxy and without |
+//! | `server` | `admin`, `client_addr`, `config`, `downstream`, `limits`, `observability`, `route`, `state`, `tls`, `transport` | listeners, accepting, workers, reload, systemd, drain |
+//! | `admin` | `client_addr`, `config`, `limits`, `observability`, `route`, `session`, `state`, `tls`, `transport`, `upstream`, `websocket` | operators' listener: health, metrics, sessions, dashboard |
+//! | `downstream` | `client_addr`, `config`, `handshake`, `headers`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `websocket` | one client connection: HTTP/1.1 or HTTP/2, its requests and their log |
+//! | `handshake` | `client_addr`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `upstream`, `websocket` | the WebSocket opening handshake, accepted early or after the upstream, and the session from it |
+//! | `proxy` | `client_addr`, `downstream`, `headers`, `http_client`, `local_reply`, `route`, `state`, `transport`, `upstream`, `websocket` | plain HTTP: forward, hold, respond |
+//! | `state` | `client_addr`, `config`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `route`, `session`, `upstream`, `websocket` | state that connections share: of the process, of each worker |
+//! | `config` | `client_addr`, `limits`, `matcher`, `observability`, `route`, `server`, `session`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
+//! | `http_client` | `headers`, `local_reply`, `observability`, `route`, `transport`, `upstream`, `websocket` | connections for plain HTTP to upstreams: HTTP/1.1, HTTP/2, pools |
+//! | `local_reply` | `headers`, `observability`, `proxy`, `route`, `websocket` | responses that the proxy makes itself: status, name, headers |
+//! | `headers` | `client_addr`, `local_reply`, `observability`, `route`, `websocket` | header sections: framing, host, forwarding, request id |
 //! | `route` | `session`, `upstream`, `websocket` | host and path to upstream and settings |
-//! | `client` |  | client addresses, and the proxies trusted to report them |
-//! | `telemetry` | `client`, `session`, `upstream`, `websocket` | logs and counters |
-//! | `session` | `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
+//! | `observability` | `client_addr`, `session`, `upstream`, `websocket` | logs, counts |
+//! | `session` | `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
+//! | `limits` | `client_addr`, `observability` | connections, addresses, held bytes, memory, drain |
+//! | `client_addr` |  | addresses of clients, and proxies trusted to name them |
 //! | `upstream` | `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
-//! | `matcher` |  | conditions on messages |
-//! | `memory` |  | memory limit and usage of the process |
-//! | `transport` |  | byte streams: TCP, Unix, TLS, HTTP/2 |
+//! | `matcher` |  | comparisons with messages |
 //! | `tls` |  | certificates and keys from files, and their reload |
+//! | `transport` |  | byte streams, and deadlines on them |
 //! | `websocket` |  | RFC 6455: frames, messages, close codes; no I/O, no clock |
 //!
 //! # Invariants
@@ -68,20 +74,26 @@
 //! * A close frame never goes into the middle of a frame ([`session::close`]), and only
 //!   legal codes can be constructed ([`websocket::CloseCode`]).
 //! * Memory that clients can occupy is bounded per session and for the process
-//!   ([`session::budget`]).
+//!   ([`limits::held_bytes`]).
 
 pub mod admin;
 pub mod cli;
-pub mod client;
+pub mod client_addr;
 pub mod config;
 pub mod demo;
-pub mod http;
+pub mod downstream;
+pub mod handshake;
+pub mod headers;
+pub mod http_client;
+pub mod limits;
+pub mod local_reply;
 pub mod matcher;
-pub mod memory;
+pub mod observability;
+pub mod proxy;
 pub mod route;
 pub mod server;
 pub mod session;
-pub mod telemetry;
+pub mod state;
 pub mod tls;
 pub mod transport;
 pub mod upstream;

@@ -13,7 +13,7 @@
 
 pub mod json;
 
-pub use json::{Json, Scalar};
+pub use self::json::{Json, Scalar};
 
 /// A message, or its beginning, as a matcher sees it.
 #[derive(Clone, Copy, Debug)]

@@ -16,12 +16,11 @@ mod acceptor;
 mod admin;
 mod descriptors;
 pub mod listener;
-mod memory;
-mod pacer;
-mod places;
+mod memory_sampler;
 mod proxy_protocol;
-mod renewal;
-pub mod service;
+mod reloader;
+pub mod systemd;
+mod timer_anchor;
 pub mod tls;
 mod worker;
 
@@ -32,7 +31,7 @@ use std::{
 use tokio::{sync::mpsc, time};
 use tracing::field::debug;
 
-use self::{admin::AdminThread, service::Service, worker::Workers};
+use self::{admin::AdminThread, systemd::Service, worker::Workers};
 pub use self::{
     descriptors::raise_descriptor_limit,
     listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
@@ -44,8 +43,8 @@ use crate::{
         Config,
         reload::{self, Source, Trigger},
     },
-    http::{self, visit},
-    memory::Bound,
+    limits::overload::Bound,
+    state::{process::Shared, worker_handle},
 };
 
 /// Time left for writing the last log lines after the drain was cut short.
@@ -122,12 +121,12 @@ pub async fn run_from(
         tracing::info!(address = %listener.settings(), "listening");
         addresses.push(listener.settings().to_string());
     }
-    let shared = Arc::new(http::Shared::new(Arc::clone(&config)));
+    let shared = Arc::new(Shared::new(Arc::clone(&config)));
     let drain = shared.drain().clone();
     let _drain_on_drop = drain.begin_on_drop();
     let (workers, visits): (Vec<_>, Vec<_>) =
         // A worker's thread ends when its last handle is dropped: until then its counts can be read.
-        (0..config.workers.get()).map(visit::Worker::new).unzip();
+        (0..config.workers.get()).map(worker_handle::Worker::new).unzip();
     let watched = workers.clone();
     let admin = if let Some(listener) = admin {
         tracing::info!(address = %listener.address(), "listening for admin requests");
@@ -144,8 +143,8 @@ pub async fn run_from(
     let workers = Workers::start(traffic, &config, &shared, &alive, visits)?;
     // The drain is over when the receiver sees the last sender dropped, so none may stay here.
     drop(alive);
-    let _renewal = renewal::watch(&shared, trigger, source)?;
-    let _memory = memory::watch(&shared)?;
+    let _renewal = reloader::watch(&shared, trigger, source)?;
+    let _memory = memory_sampler::watch(&shared)?;
 
     // Only here, when everything is bound and running, may a supervisor send clients.
     service.ready(&format!("listening on {}", addresses.join(", ")));

@@ -1,41 +1,38 @@
 //! One WebSocket session, from the client's `101 Switching Protocols` to the last close
 //! frame.
 
-pub mod budget;
 pub mod close;
-pub mod drain;
 pub mod flush;
 pub mod gate;
 pub mod hold;
+mod inspector;
 pub mod ledger;
-mod outbox;
 mod peer;
 pub mod queue;
-pub mod record;
 pub mod rules;
 mod splice;
 pub mod state;
-mod tap;
+pub mod stats;
 pub mod termination;
+mod timeouts;
 pub mod tunnel;
-mod watch;
+mod write_buffer;
 
 use std::{mem, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
-pub use self::{
-    budget::Budget,
-    drain::Drain,
-    record::Record,
-    termination::{Cause, Report},
-};
 use self::{
     close::{Closing, Forwards, Party},
     hold::{Client, Farewell, Holding},
     ledger::Account,
-    record::Queued,
+    stats::Queued,
     tunnel::{End, Ends},
 };
+pub use self::{
+    stats::Record,
+    termination::{Cause, Report},
+};
 use crate::{
+    limits::{drain::Drain, held_bytes::Budget},
     transport::Stream,
     upstream::{Attempts, ConnectError, Trial},
     websocket::{Opened, Role, extension::Agreement},
@@ -303,7 +300,7 @@ mod tests {
             async |_: &Attempts| pending::<Result<Opened<Transport>, ConnectError>>().await;
         let context = Context {
             budget: Arc::new(Budget::new(0)),
-            drain: Drain::new(drain::Settings::default()),
+            drain: Drain::new(crate::limits::drain::Settings::default()),
         };
         let settings = Settings::default();
 

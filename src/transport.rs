@@ -6,6 +6,7 @@
 pub mod backlog;
 pub mod descriptors;
 mod http2;
+pub mod lazy_deadline;
 mod tcp;
 
 use std::{

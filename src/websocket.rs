@@ -16,8 +16,8 @@ pub mod spelling;
 pub mod subprotocol;
 pub mod utf8;
 
-pub use close_code::{CloseCode, CloseFrame};
-pub use frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
+pub use self::close_code::{CloseCode, CloseFrame};
+pub use self::frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
 
-pub use handshake::Opened;
-pub use message::{AssembleError, Assembled, Assembler, Control, Message};
+pub use self::handshake::Opened;
+pub use self::message::{AssembleError, Assembled, Assembler, Control, Message};

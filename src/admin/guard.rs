@@ -17,7 +17,7 @@ use hyper::{
     header::{HOST, HeaderName, ORIGIN},
 };
 
-use crate::client::ClientAddr;
+use crate::client_addr::ClientAddr;
 
 /// Kind of access that an endpoint needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Liveness of the process, and its readiness for clients.
 
-mod room;
+mod capacity;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio::{
     time::{self, Instant},
 };
 
-pub(super) use self::room::Room;
+pub(super) use self::capacity::Room;
 use super::{
     Admin,
     answer::{self, Body},
     query::Query,
 };
-use crate::{http::visit::Worker, route::Route, upstream::dial::Protocol};
+use crate::{route::Route, state::worker_handle::Worker, upstream::dial::Protocol};
 
 /// Time for all upstreams together to accept a connection.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -146,7 +146,7 @@ mod tests {
     use crate::{
         admin::Process,
         config::{Config, reload},
-        http::{Local, Shared, visit::STUCK_AFTER},
+        state::{process::Shared, worker::Local, worker_handle::STUCK_AFTER},
     };
 
     /// The listener of a process with these workers.

@@ -9,7 +9,7 @@
 //! * In each response, for each route: `messages_accepted_total = messages_settled_total over all
 //!   accounts + messages_unconfirmed + messages_held`.
 //! * No counter decreases while the process runs. Those of a removed route disappear: the breaker's
-//!   at once, the others when the route is forgotten ([`view`](super::view)). Should the route
+//!   at once, the others when the route is forgotten ([`view`](super::aggregate)). Should the route
 //!   return later, they begin at 0, which `rate()` takes for a reset.
 
 mod certificates;
@@ -37,18 +37,18 @@ use self::{
 };
 use super::{
     Admin,
+    aggregate::View,
     answer::{self, Body},
-    view::View,
 };
 use crate::{
-    http::UNROUTED,
-    session::{ledger::Account, rules::Priority, state::SessionState},
-    telemetry::{
+    observability::{
         self,
         histogram::Histogram,
         rejections::{Rejection, Rejections},
         totals::{RouteSnapshot, RouteTotals},
     },
+    session::{ledger::Account, rules::Priority, state::SessionState},
+    state::route_stats::UNROUTED,
     upstream::{
         Failure,
         breaker::{self, State},
@@ -104,7 +104,7 @@ struct Scrape {
     breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
     expiries: Expiries,
-    log: telemetry::Queue,
+    log: observability::Queue,
     process: Option<ProcessStatus>,
 }
 
@@ -122,7 +122,7 @@ impl Scrape {
             breakers: shared.endpoints().statuses(),
             rejections: rejections(shared.rejections()),
             expiries: Expiries::of(&shared.config()),
-            log: telemetry::queue(),
+            log: observability::queue(),
             process: ProcessStatus::read(),
         }
     }
@@ -252,7 +252,7 @@ impl Scrape {
         page.gauge(
             "readygate_log_queue_limit_bytes",
             "Most bytes of the log that may wait.",
-            telemetry::MAX_QUEUED_BYTES as u64,
+            observability::MAX_QUEUED_BYTES as u64,
         )
     }
 

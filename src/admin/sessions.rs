@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{
     config::units,
-    http::{
-        Local,
-        sessions::{Ended, MAX_REMEMBERED, Running},
-    },
     session::{
         ledger::{Account, Ledger},
         rules::Priority,
         state::{SessionState, Transition},
+    },
+    state::{
+        sessions::{Ended, MAX_REMEMBERED, Running},
+        worker::Local,
     },
     websocket::CloseCode,
 };

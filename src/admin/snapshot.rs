@@ -47,19 +47,19 @@ use tokio::time::Instant;
 
 use super::{
     Admin,
+    aggregate::View,
     metrics::ProcessStatus,
     sessions::{self, Filter, List},
     unix_millis,
-    view::View,
 };
 use crate::{
-    http::UNROUTED,
+    observability::{histogram::Histogram, rejections::Rejection, totals::RouteSnapshot},
     session::{
         ledger::{Account, Ledger},
         rules::Priority,
         state::SessionState,
     },
-    telemetry::{histogram::Histogram, rejections::Rejection, totals::RouteSnapshot},
+    state::route_stats::UNROUTED,
     upstream::{Failure, breaker::Status},
 };
 

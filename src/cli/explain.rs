@@ -17,7 +17,7 @@ use self::{request::Request, settings::Settings};
 use super::{Exit, configuration, print, report};
 use crate::{
     config::{Concerns, Config, address},
-    http::response::Refusal,
+    local_reply::Refusal,
     route::{Accept, Route},
 };
 

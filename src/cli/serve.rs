@@ -15,7 +15,7 @@ use crate::{
     },
     server::{
         self, Ended, Listeners,
-        service::{Inherited, Service},
+        systemd::{Inherited, Service},
     },
 };
 

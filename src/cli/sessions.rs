@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Exit,
-    operate::{Unanswered, Which},
+    admin_client::{Unanswered, Which},
     print,
 };
 

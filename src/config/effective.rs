@@ -1,7 +1,7 @@
 //! What is in effect and where it comes from, for people to look at.
 //!
 //! Values are as the file has them: `"25%"` and not what that is on this machine. What is not
-//! in the file is the default of its row in [`keys`]; a test holds those against the code.
+//! in the file is the default of its row in `keys`; a test holds those against the code.
 //!
 //! # Invariants
 //!
@@ -204,7 +204,8 @@ impl Shown<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Config, *};
+    use super::*;
+    use crate::config::Config;
 
     fn environment(name: &str) -> Option<String> {
         match name {

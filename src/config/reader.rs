@@ -13,9 +13,9 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 
 use toml::de::DeTable;
 
-pub(super) use expand::expand;
-pub(super) use table::Table;
-pub(super) use value::Value;
+pub(super) use self::expand::expand;
+pub(super) use self::table::Table;
+pub(super) use self::value::Value;
 
 use super::{
     Environment,

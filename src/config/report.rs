@@ -13,10 +13,10 @@ use std::{error::Error, fmt};
 
 use annotate_snippets::{Group, Level, Renderer};
 
-pub use mistake::Mistake;
-pub(super) use mistake::{any_of, similar};
-pub(super) use problem::Problem;
-pub(super) use variables::{Expanded, Variables, escape};
+pub use self::mistake::Mistake;
+pub(super) use self::mistake::{any_of, similar};
+pub(super) use self::problem::Problem;
+pub(super) use self::variables::{Expanded, Variables, escape};
 
 /// Everything that is wrong with a configuration, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]

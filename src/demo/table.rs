@@ -156,7 +156,8 @@ fn seconds(duration: Duration) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{super::tally::Totals, *};
+    use super::*;
+    use crate::demo::tally::Totals;
 
     fn group(readygate: Totals) -> Group {
         let row = |way, totals, opened, flush| Row {

@@ -11,16 +11,20 @@ use tokio::{task, time};
 use super::{
     ListenSettings, Listener, Tls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
-    pacer::Pacer,
-    places::Place,
     proxy_protocol::{self, Behind},
+    timer_anchor::Pacer,
     worker::Seat,
 };
 use crate::{
-    client::{ClientAddr, Endpoints},
-    http::{self, Admission, Local, Protocol, addresses::AddressPlace},
+    client_addr::{ClientAddr, Endpoints},
+    downstream::{self, Protocol},
+    limits::{
+        connections::{Admission, Place},
+        per_ip::AddressPlace,
+    },
+    observability::{connections::Connections, rejections::Rejection},
     route::Route,
-    telemetry::{connections::Connections, rejections::Rejection},
+    state::worker::Local,
     transport::{Transport, descriptors},
 };
 
@@ -277,7 +281,7 @@ impl Connection {
             } else {
                 Protocol::Http1
             };
-            let served = http::serve(socket, protocol, ends, admission, local);
+            let served = downstream::serve(socket, protocol, ends, admission, local);
             spawn(served, place);
             return;
         };
@@ -290,7 +294,7 @@ impl Connection {
                     Some(b"h2") => Protocol::Http2,
                     _ => Protocol::Http1,
                 };
-                http::serve(stream, protocol, ends, admission, &local)
+                downstream::serve(stream, protocol, ends, admission, &local)
             };
             OptionFuture::from(stream.map(serve))
         });

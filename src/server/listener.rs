@@ -15,8 +15,8 @@ use std::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::{ListenAddress, ListenSettings, service::Inherited};
-use crate::{client::ClientAddr, config::Config, transport::Transport};
+use super::{ListenAddress, ListenSettings, systemd::Inherited};
+use crate::{client_addr::ClientAddr, config::Config, transport::Transport};
 
 /// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;

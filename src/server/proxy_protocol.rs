@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 
 use super::listener::AcceptedSocket;
-use crate::client::{ClientAddr, Endpoints};
+use crate::client_addr::{ClientAddr, Endpoints};
 
 /// Longest header in bytes; addresses and a few extensions (TLVs) need some hundreds.
 const MAX_HEADER_BYTES: usize = 4096;

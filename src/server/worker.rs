@@ -15,12 +15,12 @@ use tokio::{
 use super::{
     Listener,
     acceptor::{Acceptor, Handed},
-    pacer::Pacer,
-    places::Count,
+    timer_anchor::Pacer,
 };
 use crate::{
     config::Config,
-    http::{Local, Shared, visit::Visit},
+    limits::connections::Count,
+    state::{process::Shared, worker::Local, worker_handle::Visit},
 };
 
 /// Accepted connections that may wait for one worker to adopt them.

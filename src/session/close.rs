@@ -11,8 +11,8 @@
 //! * It is over within `close_timeout`, and in a drain within the grace period.
 
 mod codes;
-mod party;
 mod rest;
+mod side;
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ use futures_util::FutureExt;
 use tokio::{io::AsyncWriteExt, time};
 
 pub use self::codes::CloseCodes;
-pub(super) use self::party::{Forwards, Party};
+pub(super) use self::side::{Forwards, Party};
 use self::{
-    party::{Incoming, Outgoing},
     rest::take_rest_of_message,
+    side::{Incoming, Outgoing},
 };
 use super::{
     Context,
-    outbox::Outbox,
     peer::{HIGH_WATER_BYTES, progress},
-    record::Record,
     state::SessionState,
+    stats::Record,
     termination::Cause,
-    watch,
+    timeouts,
+    write_buffer::Outbox,
 };
 use crate::{
     transport::Stream,
@@ -353,7 +353,7 @@ fn take_frames<S: Stream, T: Stream>(
     if skipped.stop == Stop::Pong
         && let Some(pong) = Control::take_next(&from.scanner, input)
     {
-        if watch::is_own_pong(&pong) {
+        if timeouts::is_own_pong(&pong) {
             from.pongs += 1;
         } else {
             to.peer.outbox.push_passing(&pong.wire, true);
@@ -374,7 +374,7 @@ fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> O
         // Nobody is there whom another one could be for.
         Stop::Pong => {
             let pong = Control::take_next(&from.scanner, input)?;
-            from.pongs += u64::from(watch::is_own_pong(&pong));
+            from.pongs += u64::from(timeouts::is_own_pong(&pong));
         }
         Stop::Close => {
             let control = Control::take_next(&from.scanner, input)?;

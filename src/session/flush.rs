@@ -15,8 +15,8 @@ use tokio::time::{self, Instant};
 use super::{
     hold::{Holding, Link},
     ledger::Account,
-    outbox::Outbox,
     termination::Cause,
+    write_buffer::Outbox,
 };
 use crate::transport::Stream;
 

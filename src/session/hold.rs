@@ -39,18 +39,18 @@ use tokio::{
 
 use super::{
     Agreed, Context,
-    budget::Charge,
     flush::Snapshot,
     gate::{Gate, OnTimeout, Signal, Stage},
     peer::{HIGH_WATER_BYTES, Peer, progress},
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES},
-    record::{Queued, Record},
     rules::Release,
     state::SessionState,
+    stats::{Queued, Record},
     termination::Cause,
-    watch::{Side, Watch},
+    timeouts::{Side, Watch},
 };
 use crate::{
+    limits::held_bytes::Charge,
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::{Assembler, CloseFrame, Compression, Opened, Role, deflate::Inflation},

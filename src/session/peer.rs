@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::task::coop;
 
-use super::outbox::Outbox;
+use super::write_buffer::Outbox;
 use crate::{transport::Stream, websocket::Opened};
 
 /// The most bytes that one read takes in.

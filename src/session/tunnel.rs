@@ -28,16 +28,21 @@ use tokio::{task::coop, time};
 pub(super) use self::direction::Passed;
 use self::direction::{Ending, empty_pipe, poll_direction};
 use super::{
-    budget::Charge,
-    drain::{Drain, Turn},
     peer::Peer,
-    record::Record,
     splice::Pipe,
     state::SessionState,
+    stats::Record,
     termination::{Cause, Traffic},
-    watch::Watch,
+    timeouts::Watch,
 };
-use crate::{transport::Stream, websocket::FrameScanner};
+use crate::{
+    limits::{
+        drain::{Drain, Turn},
+        held_bytes::Charge,
+    },
+    transport::Stream,
+    websocket::FrameScanner,
+};
 
 /// How the tunnel and the closing handshake behave.
 #[derive(Clone, Debug)]

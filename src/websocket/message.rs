@@ -351,10 +351,8 @@ mod tests {
         protocol::{Role as OtherRole, WebSocketConfig},
     };
 
-    use super::{
-        super::{CloseCode, CloseFrame, samples},
-        *,
-    };
+    use super::*;
+    use crate::websocket::{CloseCode, CloseFrame, samples};
 
     /// What comes out of a stream, and how it ends.
     type Assembly = (Vec<Assembled>, Result<Vec<u8>, AssembleError>);

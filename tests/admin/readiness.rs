@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use readygate::memory::{Bound, Usage};
+use readygate::limits::overload::{Bound, Usage};
 use tokio::net::TcpStream;
 
 use crate::support::{Peer, Proxy, Upstream, config, gated, handshake};

@@ -32,9 +32,13 @@ use gungraun::{
     Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
 use readygate::{
+    limits::{
+        drain::{self, Drain},
+        held_bytes::Budget,
+    },
     matcher::{Matcher, Sample},
     session::{
-        self, Budget, Report, Settings,
+        self, Report, Settings,
         gate::Trigger,
         hold::Order,
         queue::HoldQueue,
@@ -268,7 +272,7 @@ impl Polled {
         let session = Box::pin(async move {
             let context = session::Context {
                 budget: Arc::new(Budget::new(1 << 30)),
-                drain: session::Drain::new(session::drain::Settings::default()),
+                drain: Drain::new(drain::Settings::default()),
             };
             let connect = async |_: &Attempts| -> Result<Opened<Side>, ConnectError> {
                 Ok(Opened {
@@ -411,7 +415,7 @@ fn tunnel() -> Tunnel {
         };
         let context = session::Context {
             budget: Arc::new(Budget::new(1 << 30)),
-            drain: session::Drain::new(session::drain::Settings::default()),
+            drain: Drain::new(drain::Settings::default()),
         };
         let far_upstream = RefCell::new(Some(far_upstream));
         let connect = async |_: &Attempts| -> Result<_, ConnectError> {

@@ -1,6 +1,6 @@
 //! Request ids and traces.
 
-use readygate::client::TrustedProxies;
+use readygate::client_addr::TrustedProxies;
 
 use crate::support::{Exchange, Proxy, Upstream, config, handshake};
 
@@ -12,7 +12,7 @@ async fn requests(is_trusted: bool, lines: &[&str]) -> [Exchange; 2] {
     let mut config = config(vec![upstream.route()]);
     if is_trusted {
         config.trusted_proxies = TrustedProxies {
-            networks: readygate::client::PRIVATE_NETWORKS.into(),
+            networks: readygate::client_addr::PRIVATE_NETWORKS.into(),
             unix: false,
         };
     }

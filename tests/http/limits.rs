@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future;
 use readygate::{
-    client::{Network, TrustedProxies},
+    client_addr::{Network, TrustedProxies},
     config::Config,
     route::Route,
     session::gate::Trigger,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use readygate::memory::{Bound, Usage};
+use readygate::limits::overload::{Bound, Usage};
 use tempfile::TempDir;
 
 use crate::support::{Proxy, Reserved, Upstream, config, handshake, text_frame};

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use readygate::{
-    client::{Network, TrustedProxies},
+    client_addr::{Network, TrustedProxies},
     config::Config,
     route::Route,
     server::{self, ListenAddress, ListenSettings},

@@ -10,12 +10,12 @@ use std::{
 };
 
 use readygate::{
-    client::TrustedProxies,
+    client_addr::TrustedProxies,
     config::{Cautions, Config, Effective},
+    limits::drain,
+    observability,
     route::{Route, Routes},
     server::{self, Limits, ListenAddress, Listener, Listeners},
-    session::drain,
-    telemetry,
     upstream::Address,
 };
 use socket2::{Domain, Socket, Type};
@@ -36,7 +36,7 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         trusted_proxies: TrustedProxies::default(),
         workers: NonZeroUsize::MIN,
         admin: None,
-        log: telemetry::Settings::default(),
+        log: observability::Settings::default(),
         limits: Limits::new(1024 * 1024),
         drain: drain::Settings {
             spread: Duration::ZERO,

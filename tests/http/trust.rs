@@ -1,6 +1,6 @@
 //! Trust in the claims of clients and proxies.
 
-use readygate::client::{Network, TrustedProxies};
+use readygate::client_addr::{Network, TrustedProxies};
 
 use crate::support::{Exchange, Proxy, Upstream, config, handshake};
 

@@ -3,8 +3,9 @@
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use readygate::session::{
-    Budget, budget::Charge, hold::Overflow, ledger::Account, queue::MESSAGE_OVERHEAD_BYTES,
+use readygate::{
+    limits::held_bytes::{Budget, Charge},
+    session::{hold::Overflow, ledger::Account, queue::MESSAGE_OVERHEAD_BYTES},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use readygate::{
+    limits::held_bytes::Budget,
     matcher::Matcher,
     session::{
-        Agreed, Budget, Settings,
+        Agreed, Settings,
         ledger::Account,
         rules::{Priority, Release, Rule, Rules},
     },

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use readygate::session::{Budget, Settings, gate::Trigger};
+use readygate::{
+    limits::held_bytes::Budget,
+    session::{Settings, gate::Trigger},
+};
 use tokio::{io::AsyncReadExt, time::sleep};
 
 use crate::{scene::*, support::*};

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::SinkExt;
 use readygate::{
+    limits::held_bytes::Budget,
     matcher::Matcher,
     session::{
-        Agreed, Budget, Cause, Settings,
+        Agreed, Cause, Settings,
         gate::{OnTimeout, Trigger},
         ledger::Account,
         rules::{Priority, Release, Rule, Rules},

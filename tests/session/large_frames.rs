@@ -11,7 +11,8 @@ use std::{
 };
 
 use readygate::{
-    session::{Drain, Report, Settings, ledger::Account},
+    limits::drain::Drain,
+    session::{Report, Settings, ledger::Account},
     transport::{Stream, Transport},
 };
 use rustix::{

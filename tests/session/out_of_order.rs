@@ -6,9 +6,13 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use readygate::{
+    limits::{
+        drain::{self, Drain},
+        held_bytes::Budget,
+    },
     matcher::Matcher,
     session::{
-        self, Agreed, Budget, Context, Drain, Settings,
+        self, Agreed, Context, Settings,
         rules::{Priority, Release, Rule, Rules},
     },
     upstream::{
@@ -337,7 +341,7 @@ async fn visit(endpoint: &Arc<Endpoint>, trial: Trial, settings: &Settings) -> b
     let connect = async |attempts: &Attempts| upstream::connect(endpoint, &request, attempts).await;
     let context = Context {
         budget: Arc::new(Budget::new(1024 * 1024)),
-        drain: Drain::new(session::drain::Settings::default()),
+        drain: Drain::new(drain::Settings::default()),
     };
     let agreed = Agreed {
         trial,

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::SinkExt;
 use readygate::{
+    limits::{drain, held_bytes::Budget},
     matcher::Matcher,
     session::{
-        self, Budget, Cause, Settings,
+        Cause, Settings,
         hold::{OnClientGone, Overflow},
         ledger::Account,
         queue::MESSAGE_OVERHEAD_BYTES,
@@ -494,7 +495,7 @@ async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
             let mut upstream = as_server(tunnel.upstream.connect(b"")).await;
             send_all(&mut client, &["before"]).await;
             assert_eq!(receive(&mut upstream, 1).await, ["before"]);
-            tunnel.drain.set(session::drain::Settings {
+            tunnel.drain.set(drain::Settings {
                 delay: Duration::ZERO,
                 grace: Duration::from_secs(8),
                 spread,
@@ -529,7 +530,7 @@ async fn in_a_drain_a_session_that_holds_nothing_waits_for_its_turn() {
         let held = start(settings);
         let mut client = as_client(held.client).await;
         let mut upstream = as_server(held.upstream.connect(b"")).await;
-        held.drain.set(session::drain::Settings {
+        held.drain.set(drain::Settings {
             delay: Duration::ZERO,
             grace: Duration::from_secs(800),
             spread: Duration::from_secs(400),

@@ -6,8 +6,12 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use readygate::{
+    limits::{
+        drain::{self, Drain},
+        held_bytes::Budget,
+    },
     matcher::Matcher,
-    session::{self, Agreed, Budget, Context, Drain, Record, Report, Settings, gate::Trigger},
+    session::{self, Agreed, Context, Record, Report, Settings, gate::Trigger},
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
@@ -213,7 +217,7 @@ pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A drain in which nobody waits for a turn.
 fn at_once() -> Drain {
-    Drain::new(session::drain::Settings {
+    Drain::new(drain::Settings {
         spread: Duration::ZERO,
         ..Default::default()
     })

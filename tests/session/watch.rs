@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use readygate::{
-    session::{Agreed, Budget, Cause, Settings, ledger::Account, state::SessionState},
+    limits::held_bytes::Budget,
+    session::{Agreed, Cause, Settings, ledger::Account, state::SessionState},
     transport::Transport,
     websocket::extension::Agreement,
 };

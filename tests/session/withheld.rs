@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use readygate::{
+    limits::held_bytes::Budget,
     matcher::{Json, Matcher, Scalar},
-    session::{Budget, Settings, gate::Trigger, hold::OnClientGone},
+    session::{Settings, gate::Trigger, hold::OnClientGone},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Labels, labels, page::Page};
-use crate::http::{Shared, addresses::Busiest};
+use crate::{limits::per_ip::Busiest, state::process::Shared};
 
 /// Use and limits at one instant.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 use super::Labels;
-use crate::telemetry::histogram::Histogram;
+use crate::observability::histogram::Histogram;
 
 /// A metrics page that is being written.
 pub(super) struct Page<'a>(DescriptorEncoder<'a>);

@@ -10,7 +10,10 @@ use hyper::{
 
 use crate::{
     config::{Config, Mistake},
-    http::{find_route, framing::Framing, response::Refusal, target::origin_form, upgrade},
+    downstream::find_route,
+    handshake::accept,
+    headers::{framing::Framing, host::origin_form},
+    local_reply::Refusal,
     route::{Route, Subprotocol},
     websocket::handshake::{VERSION, list},
 };
@@ -137,7 +140,7 @@ impl Request {
             request.headers_mut().entry(name).or_insert(value);
         }
         let (request, ()): (Parts, ()) = request.into_parts();
-        Ok(match upgrade::judge(&request, route)? {
+        Ok(match accept::judge(&request, route)? {
             Subprotocol::None => "101 at once, without a subprotocol".to_owned(),
             Subprotocol::Named(named) => format!("101 at once, with the subprotocol {named}"),
             Subprotocol::Upstreams => {

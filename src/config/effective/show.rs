@@ -113,7 +113,7 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Config;
+    use crate::config::Config;
 
     const FILE: &str = r#"
         listen = "127.0.0.1:${PORT}"

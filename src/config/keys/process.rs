@@ -11,9 +11,9 @@ use crate::{
             words::{FORMAT, LEVEL, REQUESTS},
         },
     },
+    limits::drain,
+    observability,
     server::Limits,
-    session::drain,
-    telemetry,
 };
 
 section! {
@@ -41,7 +41,7 @@ section! {
 }
 
 section! {
-    pub(in crate::config) LOG: telemetry::Settings = "log";
+    pub(in crate::config) LOG: observability::Settings = "log";
 
     /// The least severe level that is logged: "error", "warn", "info", "debug" or "trace".
     level: LEVEL = "info";

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 
 use toml::de::DeTable;
 
-use super::{
-    super::{Config, reader::File, report::any_of, routes, tests::shipped_with_examples},
-    *,
-};
+use super::*;
+use crate::config::{Config, reader::File, report::any_of, routes, tests::shipped_with_examples};
 
 /// The keys of `schema` and of the tables in it, as the reader of the file calls them.
 fn keys(schema: &Value, name: &str, keys: &mut BTreeSet<String>) {

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     config::report::Mistake,
-    memory::{self, Bound, Usage},
+    limits::{
+        memory,
+        overload::{Bound, Usage},
+    },
     websocket::CloseCode,
 };
 

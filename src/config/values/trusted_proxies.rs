@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::client::{Network, PRIVATE_NETWORKS, TrustedProxies};
-use crate::config::{reader::Value, report::Mistake};
+use crate::{
+    client_addr::{Network, PRIVATE_NETWORKS, TrustedProxies},
+    config::{reader::Value, report::Mistake},
+};
 
 /// `trusted_proxies = ["10.0.0.0/8", "192.0.2.7", "private", "unix"]`
 pub(in crate::config) fn read(value: Value<'_>) -> Option<TrustedProxies> {

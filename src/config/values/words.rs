@@ -2,13 +2,13 @@
 
 use super::Words;
 use crate::{
+    observability::{FORMATS, Format, LEVELS, Requests},
     route::{Accept, NonAscii, Underscores},
     session::{
         gate::OnTimeout,
         hold::{OnClientGone, Order, Overflow},
         rules::{Priority, Release},
     },
-    telemetry::{FORMATS, Format, LEVELS, Requests},
     upstream::{dial::Protocol, proxy_protocol::Version},
 };
 

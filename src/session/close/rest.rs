@@ -2,7 +2,7 @@
 
 use super::{Party, take_stop};
 use crate::{
-    session::watch,
+    session::timeouts,
     transport::Stream,
     websocket::{Control, Opcode, frame::Stop},
 };
@@ -39,7 +39,7 @@ fn take_header<S: Stream, T: Stream>(
     }
     if header.opcode.is_control() {
         let control = Control::take(&header, header_bytes, input)?;
-        if watch::is_own_pong(&control) {
+        if timeouts::is_own_pong(&control) {
             from.pongs += 1;
         } else {
             pass(from, to, &control.wire, false);

@@ -6,7 +6,7 @@ use crate::{
         ledger::Account,
         peer::{HIGH_WATER_BYTES, Peer},
         termination::Cause,
-        watch,
+        timeouts,
     },
     transport::Stream,
     websocket::{AssembleError, Assembled, CloseFrame, Control, Opcode, frame::control_frame},
@@ -185,7 +185,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 let frame = CloseFrame::parse(&control.payload).map_err(Cause::ClientError)?;
                 self.client_left(Farewell::Closed(frame))
             }
-            _ if watch::is_own_pong(&control) => Ok(()),
+            _ if timeouts::is_own_pong(&control) => Ok(()),
             _ => {
                 self.note_pong(&control.payload);
                 if let Some(link) = &mut self.link {

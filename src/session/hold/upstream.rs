@@ -9,10 +9,10 @@ use crate::{
     session::{
         close::Forwards,
         gate::{self, Signal},
+        inspector::{Tap, Tapped, extend},
         peer::{HIGH_WATER_BYTES, Peer},
-        tap::{Tap, Tapped, extend},
         termination::Cause,
-        watch,
+        timeouts,
     },
     transport::Stream,
     websocket::{
@@ -134,7 +134,9 @@ impl<U: Stream> Link<U> {
         if ping.next_at <= now {
             // One that does not read has enough with the one that waits for it.
             if self.peer.outbox.is_empty() {
-                self.peer.outbox.push_control(watch::own_ping(Role::Server));
+                self.peer
+                    .outbox
+                    .push_control(timeouts::own_ping(Role::Server));
             }
             ping.next_at = now + ping.wait;
             ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
@@ -293,7 +295,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        if watch::is_own_pong(control) {
+        if timeouts::is_own_pong(control) {
             self.session.confirm();
             if link.ping.take().is_some() {
                 self.observe(&Signal::Pong, "upstream answered the ping");

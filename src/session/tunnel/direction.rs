@@ -11,7 +11,7 @@ use crate::{
     session::{
         peer::{Peer, with_scratch},
         splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
-        watch,
+        timeouts,
     },
     transport::Stream,
     websocket::{CloseFrame, Control, FrameScanner, ProtocolError, frame::Stop},
@@ -340,7 +340,7 @@ fn pass_pong<T: Stream>(
         passed.own_bytes += fresh_before as u64;
         return Ok(false);
     };
-    if watch::is_own_pong(&pong) {
+    if timeouts::is_own_pong(&pong) {
         passed.has_own_pong = true;
         passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
     } else {

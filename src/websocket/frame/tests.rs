@@ -8,7 +8,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control as OtherControl, Data as OtherData, OpCode as OtherOpcode},
 };
 
-use super::{super::samples, *};
+use super::*;
+use crate::websocket::samples;
 
 const OPCODES: [Opcode; 6] = [
     Opcode::Continuation,

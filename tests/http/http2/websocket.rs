@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use h2::{Reason, client};
 use readygate::{
-    client::{Network, TrustedProxies},
+    client_addr::{Network, TrustedProxies},
     matcher::Matcher,
     route::{Accept, Route},
     session::{

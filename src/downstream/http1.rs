@@ -1,0 +1,397 @@
+//! A connection that speaks HTTP/1.1: requests one after the other, until one of them
+//! becomes a WebSocket.
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    future::{self, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::{Body as _, Incoming},
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{io::AsyncWriteExt, time};
+
+use super::{
+    Connection, detect::Sniffed, io::Watched, request_deadline::Patience, request_log::Meter,
+};
+use crate::{
+    client_addr::Client,
+    handshake::accept::{self, Accepted},
+    headers::{framing::Framing, head, request_id::Identity},
+    limits::drain::Drain,
+    local_reply::Refusal,
+    observability::{
+        self,
+        access_log::{self, NoRequest},
+        error_chain::Causes,
+        rejections::Rejection,
+    },
+    proxy::{
+        binding::Binding,
+        bodies::Body,
+        forward::{self, Downstream},
+    },
+    state::worker::Local,
+    transport::Transport,
+    websocket::{Opened, handshake::list},
+};
+
+/// How long a client that has got its last answer may go on sending, and one that has begun a
+/// request when the process drains.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection ends, or a client has its `101`: then returns its
+/// session.
+pub(crate) async fn serve(
+    stream: Sniffed,
+    connection: Connection,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let client = connection.client;
+    let local = Rc::clone(&connection.local);
+    let shared = &local.shared;
+    let limits = shared.config().limits.clone();
+    let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
+    let patience = Patience::new(limits.header_timeout, limits.keep_alive_timeout);
+    let stream = Watched::new(stream, framing, patience, limits.write_timeout);
+    let requests = Rc::new(Requests {
+        connection,
+        stream: stream.clone(),
+        is_body_broken: stream.is_body_broken(),
+        switching: RefCell::new(None),
+        binding: Rc::default(),
+    });
+
+    let mut http = http1::Builder::new()
+        // hyper has one time for a head and for the wait before it.
+        .header_read_timeout(None)
+        .max_header_size(limits.max_header_bytes)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn({
+                let requests = Rc::clone(&requests);
+                move |request| respond(Rc::clone(&requests), request)
+            }),
+        );
+    let ended = run_until_drained(&mut http, &requests, &shared.session.drain).await;
+
+    let parts = http.into_parts();
+    let mut stream = parts.io.into_inner();
+    drop(parts.service);
+    let switching = requests.switching.take().filter(|_| ended.is_ok());
+    drop(requests);
+    let accepted = match switching {
+        Some(Switching { head, accepted }) => stream.send(&head).await.ok().map(|()| accepted),
+        None => None,
+    };
+    if stream.is_stalled() {
+        shared.rejections.count(Rejection::WriteTimeout);
+    }
+    let is_too_slow = stream.is_too_slow();
+    let mut stream = stream.into_inner()?;
+    let has_begun = !parts.read_buf.is_empty();
+    match (ended, accepted) {
+        (Ok(()), Some(accepted)) => {
+            let read_buf = parts.read_buf;
+            let opened = Opened { stream, read_buf };
+            return Some(accept::session(opened, accepted, &local));
+        }
+        (Err(error), _) => {
+            tracing::debug!(client = %client.address, error = %Causes(&error), "connection ended");
+            let refused = has_begun.then(|| refusal_of(&error)).flatten();
+            if let Some((refusal, answered_by)) = refused {
+                let detail = Causes(&error).to_string();
+                let answer = no_request(refusal, answered_by, &detail, client, &local);
+                // A client that does not take these few bytes at once is slow to read, too.
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        }
+        (Ok(()), None) if is_too_slow && has_begun => {
+            let (refusal, answered_by) = (Refusal::HeaderTimeout, AnsweredBy::Proxy);
+            let detail = "the header section did not come in time";
+            let answer = no_request(refusal, answered_by, detail, client, &local);
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+        (Ok(()), None) => {}
+    }
+    close(stream, &shared.session.drain).await;
+    None
+}
+
+/// Who answers what is no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AnsweredBy {
+    /// hyper, with a status and nothing else.
+    Hyper,
+    Proxy,
+    /// The client would not understand it.
+    Nobody,
+}
+
+/// Why what a client has sent is no request, and does not get to [`respond`].
+fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
+    // The words are all by which hyper tells some of its errors apart.
+    let has_word = |word| error.to_string().contains(word);
+    if error.is_parse_too_large() && has_word("URI") {
+        Some((Refusal::TargetTooLong, AnsweredBy::Hyper))
+    } else if error.is_parse_too_large() {
+        Some((Refusal::HeadersTooLarge, AnsweredBy::Hyper))
+    } else if error.is_parse() && has_word("HTTP2 preface") {
+        Some((Refusal::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody))
+    } else if error.is_parse() {
+        Some((Refusal::BadRequest("malformed request"), AnsweredBy::Hyper))
+    } else {
+        None
+    }
+}
+
+/// Ends a connection on which too little came in time to know what is spoken.
+pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &Local) {
+    let detail = "this may become HTTP/1.1 or HTTP/2";
+    no_request(
+        Refusal::HeaderTimeout,
+        AnsweredBy::Nobody,
+        detail,
+        client,
+        local,
+    );
+    close(stream, &local.shared.session.drain).await;
+}
+
+/// Counts and logs what is no request; returns what is still to be answered.
+fn no_request(
+    refusal: Refusal,
+    answered_by: AnsweredBy,
+    detail: &str,
+    client: Client,
+    local: &Local,
+) -> String {
+    let is_ours = answered_by == AnsweredBy::Proxy;
+    let identity = is_ours.then(|| Identity::unknown(&local.request_ids));
+    let status = (answered_by != AnsweredBy::Nobody).then(|| refusal.status().as_u16());
+    let rejection = Rejection::from(refusal);
+    local.shared.rejections.count(rejection);
+    if local.config().log.requests != observability::Requests::None {
+        access_log::no_request(&NoRequest {
+            request_id: identity.as_ref().map(Identity::id),
+            client: client.address,
+            status,
+            refusal: (rejection.name(), detail),
+        });
+    }
+    identity.map_or_else(String::new, |identity| refusal.to_http1(&identity))
+}
+
+/// Closes a connection so that the client can still read the last answer.
+///
+/// Closing while there are unread bytes, say of a body that was refused, resets the
+/// connection and takes the answer with it (RFC 9112 §9.6). So the client is told that
+/// nothing more comes, and what it still sends is read for a moment.
+async fn close(stream: Transport, drain: &Drain) {
+    let mut stream = stream;
+    if stream.shutdown().await.is_ok() {
+        drain.run_until_begun(linger(stream)).await;
+    }
+}
+
+/// Reads what a client still sends that has been told that nothing more comes.
+pub(crate) async fn linger(stream: Transport) {
+    let mut stream = stream;
+    let mut nowhere = tokio::io::sink();
+    let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
+}
+
+/// Runs hyper's side of a connection until it ends, a client is to get its `101`, or a request
+/// was waited for too long; on drain it ends after the response under way, and a request that
+/// has not come whole soon after does not delay that.
+async fn run_until_drained<S>(
+    http: &mut http1::Connection<TokioIo<Watched>, S>,
+    requests: &Requests,
+    drain: &Drain,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Unpin,
+{
+    tokio::select! {
+        biased;
+        ended = poll_fn(|context| poll_served(http, requests, context)) => return ended,
+        () = drain.begun() => Pin::new(&mut *http).graceful_shutdown(),
+    }
+    tokio::select! {
+        ended = poll_fn(|context| poll_served(http, requests, context)) => ended,
+        () = requests.no_longer_answered() => Ok(()),
+    }
+}
+
+/// Polls hyper's side of a connection; ready as well when a client is to get its `101` and all
+/// answers before that have gone out, when a request was waited for too long, and when a client
+/// that sends no more has got its answer.
+fn poll_served<S>(
+    http: &mut http1::Connection<TokioIo<Watched>, S>,
+    requests: &Requests,
+    context: &mut Context<'_>,
+) -> Poll<hyper::Result<()>>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body> + Unpin,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Future: Unpin,
+{
+    let served = http.poll_without_shutdown(context);
+    if served.is_ready() {
+        return served;
+    }
+    if requests.stream.poll_ended(context).is_ready() {
+        requests.switching.take();
+        return Poll::Ready(Ok(()));
+    }
+    // hyper flushes what it has written before, and polls its stream for that, by itself.
+    let is_switching = requests.switching.borrow().is_some() && requests.stream.is_flushed();
+    if is_switching {
+        return Poll::Ready(Ok(()));
+    }
+    // What hyper has done may have begun or ended a request.
+    requests.stream.poll_too_slow(context).map(Ok)
+}
+
+/// A client that is to get its `101`.
+struct Switching {
+    /// What is written to it, by the proxy itself: hyper would add a `close` to `Connection`
+    /// where the client has said that.
+    head: Vec<u8>,
+    accepted: Accepted,
+}
+
+/// What the requests of one connection share.
+struct Requests {
+    connection: Connection,
+    stream: Watched,
+    is_body_broken: Rc<Cell<bool>>,
+    /// Set instead of an answer by hyper.
+    switching: RefCell<Option<Switching>>,
+    /// The connections to upstreams that are this connection's.
+    binding: Rc<Binding>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
+
+fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
+    // hyper reads on before it polls what is returned.
+    let under_way = requests.stream.under_way();
+    Box::pin(async move {
+        let is_http_1_0 = request.version() == Version::HTTP_10;
+        let meter = requests.connection.meter(&request);
+        let answer = requests.answer(request, &meter).await;
+        let mut response = match answer {
+            Ok((response, Some(accepted))) => {
+                let response = meter.answered(response);
+                let head = head::switching_protocols(&response);
+                let switching = Switching { head, accepted };
+                *requests.switching.borrow_mut() = Some(switching);
+                return future::pending().await;
+            }
+            Ok((response, None)) => response,
+            Err(refusal) => requests.connection.refuse(refusal, &meter),
+        };
+        response.body_mut().keep(under_way);
+        if requests.connection.local.drain().is_announced() {
+            // hyper closes the connection then, but does not say so.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        if is_http_1_0 {
+            say_whether_it_ends(&mut response);
+        }
+        if let Some(spelling) = response.body_mut().take_spelling() {
+            requests.stream.spell_next(spelling);
+        }
+        Ok(meter.answered(response))
+    })
+}
+
+/// Says to a client of HTTP/1.0 that the connection ends with its answer, where it does: that is
+/// the end of a body whose length is not known before (RFC 9112 §6.3).
+///
+/// hyper would say `keep-alive` to one that asks for that (RFC 9112 §9.3), and close.
+fn say_whether_it_ends(response: &mut Response<Body>) {
+    let body = response.body();
+    let is_without = matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    let is_open = body.size_hint().exact().is_none() && !body.is_end_stream() && !is_without;
+    if is_open || list(response.headers().get_all(CONNECTION)).any(|it| it == "close") {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+        *response.version_mut() = Version::HTTP_10;
+    }
+}
+
+impl Requests {
+    /// Resolves when there is nothing to be answered, or to be sent, though there was time to
+    /// ask.
+    async fn no_longer_answered(&self) {
+        loop {
+            time::sleep(LINGER).await;
+            if self.stream.is_idle() && self.stream.is_flushed() {
+                return;
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+        self.stream.next_verdict()?;
+        let local = &self.connection.local;
+        let client = meter.client();
+        let route = self.connection.route(&mut request, meter)?;
+        if accept::is_websocket(request.headers()) {
+            meter.set_handshake();
+            let (mut parts, _body) = request.into_parts();
+            parts.extensions.insert(self.stream.take_spelling());
+            // A WebSocket is of no use to a client that sends no more.
+            self.stream.set_held(true);
+            let is_client_gone = || self.stream.is_gone();
+            let answer = accept::answer(
+                &parts,
+                client,
+                &route,
+                local,
+                Some(&is_client_gone),
+                Some(&self.binding),
+            );
+            let answer = answer.await;
+            if matches!(answer, Ok((_, Some(_)))) {
+                meter.set_session();
+            } else {
+                self.stream.set_held(false);
+            }
+            return answer;
+        }
+        let downstream = Downstream {
+            client,
+            is_body_broken: Some(&self.is_body_broken),
+            is_gone: &|| self.stream.is_gone(),
+            set_held: &|is_held| self.stream.set_held(is_held),
+            send_interim: &|interim| self.stream.send_interim(interim),
+            backlog: None,
+            binding: Some(&self.binding),
+        };
+        let response = forward::forward(request, downstream, &route, local).await;
+        self.stream.set_held(false);
+        Ok((response?, None))
+    }
+}

@@ -1,0 +1,416 @@
+//! A connection that speaks HTTP/2: requests side by side, and each may become a session.
+//!
+//! A WebSocket is opened by an extended `CONNECT` (RFC 8441), and its stream then is what a
+//! connection of its own is in HTTP/1.1: the same session runs on it, in a task of its own
+//! on the same worker.
+//!
+//! # Invariants
+//!
+//! * The connection is served until the last of its streams has ended, and every session
+//!   on it, so that it counts for as long as any of them.
+//! * What one client can make the proxy keep is bounded: streams, header sections, unread
+//!   bytes of each stream, unsent bytes of each stream, and requests that it cancels.
+//! * While memory is short, a connection is not read that has streams which are not read
+//!   ([`handle`]): what its client sends waits in its socket then.
+//! * A session counts like a connection of its own, and no connection has more of them than
+//!   streams: a session may go on when its stream is reset, which makes room for another
+//!   stream but not for another session.
+//!
+//! # Flow control
+//!
+//! A client that is held, or whose upstream is slow, is not read; then its own window fills
+//! up and it stops. The connection's window has room for all streams doing that at once, so
+//! that they do not stop the others.
+//!
+//! That is not so for small frames: the h2 crate charges each `DATA` frame of less than 256
+//! bytes that is unread with what it lacks, for the whole connection, and ends that with
+//! `ENHANCE_YOUR_CALM`, all of its streams included, when half the connection's window is
+//! used up. So the window is larger than the streams need, and still only about seven of
+//! them, two where there is little memory, may be full of the smallest messages; and where
+//! there is little, one that is full of bytes which came in a frame each is too many.
+//!
+//! # What one stream can do to the others
+//!
+//! A proxy puts many clients on one connection, and what one of them sends must not end it for
+//! the others. These are all the ways in which h2 and hyper end a connection for what came on
+//! one of its streams:
+//!
+//! | what comes | the connection |
+//! |---|---|
+//! | a header section that breaks the rules of HTTP, or is too large | goes on: [`heads`] |
+//! | a field that is longer than 64 KiB on the wire and in several frames, or a section of 256 KiB or in 65 frames | ends: whoever makes such frames has no bound of its own |
+//! | `CONNECT` with content | goes on: [`heads`] |
+//! | requests that are reset before they are looked at | goes on for as many as there may be streams at once; a flood ends it |
+//! | requests that are cancelled | goes on if they were there for [a while](activity), or as many are answered; ends after 200 otherwise |
+//! | more than 1024 streams that h2 resets: a body that is not as long as it says, a window that overflows | ends: those that translate HTTP/1.1 make no such frames |
+//! | small frames that are not read: of a session whose queue is full, or whose upstream takes nothing | ends, see above; hyper does not let its users set h2's budget, and without one each such frame would cost some 300 bytes of memory |
+//! | bytes that are not read while memory is short | ends after 5 s, see [`handle`] |
+//! | frames that HTTP/2 does not allow: behind the end of a stream, beyond a window, a section that is no HPACK, more than 100 `DATA` frames with nothing in them | ends (RFC 9113 §5.4.1): they are not what a client has said, but how the other end says it |
+//!
+//! The answer to a request, and what goes wrong with it, is its stream's alone.
+
+mod gated_io;
+mod heads;
+mod hpack;
+mod request;
+mod stall_timeout;
+mod stream_accounting;
+
+use std::{convert::Infallible, ops::RangeInclusive, pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    ext,
+    rt::Executor,
+    server::conn::http2,
+    service::{HttpService, service_fn},
+    upgrade::{OnUpgrade, on as on_upgrade},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt, task, time};
+
+use self::{
+    gated_io::Handle,
+    stream_accounting::{Activity, Counted, Session, Stream},
+};
+use super::{Connection, detect::Sniffed, http1, request_log::Meter};
+use crate::{
+    handshake::accept::{self, Accepted},
+    headers::hop_by_hop,
+    limits::drain::Drain,
+    local_reply::{Refusal, Shortage},
+    observability::{
+        connections::SessionPlace,
+        error_chain::{self, Causes},
+        rejections::Rejection,
+    },
+    proxy::{
+        bodies::Body,
+        forward::{self, Downstream},
+    },
+    state::process::Shared,
+    transport::{
+        Http2Stream, Transport,
+        backlog::{Backlog, Unread},
+    },
+    websocket::Opened,
+};
+
+/// What a client may send on one stream before it is read.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// The least that a client may send on all streams together before it is read: half of it is
+/// the budget for small frames. A stream full of the smallest messages that a WebSocket has,
+/// 7 bytes, takes 2.3 MB of that, and some 3 MB of memory.
+///
+/// It is a part of the bound of memory within these, the largest without one.
+const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 10 * 1024 * 1024..=32 * 1024 * 1024;
+const CONNECTION_WINDOW_PART: u64 = 32;
+
+/// What may wait to be sent on one stream.
+const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The longest header section, counted as RFC 9113 §6.5.2 does: names, values, and 32 bytes
+/// for each field. A few bytes on the wire may stand for much more than that.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+
+/// How often a client is asked whether it is there, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long it may take to tell a client that the connection ends, however it ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves requests until the connection ends, and the sessions on it.
+pub(crate) async fn serve(stream: Sniffed, connection: Connection) {
+    let client = connection.client;
+    let shared = Arc::clone(&connection.local.shared);
+    let limits = shared.config().limits.clone();
+    let activity = Rc::new(Activity::default());
+    let backlog = Arc::<Backlog>::default();
+    let requests = Rc::new(Requests {
+        connection,
+        activity: Rc::clone(&activity),
+        backlog: Arc::clone(&backlog),
+    });
+
+    let stream = Handle::new(stream, Arc::clone(&backlog), Arc::clone(&shared));
+    let executor = OnThisThread {
+        write_timeout: limits.write_timeout,
+        backlog,
+        shared: Arc::clone(&shared),
+    };
+    let max_memory_bytes = shared.memory().used_and_max_bytes().map(|(_, max)| max);
+    let http = builder(limits.max_streams, max_memory_bytes, executor).serve_connection(
+        TokioIo::new(stream.clone()),
+        service_fn(move |request| respond(Rc::clone(&requests), request)),
+    );
+    let ended = run(
+        http,
+        &activity,
+        (limits.header_timeout, limits.keep_alive_timeout),
+        &shared.session.drain,
+    )
+    .await;
+    if let Err(error) = ended {
+        if let Some(rejection) = error.rejection() {
+            shared.rejections.count(rejection);
+        }
+        tracing::debug!(%client, %error, "connection ended");
+    }
+    // Closing while the client still says something, be it that it has read the last answer,
+    // would reset the connection and might take that answer with it.
+    if let Some(mut stream) = stream.into_inner() {
+        let _ = time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+        http1::linger(stream).await;
+    }
+    activity.ended().await;
+}
+
+/// Why a connection did not end well.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error("{}", Causes(.0))]
+    Failed(#[from] hyper::Error),
+    #[error("the client does not close it")]
+    StaysOpen,
+    #[error("the client has cancelled too many requests")]
+    TooManyCancelled,
+}
+
+impl Cut {
+    /// What the client has done to deserve it; `None`: nothing.
+    fn rejection(&self) -> Option<Rejection> {
+        match self {
+            Self::TooManyCancelled => Some(Rejection::CancelledRequests),
+            Self::Failed(error) => error_chain::is_flood(error).then_some(Rejection::Http2Abuse),
+            Self::StaysOpen => None,
+        }
+    }
+}
+
+/// Runs hyper's side of a connection to its end.
+///
+/// It is asked to end on drain and when there is nothing to do for too long, and cut off when
+/// it does not end then, or cancels too much.
+async fn run<S>(
+    http: http2::Connection<TokioIo<Handle>, S, OnThisThread>,
+    activity: &Activity,
+    (header_timeout, keep_alive_timeout): (Duration, Duration),
+    drain: &Drain,
+) -> Result<(), Cut>
+where
+    S: HttpService<Incoming, ResBody = Counted<Body>, Error = Infallible>,
+    S::Future: 'static,
+{
+    let mut http = pin!(http);
+    let mut is_ending = false;
+    loop {
+        let next = if is_ending {
+            header_timeout
+        } else {
+            keep_alive_timeout
+        };
+        tokio::select! {
+            ended = &mut http => return Ok(ended?),
+            () = drain.begun(), if !is_ending => {}
+            () = activity.idle_for(header_timeout, next) => {
+                if is_ending {
+                    return Err(Cut::StaysOpen);
+                }
+            }
+            () = activity.too_many_cancelled() => {
+                return Err(Cut::TooManyCancelled);
+            }
+        }
+        http.as_mut().graceful_shutdown();
+        is_ending = true;
+    }
+}
+
+fn builder(
+    max_streams: u32,
+    max_memory_bytes: Option<u64>,
+    executor: OnThisThread,
+) -> http2::Builder<OnThisThread> {
+    let part = max_memory_bytes.map_or(u64::MAX, |bytes| bytes / CONNECTION_WINDOW_PART);
+    let part = u32::try_from(part).unwrap_or(u32::MAX);
+    let least = part.clamp(
+        *CONNECTION_WINDOW_BYTES.start(),
+        *CONNECTION_WINDOW_BYTES.end(),
+    );
+    let windows = STREAM_WINDOW_BYTES.saturating_mul(max_streams);
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(max_streams)
+        // Of clients that share the connection many may leave at once: as many as there are.
+        .max_pending_accept_reset_streams(Some(max_streams as usize))
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(windows.clamp(least, MAX_WINDOW_BYTES))
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// The largest window that there is (RFC 9113 §6.9.1).
+const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// Runs hyper's task of each stream where the connection is, until the client lets its answer
+/// wait for too long.
+#[derive(Clone)]
+struct OnThisThread {
+    write_timeout: Duration,
+    backlog: Arc<Backlog>,
+    shared: Arc<Shared>,
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        let Self {
+            write_timeout,
+            backlog,
+            shared,
+        } = self.clone();
+        task::spawn_local(async move {
+            let is_heard = || !backlog.is_waited_for();
+            if !stall_timeout::run(future, write_timeout, is_heard).await {
+                shared.rejections.count(Rejection::WriteTimeout);
+            }
+        });
+    }
+}
+
+/// What the requests of one connection share.
+struct Requests {
+    connection: Connection,
+    activity: Rc<Activity>,
+    backlog: Arc<Backlog>,
+}
+
+async fn respond(
+    requests: Rc<Requests>,
+    request: Request<Incoming>,
+) -> Result<Response<Counted<Body>>, Infallible> {
+    let stream = Stream::request(&requests.activity);
+    let meter = requests.connection.meter(&request);
+    let answer = requests.answer(request, &meter).await;
+    let response =
+        answer.unwrap_or_else(|refusal| of_http2(requests.connection.refuse(refusal, &meter)));
+    Ok(stream.answer(meter.answered(response)))
+}
+
+/// An answer of the proxy's own without what HTTP/2 does not have: fields of the connection,
+/// and the `426` that means nothing without them (RFC 9113 §8.6).
+fn of_http2(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers = hop_by_hop::of_response(parts.headers);
+    if parts.status == StatusCode::UPGRADE_REQUIRED {
+        parts.status = StatusCode::BAD_REQUEST;
+    }
+    Response::from_parts(parts, body)
+}
+
+impl Requests {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<Response<Body>, Refusal> {
+        let mut request = request::check(request)?;
+        if request.method() == Method::CONNECT {
+            return self.connect(request, meter).await;
+        }
+        let route = self.connection.route(&mut request, meter)?;
+        let downstream = Downstream {
+            client: meter.client(),
+            // Bodies cannot be framed in two ways here.
+            is_body_broken: None,
+            // A request that the client cancels is dropped.
+            is_gone: &|| false,
+            set_held: &|_| {},
+            // hyper's server has no way to send them over HTTP/2.
+            send_interim: &|_| {},
+            backlog: Some(&self.backlog),
+            binding: None,
+        };
+        forward::forward(request, downstream, &route, &self.connection.local).await
+    }
+
+    /// Answers an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
+    async fn connect(
+        &self,
+        mut request: Request<Incoming>,
+        meter: &Meter,
+    ) -> Result<Response<Body>, Refusal> {
+        let Some(protocol) = request.extensions().get::<ext::Protocol>() else {
+            return Err(Refusal::MethodNotAllowed {
+                allow: forward::METHODS,
+            });
+        };
+        if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+            return Err(Refusal::UnknownProtocol);
+        }
+        let local = &self.connection.local;
+        let client = meter.client();
+        let route = self.connection.route(&mut request, meter)?;
+        meter.set_handshake();
+        let places = self.admit_session()?;
+        let upgraded = on_upgrade(&mut request);
+        let unread = Unread::begin(&self.backlog);
+        let (parts, _body) = request.into_parts();
+        // A stream that the client cancels is dropped.
+        let answer = accept::answer(&parts, client, &route, local, None, None);
+        let (response, accepted) = answer.await?;
+        match accepted {
+            Some(accepted) => {
+                meter.set_session();
+                task::spawn_local(self.session(upgraded, unread, accepted, places));
+            }
+            // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
+            // the client of HTTP/2 must not read as a success.
+            None if response.status().is_success() => return Err(Refusal::BadGateway),
+            None => {}
+        }
+        Ok(response)
+    }
+
+    /// The places of one more session: on its connection, and in the process.
+    fn admit_session(&self) -> Result<(Session, SessionPlace), Refusal> {
+        let shared = &self.connection.local.shared;
+        let limits = shared.config().limits.clone();
+        let session = Session::begin(&self.activity, limits.max_streams)
+            .ok_or(Refusal::Unavailable(Shortage::ConnectionSessions))?;
+        let place = shared
+            .connections
+            .admit_session(limits.max_connections)
+            .ok_or(Refusal::Unavailable(Shortage::Connections))?;
+        Ok((session, place))
+    }
+
+    fn session(
+        &self,
+        upgraded: OnUpgrade,
+        unread: Unread,
+        accepted: Accepted,
+        places: (Session, SessionPlace),
+    ) -> impl Future<Output = ()> + use<> {
+        let local = Rc::clone(&self.connection.local);
+        async move {
+            let _places = places;
+            // A client that is gone before it has its answer never had a session.
+            let Ok(upgraded) = upgraded.await else {
+                return;
+            };
+            let opened = Opened {
+                stream: Transport::Http2(Box::new(Http2Stream::new(upgraded, unread))),
+                read_buf: bytes::Bytes::new(),
+            };
+            Box::pin(accept::session(opened, accepted, &local)).await;
+        }
+    }
+}

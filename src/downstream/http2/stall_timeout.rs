@@ -1,0 +1,146 @@
+//! Giving up on an answer of which the client takes nothing, and on no other of its connection.
+//!
+//! hyper keeps each stream in a task of its own, and what this sees of it is the body of the
+//! answer: a piece behind which hyper does not ask for the next one waits for the client's
+//! window. The task of such a stream is dropped after a time, which resets the stream and
+//! gives up what the upstream still sends.
+//!
+//! A connection on which nothing at all is taken ends by its unanswered pings.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{task_local, time::Instant};
+
+use crate::transport::lazy_deadline::Watchdog;
+
+/// How much of an answer is handed on at once, so that a client that takes so much in the
+/// time that it has is not given up on. A `DATA` frame is not longer (RFC 9113 §4.2), unless
+/// the client asks for it.
+pub(crate) const MAX_PIECE_BYTES: usize = 16 * 1024;
+
+task_local! {
+    /// That of the stream whose task is running.
+    static CURRENT: Pace;
+}
+
+/// Since when a piece of one answer waits for its client; clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pace(Rc<Cell<Option<Instant>>>);
+
+impl Pace {
+    /// Of the stream whose task is running; of none when there is no such task.
+    pub(crate) fn current() -> Self {
+        CURRENT.try_with(Self::clone).unwrap_or_default()
+    }
+
+    /// A piece has been handed on.
+    pub(crate) fn wait(&self) {
+        self.0.set(Some(Instant::now()));
+    }
+
+    /// The next one is asked for, or none is left.
+    pub(crate) fn go_on(&self) {
+        self.0.set(None);
+    }
+}
+
+/// Runs the `task` of a stream; false when its client has let a piece wait for `timeout`.
+///
+/// As long as it is not `is_heard` that means nothing, and the time begins anew.
+pub(crate) async fn run(
+    task: impl Future<Output = ()>,
+    timeout: Duration,
+    is_heard: impl Fn() -> bool,
+) -> bool {
+    let pace = Pace::default();
+    let mut watchdog = Watchdog::default();
+    let mut task = pin!(CURRENT.scope(pace.clone(), task));
+    poll_fn(|context: &mut Context<'_>| {
+        if task.as_mut().poll(context).is_ready() {
+            return Poll::Ready(true);
+        }
+        loop {
+            watchdog.set(pace.0.get().map(|since| since + timeout));
+            ready!(watchdog.poll_expired(context));
+            if is_heard() {
+                return Poll::Ready(false);
+            }
+            pace.wait();
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_client_lets_a_piece_wait_is_given_up() {
+        let start = Instant::now();
+        let task = async {
+            sleep(TIMEOUT).await;
+            Pace::current().wait();
+            pending::<()>().await;
+        };
+
+        assert!(!run(task, TIMEOUT, || true).await);
+        assert_eq!(start.elapsed(), 2 * TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_goes_on_in_time_is_not() {
+        let task = async {
+            for _ in 0..9 {
+                Pace::current().wait();
+                sleep(TIMEOUT / 2).await;
+                Pace::current().go_on();
+            }
+            sleep(9 * TIMEOUT).await;
+        };
+
+        assert!(run(task, TIMEOUT, || true).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_do_not_wait_for_each_other() {
+        let stuck = async {
+            Pace::current().wait();
+            pending::<()>().await;
+        };
+
+        let (stuck, other) = tokio::join!(
+            run(stuck, TIMEOUT, || true),
+            run(sleep(2 * TIMEOUT), TIMEOUT, || true)
+        );
+
+        assert!(!stuck);
+        assert!(other);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_not_heard_has_its_time_again() {
+        let start = Instant::now();
+        let task = async {
+            Pace::current().wait();
+            pending::<()>().await;
+        };
+
+        let is_heard = || start.elapsed() > 3 * TIMEOUT;
+        assert!(!run(task, TIMEOUT, is_heard).await);
+        assert_eq!(start.elapsed(), 4 * TIMEOUT);
+    }
+}

@@ -1,0 +1,155 @@
+//! How long a client's connection may wait for a request in HTTP/1.1.
+//!
+//! # Invariants
+//!
+//! * While a request is under way nothing is waited for.
+//! * What a client says does not move a deadline, unless it begins or ends a request: who sends
+//!   a byte now and then does not wait for longer.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::transport::lazy_deadline::Watchdog;
+
+/// Waits for the requests of one connection, and for none too long.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    header_timeout: Duration,
+    keep_alive_timeout: Duration,
+    awaited: Awaited,
+    watchdog: Watchdog,
+    has_ended: bool,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The first request, be it that it has begun.
+    First,
+    /// Another one.
+    Next,
+    /// The rest of another one.
+    Rest,
+    /// Nothing: one is under way.
+    Nothing,
+}
+
+impl Patience {
+    /// The first request has to come within `header_timeout` from now on, another one has to
+    /// begin within `keep_alive_timeout` and to come within `header_timeout` then.
+    pub(crate) fn new(header_timeout: Duration, keep_alive_timeout: Duration) -> Self {
+        let mut watchdog = Watchdog::default();
+        watchdog.set(Some(Instant::now() + header_timeout));
+        Self {
+            header_timeout,
+            keep_alive_timeout,
+            awaited: Awaited::First,
+            watchdog,
+            has_ended: false,
+        }
+    }
+
+    /// Whether it has been waited for too long.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Ready when it is waited for too long. To be asked whenever one of these may have changed:
+    /// whether a request is under way, and whether one has begun whose head has not ended.
+    pub(crate) fn poll_ended(
+        &mut self,
+        context: &mut Context<'_>,
+        is_under_way: bool,
+        has_begun: bool,
+    ) -> Poll<()> {
+        let awaited = match self.awaited {
+            _ if is_under_way => Awaited::Nothing,
+            Awaited::First => Awaited::First,
+            _ if has_begun => Awaited::Rest,
+            _ => Awaited::Next,
+        };
+        if awaited != self.awaited {
+            self.awaited = awaited;
+            let timeout = match awaited {
+                Awaited::Nothing => None,
+                Awaited::First | Awaited::Rest => Some(self.header_timeout),
+                Awaited::Next => Some(self.keep_alive_timeout),
+            };
+            self.watchdog
+                .set(timeout.map(|timeout| Instant::now() + timeout));
+        }
+        let ended = self.watchdog.poll_expired(context);
+        self.has_ended |= ended.is_ready();
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// After how many seconds it has been waited for too long, if nothing changes.
+    async fn seconds_left(patience: &mut Patience, is_under_way: bool, has_begun: bool) -> u64 {
+        let asked = Instant::now();
+        poll_fn(|context| patience.poll_ended(context, is_under_way, has_begun)).await;
+        asked.elapsed().as_secs()
+    }
+
+    /// The same, when it has been asked a second before as well.
+    fn ask(patience: &mut Patience, is_under_way: bool, has_begun: bool) {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let ended = patience.poll_ended(&mut context, is_under_way, has_begun);
+        assert!(ended.is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_has_the_time_of_a_head_whenever_it_begins() {
+        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        ask(&mut patience, false, false);
+        time::advance(4 * SECOND).await;
+        ask(&mut patience, false, true);
+
+        assert_eq!(seconds_left(&mut patience, false, true).await, 6);
+        assert!(patience.has_ended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_request_has_to_begin_in_its_time_and_then_to_come() {
+        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        ask(&mut patience, true, false);
+        time::advance(1000 * SECOND).await;
+        ask(&mut patience, true, true);
+        ask(&mut patience, false, false);
+        time::advance(5 * SECOND).await;
+        ask(&mut patience, false, false);
+        time::advance(65 * SECOND).await;
+        ask(&mut patience, false, true);
+        time::advance(9 * SECOND).await;
+        ask(&mut patience, false, true);
+        assert_eq!(seconds_left(&mut patience, false, true).await, 1);
+
+        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        ask(&mut patience, true, false);
+        assert_eq!(seconds_left(&mut patience, false, false).await, 75);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_request_is_under_way_nothing_is_waited_for() {
+        let mut patience = Patience::new(SECOND, SECOND);
+
+        let ended = poll_fn(|context| patience.poll_ended(context, true, true));
+
+        assert!(time::timeout(9 * SECOND, ended).await.is_err());
+        assert!(!patience.has_ended());
+    }
+}

@@ -1,0 +1,517 @@
+//! The opening handshake with a client (RFC 6455 §4.2, and RFC 8441 over HTTP/2), and the
+//! session after it.
+//!
+//! The `101`, which over HTTP/2 is a `200`, is the proxy's own and does not wait for the
+//! upstream, unless the route says so, or only the upstream can tell what is right for this
+//! client (`ask.rs`). hyper answers `101` to whatever it is told
+//! to (`POST`, HTTP/1.0, a request with a body), so every check is here.
+
+use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
+
+use futures_util::FutureExt;
+use hyper::{
+    HeaderMap, Method, Response, StatusCode, Version,
+    header::{self, HeaderName, HeaderValue},
+    http::request::Parts,
+};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::after_upstream::{self, Connected};
+use crate::{
+    client_addr::{Client, ClientAddr},
+    headers::{forwarded, hop_by_hop, request_id::Identity},
+    limits::per_ip::AddressPlace,
+    local_reply::{Refusal, Shortage},
+    proxy::{
+        binding::{Binding, OnOwn},
+        bodies::Body,
+    },
+    route::{Accept, Route, Subprotocol},
+    session::{self, Agreed, Record},
+    state::{
+        process::Shared,
+        sessions::{self, Entry, Running},
+        worker::Local,
+    },
+    transport::Transport,
+    upstream::{self, Attempts, ConnectError, OpeningRequest, Terms},
+    websocket::{
+        Opened,
+        handshake::{VERSION, is_key, list},
+        spelling::Spelling,
+    },
+};
+
+/// A handshake that a client has its `101` for.
+#[derive(Debug)]
+pub struct Accepted {
+    route: Arc<Route>,
+    /// The handshake that the upstream gets, once for all attempts.
+    request: OpeningRequest,
+    /// Where the client is, and the path that it asked for: for the log.
+    client: ClientAddr,
+    path: String,
+    /// The session's own place, behind a trusted proxy or over HTTP/2.
+    place: Option<AddressPlace>,
+    /// The version of HTTP that it speaks, and what the request was called: for the log, too.
+    version: Version,
+    identity: Identity,
+    /// What is settled about the session.
+    agreed: Agreed,
+    /// The connection to an upstream that was asked first.
+    connected: Option<Box<Connected>>,
+}
+
+impl Accepted {
+    /// What was accepted because the upstream has accepted it on this connection; `request` is
+    /// for further ones.
+    pub(crate) fn connected(
+        route: &Arc<Route>,
+        request: OpeningRequest,
+        client: Client,
+        handshake: &Parts,
+        (agreed, connected): (Agreed, Connected),
+        place: Option<AddressPlace>,
+    ) -> Self {
+        Self {
+            route: Arc::clone(route),
+            request,
+            client: client.address,
+            path: handshake.uri.path().to_owned(),
+            place,
+            version: handshake.version,
+            identity: Identity::tagged(&handshake.headers),
+            agreed,
+            connected: Some(Box::new(connected)),
+        }
+    }
+}
+
+/// Whether a request means to open a WebSocket.
+///
+/// One with an `Upgrade` that `Connection` does not name, or to another protocol, is plain
+/// HTTP: the header is removed on the way (RFC 9110 §7.8).
+#[must_use]
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, token: &str| {
+        list(headers.get_all(name)).any(|element| element.eq_ignore_ascii_case(token))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+/// Answers a handshake: at once or, where the route or what is known of its upstream says so, as
+/// the upstream does, while `is_client_gone` is asked now and then; `None` where a client that
+/// leaves takes the future with it. `binding` is what belongs to the client's connection, where
+/// that is its alone.
+///
+/// # Errors
+///
+/// The request is not a valid handshake, its origin is not allowed, the process drains or has
+/// no room for the session or for what it would hold, the route's breaker is open, or an upstream
+/// that was asked has given no valid answer in time.
+pub async fn answer(
+    request: &Parts,
+    client: Client,
+    route: &Arc<Route>,
+    local: &Local,
+    is_client_gone: Option<&dyn Fn() -> bool>,
+    binding: Option<&Rc<Binding>>,
+) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+    let own = binding.map(|binding| OnOwn::new(binding, request, route, client.address));
+    let is_bound = own.as_ref().is_some_and(|own| own.is_bound);
+    if route.accept == Accept::Early && !is_bound {
+        let shared = &local.shared;
+        let handshake = check(request, route, shared)?;
+        if let Some(early) = Early::of(request, client, route, shared)? {
+            let (response, accepted) = early.accept(&handshake, request, client, route, shared)?;
+            return Ok((response, Some(accepted)));
+        }
+        let client = client.address;
+        tracing::debug!(%client, "an early answer may be wrong: the upstream is asked");
+    }
+    Box::pin(after_upstream::ask(
+        request,
+        client,
+        route,
+        local,
+        is_client_gone,
+        own,
+    ))
+    .await
+}
+
+/// The terms of a handshake that does not wait for the upstream.
+struct Early {
+    terms: Terms,
+    opening: OpeningRequest,
+}
+
+impl Early {
+    /// `None`: only the upstream knows with which subprotocol it will answer, or it has lately
+    /// refused such a handshake.
+    fn of(
+        request: &Parts,
+        client: Client,
+        route: &Arc<Route>,
+        shared: &Shared,
+    ) -> Result<Option<Self>, Refusal> {
+        let offers: Vec<_> = offered_subprotocols(&request.headers)?.collect();
+        let path = request.uri.path();
+        let subprotocol = match shared.subprotocols.choose(route, path, &offers) {
+            Subprotocol::None => None,
+            Subprotocol::Named(named) => Some(named.to_owned()),
+            Subprotocol::Upstreams => return Ok(None),
+        };
+        let terms = Terms {
+            subprotocol,
+            compression: None,
+        };
+        let opening = upstream_request(request, client, route, |target, headers| {
+            OpeningRequest::new(target, headers, terms.subprotocol.clone())
+        });
+        let is_refused = shared.refusals.include(route, &opening);
+        Ok((!is_refused).then_some(Self { terms, opening }))
+    }
+
+    fn accept(
+        self,
+        handshake: &Handshake<'_>,
+        request: &Parts,
+        client: Client,
+        route: &Arc<Route>,
+        shared: &Shared,
+    ) -> Result<(Response<Body>, Accepted), Refusal> {
+        // The limits come first: who is over one takes no place of those that a breaker lets through.
+        let place = shared.admit_session(client, request.version)?;
+        let agreed = Agreed {
+            trial: shared.endpoints.of(route).admit()?,
+            ..Agreed::default()
+        };
+        let accepted = Accepted {
+            route: Arc::clone(route),
+            request: self.opening,
+            client: client.address,
+            path: request.uri.path().to_owned(),
+            place,
+            version: request.version,
+            identity: Identity::tagged(&request.headers),
+            agreed,
+            connected: None,
+        };
+        let response = handshake.accept(&self.terms, HeaderMap::new());
+        Ok((response, accepted))
+    }
+}
+
+/// Checks a handshake by itself, whatever goes on in the process, and chooses its subprotocol.
+///
+/// # Errors
+///
+/// The request is not a valid handshake, or its origin is not allowed.
+pub fn judge<'a>(request: &'a Parts, route: &Route) -> Result<Subprotocol<'a>, Refusal> {
+    check_handshake(request)?;
+    check_origin(&request.headers, route)?;
+    Ok(route.choose_subprotocol(offered_subprotocols(&request.headers)?))
+}
+
+/// Remembers what `outcome`, which the upstream has given to a handshake, says about the next one
+/// like it, where that might have its answer before the upstream's.
+pub(crate) fn learn<T>(
+    outcome: &Result<T, ConnectError>,
+    route: &Arc<Route>,
+    request: &OpeningRequest,
+    shared: &Shared,
+) {
+    if route.accept == Accept::AfterUpstream {
+        return;
+    }
+    match outcome {
+        Ok(_) => shared.refusals.forget(route, request),
+        Err(ConnectError::Refused(status)) => {
+            // From the code of its own a client can tell what has happened, and of a status a
+            // page learns nothing.
+            if !route.session.close_codes.name(*status) {
+                shared.refusals.note(route, request);
+            }
+        }
+        Err(ConnectError::Subprotocol(mismatch)) => {
+            let subprotocols = &shared.subprotocols;
+            subprotocols.learn_mismatch(route, request, mismatch);
+        }
+        Err(ConnectError::Broken(_) | ConnectError::Tls(_) | ConnectError::Shortage) => {}
+    }
+}
+
+/// The same of the `terms` of an upstream that was asked first.
+pub(crate) fn learn_terms(
+    terms: &Terms,
+    route: &Arc<Route>,
+    request: &OpeningRequest,
+    shared: &Shared,
+) {
+    learn(&Ok(()), route, request, shared);
+    if let (Accept::Early, Some(named)) = (route.accept, &terms.subprotocol) {
+        shared.subprotocols.learn(route, request, named);
+    }
+}
+
+/// Checks whether a handshake may be answered with a `101` at all.
+pub(crate) fn check<'a>(
+    request: &'a Parts,
+    route: &Route,
+    shared: &Shared,
+) -> Result<Handshake<'a>, Refusal> {
+    let context = &shared.session;
+    let handshake = check_handshake(request)?;
+    check_origin(&request.headers, route)?;
+    if context.drain.has_begun() {
+        return Err(Refusal::Unavailable(Shortage::Draining));
+    }
+    if context.budget.is_exhausted() {
+        return Err(Refusal::Unavailable(Shortage::HeldBytes));
+    }
+    if shared.memory.is_high() {
+        return Err(Refusal::Unavailable(Shortage::Memory));
+    }
+    Ok(handshake)
+}
+
+/// The settings of a session, kept alive with it.
+#[derive(Clone)]
+struct RouteSettings(Rc<Running>);
+
+impl Deref for RouteSettings {
+    type Target = session::Settings;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.route().session
+    }
+}
+
+/// What a session shares with the process, kept alive with all that connections share.
+#[derive(Clone)]
+struct SharedContext(Rc<Running>);
+
+impl Deref for SharedContext {
+    type Target = session::Context;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.local().shared.session
+    }
+}
+
+/// What a session has done.
+#[derive(Clone)]
+struct SharedRecord(Rc<Running>);
+
+impl Deref for SharedRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.record()
+    }
+}
+
+/// The session of an accepted client; the connection is closed when it ends.
+///
+/// The request for the upstream belongs to `connect`, which the session drops when it will
+/// not connect again.
+pub fn session(
+    opened: Opened<Transport>,
+    accepted: Accepted,
+    local: &Rc<Local>,
+) -> impl Future<Output = ()> + use<> {
+    let Accepted {
+        route,
+        request,
+        client,
+        path,
+        version,
+        identity,
+        agreed,
+        connected,
+        place,
+    } = accepted;
+    let connect = {
+        let route = Arc::clone(&route);
+        let connected = Cell::new(connected);
+        let shared = Arc::clone(&local.shared);
+        let endpoint = shared.endpoints.of(&route);
+        async move |attempts: &Attempts| {
+            if let Some(connected) = connected.take() {
+                attempts.resume(&connected.attempts);
+                return Ok(connected.upstream);
+            }
+            let outcome = upstream::connect(&endpoint, &request, attempts).await;
+            learn(&outcome, &route, &request, &shared);
+            outcome
+        }
+    };
+    let origin = sessions::Origin {
+        client,
+        path,
+        is_http2: version == Version::HTTP_2,
+        identity,
+        route,
+    };
+    let (entry, running) = Entry::begin(origin, local);
+    let settings = RouteSettings(Rc::clone(&running));
+    let context = SharedContext(Rc::clone(&running));
+    let record = SharedRecord(running);
+    let session = session::run_agreed(opened, agreed, connect, settings, context, record);
+    // Not an `async` block, which would have room for the session twice.
+    session.map(move |report| {
+        drop(place);
+        entry.end(report);
+    })
+}
+
+/// A valid handshake.
+pub(crate) enum Handshake<'a> {
+    /// HTTP/1.1 with this key (RFC 6455 §4.2.1).
+    Upgrade(&'a HeaderValue),
+    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It needs no key; proxies that translate
+    /// the handshake of HTTP/1.1 pass on that of their client, for which they need the answer.
+    Connect(Option<&'a HeaderValue>),
+}
+
+/// Checks what a handshake must be.
+///
+/// Of an extended `CONNECT` the rest has been checked: its target is complete, and nothing
+/// but frames comes behind it.
+fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
+    if request.version == Version::HTTP_2 {
+        check_version(&request.headers)?;
+        return Ok(Handshake::Connect(key(&request.headers)));
+    }
+    let headers = &request.headers;
+    if request.method != Method::GET {
+        return Err(Refusal::MethodNotAllowed { allow: "GET" });
+    }
+    if request.version != Version::HTTP_11 {
+        return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
+    }
+    // A client that also offers something else could take the 101 for that.
+    if !only(headers, &header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    {
+        return Err(Refusal::BadRequest("Upgrade must be websocket alone"));
+    }
+    // Bytes of a body would be read as frames.
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers
+            .get_all(header::CONTENT_LENGTH)
+            .iter()
+            .any(|length| length != "0")
+        || headers.contains_key(header::EXPECT)
+    {
+        return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
+    }
+    check_version(headers)?;
+    key(headers)
+        .map(Handshake::Upgrade)
+        .ok_or(Refusal::BadRequest("illegal Sec-WebSocket-Key"))
+}
+
+/// The key, if there is one and it is legal.
+fn key(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()))
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    match only(headers, &header::SEC_WEBSOCKET_VERSION) {
+        Some(version) if version == VERSION => Ok(()),
+        _ => Err(Refusal::WrongVersion),
+    }
+}
+
+/// The value of a header that is there exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Checks where the page that opens the WebSocket comes from (RFC 6455 §10.2): browsers do
+/// not apply the same-origin policy to them.
+fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = origins.next();
+    if origins.next().is_some() {
+        return Err(Refusal::BadRequest("more than one Origin"));
+    }
+    if route.allows_origin(origin.map(HeaderValue::as_bytes)) {
+        Ok(())
+    } else {
+        // In its escaped form: what a client sends does not write lines of the log.
+        tracing::debug!(?origin, "origin not allowed");
+        Err(Refusal::OriginNotAllowed)
+    }
+}
+
+/// What the client offers, in its order.
+pub(crate) fn offered_subprotocols(
+    headers: &HeaderMap,
+) -> Result<impl Iterator<Item = &str>, Refusal> {
+    let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    if lines().any(|line| line.to_str().is_err()) {
+        return Err(Refusal::BadRequest("illegal Sec-WebSocket-Protocol"));
+    }
+    Ok(list(lines()))
+}
+
+impl Handshake<'_> {
+    /// The answer with which the WebSocket is open, which tells the client `terms` and
+    /// whatever else is in `headers`.
+    pub(crate) fn accept(&self, terms: &Terms, headers: HeaderMap) -> Response<Body> {
+        let mut response = Response::new(Body::default());
+        *response.headers_mut() = headers;
+        let headers = response.headers_mut();
+        let visible =
+            |value: String| HeaderValue::try_from(value).expect("it is or was visible ASCII");
+        if let Some(subprotocol) = &terms.subprotocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, visible(subprotocol.clone()));
+        }
+        if let Some(agreement) = terms.compression {
+            let element = agreement.to_element();
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, visible(element));
+        }
+        if let Self::Upgrade(key) | Self::Connect(Some(key)) = self {
+            let accept_key = derive_accept_key(key.as_bytes());
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, visible(accept_key));
+        }
+        if let Self::Upgrade(_) = self {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        }
+        response
+    }
+}
+
+/// The handshake for the upstream: the client's own target and end-to-end headers, with
+/// its credentials and its whole list of subprotocols, in which some carry tokens.
+///
+/// `make` is given the target and the headers. Their names are spelled as the [`Spelling`] among
+/// the extensions of `request` says, if there is one.
+pub(crate) fn upstream_request(
+    request: &Parts,
+    client: Client,
+    route: &Route,
+    make: impl FnOnce(&str, &HeaderMap) -> OpeningRequest,
+) -> OpeningRequest {
+    let target = request
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let mut headers = hop_by_hop::of_handshake(&request.headers, route.http.underscores);
+    let host = request.headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    forwarded::set(&mut headers, &request.headers, client, host);
+    let spelling = request.extensions.get::<Spelling>();
+    let request = make(target, &headers).within(route.http.response_limits);
+    let request = request.spelled(spelling.unwrap_or(&Spelling::default()));
+    match &*route.upstream.preamble(client.source(), client.server) {
+        [] => request,
+        preamble => request.behind(preamble),
+    }
+}

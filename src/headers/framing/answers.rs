@@ -1,0 +1,329 @@
+//! How strictly an upstream's answers are framed, seen beside hyper in the bytes themselves.
+//!
+//! hyper's client takes an answer with both `Content-Length` and `Transfer-Encoding`, and
+//! skips `1xx` answers. Here the former are found, and the latter kept to be passed on.
+//!
+//! # Invariants
+//!
+//! * Between two calls of [`expect`](Answers::expect) one final head is followed and none of
+//!   its body: what comes behind an answer's end is hyper's to notice, which then gives up
+//!   the connection.
+//! * At most [`MAX_INTERIMS`] interim answers are kept.
+
+use bytes::BytesMut;
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{HeaderName, HeaderValue},
+};
+
+use super::{Flaw, body_end};
+use crate::{
+    headers::head::write_headers,
+    websocket::{
+        handshake::{
+            NoAnswer, ResponseLimits, find_head_end, has_bare_line_feed, lower_version, read_answer,
+        },
+        spelling::Spelling,
+    },
+};
+
+/// How many `1xx` answers may come before the final one.
+pub const MAX_INTERIMS: usize = 10;
+
+/// A `1xx` answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interim {
+    /// Its status; never `101`.
+    pub status: StatusCode,
+    /// All of its headers.
+    pub headers: HeaderMap,
+    /// How their names are spelled.
+    pub spelling: Spelling,
+}
+
+impl Interim {
+    /// Appends the head, as it is on the wire in HTTP/1.1.
+    pub fn write(&self, head: &mut Vec<u8>) {
+        let start = head.len();
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        head.extend_from_slice(
+            format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).as_bytes(),
+        );
+        write_headers(head, &self.headers);
+        self.spelling.apply(&mut head[start..]);
+    }
+}
+
+/// Follows the answers of one connection to an upstream.
+#[derive(Debug)]
+pub struct Answers {
+    limits: ResponseLimits,
+    /// Whether a final head is still to come.
+    is_expecting: bool,
+    has_begun: bool,
+    /// The beginning of a head that has not ended yet.
+    partial: BytesMut,
+    searched: usize,
+    interims: Vec<Interim>,
+    interim_count: usize,
+    verdict: Result<(), &'static str>,
+    /// How the names are spelled in the final head that has come, if that is to be known.
+    spelling: Option<Spelling>,
+}
+
+impl Answers {
+    /// A connection that nothing has been asked on, whose answers have heads within `limits`.
+    #[must_use]
+    pub fn new(limits: ResponseLimits) -> Self {
+        Self {
+            limits,
+            is_expecting: false,
+            has_begun: false,
+            partial: BytesMut::new(),
+            searched: 0,
+            interims: Vec::new(),
+            interim_count: 0,
+            verdict: Ok(()),
+            spelling: None,
+        }
+    }
+
+    /// The next bytes answer the request that is about to be written.
+    pub fn expect(&mut self) {
+        self.is_expecting = true;
+        self.has_begun = false;
+        self.interim_count = 0;
+    }
+
+    /// Whether any byte of the answer has come.
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether the final head that has come is framed strictly.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or with an interim one before it.
+    pub const fn verdict(&self) -> Result<(), &'static str> {
+        self.verdict
+    }
+
+    /// Has the spelling of the names kept, too.
+    #[must_use]
+    pub fn with_spelling(self) -> Self {
+        let spelling = Some(Spelling::default());
+        Self { spelling, ..self }
+    }
+
+    /// How the names are spelled in the final head that has come, where that was to be kept.
+    pub fn take_spelling(&mut self) -> Spelling {
+        self.spelling.take().unwrap_or_default()
+    }
+
+    /// The interim answers that have come since the last call.
+    pub fn take_interims(&mut self) -> Vec<Interim> {
+        std::mem::take(&mut self.interims)
+    }
+
+    /// Follows the next bytes of the connection, in which a later version of HTTP/1 becomes 1.1.
+    pub fn watch(&mut self, bytes: &mut [u8]) {
+        let mut at = 0;
+        while self.is_expecting && at < bytes.len() {
+            self.has_begun = true;
+            at += self.watch_head(&mut bytes[at..]);
+        }
+    }
+
+    /// Follows a head, or what there is of it, and returns how many bytes that is.
+    fn watch_head(&mut self, bytes: &mut [u8]) -> usize {
+        let known = self.partial.len();
+        // A head in one piece, as most are, is not copied.
+        if known == 0
+            && let Some(end) = find_head_end(bytes, 0)
+        {
+            self.judge(&mut bytes[..end]);
+            return end;
+        }
+        // hyper reads piece by piece, too.
+        lower_version(&self.partial, bytes);
+        self.partial.extend_from_slice(bytes);
+        if let Some(end) = find_head_end(&self.partial, self.searched) {
+            let mut head = std::mem::take(&mut self.partial);
+            self.judge(&mut head[..end]);
+            self.searched = 0;
+            return end - known;
+        }
+        self.searched = self.partial.len();
+        if self.searched > self.limits.max_header_bytes as usize {
+            self.refuse("header section too large");
+        }
+        bytes.len()
+    }
+
+    fn judge(&mut self, head: &mut [u8]) {
+        if head.len() > self.limits.max_header_bytes as usize {
+            return self.refuse("header section too large");
+        }
+        let max_headers = usize::from(self.limits.max_headers);
+        let is_spelled = self.spelling.is_some();
+        let mut judged = judge(head, max_headers, is_spelled);
+        if judged.is_err() && lower_version(&[], head) {
+            judged = judge(head, max_headers, is_spelled);
+        }
+        match judged {
+            Ok(Head::Final(spelling)) => {
+                self.is_expecting = false;
+                if spelling.is_some() {
+                    self.spelling = spelling;
+                }
+            }
+            Ok(Head::Interim(_)) if self.interim_count == MAX_INTERIMS => {
+                self.refuse("too many interim answers");
+            }
+            Ok(Head::Interim(interim)) => {
+                self.interim_count += 1;
+                self.interims.push(interim);
+            }
+            Err(wrong) => self.refuse(wrong),
+        }
+    }
+
+    fn refuse(&mut self, wrong: &'static str) {
+        self.verdict = Err(wrong);
+        self.is_expecting = false;
+        self.partial = BytesMut::new();
+    }
+}
+
+/// What a head is.
+enum Head {
+    Interim(Interim),
+    /// A final answer, in which names are spelled so, if that is to be known.
+    Final(Option<Spelling>),
+}
+
+/// What `head` is, if there is only one way to read it.
+fn judge(head: &[u8], max_headers: usize, is_spelled: bool) -> Result<Head, &'static str> {
+    if has_bare_line_feed(head) {
+        return Err("bare line feed");
+    }
+    let judged = read_answer(head, max_headers, |answer| judge_parsed(answer, is_spelled));
+    judged.map_err(|no_answer| match no_answer {
+        NoAnswer::Malformed => "malformed answer",
+        NoAnswer::TooManyHeaders => "too many headers",
+    })?
+}
+
+fn judge_parsed(
+    answer: &httparse::Response<'_, '_>,
+    is_spelled: bool,
+) -> Result<Head, &'static str> {
+    let Some(code) = answer.code else {
+        return Err("malformed answer");
+    };
+    if matches!(code, 100 | 102..=199) {
+        return interim(code, answer.headers).map(Head::Interim);
+    }
+    let end = body_end(answer.headers).map_err(Flaw::what)?;
+    let is_chunked = end.is_some_and(super::BodyEnd::is_chunked);
+    if is_chunked && answer.version == Some(0) {
+        return Err("Transfer-Encoding in HTTP/1.0");
+    }
+    let spelling = || Spelling::of(&answer.headers.iter().map(|line| line.name));
+    Ok(Head::Final(is_spelled.then(spelling)))
+}
+
+fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'static str> {
+    let mut headers = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = HeaderValue::from_bytes(line.value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err("malformed interim answer");
+        };
+        headers.append(name, value);
+    }
+    let status = StatusCode::from_u16(code).or(Err("malformed interim answer"))?;
+    let spelling = Spelling::of(&lines.iter().map(|line| line.name));
+    Ok(Interim {
+        status,
+        headers,
+        spelling,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one connection's `input` says, which arrives in pieces of `piece` bytes.
+    fn watched(input: &str, piece: usize) -> Answers {
+        let mut answers = Answers::new(ResponseLimits {
+            max_header_bytes: 1024,
+            max_headers: 3,
+        });
+        answers.expect();
+        for piece in input.to_owned().into_bytes().chunks_mut(piece) {
+            answers.watch(piece);
+        }
+        answers
+    }
+
+    #[test]
+    fn interim_answers_are_kept_and_the_final_one_ends_the_watch_however_they_are_split() {
+        let input = "HTTP/1.1 100 Continue\r\n\r\n\
+            HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1\n\n";
+        for piece in 1..input.len() {
+            let mut answers = watched(input, piece);
+
+            assert_eq!(answers.verdict(), Ok(()), "pieces of {piece}");
+            let interims = answers.take_interims();
+            assert_eq!(interims.len(), 2, "pieces of {piece}");
+            assert_eq!(interims[0].status, StatusCode::CONTINUE);
+            assert_eq!(interims[1].headers.get_all("link").iter().count(), 2);
+            assert!(!answers.is_expecting);
+        }
+    }
+
+    // R01 to R04, R06, R07, R12
+    #[test]
+    fn an_answer_that_can_be_read_in_two_ways_is_refused() {
+        let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n");
+        for bad in [
+            head("Content-Length: 3\r\nTransfer-Encoding: chunked"),
+            head("Content-Length: 3\r\nContent-Length: 4"),
+            head("Transfer-Encoding: gzip, chunked"),
+            head("Transfer-Encoding: chunked").replace("1.1", "1.0"),
+            head("X: a\nSet-Cookie: b"),
+            head("X: a\rb"),
+            head("X: a\0b"),
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(11),
+            format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(2000)),
+            "SSH-2.0-OpenSSH_9.6\r\n\r\n".to_owned(),
+        ] {
+            assert!(watched(&bad, 9).verdict().is_err(), "{bad:?}");
+        }
+        for good in [
+            head("Transfer-Encoding: Chunked"),
+            head("Content-Length: 3").replace("1.1", "1.0"),
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(10) + &head("A: b"),
+        ] {
+            assert_eq!(watched(&good, 9).verdict(), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn whether_an_answer_has_begun_counts_from_the_request() {
+        let mut answers = watched("HTTP/1.1 204 No Content\r\n\r\n", 100);
+        assert!(answers.has_begun());
+
+        answers.expect();
+        assert!(!answers.has_begun());
+
+        answers.watch(&mut b"H".to_owned());
+        assert!(answers.has_begun());
+    }
+}

@@ -1,0 +1,152 @@
+//! What a request is called: by an id of its own, and by the trace that it is part of.
+//!
+//! # Invariants
+//!
+//! * Every request has an id: the one that a trusted proxy has given it, or else one of the
+//!   proxy's own, whatever the client says. The upstream gets it in `X-Request-Id`, and so does
+//!   the client of an error answer; the log has it.
+//! * An id is at most [`MAX_ID_BYTES`] long and has nothing in it that would need quotes.
+
+use std::cell::Cell;
+
+use hyper::{
+    HeaderMap,
+    header::{HeaderName, HeaderValue},
+};
+
+use crate::observability::trace::Trace;
+
+/// The header with the id.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest id that is taken over.
+const MAX_ID_BYTES: usize = 128;
+
+/// Where the ids of one worker come from: a prefix that no other worker anywhere is likely to
+/// have, and a number.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    prefix: String,
+    given: Cell<u64>,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            prefix: format!("{:012x}-", rand::random::<u64>() >> 16),
+            given: Cell::default(),
+        }
+    }
+}
+
+impl Ids {
+    fn next(&self) -> HeaderValue {
+        let number = self.given.get() + 1;
+        self.given.set(number);
+        // By hand: every request has one, and `format!` takes ten times as long.
+        let digits = (number.ilog2() / 4 + 1) as usize;
+        let mut id = String::with_capacity(self.prefix.len() + digits);
+        id.push_str(&self.prefix);
+        let digit = |place| u32::try_from(number >> (4 * place) & 0xf).ok();
+        let digits = (0..digits).rev().filter_map(digit);
+        id.extend(digits.filter_map(|digit| char::from_digit(digit, 16)));
+        HeaderValue::try_from(id).expect("digits and a hyphen")
+    }
+}
+
+/// The id of a request, and its trace.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    id: HeaderValue,
+    trace: Option<Trace>,
+}
+
+impl Identity {
+    /// That of a request with these headers, of which those of a client that `is_trusted` may
+    /// have an id.
+    pub(crate) fn of(headers: &HeaderMap, is_trusted: bool, ids: &Ids) -> Self {
+        let given = headers
+            .get(X_REQUEST_ID)
+            .filter(|id| is_trusted && is_id(id));
+        Self {
+            id: given.map_or_else(|| ids.next(), HeaderValue::clone),
+            trace: Trace::of(headers),
+        }
+    }
+
+    /// That of a request whose headers never came.
+    pub(crate) fn unknown(ids: &Ids) -> Self {
+        Self {
+            id: ids.next(),
+            trace: None,
+        }
+    }
+
+    /// That of a request whose headers have been [tagged](Self::tag).
+    pub(crate) fn tagged(headers: &HeaderMap) -> Self {
+        Self {
+            id: headers[X_REQUEST_ID].clone(),
+            trace: Trace::of(headers),
+        }
+    }
+
+    /// Replaces what `headers` say of the id.
+    pub(crate) fn tag(&self, headers: &mut HeaderMap) {
+        headers.insert(X_REQUEST_ID, self.id.clone());
+    }
+
+    /// The id.
+    pub(crate) fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// The trace.
+    pub(crate) const fn trace(&self) -> Option<Trace> {
+        self.trace
+    }
+}
+
+/// Whether an id may be taken over.
+fn is_id(id: &HeaderValue) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:+/=@".contains(&byte);
+    (1..=MAX_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().copied().all(is_legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ids: &Ids, is_trusted: bool, given: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, given.parse().unwrap());
+        Identity::of(&headers, is_trusted, ids).id().to_owned()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_a_request_and_only_so() {
+        let ids = Ids::default();
+        let given = "01JD3-a.b_c~d:e+f/g=@";
+
+        assert_eq!(id(&ids, true, given), given);
+        for (is_trusted, given) in [
+            (false, given),
+            (true, ""),
+            (true, "a b"),
+            (true, "\"a\""),
+            (true, &"a".repeat(MAX_ID_BYTES + 1)),
+        ] {
+            assert_ne!(id(&ids, is_trusted, given), given);
+        }
+    }
+
+    #[test]
+    fn no_two_requests_have_the_same_id() {
+        let (one, other) = (Ids::default(), Ids::default());
+        let all: std::collections::BTreeSet<_> = [&one, &other, &one, &other]
+            .map(|ids| id(ids, false, "a"))
+            .into();
+
+        assert_eq!(all.len(), 4);
+        assert!(all.iter().all(|id| id.len() == 14), "{all:?}");
+    }
+}

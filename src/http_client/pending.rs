@@ -1,0 +1,341 @@
+//! Requests that wait for an upstream which does not listen yet.
+//!
+//! They take turns: one of them on each worker waits, with the sessions, for somebody to
+//! [listen](crate::upstream::endpoint), and the others wait behind it. Once an attempt succeeds,
+//! two may try at a time, then four, and so on: an upstream that has just started is not met by all
+//! of them at once.
+//!
+//! # Invariants
+//!
+//! * A request is held only while nothing of it has been written, and nothing of its body
+//!   is read then: what it takes is its head, and the bound on held requests bounds that.
+//! * A request whose client has left does not connect.
+//! * A process that drains holds none.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::{self, Instant},
+};
+
+use crate::{
+    local_reply::{Refusal, Shortage},
+    route::{Route, Routes},
+    transport::Transport,
+    upstream::{
+        backoff::{Backoff, Retry},
+        dial::DialError,
+    },
+};
+
+/// How many may try to connect at a time at most.
+const MAX_TURNS: usize = 64;
+
+/// How long a client may have left before that is noticed.
+const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
+
+/// How many requests each route may still hold, in all workers.
+#[derive(Debug)]
+pub struct HeldRequests(Mutex<Vec<Places>>);
+
+/// The requests of one route.
+#[derive(Debug)]
+struct Places {
+    route: Arc<Route>,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    fn of(route: &Arc<Route>) -> Self {
+        let free = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
+        Self {
+            route: Arc::clone(route),
+            free: Arc::new(Semaphore::new(free)),
+        }
+    }
+
+    /// How many there are, and how many there may be.
+    fn usage(&self) -> (usize, usize) {
+        let max = self
+            .route
+            .http
+            .max_held_requests
+            .min(Semaphore::MAX_PERMITS);
+        (max - self.free.available_permits(), max)
+    }
+}
+
+impl HeldRequests {
+    /// No request is held for any of `routes` yet.
+    #[must_use]
+    pub fn new(routes: &Routes) -> Self {
+        Self(Mutex::new(routes.iter().map(Places::of).collect()))
+    }
+
+    /// Requests are held for `routes` from now on; those that are held for others stay.
+    pub fn set_routes(&self, routes: &Routes) {
+        let mut known = self.known();
+        known.retain(|places| places.usage().0 > 0);
+        known.extend(routes.iter().map(Places::of));
+    }
+
+    /// The name of each route, how many requests it holds, and how many it may. Those of a
+    /// route that is no more count for the one of the same name.
+    #[must_use]
+    pub fn usage(&self) -> Vec<(String, usize, usize)> {
+        let mut usage: Vec<(String, usize, usize)> = Vec::new();
+        for places in self.known().iter() {
+            let (label, (held, max)) = (places.route.label(), places.usage());
+            match usage.iter_mut().find(|(known, ..)| *known == label) {
+                Some(known) => *known = (label, known.1 + held, max),
+                None => usage.push((label, held, max)),
+            }
+        }
+        usage
+    }
+
+    /// A place for one more request, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// There is none left.
+    pub fn enter(&self, route: &Arc<Route>) -> Result<OwnedSemaphorePermit, Refusal> {
+        let mut known = self.known();
+        let found = known
+            .iter()
+            .position(|places| Arc::ptr_eq(&places.route, route));
+        let index = found.unwrap_or_else(|| {
+            // The route of a request that began before a reload.
+            known.insert(0, Places::of(route));
+            0
+        });
+        let free = Arc::clone(&known[index].free);
+        free.try_acquire_owned()
+            .map_err(|_none| Refusal::Unavailable(Shortage::HeldRequests))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Places>> {
+        // Nothing that is done under the lock can leave it half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer when a further attempt at the upstream would not help.
+pub(crate) fn give_up(error: &DialError) -> Refusal {
+    match error {
+        DialError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
+        DialError::Unreachable(_) | DialError::Tls(_) => {
+            tracing::warn!(%error, "upstream cannot be used");
+            Refusal::BadGateway
+        }
+    }
+}
+
+/// Who of one worker's held requests for a route may try to connect, and when.
+#[derive(Debug)]
+pub struct Turns {
+    retry: Retry,
+    permits: Semaphore,
+    /// How many permits there are, those that are taken included.
+    count: Cell<usize>,
+    waiting: Cell<usize>,
+    backoff: RefCell<Backoff>,
+    next_attempt: Cell<Instant>,
+}
+
+impl Turns {
+    /// Nobody waits yet.
+    #[must_use]
+    pub fn new(retry: &Retry) -> Self {
+        Self {
+            retry: retry.clone(),
+            permits: Semaphore::new(1),
+            count: Cell::new(1),
+            waiting: Cell::new(0),
+            backoff: RefCell::new(Backoff::new(retry)),
+            next_attempt: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Whether others wait already, so that it is of no use to try first.
+    #[must_use]
+    pub fn is_anyone_waiting(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// Connects when it is this request's turn, again and again.
+    ///
+    /// # Errors
+    ///
+    /// The client has left, or a further attempt would not help.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the turn to the next one.
+    pub async fn connect(
+        &self,
+        dial: impl AsyncFn() -> Result<Transport, DialError>,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<Transport, Refusal> {
+        let _waiting = Waiting::enter(&self.waiting);
+        loop {
+            let turn = self.turn(&is_client_gone).await?;
+            time::sleep_until(self.next_attempt.get()).await;
+            // hyper notices a client that leaves, but not behind a body that it has not read.
+            if is_client_gone() {
+                return Err(Refusal::ClientGone);
+            }
+            match while_here(dial(), &is_client_gone).await? {
+                Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
+                Ok(stream) => {
+                    self.grow();
+                    return Ok(stream);
+                }
+                Err(error @ DialError::Unreachable(_)) => {
+                    tracing::trace!(%error, "upstream does not listen");
+                    self.shrink(turn);
+                    self.wait_longer();
+                }
+                Err(error) => return Err(give_up(&error)),
+            }
+        }
+    }
+
+    /// An upstream that listened closed the connection before anything was written: that
+    /// counts as not listening.
+    pub fn set_back(&self) {
+        let kept = self.count.get() - self.permits.forget_permits(self.count.get() - 1);
+        self.count.set(kept);
+        self.wait_longer();
+    }
+
+    /// The upstream answers: the next time it does not listen, the waits begin anew.
+    pub fn set_forward(&self) {
+        *self.backoff.borrow_mut() = Backoff::new(&self.retry);
+    }
+
+    /// Waits for this request's turn, for as long as its client is there.
+    async fn turn(
+        &self,
+        is_client_gone: impl Fn() -> bool,
+    ) -> Result<SemaphorePermit<'_>, Refusal> {
+        let turn = while_here(self.permits.acquire(), is_client_gone).await?;
+        Ok(turn.expect("the semaphore is never closed"))
+    }
+
+    fn wait_longer(&self) {
+        let wait = self.backoff.borrow_mut().next(rand::random());
+        self.next_attempt.set(Instant::now() + wait);
+    }
+
+    fn grow(&self) {
+        if self.count.get() < MAX_TURNS {
+            self.count.set(self.count.get() + 1);
+            self.permits.add_permits(1);
+        }
+    }
+
+    fn shrink(&self, turn: SemaphorePermit<'_>) {
+        if self.count.get() > 1 {
+            self.count.set(self.count.get() - 1);
+            turn.forget();
+        }
+    }
+}
+
+/// What comes of `waiting`, unless the client leaves.
+async fn while_here<T>(
+    waiting: impl Future<Output = T>,
+    is_client_gone: impl Fn() -> bool,
+) -> Result<T, Refusal> {
+    let mut waiting = pin!(waiting);
+    loop {
+        match time::timeout(LOOK_AFTER_CLIENT, waiting.as_mut()).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(_) if is_client_gone() => return Err(Refusal::ClientGone),
+            Err(_) => {}
+        }
+    }
+}
+
+/// One who waits, until this is dropped.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn enter(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::future::join_all;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    // X28
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_few_however_many_wait_and_then_twice_as_many_each_time() {
+        let turns = Turns::new(&Retry::default());
+        let listens_at = Instant::now() + 10 * SECOND;
+        let (refused, active, peak) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let dial = async || {
+            active.set(active.get() + 1);
+            peak.set(peak.get().max(active.get()));
+            time::sleep(Duration::from_millis(10)).await;
+            active.set(active.get() - 1);
+            if Instant::now() < listens_at {
+                refused.set(refused.get() + 1);
+                assert_eq!(peak.get(), 1, "attempts at a time while nobody listens");
+                return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+            }
+            Ok(Transport::Unix(UnixStream::pair().unwrap().0))
+        };
+
+        let connected = join_all((0..500).map(|_| turns.connect(&dial, || false))).await;
+
+        assert!(connected.iter().all(Result::is_ok));
+        // Five shorter waits, and then each is half a second at least.
+        assert!(refused.get() <= 6 + 20, "{}", refused.get());
+        assert_eq!(peak.get(), MAX_TURNS);
+        // All of them within the time of a few attempts.
+        assert!(Instant::now() - listens_at < 2 * SECOND);
+        assert!(!turns.is_anyone_waiting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_behind_others_leaves_soon_after_its_client() {
+        let turns = Turns::new(&Retry::default());
+        let never = async || std::future::pending().await;
+        let first = turns.connect(never, || false);
+        let second = turns.connect(never, || true);
+
+        let started = Instant::now();
+        let gone = tokio::select! {
+            biased;
+            _ = first => panic!("it never connects"),
+            gone = second => gone,
+        };
+
+        assert!(matches!(gone, Err(Refusal::ClientGone)));
+        assert!(started.elapsed() <= LOOK_AFTER_CLIENT);
+    }
+}

@@ -1,0 +1,143 @@
+//! Connections to the upstreams that wait for their next request.
+//!
+//! # Invariants
+//!
+//! * Nobody has logged in on any of them ([`binding`](crate::proxy::binding)).
+//! * A connection never leaves its thread: each worker has its own [`Pools`].
+//! * The one that was used last is used next, so that the others grow old and go.
+//! * What waits here for longer than the route's `idle_timeout`, or is closed by the
+//!   upstream meanwhile, is dropped within a second, and is not used in any case.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    task,
+    time::{self, Instant},
+};
+
+use super::{http1::Connection, http2::Multiplexed, pending::Turns};
+use crate::route::{Route, Routes};
+
+/// How often idle connections are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The pools of one worker, one for each route that has been asked for.
+#[derive(Debug, Default)]
+pub struct Pools(RefCell<Vec<Rc<Pool>>>);
+
+impl Pools {
+    /// The pool of `route`, one of `routes` or of those before a reload.
+    pub fn of(&self, route: &Arc<Route>, routes: impl FnOnce() -> Routes) -> Rc<Pool> {
+        let mut pools = self.0.borrow_mut();
+        if let Some(known) = pools.iter().find(|pool| Arc::ptr_eq(&pool.route, route)) {
+            return Rc::clone(known);
+        }
+        let pool = Rc::new(Pool {
+            route: Arc::clone(route),
+            turns: Turns::new(&route.upstream.retry),
+            multiplexed: Multiplexed::default(),
+            idle: RefCell::default(),
+            is_swept: Cell::new(false),
+        });
+        // Those of routes that are no more go, with what is idle in them.
+        let routes = routes();
+        pools.retain(|pool| routes.iter().any(|route| Arc::ptr_eq(&pool.route, route)));
+        pools.push(Rc::clone(&pool));
+        pool
+    }
+}
+
+/// The connections of one worker to the upstream of one route.
+pub struct Pool {
+    route: Arc<Route>,
+    /// Who may try to connect while the upstream does not listen.
+    pub turns: Turns,
+    /// The connections of a route whose upstream speaks HTTP/2.
+    pub multiplexed: Multiplexed,
+    idle: RefCell<VecDeque<Idle>>,
+    is_swept: Cell<bool>,
+}
+
+struct Idle {
+    connection: Box<Connection>,
+    since: Instant,
+}
+
+impl Pool {
+    /// The connection that was used last, of those that are still open.
+    pub fn take(&self) -> Option<Box<Connection>> {
+        let timeout = self.route.http.idle_timeout;
+        loop {
+            let mut idle = self.idle.borrow_mut().pop_back()?;
+            // The clock is left alone where the sweeper is in time.
+            if idle.since.elapsed() < timeout && idle.connection.is_open() {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for another request, if it can carry one.
+    pub fn put(self: &Rc<Self>, connection: Box<Connection>) {
+        let max_idle = self.route.http.max_idle_connections;
+        let is_shared = self.route.upstream.may_share_connections();
+        if max_idle == 0 || !is_shared || !connection.is_reusable() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() == max_idle {
+            idle.pop_front();
+        }
+        let since = Instant::now();
+        idle.push_back(Idle { connection, since });
+        drop(idle);
+        if !self.is_swept.replace(true) {
+            task::spawn_local(sweep(Rc::downgrade(self)));
+        }
+    }
+
+    /// Drops what has been idle for too long or was closed; the rest wakes the sweeper
+    /// when that happens to it.
+    fn drop_useless(&self, context: &mut Context<'_>) {
+        let timeout = self.route.http.idle_timeout;
+        self.idle
+            .borrow_mut()
+            .retain_mut(|idle| idle.since.elapsed() < timeout && idle.connection.drive(context));
+    }
+}
+
+/// Looks at the idle connections of a pool until there are none.
+async fn sweep(pool: Weak<Pool>) {
+    let mut ticks = time::interval(TICK);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    poll_fn(|context| {
+        let Some(pool) = pool.upgrade() else {
+            return Poll::Ready(());
+        };
+        while ticks.poll_tick(context).is_ready() {}
+        pool.drop_useless(context);
+        if pool.idle.borrow().is_empty() {
+            pool.is_swept.set(false);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Pool")
+            .field("idle", &self.idle.borrow().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,317 @@
+//! The body of a request on its way to the upstream.
+//!
+//! # Invariants
+//!
+//! * It is read only when the upstream is there to take it: a client that waits for a `100`
+//!   gets it then, and what a client sends meanwhile waits in its socket.
+//! * As long as nothing of it has been read it can be had back, to be sent again.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use crate::{
+    headers::hop_by_hop,
+    route::HttpSettings,
+    transport::{backlog::Unread, lazy_deadline::Watchdog},
+};
+
+/// The body of a request, as hyper's client reads it.
+#[derive(Debug, Default)]
+pub struct Upload(Option<Box<Sending>>);
+
+#[derive(Debug)]
+struct Sending {
+    /// `None` only while this is dropped.
+    body: Option<Incoming>,
+    timeout: Option<Duration>,
+    /// How many bytes it may still have.
+    left: u64,
+    watchdog: Watchdog,
+    progress: Rc<Progress>,
+}
+
+/// Whether a body that has said how long it is is longer than the limit.
+#[must_use]
+pub fn is_too_large(body: &Incoming, settings: &HttpSettings) -> bool {
+    let max_bytes = settings.max_body_bytes.unwrap_or(u64::MAX);
+    body.size_hint().lower() > max_bytes
+}
+
+/// Until when an answer has to begin that may take `timeout` after the last piece of the body;
+/// `None`: nothing of that has gone upstream, or it may take any time.
+#[must_use]
+pub fn deadline(progress: Option<&Progress>, timeout: Option<Duration>) -> Option<Instant> {
+    Some(progress?.last_piece.get()? + timeout?)
+}
+
+/// How far an upload has got, for whoever awaits the answer.
+#[derive(Debug, Default)]
+pub struct Progress {
+    state: Cell<State>,
+    is_answered: Cell<bool>,
+    /// When a piece of it last went upstream.
+    last_piece: Cell<Option<Instant>>,
+    /// Set when what looked like the body turns out to be none.
+    is_broken: Option<Rc<Cell<bool>>>,
+    /// The body, if it was given up before anything of it had been read.
+    returned: RefCell<Option<Incoming>>,
+    /// What it is on its connection, as long as it is there, if that has several streams.
+    unread: RefCell<Option<Unread>>,
+    /// What has been found of it when nobody wanted to read.
+    found: RefCell<Option<Found>>,
+}
+
+/// What comes of reading a piece of a body.
+type Found = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+/// How far an upload has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing of it has been read.
+    #[default]
+    Unread,
+    /// Some of it has.
+    Reading,
+    /// All of it has.
+    Complete,
+    /// What the client sent is no body, or it left before the end.
+    Broken,
+    /// The client sent nothing for too long.
+    TooSlow,
+    /// It is larger than the route's limit.
+    TooLarge,
+}
+
+/// Why a body did not reach the upstream whole.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// What the client sent is no body, or it left before the end.
+    #[error("broken body")]
+    Broken(#[source] Option<hyper::Error>),
+    /// The client sent nothing for too long.
+    #[error("body too slow")]
+    TooSlow,
+    /// It is larger than the route's limit.
+    #[error("body too large")]
+    TooLarge,
+}
+
+impl Upload {
+    /// The body of a request, and how far it gets, unless there is none.
+    ///
+    /// `is_broken` is set by whoever follows the bytes more strictly than hyper. The client may
+    /// send nothing for `body_timeout` only before the upstream answers; after that the two may
+    /// be talking to each other, and silence means nothing. `unread` follows what is read of it.
+    #[must_use]
+    pub fn new(
+        body: Incoming,
+        settings: &HttpSettings,
+        is_broken: Option<&Rc<Cell<bool>>>,
+        unread: Option<Unread>,
+    ) -> (Self, Option<Rc<Progress>>) {
+        if body.is_end_stream() {
+            return (Self(None), None);
+        }
+        let progress = Rc::new(Progress {
+            is_broken: is_broken.cloned(),
+            unread: RefCell::new(unread),
+            ..Progress::default()
+        });
+        let mut body = body;
+        progress.look(&mut body);
+        (Self::again(body, settings, &progress), Some(progress))
+    }
+
+    /// The body of a request that is sent again, of which nothing had been read.
+    #[must_use]
+    pub fn again(body: Incoming, settings: &HttpSettings, progress: &Rc<Progress>) -> Self {
+        Self(Some(Box::new(Sending {
+            body: Some(body),
+            timeout: settings.body_timeout,
+            left: settings.max_body_bytes.unwrap_or(u64::MAX),
+            watchdog: Watchdog::default(),
+            progress: Rc::clone(progress),
+        })))
+    }
+
+    /// How far it gets, unless there is none.
+    #[must_use]
+    pub fn progress(&self) -> Option<Rc<Progress>> {
+        let sending = self.0.as_ref()?;
+        Some(Rc::clone(&sending.progress))
+    }
+}
+
+impl State {
+    /// Whether it has ended before its end, which the client is to blame for.
+    #[must_use]
+    pub const fn is_failed(self) -> bool {
+        match self {
+            Self::Unread | Self::Reading | Self::Complete => false,
+            Self::Broken | Self::TooSlow | Self::TooLarge => true,
+        }
+    }
+}
+
+impl Progress {
+    /// How far it has got.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// Looks whether something of `body` has come, so that it is unread no sooner than that.
+    fn look(&self, body: &mut Incoming) {
+        if self.unread.borrow().is_some()
+            && let Poll::Ready(found) = self.poll_frame(body, &Context::from_waker(Waker::noop()))
+        {
+            self.found.replace(Some(found));
+        }
+    }
+
+    fn poll_frame(&self, body: &mut Incoming, context: &Context<'_>) -> Poll<Found> {
+        if let Some(found) = self.found.take() {
+            return Poll::Ready(found);
+        }
+        let read = |context: &mut Context<'_>| Pin::new(body).poll_frame(context);
+        match &*self.unread.borrow() {
+            Some(unread) => unread.poll(context, read, |frame| !matches!(frame, Some(Ok(_)))),
+            None => read(&mut Context::from_waker(context.waker())),
+        }
+    }
+
+    /// How many bytes have been found.
+    fn found_bytes(&self) -> u64 {
+        let found = self.found.borrow();
+        let Some(Some(Ok(frame))) = &*found else {
+            return 0;
+        };
+        frame.data_ref().map_or(0, |data| data.len() as u64)
+    }
+
+    /// Notes that the upstream has begun to answer.
+    pub fn set_answered(&self) {
+        self.is_answered.set(true);
+    }
+
+    /// The body, if it was given up before anything of it had been read.
+    #[must_use]
+    pub fn take_unread(&self) -> Option<Incoming> {
+        self.returned.take()
+    }
+}
+
+impl Sending {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let read = self.progress.poll_frame(body, context);
+        let Poll::Ready(read) = read else {
+            return self.poll_expired(context);
+        };
+        self.watchdog.set(None);
+        if let Some(Ok(frame)) = &read
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(left) = self.left.checked_sub(data.len() as u64) else {
+                self.progress.state.set(State::TooLarge);
+                return Poll::Ready(Some(Err(UploadError::TooLarge)));
+            };
+            self.left = left;
+        }
+        let (state, frame) = match read {
+            Some(Ok(_)) | None if self.progress.is_broken.as_ref().is_some_and(|it| it.get()) => {
+                (State::Broken, Some(Err(UploadError::Broken(None))))
+            }
+            Some(Ok(frame)) if body.is_end_stream() => (State::Complete, Some(Ok(frame))),
+            Some(Ok(frame)) => (State::Reading, Some(Ok(frame))),
+            Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(Some(error))))),
+            None => (State::Complete, None),
+        };
+        if state != State::Reading {
+            self.progress.unread.take();
+        }
+        self.progress.state.set(state);
+        self.progress.last_piece.set(Some(Instant::now()));
+        Poll::Ready(frame.map(|frame| frame.map(hop_by_hop::without_forbidden_trailers)))
+    }
+
+    /// Nothing has come: that is an error after a while.
+    fn poll_expired(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(timeout) = self.timeout.filter(|_| !self.progress.is_answered.get()) else {
+            return Poll::Pending;
+        };
+        if !self.watchdog.is_set() {
+            self.watchdog.set(Some(Instant::now() + timeout));
+        }
+        self.watchdog.poll_expired(context).map(|()| {
+            self.progress.state.set(State::TooSlow);
+            Some(Err(UploadError::TooSlow))
+        })
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut self.get_mut().0 {
+            Some(sending) => sending.poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let Some(sending) = &self.0 else {
+            return true;
+        };
+        let has_found = sending.progress.found.borrow().is_some();
+        !has_found && sending.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let sending = self.0.as_ref();
+        let Some((sending, body)) = sending.and_then(|it| Some((it, it.body.as_ref()?))) else {
+            return SizeHint::with_exact(0);
+        };
+        let (found, left) = (sending.progress.found_bytes(), body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower().saturating_add(found));
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper.saturating_add(found));
+        }
+        hint
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let may_be_sent_again = !self.progress.is_answered.get();
+        if self.progress.state() == State::Unread && may_be_sent_again {
+            *self.progress.returned.borrow_mut() = self.body.take();
+        } else {
+            self.progress.unread.take();
+            self.progress.found.take();
+        }
+    }
+}

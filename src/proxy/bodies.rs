@@ -1,0 +1,308 @@
+//! The body of an answer: the proxy's own, or the upstream's as it comes.
+//!
+//! # Invariants
+//!
+//! * A connection goes back to where it is kept only at the end of the answer; a body that is
+//!   dropped before its end closes it.
+//! * An answer that ends before its request does ends that, too: what the client still
+//!   sends goes nowhere, and neither connection is used again.
+//! * Of an answer that breaks off the client gets what has come, as far as it takes that at
+//!   once.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::task::{self, AbortHandle};
+
+use super::binding::Home;
+use crate::{
+    downstream::request_log::Line,
+    headers::hop_by_hop,
+    http_client::{http1::Connection, http2::Stream, upload::Progress},
+    websocket::spelling::Spelling,
+};
+
+/// The body of an answer.
+#[derive(Debug)]
+pub struct Body {
+    kind: Kind,
+    /// The request's line in the log, if it gets one when this ends.
+    line: Option<Box<Line>>,
+    under_way: Option<UnderWay>,
+    /// How names are spelled in the head of the answer.
+    spelling: Option<Spelling>,
+    /// How far the request has got, if that is not complete.
+    upload: Option<Rc<Progress>>,
+    /// With what it has broken off.
+    error: Option<hyper::Error>,
+}
+
+/// What is there for as long as an answer is under way; clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Rc<()>);
+
+impl UnderWay {
+    /// Whether nobody has a clone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The proxy's own, until it has been sent.
+    Own(Bytes),
+    /// The upstream's, on a connection that somebody else drives or that is done with it.
+    Upstream(Incoming),
+    /// The upstream's, on a connection that is driven here.
+    Driven(Box<Driven>),
+    /// The upstream's, on a connection that is shared.
+    Shared(
+        Incoming,
+        #[expect(dead_code, reason = "counts until it is dropped")] Stream,
+    ),
+    /// The upstream's, while it also still gets the request's.
+    Duplex(
+        Incoming,
+        #[expect(dead_code, reason = "aborts when it is dropped")] Abort,
+    ),
+}
+
+/// A body on a connection that nobody else drives.
+#[derive(Debug)]
+struct Driven {
+    incoming: Incoming,
+    /// `None` when it has gone back to its `home`.
+    connection: Option<Box<Connection>>,
+    home: Home,
+}
+
+impl Body {
+    /// What the upstream answers on `connection`, which has got all of the request.
+    #[must_use]
+    pub fn on(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
+        // A short answer came with its head: hyper has read it to its end.
+        if connection.is_reusable() {
+            home.put(connection);
+            return Self::from(incoming);
+        }
+        let connection = Some(connection);
+        Self::of(Kind::Driven(Box::new(Driven {
+            incoming,
+            connection,
+            home,
+        })))
+    }
+
+    /// What the upstream answers on `stream`.
+    #[must_use]
+    pub fn shared(stream: Stream, incoming: Incoming) -> Self {
+        Self::of(Kind::Shared(incoming, stream))
+    }
+
+    /// What the upstream answers on `connection`, which still gets the request.
+    ///
+    /// A task of its own drives the connection, so that the request goes on when the client
+    /// does not read the answer.
+    #[must_use]
+    pub fn during_upload(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
+        let mut connection = connection;
+        let driving = task::spawn_local(async move {
+            poll_fn(|context| {
+                if connection.drive(context) && !connection.is_reusable() {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            home.put(connection);
+        });
+        Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
+    }
+
+    /// The same body, of an answer in whose head names are spelled so.
+    #[must_use]
+    pub fn spelled(self, spelling: Spelling) -> Self {
+        let spelling = Some(spelling);
+        Self { spelling, ..self }
+    }
+
+    /// How names are spelled in the head of the answer; `None`: as hyper does, in lower case.
+    pub const fn take_spelling(&mut self) -> Option<Spelling> {
+        self.spelling.take()
+    }
+
+    /// The same body, which ends when what the client sends does so too early.
+    #[must_use]
+    pub fn while_uploading(self, upload: Option<Rc<Progress>>) -> Self {
+        Self { upload, ..self }
+    }
+
+    /// Keeps `under_way` until it has been sent, or dropped.
+    pub fn keep(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
+    }
+
+    const fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            line: None,
+            under_way: None,
+            spelling: None,
+            upload: None,
+            error: None,
+        }
+    }
+
+    /// The same body, whose end writes `line`.
+    pub(crate) fn logged(self, line: Box<Line>) -> Self {
+        let mut line = line;
+        // The proxy's own are short; and nobody asks for that of an answer to HEAD.
+        if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
+            line.set_whole();
+        }
+        line.set_length(hyper::body::Body::size_hint(&self).exact());
+        Self {
+            line: Some(line),
+            ..self
+        }
+    }
+
+    /// Tells the line what has become of the answer.
+    fn note(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) {
+        let is_at_end = self.is_end_stream();
+        let Some(line) = &mut self.line else {
+            return;
+        };
+        let is_client_at_fault = || {
+            let upload = self.upload.as_ref();
+            upload.is_some_and(|upload| upload.state().is_failed())
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                line.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+                if is_at_end || frame.is_trailers() {
+                    line.set_whole();
+                }
+            }
+            Some(Err(error)) if !is_client_at_fault() => line.set_broken(error),
+            Some(Err(_)) => {}
+            None => line.set_whole(),
+        }
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::of(Kind::Own(bytes))
+    }
+}
+
+impl From<Incoming> for Body {
+    fn from(incoming: Incoming) -> Self {
+        Self::of(Kind::Upstream(incoming))
+    }
+}
+
+impl Driven {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut unheard = Context::from_waker(Waker::noop());
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut unheard);
+        if frame.is_pending()
+            && let Some(connection) = &mut self.connection
+        {
+            connection.drive(context);
+            frame = Pin::new(&mut self.incoming).poll_frame(&mut unheard);
+        }
+        let is_at_end =
+            matches!(frame, Poll::Ready(None)) || frame.is_ready() && self.incoming.is_end_stream();
+        if is_at_end && let Some(connection) = self.connection.take() {
+            self.home.put(connection);
+        }
+        frame
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match &mut this.kind {
+            Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
+                Pin::new(incoming).poll_frame(context)
+            }
+            Kind::Driven(driven) => driven.poll_frame(context),
+        };
+        if let Poll::Ready(frame) = &frame {
+            this.note(frame.as_ref());
+        }
+        if let Poll::Ready(Some(Err(error))) = frame {
+            // hyper discards what it has not written when it meets an error, and writes when
+            // it has to wait.
+            this.error = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        frame.map_ok(hop_by_hop::without_forbidden_trailers)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        if self.error.is_some() {
+            return false;
+        }
+        match &self.kind {
+            Kind::Own(bytes) => bytes.is_empty(),
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
+                incoming.is_end_stream()
+            }
+            Kind::Driven(driven) => driven.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
+                incoming.size_hint()
+            }
+            Kind::Driven(driven) => driven.incoming.size_hint(),
+        }
+    }
+}
+
+/// Aborts a task when it is dropped.
+#[derive(Debug)]
+struct Abort(AbortHandle);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

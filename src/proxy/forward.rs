@@ -1,0 +1,398 @@
+//! Plain HTTP: a request to the upstream and its answer back, both as they come.
+//!
+//! ```text
+//!  pool ──► connection ──► send ──► answer
+//!   dial ──────▲   │         │
+//!    ▲ │           │         └─► closed without an answer: perhaps once more
+//!    └─┘ held: the upstream does not listen yet
+//! ```
+//!
+//! # Invariants
+//!
+//! * A request is sent again when nothing of it has been written. After a kept connection
+//!   that closes without a byte of an answer it is, too, if it is idempotent (RFC 9110
+//!   §9.2.2) and nothing of its body has been read: that one may have been closing already.
+//!   A new connection that does so may do it because of the request: one that is safe
+//!   (§9.2.1) and has no body gets one more.
+//! * Any request of whose body nothing has been read is sent again when the upstream says
+//!   that it has not processed it (RFC 9113 §8.7), a few times.
+//! * A request whose client has left while it was held does not reach the upstream.
+//! * No upgrade is forwarded, and a `101` that nobody asked for is not passed on.
+//! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees
+//!   it may withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a
+//!   gateway with one upstream for each route does not make.
+
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{self, HeaderMap, HeaderValue},
+};
+
+use super::{
+    binding::{self, Binding, Home, Own},
+    bodies::Body,
+    connector::Connecting,
+};
+use crate::{
+    client_addr::Client,
+    headers::{forwarded, framing::answers::Interim, hop_by_hop, host},
+    http_client::{
+        http1::{Connection, SendError},
+        http2::Stream,
+        pool::Pool,
+        upload::{self, Progress, State, Upload},
+    },
+    local_reply::Refusal,
+    route::Route,
+    state::{process::Shared, worker::Local},
+    transport::backlog::{Backlog, Unread},
+    upstream::{self, dial::Protocol},
+};
+
+/// What a `405` to another method names.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+
+/// The client's side of one request.
+#[derive(Clone, Copy)]
+pub struct Downstream<'a> {
+    /// Who has sent it.
+    pub client: Client,
+    /// Set when what it sends of the body turns out to be none (HTTP/1.1).
+    pub is_body_broken: Option<&'a Rc<Cell<bool>>>,
+    /// Whether it has left; asked while the request is held, or waits to be sent again.
+    pub is_gone: &'a dyn Fn() -> bool,
+    /// Told whether the request is held: then it is over when the client sends no more
+    /// (HTTP/1.1).
+    pub set_held: &'a dyn Fn(bool),
+    /// Passes a `1xx` answer on, whose headers are clean.
+    pub send_interim: &'a dyn Fn(&Interim),
+    /// The streams of its connection, if the request is one.
+    pub backlog: Option<&'a Arc<Backlog>>,
+    /// The connections to upstreams that belong to its connection (HTTP/1.1).
+    pub binding: Option<&'a Rc<Binding>>,
+}
+
+/// Sends one request to the route's upstream and returns the answer.
+///
+/// # Errors
+///
+/// A method or expectation that is not for a reverse proxy, no place to wait, a broken
+/// body, or no answer.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection to the upstream.
+pub async fn forward(
+    request: Request<Incoming>,
+    downstream: Downstream<'_>,
+    route: &Arc<Route>,
+    local: &Local,
+) -> Result<Response<Body>, Refusal> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::MethodNotAllowed { allow: METHODS });
+    }
+    check_expectation(request.headers())?;
+    let pool = local.pools.of(route, || local.config().routes.clone());
+    let (parts, body) = request.into_parts();
+    if upload::is_too_large(&body, &route.http) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    let unread = downstream.backlog.map(Unread::begin);
+    let is_broken = downstream.is_body_broken;
+    let (upload, progress) = Upload::new(body, &route.http, is_broken, unread);
+    let own = downstream
+        .binding
+        .filter(|binding| binding.includes(route, downstream.client.address))
+        .map(|binding| Own::new(binding, route, downstream.client.address));
+    let asked = Asked {
+        logs_in: binding::is_carried(&parts.headers),
+        own,
+        head: Request::from_parts(parts, ()),
+        progress,
+        downstream,
+        route,
+    };
+    let answered = asked.send(upload, &pool, &local.shared).await?;
+    // Whoever asked for no upgrade cannot tell its bytes from HTTP.
+    if answered.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::BadGateway);
+    }
+    Ok(asked.answer(answered, pool))
+}
+
+/// The `Host` of a request whose client does not say for which host it is (HTTP/1.0).
+fn own_host(upstream: &upstream::Settings) -> Result<HeaderValue, Refusal> {
+    HeaderValue::try_from(upstream.authority()).or(Err(Refusal::BadGateway))
+}
+
+/// hyper answers `Expect: 100-continue` when the body is first read, that is when the
+/// upstream is there to take it.
+fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_known = headers
+        .get_all(header::EXPECT)
+        .iter()
+        .all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if is_known {
+        Ok(())
+    } else {
+        Err(Refusal::UnknownExpectation)
+    }
+}
+
+/// A request of a client, and what is known about it.
+struct Asked<'a> {
+    head: Request<()>,
+    /// `None`: it has no body.
+    progress: Option<Rc<Progress>>,
+    downstream: Downstream<'a>,
+    route: &'a Arc<Route>,
+    /// The connection that belongs to its client.
+    own: Option<Own>,
+    /// Whether it carries credentials that log in its connection.
+    logs_in: bool,
+}
+
+/// What the upstream answers.
+struct Answered {
+    answer: Response<Incoming>,
+    carrier: Carrier,
+}
+
+/// What the answer comes on.
+enum Carrier {
+    /// A connection that is this request's alone.
+    Alone(Box<Connection>),
+    Shared(Stream),
+}
+
+impl Asked<'_> {
+    /// Sends it until there is an answer, as often as that is safe.
+    async fn send(
+        &self,
+        upload: Upload,
+        pool: &Pool,
+        shared: &Shared,
+    ) -> Result<Answered, Refusal> {
+        let request = self.upstream_request(upload)?;
+        let connecting = Connecting::new(self.route, self.downstream, pool, shared);
+        match self.route.http.version {
+            Protocol::Http1 => self.send_alone(request, connecting, pool).await,
+            Protocol::Http2 => Box::pin(self.send_shared(request, connecting, pool)).await,
+        }
+    }
+
+    /// Sends it on a connection of its own, first on the one that is its client's, or one from
+    /// the pool.
+    async fn send_alone(
+        &self,
+        request: Request<Upload>,
+        mut connecting: Connecting<'_>,
+        pool: &Pool,
+    ) -> Result<Answered, Refusal> {
+        let mut request = request;
+        let mut pooled = match &self.own {
+            Some(own) => own.take(),
+            None => pool.take(),
+        };
+        loop {
+            let is_fresh = pooled.is_none();
+            let mut connection = match pooled.take() {
+                Some(connection) => connection,
+                None => Box::pin(connecting.connect()).await?,
+            };
+            let timeout = self.route.http.response_timeout;
+            let sent = connection.send(request, timeout, |interim| self.pass_on(interim));
+            match sent.await {
+                Ok(answer) => {
+                    if is_fresh {
+                        pool.turns.set_forward();
+                    }
+                    let carrier = Carrier::Alone(connection);
+                    return Ok(Answered { answer, carrier });
+                }
+                Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
+            }
+        }
+    }
+
+    /// Sends it on a connection that is shared.
+    async fn send_shared(
+        &self,
+        request: Request<Upload>,
+        mut connecting: Connecting<'_>,
+        pool: &Pool,
+    ) -> Result<Answered, Refusal> {
+        let mut request = request;
+        let mut opened = pool.multiplexed.stream();
+        loop {
+            let is_fresh = opened.is_none();
+            let stream = match opened.take() {
+                Some(stream) => stream,
+                None => connecting.share().await?,
+            };
+            match stream.send(request, self.route.http.response_timeout).await {
+                Ok(answer) => {
+                    if is_fresh {
+                        pool.turns.set_forward();
+                    }
+                    let carrier = Carrier::Shared(stream);
+                    return Ok(Answered { answer, carrier });
+                }
+                Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
+            }
+        }
+    }
+
+    /// The request for another attempt, if there may be one after this error of a connection,
+    /// which `is_fresh` when it carried nothing before.
+    async fn again(
+        &self,
+        error: SendError,
+        is_fresh: bool,
+        connecting: &mut Connecting<'_>,
+    ) -> Result<Request<Upload>, Refusal> {
+        match error {
+            SendError::NotSent(unsent) => {
+                if is_fresh {
+                    connecting.set_back()?;
+                }
+                Ok(*unsent)
+            }
+            SendError::NoAnswer
+                if !is_fresh
+                    && self.head.method().is_idempotent()
+                    && let Some(upload) = self.unread_upload() =>
+            {
+                self.upstream_request(upload)
+            }
+            SendError::Refused
+                if connecting.may_insist()
+                    && let Some(upload) = self.unread_upload() =>
+            {
+                self.upstream_request(upload)
+            }
+            SendError::NoAnswer if is_fresh && self.is_harmless() && connecting.may_repeat() => {
+                Box::pin(connecting.pause()).await?;
+                self.upstream_request(Upload::default())
+            }
+            error => Err(self.refusal(&error)),
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// The request as the upstream gets it: the same target in origin form (RFC 9112
+    /// §3.2.1), the end-to-end headers, and where it came from.
+    fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
+        let head = &self.head;
+        let mut headers = hop_by_hop::of_request(head.headers(), self.route.http.underscores);
+        forwarded::set(
+            &mut headers,
+            head.headers(),
+            self.downstream.client,
+            host::host(head)?,
+        );
+        let mut request = Request::new(upload);
+        if !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, own_host(&self.route.upstream)?);
+        }
+        *request.method_mut() = head.method().clone();
+        *request.uri_mut() = match self.route.http.version {
+            Protocol::Http1 => host::origin_form(head.uri()),
+            Protocol::Http2 => {
+                let is_tls = self.route.upstream.tls.is_some();
+                host::with_authority(head.uri(), is_tls, &mut headers)?
+            }
+        };
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// Whether it does nothing however often it is sent.
+    fn is_harmless(&self) -> bool {
+        self.head.method().is_safe() && self.progress.is_none()
+    }
+
+    /// The body for another attempt, if nothing of it has been read.
+    fn unread_upload(&self) -> Option<Upload> {
+        let Some(progress) = &self.progress else {
+            return Some(Upload::default());
+        };
+        let body = progress.take_unread()?;
+        Some(Upload::again(body, &self.route.http, progress))
+    }
+
+    fn pass_on(&self, interim: &Interim) {
+        // The proxy itself has told a client that waits for it to go on.
+        let is_for_client = interim.status != StatusCode::CONTINUE
+            || !self.head.headers().contains_key(header::EXPECT);
+        if is_for_client && self.head.version() >= Version::HTTP_11 {
+            let headers = hop_by_hop::of_interim(&interim.headers);
+            let status = interim.status;
+            let spelling = interim.spelling.clone();
+            (self.downstream.send_interim)(&Interim {
+                status,
+                headers,
+                spelling,
+            });
+        }
+    }
+
+    fn refusal(&self, error: &SendError) -> Refusal {
+        let client = self.downstream.client;
+        tracing::debug!(%client, %error, "upstream failed");
+        match (
+            self.progress.as_ref().map(|progress| progress.state()),
+            error,
+        ) {
+            (Some(State::Broken), _) => Refusal::BadRequest("broken body"),
+            (Some(State::TooSlow), _) => Refusal::RequestTimeout,
+            (Some(State::TooLarge), _) => Refusal::BodyTooLarge,
+            (_, SendError::TimedOut) => Refusal::NoAnswer,
+            (_, _) => Refusal::BadGateway,
+        }
+    }
+
+    /// Where its connection goes after the answer.
+    fn home(&self, answer: &Response<Incoming>, pool: Rc<Pool>) -> Home {
+        let Downstream {
+            binding, client, ..
+        } = self.downstream;
+        if let Some(own) = &self.own {
+            return Home::Own(own.clone());
+        }
+        if !self.logs_in && !binding::is_offered(answer.status(), answer.headers()) {
+            return Home::Pool(pool);
+        }
+        binding.map_or(Home::Nowhere, |binding| {
+            let own = Own::new(binding, self.route, client.address);
+            own.bind();
+            Home::Own(own)
+        })
+    }
+
+    fn answer(self, answered: Answered, pool: Rc<Pool>) -> Response<Body> {
+        let Answered { answer, carrier } = answered;
+        let home = self.home(&answer, pool);
+        // What hyper's client noted beside the head (the reason phrase) is for its server.
+        let (mut head, incoming) = answer.into_parts();
+        head.headers = hop_by_hop::of_response(head.headers);
+        head.version = Version::HTTP_11;
+        let uploading = self
+            .progress
+            .filter(|progress| progress.state() != State::Complete);
+        if let Some(progress) = &uploading {
+            progress.set_answered();
+        }
+        let body = match carrier {
+            Carrier::Alone(connection) if uploading.is_some() => {
+                Body::during_upload(connection, incoming, home)
+            }
+            Carrier::Alone(connection) => Body::on(connection, incoming, home),
+            Carrier::Shared(stream) => Body::shared(stream, incoming),
+        };
+        Response::from_parts(head, body.while_uploading(uploading))
+    }
+}

@@ -1,0 +1,341 @@
+//! What a session has done so far: for its report at the end, and for whoever looks at it
+//! while it runs.
+//!
+//! # Invariants
+//!
+//! * A record only grows: nothing that was noted is taken back.
+//! * Nothing here is needed to carry a message: a session that nobody looks at does the same.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    close::{Unclosed, Written},
+    ledger::{Account, Ledger},
+    rules::Priority,
+    state::{SessionState, Trail},
+    termination::{Cause, Report, Traffic},
+    write_buffer::Outbox,
+};
+use crate::{upstream::Attempts, websocket::CloseCode};
+
+/// What waits in a session's hold queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages by priority, in the order of [`Priority::ALL`].
+    pub messages: [u32; Priority::ALL.len()],
+    /// Everything that is held for the session, in accounted bytes.
+    pub bytes: usize,
+}
+
+/// What is kept of a session through all its phases.
+#[derive(Debug)]
+pub struct Record {
+    trail: RefCell<Trail>,
+    ledger: Cell<Ledger>,
+    traffic: Cell<Traffic>,
+    queued: Cell<Queued>,
+    attempts: Attempts,
+    connected_after: Cell<Option<Duration>>,
+    ready_after: Cell<Option<Duration>>,
+    flush_time: Cell<Option<Duration>>,
+    /// When the tunnel last passed something on, or began.
+    last_traffic: Cell<Instant>,
+    /// Messages that were written before the upstream's socket was last found empty.
+    written_before_empty: Cell<u64>,
+    client_code: Cell<Option<CloseCode>>,
+    upstream_code: Cell<Option<CloseCode>>,
+    unclosed: Cell<Unclosed>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::accepted()
+    }
+}
+
+impl Record {
+    /// The record of a session whose client has just got its `101`.
+    #[must_use]
+    pub fn accepted() -> Self {
+        let trail = Trail::accepted();
+        Self {
+            last_traffic: Cell::new(trail.started()),
+            trail: RefCell::new(trail),
+            ledger: Cell::default(),
+            traffic: Cell::default(),
+            queued: Cell::default(),
+            attempts: Attempts::default(),
+            connected_after: Cell::default(),
+            ready_after: Cell::default(),
+            flush_time: Cell::default(),
+            written_before_empty: Cell::default(),
+            client_code: Cell::default(),
+            upstream_code: Cell::default(),
+            unclosed: Cell::default(),
+        }
+    }
+
+    /// The state, which in a tunnel without traffic for `idle_after` is
+    /// [`SessionState::Idle`].
+    #[must_use]
+    pub fn state(&self, idle_after: Duration) -> SessionState {
+        match self.idle_since(idle_after) {
+            Some(_) => SessionState::Idle,
+            None => self.entered_state(),
+        }
+    }
+
+    /// When the tunnel had been without traffic for `idle_after`, if it still is.
+    pub(super) fn idle_since(&self, idle_after: Duration) -> Option<Instant> {
+        let since = self.last_traffic.get().checked_add(idle_after)?;
+        let is_idle = self.entered_state() == SessionState::Processing && since <= Instant::now();
+        is_idle.then_some(since)
+    }
+
+    /// The states so far, with their times and reasons.
+    #[must_use]
+    pub fn trail(&self) -> Trail {
+        self.trail.borrow().clone()
+    }
+
+    /// When the client got its `101`.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.trail.borrow().started()
+    }
+
+    /// What became of the client's messages.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.get()
+    }
+
+    /// What went through.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
+    }
+
+    /// What waits for the gate.
+    #[must_use]
+    pub fn queued(&self) -> Queued {
+        self.queued.get()
+    }
+
+    /// How often the upstream was tried.
+    #[must_use]
+    pub const fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// When the upstream was first connected, after the client's `101`.
+    #[must_use]
+    pub fn connected_after(&self) -> Option<Duration> {
+        self.connected_after.get()
+    }
+
+    /// When the gate opened, after the client's `101`.
+    #[must_use]
+    pub fn opened_after(&self) -> Option<Duration> {
+        self.ready_after.get()
+    }
+
+    /// When the gate opened because the upstream was ready, after the client's `101`.
+    #[must_use]
+    pub fn ready_after(&self) -> Option<Duration> {
+        let was_ready = |trail: &Trail| trail.entered(SessionState::ProcessingReady).is_some();
+        let opened = self.opened_after();
+        opened.filter(|_| was_ready(&self.trail.borrow()))
+    }
+
+    /// How long the flush took.
+    #[must_use]
+    pub fn flush_time(&self) -> Option<Duration> {
+        self.flush_time.get()
+    }
+
+    /// The state that was entered last.
+    pub(super) fn entered_state(&self) -> SessionState {
+        self.trail.borrow().state()
+    }
+
+    pub(super) fn enter(&self, to: SessionState, reason: &'static str) {
+        self.trail.borrow_mut().enter(to, reason);
+    }
+
+    pub(super) fn enter_idle(&self, since: Instant) {
+        let mut trail = self.trail.borrow_mut();
+        trail.enter_at(SessionState::Idle, "no traffic", since);
+    }
+
+    pub(super) fn accept(&self, messages: u64) {
+        let mut ledger = self.ledger.get();
+        ledger.accept(messages);
+        self.ledger.set(ledger);
+    }
+
+    pub(super) fn settle(&self, messages: u64, account: Account) {
+        let mut ledger = self.ledger.get();
+        ledger.settle(messages, account);
+        self.ledger.set(ledger);
+    }
+
+    pub(super) fn add_traffic(&self, more: Traffic) {
+        self.traffic.set(self.traffic.get() + more);
+    }
+
+    pub(super) fn note_client_bytes(&self, client_bytes: u64) {
+        self.add_traffic(Traffic {
+            client_bytes,
+            ..Traffic::default()
+        });
+    }
+
+    pub(super) fn note_upstream_bytes(&self, upstream_bytes: u64) {
+        self.add_traffic(Traffic {
+            upstream_bytes,
+            ..Traffic::default()
+        });
+    }
+
+    pub(super) fn note_upstream_messages(&self, upstream_messages: u64) {
+        self.add_traffic(Traffic {
+            upstream_messages,
+            ..Traffic::default()
+        });
+    }
+
+    /// When the tunnel last passed something on, or began.
+    pub(super) fn last_traffic(&self) -> Instant {
+        self.last_traffic.get()
+    }
+
+    /// Notes that the tunnel has just passed something on, or begins.
+    pub(super) fn touch(&self) {
+        self.last_traffic.set(Instant::now());
+    }
+
+    pub(super) fn note_queued(&self, queued: Queued) {
+        self.queued.set(queued);
+    }
+
+    pub(super) fn note_connected(&self) {
+        if self.connected_after.get().is_none() {
+            self.connected_after.set(Some(self.started().elapsed()));
+        }
+    }
+
+    pub(super) fn note_ready(&self) {
+        self.ready_after.set(Some(self.started().elapsed()));
+    }
+
+    pub(super) fn note_flushed(&self, flush_time: Duration) {
+        self.flush_time.set(Some(flush_time));
+    }
+
+    /// The code of the close frame that the client gets.
+    pub(super) fn note_client_code(&self, code: Option<CloseCode>) {
+        self.client_code.set(code);
+    }
+
+    /// The code of the close frame that the upstream gets.
+    pub(super) fn note_upstream_code(&self, code: Option<CloseCode>) {
+        self.upstream_code.set(code);
+    }
+
+    /// Who was cut off at the end because it did not close.
+    #[must_use]
+    pub fn unclosed(&self) -> Unclosed {
+        self.unclosed.get()
+    }
+
+    pub(super) fn note_unclosed(&self, unclosed: Unclosed) {
+        self.unclosed.set(unclosed);
+    }
+
+    /// Notes how many messages are written to the upstream.
+    pub(super) fn note_written(&self, messages: u64) {
+        let mut ledger = self.ledger.get();
+        ledger.note_written(messages);
+        self.ledger.set(ledger);
+    }
+
+    /// Notes that nothing is to be read from the upstream: what it says from here on, it says
+    /// after what is written.
+    pub(super) fn note_empty(&self) {
+        self.written_before_empty.set(self.ledger.get().written());
+    }
+
+    /// [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) of an upstream
+    /// to which `outbox` is written.
+    pub(super) fn note_found_empty(&self, outbox: &Outbox) {
+        self.note_written(outbox.messages_written());
+        self.note_empty();
+    }
+
+    /// Notes that the upstream has said something: what was written before its socket was last
+    /// found empty is delivered.
+    pub(super) fn confirm(&self) {
+        let mut ledger = self.ledger.get();
+        ledger.confirm(self.written_before_empty.get());
+        self.ledger.set(ledger);
+    }
+
+    /// Gives up what is unconfirmed: nobody will say any more what became of it.
+    fn give_up_unconfirmed(&self) {
+        let mut ledger = self.ledger.get();
+        ledger.give_up_unconfirmed();
+        self.ledger.set(ledger);
+    }
+
+    /// Settles everything: what `written` does not cover never is.
+    pub(super) fn settle_all(&self, written: Written) {
+        self.note_written(written.messages);
+        self.give_up_unconfirmed();
+        self.settle(written.in_doubt.min(self.ledger().held()), Account::Unknown);
+        self.settle(self.ledger().held(), Account::Discarded);
+        self.note_queued(Queued::default());
+    }
+
+    /// Ends a session where it stands, for the process ends.
+    pub(crate) fn abort(&self) -> Report {
+        let state = self.entered_state();
+        let queued = self.queued().messages.into_iter().map(u64::from).sum();
+        self.settle(queued, Account::Discarded);
+        // The rest is written, perhaps.
+        self.give_up_unconfirmed();
+        self.settle(self.ledger().held(), Account::Unknown);
+        self.note_queued(Queued::default());
+        if !state.is_final() {
+            self.enter(SessionState::Failed, Cause::Aborted.name());
+        }
+        self.report(Cause::Aborted, state)
+    }
+
+    pub(crate) fn report(&self, cause: Cause, state: SessionState) -> Report {
+        let trail = self.trail();
+        // To one that is lost something may still be written, which nobody reads.
+        let is_client_lost = matches!(cause, Cause::ClientLost | Cause::ClientVanished);
+        let client_code = self.client_code.get().filter(|_| !is_client_lost);
+        Report {
+            cause,
+            state,
+            ledger: self.ledger.get(),
+            traffic: self.traffic.get(),
+            attempts: self.attempts.get(),
+            last_connect_error: self.attempts.last_error(),
+            connected_after: self.connected_after.get(),
+            ready_after: self.ready_after.get(),
+            flush_time: self.flush_time.get(),
+            client_code,
+            upstream_code: self.upstream_code.get(),
+            duration: trail.started().elapsed(),
+            trail,
+        }
+    }
+}

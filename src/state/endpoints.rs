@@ -1,0 +1,229 @@
+//! The upstreams of all routes, and what is known of them.
+//!
+//! Their breakers are for WebSocket sessions. Plain requests neither open a breaker nor are refused
+//! by one: an upstream that fails one of them says so itself, and those that are held are bounded
+//! and take turns ([`hold`](crate::http_client::pending)).
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    local_reply::Refusal,
+    route::{Route, Routes},
+    upstream::{
+        Endpoint,
+        breaker::{Refused, Status},
+        lookup::Names,
+    },
+};
+
+/// The upstream of each route, for all workers.
+#[derive(Debug)]
+pub struct RouteEndpoints {
+    names: Names,
+    known: ArcSwap<Vec<(Arc<Route>, Arc<Endpoint>)>>,
+}
+
+impl RouteEndpoints {
+    /// Those of `routes`, of which nothing is known.
+    #[must_use]
+    pub fn new(routes: &Routes) -> Self {
+        let names = Names::default();
+        let known = routes.iter().map(|route| {
+            let endpoint = endpoint(route, &names);
+            (Arc::clone(route), endpoint)
+        });
+        Self {
+            known: ArcSwap::from_pointee(known.collect()),
+            names,
+        }
+    }
+
+    /// They are for `routes` from now on. What is known of an upstream stays known as long as its
+    /// route has the same name and it is reached in the same way; its breaker closes if anything
+    /// was changed that sessions fail or succeed by: whoever has just mended it does not wait for a
+    /// cooldown.
+    pub fn set_routes(&self, routes: &Routes) {
+        let known = self.known.load();
+        let endpoint = |route: &Arc<Route>| {
+            let label = route.label();
+            let endpoint = match known.iter().find(|(known, _)| known.label() == label) {
+                Some((known, endpoint)) if known.upstream == route.upstream => {
+                    if !is_same(known, route) {
+                        endpoint.forget(route.breaker);
+                    }
+                    Arc::clone(endpoint)
+                }
+                Some((_, endpoint)) => endpoint.follow(&route.upstream, route.breaker, &self.names),
+                None => endpoint(route, &self.names),
+            };
+            (Arc::clone(route), endpoint)
+        };
+        let endpoints = routes.iter().map(endpoint).collect();
+        self.known.store(Arc::new(endpoints));
+    }
+
+    /// The name of each route, and how its breaker is.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(String, Status)> {
+        let all = self.known.load();
+        let all = all.iter();
+        all.map(|(route, endpoint)| (route.label(), endpoint.status()))
+            .collect()
+    }
+
+    /// The upstream of `route`.
+    #[must_use]
+    pub fn of(&self, route: &Arc<Route>) -> Arc<Endpoint> {
+        let known = self.known.load();
+        let known = known.iter().find(|(known, _)| Arc::ptr_eq(known, route));
+        // Or the configuration has just changed.
+        known.map_or_else(
+            || endpoint(route, &self.names),
+            |(_, endpoint)| Arc::clone(endpoint),
+        )
+    }
+}
+
+fn endpoint(route: &Route, names: &Names) -> Arc<Endpoint> {
+    Endpoint::new(&route.label(), &route.upstream, route.breaker, names)
+}
+
+/// Whether a session that fails in `one` would fail in `other` for all that is known: how the
+/// upstream is reached, what it is told in the opening handshake, and what opens the gate. A
+/// queue that is full may keep the upstream from a message that it waits for.
+fn is_same(one: &Route, other: &Route) -> bool {
+    let (session, others) = (&one.session, &other.session);
+    one.breaker == other.breaker
+        && one.upstream == other.upstream
+        && one.accept == other.accept
+        && one.subprotocols == other.subprotocols
+        && one.http.underscores == other.http.underscores
+        && one.http.non_ascii == other.http.non_ascii
+        && session.gate == others.gate
+        && session.rules == others.rules
+        && session.hold == others.hold
+}
+
+impl From<Refused> for Refusal {
+    fn from(Refused { retry_after }: Refused) -> Self {
+        // Whoever comes a moment too early comes in vain.
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+        Self::BreakerOpen {
+            retry_after_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config::Config,
+        upstream::{Address, breaker::State},
+    };
+
+    #[test]
+    fn what_sessions_fail_or_succeed_by_is_compared_and_nothing_else() {
+        let route = |text: &str| {
+            let text = format!("[[route]]\n{text}\n");
+            let config = Config::parse("proxy.toml", &text, &|_| None).unwrap();
+            Arc::clone(config.routes.iter().next().unwrap())
+        };
+        let base =
+            "upstream = \"http://a\"\ngate.ready = [{ regex = \"a\" }, { json = { \"/a\" = 1 } }]";
+        let is_same_with = |from: &str, to: &str| {
+            let changed = base.replacen(from, to, 1);
+            assert!(changed != base || from == to);
+            is_same(&route(base), &route(&changed))
+        };
+
+        assert!(is_same_with("", ""));
+        for unrelated in [
+            "origins = [\"https://a.example\"]",
+            "http.idle_timeout = \"3s\"",
+            "tunnel.idle_after = \"1s\"",
+            "close_codes.401 = 4401",
+        ] {
+            assert!(
+                is_same_with("gate", &format!("{unrelated}\ngate")),
+                "{unrelated}"
+            );
+        }
+        for (from, to) in [
+            ("//a", "//b"),
+            ("regex = \"a\"", "regex = \"b\""),
+            ("regex = \"a\"", "text = \"a\""),
+            ("\"/a\" = 1", "\"/a\" = 2"),
+            ("\"/a\" = 1", "\"/b\" = 1"),
+        ] {
+            assert!(!is_same_with(from, to), "{to}");
+        }
+        for related in [
+            "accept = \"after-upstream\"",
+            "subprotocols = [\"chat\"]",
+            "http.underscores = \"pass\"",
+            "http.non_ascii = \"refuse\"",
+            "connect.timeout = \"2s\"",
+            "connect.retry.max = \"2s\"",
+            "breaker.failures = 7",
+            "gate.timeout = \"31s\"",
+            "hold.max_messages = 7",
+            "hold.overflow = \"shed\"",
+            "message = [{ match = { prefix = \"a\" }, release = \"authenticated\" }]",
+        ] {
+            assert!(
+                !is_same_with("gate", &format!("{related}\ngate")),
+                "{related}"
+            );
+        }
+    }
+
+    fn routes(upstream: &str) -> Routes {
+        let mut route = Route::to(Address::Unix(upstream.into()));
+        route.breaker.failures = 1;
+        Routes::new(vec![route])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_an_upstream_outlives_a_reload_unless_it_is_another_one() {
+        let before = routes("/one");
+        let endpoints = RouteEndpoints::new(&before);
+        let status = || endpoints.statuses()[0].1;
+        let admit = |routes: &Routes| endpoints.of(routes.iter().next().unwrap()).admit();
+        let waiting = admit(&before).unwrap();
+        admit(&before).unwrap().fail();
+        assert_eq!(status().state, State::Open);
+
+        let same = routes("/one");
+        endpoints.set_routes(&same);
+        assert_eq!(status().state, State::Open);
+        assert!(admit(&same).is_err());
+
+        let other = routes("/other");
+        endpoints.set_routes(&other);
+        assert_eq!(status().state, State::Closed);
+        assert_eq!(status().transitions, [1, 1, 0], "no count goes back");
+        admit(&other).unwrap().fail();
+        waiting.succeed();
+        assert_eq!(
+            status().state,
+            State::Open,
+            "the old one does not speak for it"
+        );
+    }
+
+    #[test]
+    fn clients_are_told_whole_seconds_that_are_enough() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (5499, 6)] {
+            let retry_after = Duration::from_millis(millis);
+            let expected = Refusal::BreakerOpen {
+                retry_after_seconds: seconds,
+            };
+            assert_eq!(Refusal::from(Refused { retry_after }), expected, "{millis}");
+        }
+    }
+}

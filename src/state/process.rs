@@ -1,0 +1,209 @@
+//! State of the process that all connections share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use hyper::Version;
+use tokio::time::Instant;
+
+use super::{
+    endpoints::RouteEndpoints, recent_refusals::Refusals, sessions, subprotocols::Subprotocols,
+};
+use crate::{
+    client_addr::Client,
+    config::Config,
+    http_client::pending::HeldRequests,
+    limits::{
+        drain::Drain,
+        held_bytes::Budget,
+        overload::Pressure,
+        per_ip::{AddressPlace, Addresses, Rate},
+    },
+    local_reply::{Refusal, Shortage},
+    observability::{connections::Connections, rejections::Rejections, reloads::Reloads},
+    session,
+};
+
+/// What all connections of the process share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) config: ArcSwap<Config>,
+    pub(crate) session: session::Context,
+    pub(crate) held: HeldRequests,
+    pub(crate) memory: Pressure,
+    pub(crate) endpoints: RouteEndpoints,
+    pub(crate) refusals: Refusals,
+    pub(crate) subprotocols: Subprotocols,
+    pub(crate) addresses: Arc<Addresses>,
+    /// When all sessions that began are paid for, where their rate is limited.
+    pub(crate) next_session: Mutex<Option<Instant>>,
+    pub(crate) rejections: Rejections,
+    pub(crate) reloads: Reloads,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) session_ids: sessions::Ids,
+}
+
+impl Shared {
+    /// The shared state of a process that runs `config`.
+    #[must_use]
+    pub fn new(config: Arc<Config>) -> Self {
+        let limits = &config.limits;
+        Self {
+            addresses: Addresses::new(
+                limits.max_connections_per_address,
+                limits.session_rate_per_address,
+            ),
+            next_session: Mutex::default(),
+            rejections: Rejections::default(),
+            connections: Arc::default(),
+            session_ids: sessions::Ids::default(),
+            session: session::Context {
+                budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
+                drain: Drain::new(config.drain),
+            },
+            held: HeldRequests::new(&config.routes),
+            memory: Pressure::new(config.limits.max_memory.clone()),
+            endpoints: RouteEndpoints::new(&config.routes),
+            refusals: Refusals::default(),
+            subprotocols: Subprotocols::new(&config.routes),
+            reloads: Reloads::default(),
+            config: ArcSwap::new(config),
+        }
+    }
+
+    /// The configuration of the process at this instant; not to be kept for long, for it may
+    /// be replaced.
+    #[must_use]
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Replaces the configuration: for new connections, sessions and requests. What has begun
+    /// goes on with its own.
+    pub fn reconfigure(&self, config: Arc<Config>) {
+        let limits = &config.limits;
+        self.addresses.set_limits(
+            limits.max_connections_per_address,
+            limits.session_rate_per_address,
+        );
+        self.session.budget.set_max_bytes(limits.max_held_bytes);
+        self.session.drain.set(config.drain);
+        self.held.set_routes(&config.routes);
+        self.endpoints.set_routes(&config.routes);
+        self.subprotocols.set_routes(&config.routes);
+        self.memory.set_bound(limits.max_memory.clone());
+        self.config.store(config);
+    }
+
+    /// How often the configuration was read again.
+    #[must_use]
+    pub const fn reloads(&self) -> &Reloads {
+        &self.reloads
+    }
+
+    /// What was not served, and why.
+    #[must_use]
+    pub const fn rejections(&self) -> &Rejections {
+        &self.rejections
+    }
+
+    /// The connections of the process.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// What all sessions together may hold.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.session.budget
+    }
+
+    /// The requests that wait for their upstream.
+    #[must_use]
+    pub const fn held(&self) -> &HeldRequests {
+        &self.held
+    }
+
+    /// How much memory is in use.
+    #[must_use]
+    pub const fn memory(&self) -> &Pressure {
+        &self.memory
+    }
+
+    /// What is known of the upstream of each route.
+    #[must_use]
+    pub const fn endpoints(&self) -> &RouteEndpoints {
+        &self.endpoints
+    }
+
+    /// The drain of the process, for whoever starts it.
+    #[must_use]
+    pub const fn drain(&self) -> &Drain {
+        &self.session.drain
+    }
+
+    /// How much of the rate of sessions of the process is used up, from 0 to 1; `None`: there is
+    /// no limit.
+    #[must_use]
+    pub fn session_rate_used(&self) -> Option<f64> {
+        self.config().limits.session_rate?;
+        let next = self.next_session.lock();
+        let next = *next.unwrap_or_else(PoisonError::into_inner);
+        Some(Rate::used(next, Instant::now()))
+    }
+
+    /// What the clients of each address have open.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Counts one more session of `client`; the place that it has then is its own where its
+    /// connection has none, for it is a trusted proxy's, or is not its alone (HTTP/2).
+    ///
+    /// The rate of the process is asked last: an address that is over its own limits would
+    /// use it up for all others.
+    pub(crate) fn admit_session(
+        &self,
+        client: Client,
+        version: Version,
+    ) -> Result<Option<AddressPlace>, Refusal> {
+        let place = self
+            .admit_to_address(client, version)
+            .map_err(Refusal::Unavailable)?;
+        if let Some(rate) = self.config().limits.session_rate {
+            let next = self.next_session.lock();
+            let mut next = next.unwrap_or_else(PoisonError::into_inner);
+            if !Rate::per_second(rate).admit(&mut next, Instant::now()) {
+                return Err(Refusal::Unavailable(Shortage::SessionRate));
+            }
+        }
+        Ok(place)
+    }
+
+    /// Counts one more session of the client's address, unless that is a trusted proxy's, with
+    /// everybody behind it who is not named.
+    fn admit_to_address(
+        &self,
+        client: Client,
+        version: Version,
+    ) -> Result<Option<AddressPlace>, Shortage> {
+        if self.config().trusted_proxies.trusts(client.address) {
+            return Ok(None);
+        }
+        let place = if client.is_trusted || version == Version::HTTP_2 {
+            match self.addresses.enter(client.address) {
+                Some((place, true)) => Some(place),
+                _ => return Err(Shortage::AddressConnections),
+            }
+        } else {
+            None
+        };
+        if self.addresses.admit_session(client.address) {
+            Ok(place)
+        } else {
+            Err(Shortage::AddressSessionRate)
+        }
+    }
+}

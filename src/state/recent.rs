@@ -1,0 +1,156 @@
+//! A bounded memory: the oldest entry makes room for the next one.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+};
+
+/// A hash of what belongs to one entry, with a key that nobody outside knows: a client cannot
+/// choose what it sends so that it meets the entry of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key(u64);
+
+/// A maker of [`Key`]s: those of one say nothing about those of another.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(RandomState);
+
+impl Keys {
+    /// The key of what `feed` puts into the hash.
+    pub(crate) fn of(&self, feed: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Key {
+        let mut hasher = self.0.build_hasher();
+        // With its length in front, so that two parts are never one.
+        feed(&mut |part| part.hash(&mut hasher));
+        Key(hasher.finish())
+    }
+}
+
+/// So many entries at most.
+#[derive(Debug)]
+pub(crate) struct Recent<V> {
+    max_entries: usize,
+    /// Each with its place in `order`.
+    entries: HashMap<Key, (u64, V)>,
+    order: BTreeMap<u64, Key>,
+    next: u64,
+}
+
+impl<V> Recent<V> {
+    pub(crate) fn new(max_entries: usize) -> Self {
+        Self {
+            max_entries,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&V> {
+        self.entries.get(&key).map(|(_, value)| value)
+    }
+
+    /// The value for `key`, which is the newest entry then.
+    pub(crate) fn recall(&mut self, key: Key) -> Option<&mut V> {
+        let (place, value) = self.entries.get_mut(&key)?;
+        self.order.remove(place);
+        *place = self.next;
+        self.order.insert(self.next, key);
+        self.next += 1;
+        Some(value)
+    }
+
+    /// Notes `value`, which is the newest then; the oldest one goes where there is no room.
+    pub(crate) fn note(&mut self, key: Key, value: V) {
+        let place = self.next;
+        self.next += 1;
+        if let Some((former, _)) = self.entries.insert(key, (place, value)) {
+            self.order.remove(&former);
+        }
+        self.order.insert(place, key);
+        if self.len() > self.max_entries {
+            self.forget_oldest_if(|_| true);
+        }
+    }
+
+    pub(crate) fn forget(&mut self, key: Key) {
+        if let Some((place, _)) = self.entries.remove(&key) {
+            self.order.remove(&place);
+        }
+    }
+
+    /// Forgets the oldest one if that `is_over`; whether it did.
+    pub(crate) fn forget_oldest_if(&mut self, is_over: impl FnOnce(&V) -> bool) -> bool {
+        let Some((_, &key)) = self.order.first_key_value() else {
+            return false;
+        };
+        let is_over = self.get(key).is_none_or(is_over);
+        if is_over {
+            self.forget(key);
+        }
+        is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_noted_the_longest_ago_makes_room() {
+        let mut recent = Recent::new(3);
+        for number in [1, 2, 3, 1, 4] {
+            recent.note(Key(number), number);
+        }
+
+        let known: Vec<_> = (1..=4)
+            .filter(|it| recent.get(Key(*it)).is_some())
+            .collect();
+        assert_eq!(known, [1, 3, 4]);
+        assert_eq!((recent.len(), recent.order.len()), (3, 3));
+    }
+
+    #[test]
+    fn what_is_recalled_is_the_newest() {
+        let mut recent = Recent::new(2);
+        for number in [1, 2] {
+            recent.note(Key(number), number);
+        }
+
+        assert_eq!(recent.recall(Key(1)), Some(&mut 1));
+        assert_eq!(recent.recall(Key(7)), None);
+        recent.note(Key(3), 3);
+
+        assert_eq!(recent.get(Key(2)), None);
+        assert_eq!((recent.len(), recent.order.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_nothing_behind() {
+        let mut recent = Recent::new(2);
+        for number in 1..=2 {
+            recent.note(Key(number), number);
+        }
+
+        recent.forget(Key(2));
+        recent.forget(Key(7));
+        assert!(!recent.forget_oldest_if(|value| *value != 1));
+        assert!(recent.forget_oldest_if(|value| *value == 1));
+        assert!(!recent.forget_oldest_if(|_| true));
+
+        assert_eq!((recent.len(), recent.order.len()), (0, 0));
+    }
+
+    #[test]
+    fn parts_are_told_apart_and_so_are_the_keys_of_two_makers() {
+        let keys = Keys::default();
+        let key = |parts: &[&str]| keys.of(|feed| parts.iter().for_each(|it| feed(it.as_bytes())));
+
+        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+        assert_ne!(key(&["a", "b"]), key(&["ab"]));
+        assert_ne!(key(&["a", "b"]), key(&["a", "b", ""]));
+        assert_ne!(keys.of(|_| {}), Keys::default().of(|_| {}));
+    }
+}

@@ -1,0 +1,180 @@
+//! What one worker has counted for each route.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::worker::Local;
+use crate::{
+    observability::totals::{RouteSnapshot, RouteTotals},
+    route::Route,
+};
+
+/// The label of what has no route.
+pub const UNROUTED: &str = "none";
+
+/// The label of what was counted for routes that are [forgotten](Local::forget).
+pub const REMOVED: &str = "(removed)";
+
+/// The tallies of one worker, one for each route that has been asked for.
+#[derive(Debug)]
+pub(crate) struct Tallies {
+    routes: RefCell<Vec<Rc<Tally>>>,
+    unrouted: Rc<Tally>,
+    /// Of routes that are forgotten.
+    removed: RefCell<RouteTotals>,
+}
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self {
+            routes: RefCell::default(),
+            unrouted: Rc::new(Tally::new(None, RouteTotals::default())),
+            removed: RefCell::default(),
+        }
+    }
+}
+
+/// What one worker has counted for one route.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    /// `None`: requests without one.
+    route: Option<Arc<Route>>,
+    label: Rc<str>,
+    totals: RefCell<RouteTotals>,
+}
+
+impl Tally {
+    fn new(route: Option<&Arc<Route>>, totals: RouteTotals) -> Self {
+        Self {
+            label: route.map_or(UNROUTED.into(), |route| route.label().into()),
+            route: route.map(Arc::clone),
+            totals: RefCell::new(totals),
+        }
+    }
+
+    /// The name of the route.
+    #[must_use]
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The same for whoever keeps it longer than the tally.
+    pub(crate) fn shared_label(&self) -> Rc<str> {
+        Rc::clone(&self.label)
+    }
+
+    /// Counts something.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut RouteTotals)) {
+        change(&mut self.totals.borrow_mut());
+    }
+
+    fn is_of(&self, route: &Arc<Route>) -> bool {
+        self.route.as_ref().is_some_and(|it| Arc::ptr_eq(it, route))
+    }
+}
+
+impl Tallies {
+    /// The tally of requests that have no route, or whose route is not known yet.
+    pub(crate) fn unrouted(&self) -> Rc<Tally> {
+        Rc::clone(&self.unrouted)
+    }
+
+    /// The tally of `route`.
+    pub(crate) fn of(&self, route: &Arc<Route>) -> Rc<Tally> {
+        let mut routes = self.routes.borrow_mut();
+        if let Some(known) = routes.iter().find(|tally| tally.is_of(route)) {
+            return Rc::clone(known);
+        }
+        let mut totals = RouteTotals::default();
+        let label = route.label();
+        // What was counted for routes of the same name that nobody uses any more goes on here.
+        routes.retain(|tally| {
+            let is_followed = *tally.label == *label && Rc::strong_count(tally) == 1;
+            if is_followed {
+                totals += &tally.totals.borrow();
+            }
+            !is_followed
+        });
+        let tally = Rc::new(Tally::new(Some(route), totals));
+        routes.push(Rc::clone(&tally));
+        tally
+    }
+}
+
+impl Local {
+    /// Forgets what was counted for the routes of these names, apart from their sum. Where
+    /// somebody goes on counting, that begins anew.
+    pub fn forget(&self, labels: &BTreeSet<Box<str>>) {
+        let mut removed = self.tallies.removed.borrow_mut();
+        let mut routes = self.tallies.routes.borrow_mut();
+        routes.retain(|tally| {
+            let is_forgotten = labels.contains(&*tally.label);
+            if is_forgotten {
+                *removed += &mem::take(&mut *tally.totals.borrow_mut());
+            }
+            !is_forgotten || Rc::strong_count(tally) > 1
+        });
+    }
+
+    /// What there is on this worker for each route, by the route's name, and what has
+    /// happened: every configured one, what had none, and those that are forgotten.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<Box<str>, RouteSnapshot> {
+        let mut routes: BTreeMap<Box<str>, RouteSnapshot> = BTreeMap::new();
+        for route in self.config().routes.iter() {
+            routes.entry(route.label().into()).or_default();
+        }
+        let tallies = self.tallies.routes.borrow();
+        for tally in tallies.iter().chain([&self.tallies.unrouted]) {
+            let snapshot = routes.entry((*tally.label).into()).or_default();
+            snapshot.totals += &tally.totals.borrow();
+            snapshot.is_in_use |= Rc::strong_count(tally) > 1;
+        }
+        let removed = routes.entry(REMOVED.into()).or_default();
+        removed.totals += &self.tallies.removed.borrow();
+        self.sessions.for_each(|running| {
+            let snapshot = match routes.get_mut(running.route_label()) {
+                Some(snapshot) => snapshot,
+                None => routes.entry(running.route_label().into()).or_default(),
+            };
+            snapshot.add_session(running.record(), &running.route().session);
+        });
+        routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, state::process::Shared};
+
+    #[test]
+    fn what_is_forgotten_stays_in_the_sum_and_begins_anew_where_somebody_counts() {
+        let text = "[[route]]\npath = \"/a\"\nupstream = \"http://127.0.0.1:1\"\n\
+                    [[route]]\npath = \"/b\"\nupstream = \"http://127.0.0.1:1\"\n";
+        let config = Arc::new(Config::parse("test", text, &|_| None).unwrap());
+        let local = Local::new(Arc::new(Shared::new(Arc::clone(&config))));
+        let routes: Vec<_> = config.routes.iter().collect();
+        let count = |tally: &Tally| tally.change(|totals| totals.attempts += 1);
+        let attempts = |label: &str| local.snapshot()[label].totals.attempts;
+        let of_a = local.tallies.of(routes[0]);
+        count(&of_a);
+        count(&local.tallies.of(routes[1]));
+        let is_in_use = |label: &str| local.snapshot()[label].is_in_use;
+        assert!(is_in_use("/a") && !is_in_use("/b"));
+
+        local.forget(&["/a".into(), "/b".into(), "/c".into()].into());
+        count(&of_a);
+
+        assert_eq!(
+            [attempts("/a"), attempts("/b"), attempts(REMOVED)],
+            [1, 0, 2]
+        );
+        assert_eq!(local.tallies.routes.borrow().len(), 1);
+    }
+}

@@ -1,0 +1,473 @@
+//! The sessions that run on a worker, and those that have ended lately, for whoever looks at
+//! them from outside.
+//!
+//! # Invariants
+//!
+//! * Every session has its line in the log, also one that is cut off with the process.
+//! * A session is among those that run from the client's `101` to its end, however it ends, and
+//!   is then added to the totals of its route in the same instant: whoever looks sees it in
+//!   exactly one of the two.
+//! * At most [`MAX_REMEMBERED`] that have ended are kept, the newest ones.
+//! * An [id](Running::id) is given to one session of the process, ever.
+//! * Adding and removing take the same time however many sessions there are.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+
+use super::{route_stats::Tally, worker::Local};
+use crate::{
+    client_addr::ClientAddr,
+    headers::request_id::Identity,
+    observability::{access_log, trace::Trace},
+    route::Route,
+    session::{Record, Report},
+    upstream::Address,
+};
+
+/// How few sessions it takes until memory is given back.
+const MIN_SHRINK: usize = 64;
+
+/// How many sessions that have ended are remembered.
+pub const MAX_REMEMBERED: usize = 100;
+
+/// Where ids come from.
+#[derive(Debug, Default)]
+pub struct Ids(AtomicU64);
+
+impl Ids {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// A session that runs: where it came from, and what it has done.
+#[derive(Debug)]
+pub struct Running {
+    id: u64,
+    /// Where it is in the list.
+    index: Cell<u32>,
+    client: ClientAddr,
+    is_http2: bool,
+    /// The id of the request, the digits of its trace if it has one, and the path: one piece of
+    /// memory for all.
+    names: Box<str>,
+    request_id_bytes: u8,
+    has_trace: bool,
+    route: Arc<Route>,
+    route_label: Rc<str>,
+    local: Rc<Local>,
+    record: Record,
+}
+
+impl Running {
+    /// Its number, from 1 on.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where its client is.
+    #[must_use]
+    pub const fn client(&self) -> ClientAddr {
+        self.client
+    }
+
+    /// The path that its client asked for, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let trace_bytes = if self.has_trace { Trace::DIGITS } else { 0 };
+        &self.names[usize::from(self.request_id_bytes) + trace_bytes..]
+    }
+
+    /// Whether it is a stream of HTTP/2.
+    #[must_use]
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
+    /// The id of the request that it began with.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.names[..usize::from(self.request_id_bytes)]
+    }
+
+    /// The trace that it is part of.
+    #[must_use]
+    pub fn trace(&self) -> Option<Trace> {
+        let digits = &self.names[usize::from(self.request_id_bytes)..];
+        let digits = digits.get(..Trace::DIGITS).filter(|_| self.has_trace);
+        digits.and_then(Trace::from_digits)
+    }
+
+    /// Its route.
+    #[must_use]
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The name of its route.
+    #[must_use]
+    pub fn route_label(&self) -> &str {
+        &self.route_label
+    }
+
+    /// The address of the upstream that it is, or was, connected to; for the log and the admin
+    /// listener only.
+    #[must_use]
+    pub fn upstream_address(&self) -> Option<String> {
+        self.record.connected_after()?;
+        match &self.route.upstream.address {
+            Address::Unix(path) => Some(format!("unix:{}", path.display())),
+            Address::Tcp { .. } => Some(self.record.attempts().address()?.to_string()),
+        }
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(crate) const fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+}
+
+/// A session that has ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    running: Rc<Running>,
+    report: Report,
+    at: Instant,
+}
+
+impl Ended {
+    /// What it was, and what it has done.
+    #[must_use]
+    pub const fn session(&self) -> &Rc<Running> {
+        &self.running
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// When it ended.
+    #[must_use]
+    pub const fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+/// Where a session comes from.
+pub(crate) struct Origin {
+    pub(crate) client: ClientAddr,
+    pub(crate) path: String,
+    pub(crate) is_http2: bool,
+    pub(crate) identity: Identity,
+    pub(crate) route: Arc<Route>,
+}
+
+/// The sessions of one worker.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    running: RefCell<Vec<Rc<Running>>>,
+    ended: RefCell<VecDeque<Rc<Ended>>>,
+}
+
+impl Sessions {
+    /// How many run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.running.borrow().len()
+    }
+
+    /// Whether none runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Looks at each that runs, in no order.
+    pub fn for_each(&self, look: impl FnMut(&Rc<Running>)) {
+        self.running.borrow().iter().for_each(look);
+    }
+
+    /// Looks at those that have ended lately, in the order in which they did.
+    pub fn for_each_ended(&self, look: impl FnMut(&Rc<Ended>)) {
+        self.ended.borrow().iter().for_each(look);
+    }
+
+    /// The one that runs with this id.
+    #[must_use]
+    pub fn find(&self, id: u64) -> Option<Rc<Running>> {
+        let sessions = self.running.borrow();
+        sessions.iter().find(|it| it.id == id).map(Rc::clone)
+    }
+
+    /// The one that has ended with this id, if it is remembered.
+    #[must_use]
+    pub fn find_ended(&self, id: u64) -> Option<Rc<Ended>> {
+        let ended = self.ended.borrow();
+        ended.iter().find(|it| it.running.id == id).map(Rc::clone)
+    }
+
+    /// Forgets those that have ended, which keep the state of their worker alive.
+    pub fn forget_ended(&self) {
+        self.ended.take();
+    }
+
+    fn add(&self, running: &Rc<Running>) {
+        let mut sessions = self.running.borrow_mut();
+        running.index.set(place(sessions.len()));
+        sessions.push(Rc::clone(running));
+    }
+
+    fn remove(&self, running: &Running) {
+        let mut sessions = self.running.borrow_mut();
+        let index = running.index.get() as usize;
+        sessions.swap_remove(index);
+        if let Some(moved) = sessions.get(index) {
+            moved.index.set(place(index));
+        }
+        let capacity = sessions.capacity();
+        if capacity > MIN_SHRINK && sessions.len() < capacity / 4 {
+            sessions.shrink_to(capacity / 2);
+        }
+    }
+
+    fn remember(&self, ended: Rc<Ended>) {
+        let mut all = self.ended.borrow_mut();
+        if all.len() == MAX_REMEMBERED {
+            all.pop_front();
+        }
+        all.push_back(ended);
+    }
+}
+
+fn place(index: usize) -> u32 {
+    u32::try_from(index).expect("there are fewer sockets than that")
+}
+
+/// A session's place among those of its worker, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    running: Rc<Running>,
+    /// Not kept with what is remembered of the session: a route is in use as long as somebody
+    /// has its tally.
+    tally: Rc<Tally>,
+    /// Whether the session has ended by itself.
+    has_ended: bool,
+}
+
+impl Entry {
+    /// A session whose client has just got its `101`.
+    pub(crate) fn begin(origin: Origin, local: &Rc<Local>) -> (Self, Rc<Running>) {
+        let request_id = origin.identity.id();
+        let trace = origin.identity.trace();
+        let digits = trace.map(|trace| trace.digits()).unwrap_or_default();
+        let tally = local.tallies.of(&origin.route);
+        let running = Rc::new(Running {
+            id: local.shared.session_ids.next(),
+            index: Cell::default(),
+            client: origin.client,
+            is_http2: origin.is_http2,
+            names: [request_id, &digits, &origin.path].concat().into(),
+            request_id_bytes: u8::try_from(request_id.len()).expect("an id is short"),
+            has_trace: !digits.is_empty(),
+            route: origin.route,
+            route_label: tally.shared_label(),
+            local: Rc::clone(local),
+            record: Record::accepted(),
+        });
+        local.sessions.add(&running);
+        let entry = Self {
+            running: Rc::clone(&running),
+            tally,
+            has_ended: false,
+        };
+        (entry, running)
+    }
+
+    /// The session has ended, as its line in the log says.
+    pub(crate) fn end(mut self, report: Report) {
+        self.has_ended = true;
+        self.leave(&report);
+        let ended = Ended {
+            running: Rc::clone(&self.running),
+            report,
+            at: Instant::now(),
+        };
+        self.running.local.sessions.remember(Rc::new(ended));
+    }
+
+    fn leave(&self, report: &Report) {
+        let running = &self.running;
+        running.local.sessions.remove(running);
+        self.tally.change(|totals| {
+            totals.add_record(&running.record);
+            totals.add_end(&running.record, &report.cause);
+        });
+        let upstream_address = running.upstream_address();
+        let origin = access_log::Origin {
+            session: running.id,
+            request_id: running.request_id(),
+            trace: running.trace(),
+            client: running.client,
+            is_http2: running.is_http2,
+            path: running.path(),
+            route: running.route_label(),
+            upstream_address: upstream_address.as_deref(),
+        };
+        access_log::session_ended(report, origin);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.leave(&self.running.record.abort());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use hyper::HeaderMap;
+
+    use super::*;
+    use crate::{
+        config::Config,
+        session::{Cause, state::SessionState},
+        state::process::Shared,
+    };
+
+    fn local() -> Rc<Local> {
+        let text = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", text, &|_| None).unwrap();
+        let shared = Shared::new(Arc::new(config));
+        Local::new(Arc::new(shared))
+    }
+
+    fn begin(local: &Rc<Local>) -> Entry {
+        let origin = Origin {
+            client: ClientAddr::Unix,
+            path: "/".into(),
+            is_http2: false,
+            identity: Identity::of(&HeaderMap::new(), false, &local.request_ids),
+            route: Arc::clone(local.config().routes.iter().next().unwrap()),
+        };
+        Entry::begin(origin, local).0
+    }
+
+    fn ids(local: &Local) -> BTreeSet<u64> {
+        let ids = RefCell::<BTreeSet<_>>::default();
+        local
+            .sessions
+            .for_each(|it| ids.borrow_mut().extend([it.id()]));
+        ids.into_inner()
+    }
+
+    #[test]
+    fn each_session_is_there_until_it_is_over_and_its_id_is_not_given_again() {
+        let local = local();
+        let mut entries: Vec<_> = (0..5).map(|_| begin(&local)).collect();
+
+        for index in [1, 0, 2] {
+            drop(entries.remove(index));
+        }
+        entries.push(begin(&local));
+
+        assert_eq!(ids(&local), [3, 4, 6].into());
+        assert_eq!(local.sessions.find(4).map(|it| it.id()), Some(4));
+        assert!(local.sessions.find(2).is_none());
+        entries.clear();
+        assert!(local.sessions.is_empty());
+    }
+
+    #[test]
+    fn the_list_gives_memory_back() {
+        let local = local();
+        let mut entries: Vec<_> = (0..10_000).map(|_| begin(&local)).collect();
+
+        entries.truncate(10);
+
+        assert_eq!(local.sessions.len(), 10);
+        assert!(local.sessions.running.borrow().capacity() <= 2 * MIN_SHRINK);
+    }
+
+    fn end(entry: Entry) {
+        let record = entry.running.record();
+        let report = record.report(Cause::Idle, SessionState::Processing);
+        entry.end(report);
+    }
+
+    #[test]
+    fn the_newest_that_have_ended_are_remembered_until_they_are_forgotten() {
+        let local = local();
+        let (bound, more) = (MAX_REMEMBERED as u64, 7);
+        for _ in 0..bound + more {
+            end(begin(&local));
+        }
+
+        assert!(local.sessions.is_empty());
+        let mut remembered = Vec::new();
+        local
+            .sessions
+            .for_each_ended(|it| remembered.push(it.session().id()));
+        assert!(remembered.into_iter().eq(1 + more..=bound + more));
+        assert!(local.sessions.find_ended(more).is_none());
+        let first = local.sessions.find_ended(more + 1).unwrap();
+        assert_eq!(first.report().cause.name(), "idle_timeout");
+
+        drop(first);
+        local.sessions.forget_ended();
+        assert_eq!(Rc::strong_count(&local), 1);
+    }
+
+    #[test]
+    fn a_session_that_has_ended_is_remembered_and_does_not_use_its_route() {
+        let local = local();
+        let is_in_use = || local.snapshot()["/"].is_in_use;
+        let entry = begin(&local);
+        assert!(is_in_use());
+
+        end(entry);
+
+        assert!(!is_in_use());
+        let ended = local.sessions.find_ended(1).unwrap();
+        assert_eq!(ended.session().route_label(), "/");
+    }
+
+    #[test]
+    fn a_session_that_is_dropped_counts_as_aborted() {
+        let local = local();
+        drop(begin(&local));
+
+        let snapshot = local.snapshot();
+
+        let ended = &snapshot["/"].totals.ended;
+        let aborted = ended.iter().find(|((_, name), _)| *name == "aborted");
+        assert_eq!(aborted.map(|(_, count)| count), Some(1));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_session_is_small() {
+        // With the two counts of the `Rc`, what the allocator has a size class for.
+        let bytes = size_of::<Running>() + 16;
+        assert!(bytes <= 384, "{bytes}");
+    }
+}

@@ -1,0 +1,82 @@
+//! State of one worker that its connections share.
+
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use arc_swap::Guard;
+
+use super::{process::Shared, route_stats::Tallies, sessions::Sessions};
+use crate::{
+    config::Config,
+    headers::request_id,
+    http_client::pool::Pools,
+    limits::{drain::Drain, per_ip::Addresses},
+    observability::{connections::Connections, rejections::Rejections},
+};
+
+/// What the connections of one worker share.
+#[derive(Debug)]
+pub struct Local {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pools: Pools,
+    pub(crate) sessions: Sessions,
+    pub(crate) tallies: Tallies,
+    pub(crate) request_ids: request_id::Ids,
+    /// Whether what is still under way is dropped.
+    pub(crate) is_cut_off: Rc<Cell<bool>>,
+}
+
+impl Local {
+    /// The state of a worker that has served nothing yet.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            pools: Pools::default(),
+            sessions: Sessions::default(),
+            tallies: Tallies::default(),
+            request_ids: request_id::Ids::default(),
+            is_cut_off: Rc::default(),
+        })
+    }
+
+    /// Takes note that what is still under way is about to be dropped.
+    pub fn cut_off(&self) {
+        self.is_cut_off.set(true);
+    }
+
+    /// The configuration of the process at this instant.
+    #[must_use]
+    pub fn config(&self) -> Guard<Arc<Config>> {
+        self.shared.config()
+    }
+
+    /// What the clients of each address have open.
+    #[must_use]
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.shared.addresses
+    }
+
+    /// What was not served, and why.
+    #[must_use]
+    pub fn rejections(&self) -> &Rejections {
+        &self.shared.rejections
+    }
+
+    /// The connections of the process.
+    #[must_use]
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.shared.connections
+    }
+
+    /// The sessions that run on this worker.
+    #[must_use]
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The drain of the process.
+    #[must_use]
+    pub fn drain(&self) -> &Drain {
+        &self.shared.session.drain
+    }
+}

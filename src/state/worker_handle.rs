@@ -1,0 +1,187 @@
+//! Looking into a worker from another thread.
+//!
+//! What a worker knows never leaves its thread and has no locks. Whoever wants to know it
+//! sends a question, which the worker answers between two polls of its tasks.
+//!
+//! # Invariants
+//!
+//! * Nobody waits longer than [`ANSWER_TIMEOUT`] for a worker, whatever keeps that.
+//! * At most 16 questions wait for one worker.
+
+use std::{
+    fmt,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{self, Instant},
+};
+
+use super::worker::Local;
+
+/// How long a worker may take to answer.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a worker that owes an answer is only busy; after that it is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// How many questions may wait for one worker.
+const MAX_WAITING: usize = 16;
+
+/// Something that is done on the thread of a worker.
+pub struct Visit(Box<dyn Errand>);
+
+trait Errand: FnOnce(&Rc<Local>) + Send {}
+
+impl<T: FnOnce(&Rc<Local>) + Send> Errand for T {}
+
+impl Visit {
+    /// Does it.
+    pub fn pay(self, local: &Rc<Local>) {
+        (self.0)(local);
+    }
+}
+
+impl fmt::Debug for Visit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Visit")
+    }
+}
+
+/// A worker as other threads see it.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    index: usize,
+    visits: mpsc::Sender<Visit>,
+    silent_since: SilentSince,
+}
+
+/// Since when a worker has been asked and has answered nothing, not even too late.
+#[derive(Clone, Debug, Default)]
+struct SilentSince(Arc<Mutex<Option<Instant>>>);
+
+impl SilentSince {
+    fn get(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The worker did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {0} does not answer")]
+pub struct Silent(pub usize);
+
+impl Worker {
+    /// A worker, and what it has to receive.
+    #[must_use]
+    pub fn new(index: usize) -> (Self, mpsc::Receiver<Visit>) {
+        let (visits, received) = mpsc::channel(MAX_WAITING);
+        let worker = Self {
+            index,
+            visits,
+            silent_since: SilentSince::default(),
+        };
+        (worker, received)
+    }
+
+    /// Its number, from 0 on.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Asks it something.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer within [`ANSWER_TIMEOUT`], or has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The question is answered in any case.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Rc<Local>) -> T + Send + 'static,
+    ) -> Result<T, Silent> {
+        let (answer, answered) = oneshot::channel();
+        let silent_since = self.silent_since.clone();
+        let visit = Visit(Box::new(move |local| {
+            *silent_since.get() = None;
+            // Whoever has asked may be gone.
+            let _ = answer.send(question(local));
+        }));
+        // Before the question is sent: only the worker says that it is not silent.
+        self.silent_since.get().get_or_insert_with(Instant::now);
+        let answered = match self.visits.try_send(visit) {
+            Ok(()) => time::timeout(ANSWER_TIMEOUT, answered).await.ok(),
+            Err(_full_or_ended) => None,
+        };
+        answered.and_then(Result::ok).ok_or(Silent(self.index))
+    }
+
+    /// Whether it has owed answers for longer than [`STUCK_AFTER`].
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let since = *self.silent_since.get();
+        since.is_some_and(|since| since.elapsed() >= STUCK_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, state::process::Shared};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_does_not_answer_is_silent_and_after_a_while_stuck() {
+        let (worker, _visits) = Worker::new(3);
+
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(3)));
+        assert!(!worker.is_stuck());
+        time::advance(STUCK_AFTER).await;
+        assert!(worker.is_stuck());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_answers_too_late_is_not_stuck() {
+        let (worker, mut visits) = Worker::new(0);
+        let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
+        let config = Config::parse("test", route, &|_| None).unwrap();
+        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        time::advance(STUCK_AFTER).await;
+        assert!(worker.is_stuck());
+
+        visits.try_recv().unwrap().pay(&local);
+
+        assert!(!worker.is_stuck());
+        // It has to be silent for as long once more.
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        assert!(!worker.is_stuck());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_for_a_stuck_worker_are_bounded() {
+        let (worker, mut visits) = Worker::new(0);
+        for _ in 0..2 * MAX_WAITING {
+            worker.ask(|_| ()).await.unwrap_err();
+        }
+
+        let mut waiting = 0;
+        while visits.try_recv().is_ok() {
+            waiting += 1;
+        }
+        assert_eq!(waiting, MAX_WAITING);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_has_ended_is_silent_at_once() {
+        let (worker, visits) = Worker::new(0);
+        drop(visits);
+
+        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+    }
+}
