@@ -44,11 +44,11 @@ pub use shipped::default_file;
 pub use values::{address, units};
 
 use crate::{
-    client::TrustedProxies,
+    client_addr::TrustedProxies,
+    limits::drain,
+    observability,
     route::{Route, Routes},
     server,
-    session::drain,
-    telemetry,
     tls::{self as tls_files, Identity, Warnings},
 };
 use reader::{File, Table};
@@ -75,7 +75,7 @@ pub struct Config {
     /// Where the admin listener is; default 127.0.0.1:9901, `None`: there is none.
     pub admin: Option<server::ListenAddress>,
     /// The log.
-    pub log: telemetry::Settings,
+    pub log: observability::Settings,
     /// Bounds of the process.
     pub limits: server::Limits,
     /// What happens after SIGTERM.
@@ -192,7 +192,7 @@ impl Config {
             trusted_proxies: TrustedProxies::default(),
             workers: units::all_cores(),
             admin: Some(server::ListenAddress::Tcp(server::DEFAULT_ADMIN)),
-            log: telemetry::Settings::default(),
+            log: observability::Settings::default(),
             limits: server::Limits::new(0),
             drain: drain::Settings::default(),
             reload_poll: None,
