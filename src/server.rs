@@ -266,8 +266,6 @@ pub struct Limits {
     /// Time without progress while a response waits for the client to read: no byte over HTTP/1.1,
     /// less than 16 KiB over HTTP/2; default 60 s.
     pub write_timeout: Duration,
-    /// A scratch, in bytes; default 7 KiB.
-    pub scratch_bytes: usize,
 }
 
 impl Limits {
@@ -288,7 +286,6 @@ impl Limits {
             keep_alive_timeout: Duration::from_secs(75),
             max_streams: 100,
             write_timeout: Duration::from_mins(1),
-            scratch_bytes: 7 * 1024,
         }
     }
 }

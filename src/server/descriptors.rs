@@ -10,7 +10,6 @@ const RESERVE: u64 = 100;
 /// Raises the soft limit to the hard one, and warns when connections up to `limits.max_connections`
 /// would not have enough.
 pub fn raise_descriptor_limit(limits: &Limits) {
-    tracing::trace!(scratch_bytes = limits.scratch_bytes);
     let Some(available) = descriptors::raise_limit() else {
         return;
     };

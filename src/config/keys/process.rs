@@ -109,8 +109,6 @@ section! {
     /// its connection is closed. Over HTTP/2 only that answer is given up, if the client takes less than
     /// 16 KiB of it in this time. WebSockets are not affected.
     write_timeout: POSITIVE_TIME = "60s";
-    /// How much of a scratch there is, for the next commit to remove.
-    scratch_bytes: SIZE = "7KiB";
 }
 
 section! {
