@@ -99,19 +99,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::places::Visitor;
 use self::{
-    aggregate::Heard,
+    aggregate::WorkerReports,
     answer::Body,
-    connection::Connection,
+    connection::AdminConnection,
     events::Events,
     guard::Access,
-    places::{Place, Places},
+    places::{AdminSlot, AdminSlots},
     query::Query,
 };
 use crate::{
     client_addr::ClientAddr,
     config::reload::{Outcome, Trigger},
     observability,
-    state::{process::Shared, worker_handle::Worker},
+    state::{process::ProcessState, worker_handle::WorkerHandle},
     transport::Transport,
 };
 
@@ -125,9 +125,9 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Process {
     /// State shared by all connections.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<ProcessState>,
     /// Handles of the workers, in order.
-    pub workers: Vec<Worker>,
+    pub workers: Vec<WorkerHandle>,
     /// Trigger of a reload.
     pub reload: Trigger,
 }
@@ -136,11 +136,11 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Admin {
     process: Process,
-    heard: Heard,
+    heard: WorkerReports,
     events: Events,
     backends: health::Backends,
     room: health::Room,
-    places: Places,
+    places: AdminSlots,
     started: Instant,
     stop: CancellationToken,
 }
@@ -150,12 +150,12 @@ impl Admin {
     #[must_use]
     pub fn new(process: Process, stop: CancellationToken) -> Rc<Self> {
         Rc::new(Self {
-            heard: Heard::new(&process),
+            heard: WorkerReports::new(&process),
             process,
             events: Events::default(),
             backends: health::Backends::default(),
             room: health::Room::default(),
-            places: Places::default(),
+            places: AdminSlots::default(),
             started: Instant::now(),
             stop,
         })
@@ -181,13 +181,13 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
             if request.method() == Method::GET && events::is_stream(&response) {
                 visitor.activity.expect_no_end();
                 // Streams compete only with each other, for they are never done.
-                admin.places.seat(&visitor, Place::Stream);
+                admin.places.seat(&visitor, AdminSlot::Stream);
             }
             Ok::<_, Infallible>(response)
         }
     };
     let activity = &visitor.activity;
-    let connection = Connection::new(stream, Rc::clone(activity));
+    let connection = AdminConnection::new(stream, Rc::clone(activity));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -212,7 +212,7 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
 
 /// Endpoints of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Endpoint {
+enum AdminEndpoint {
     Page,
     Livez,
     Readyz,
@@ -228,19 +228,24 @@ enum Endpoint {
 }
 
 /// All endpoints, with method, path and the access that they need.
-const ENDPOINTS: [(&str, &str, Access, Endpoint); 12] = [
-    ("GET", "/", Access::Look, Endpoint::Page),
-    ("GET", "/livez", Access::Monitor, Endpoint::Livez),
-    ("GET", "/readyz", Access::Monitor, Endpoint::Readyz),
-    ("GET", "/metrics", Access::Monitor, Endpoint::Metrics),
-    ("GET", "/sessions", Access::Look, Endpoint::Sessions),
-    ("GET", "/sessions/{id}", Access::Look, Endpoint::Session),
-    ("GET", "/events", Access::Look, Endpoint::Events),
-    ("GET", "/config", Access::Look, Endpoint::Config),
-    ("GET", "/build", Access::Monitor, Endpoint::Build),
-    ("POST", "/drain", Access::Change, Endpoint::Drain),
-    ("POST", "/reload", Access::Change, Endpoint::Reload),
-    ("POST", "/log", Access::Change, Endpoint::Log),
+const ENDPOINTS: [(&str, &str, Access, AdminEndpoint); 12] = [
+    ("GET", "/", Access::Look, AdminEndpoint::Page),
+    ("GET", "/livez", Access::Monitor, AdminEndpoint::Livez),
+    ("GET", "/readyz", Access::Monitor, AdminEndpoint::Readyz),
+    ("GET", "/metrics", Access::Monitor, AdminEndpoint::Metrics),
+    ("GET", "/sessions", Access::Look, AdminEndpoint::Sessions),
+    (
+        "GET",
+        "/sessions/{id}",
+        Access::Look,
+        AdminEndpoint::Session,
+    ),
+    ("GET", "/events", Access::Look, AdminEndpoint::Events),
+    ("GET", "/config", Access::Look, AdminEndpoint::Config),
+    ("GET", "/build", Access::Monitor, AdminEndpoint::Build),
+    ("POST", "/drain", Access::Change, AdminEndpoint::Drain),
+    ("POST", "/reload", Access::Change, AdminEndpoint::Reload),
+    ("POST", "/log", Access::Change, AdminEndpoint::Log),
 ];
 
 impl Admin {
@@ -278,45 +283,45 @@ impl Admin {
     /// Returns the response, or the problem of the request.
     async fn answer(
         self: &Rc<Self>,
-        endpoint: Endpoint,
+        endpoint: AdminEndpoint,
         request: &Request<Incoming>,
         query: Query,
     ) -> Result<Response<Body>, String> {
         match endpoint {
-            Endpoint::Page => {
+            AdminEndpoint::Page => {
                 query.finish("")?;
                 Ok(dashboard::answer(request.headers()))
             }
-            Endpoint::Livez => health::livez(self, query).await,
-            Endpoint::Readyz => health::readyz(self, query).await,
-            Endpoint::Metrics => {
+            AdminEndpoint::Livez => health::livez(self, query).await,
+            AdminEndpoint::Readyz => health::readyz(self, query).await,
+            AdminEndpoint::Metrics => {
                 query.finish("")?;
                 Ok(metrics::answer(self, request.headers()).await)
             }
-            Endpoint::Sessions => sessions::list(self, query).await,
-            Endpoint::Session => {
+            AdminEndpoint::Sessions => sessions::list(self, query).await,
+            AdminEndpoint::Session => {
                 query.finish("")?;
                 let id = request.uri().path().rsplit('/').next().unwrap_or_default();
                 sessions::one(self, id).await
             }
-            Endpoint::Build => {
+            AdminEndpoint::Build => {
                 query.finish("")?;
                 Ok(build())
             }
-            Endpoint::Events => {
+            AdminEndpoint::Events => {
                 query.finish("")?;
                 Ok(events::listen(self))
             }
-            Endpoint::Log => log(query),
-            Endpoint::Config => {
+            AdminEndpoint::Log => log(query),
+            AdminEndpoint::Config => {
                 query.finish("")?;
                 Ok(self.config())
             }
-            Endpoint::Drain => {
+            AdminEndpoint::Drain => {
                 query.finish("")?;
                 Ok(self.drain())
             }
-            Endpoint::Reload => {
+            AdminEndpoint::Reload => {
                 query.finish("")?;
                 Ok(self.reload().await)
             }
@@ -376,7 +381,7 @@ fn log(mut query: Query) -> Result<Response<Body>, String> {
     })
 }
 
-fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {
+fn find(path: &str) -> Option<(&'static str, Access, AdminEndpoint)> {
     let is_asked = |known: &str| match known.strip_suffix("{id}") {
         Some(above) => path
             .strip_prefix(above)
@@ -390,10 +395,10 @@ fn find(path: &str) -> Option<(&'static str, Access, Endpoint)> {
 }
 
 /// Returns the class of slots in which requests for `path` are served.
-fn place_of(path: &str) -> Place {
+fn place_of(path: &str) -> AdminSlot {
     match find(path) {
-        Some((_, _, Endpoint::Livez | Endpoint::Readyz)) => Place::Health,
-        _ => Place::Other,
+        Some((_, _, AdminEndpoint::Livez | AdminEndpoint::Readyz)) => AdminSlot::Health,
+        _ => AdminSlot::Other,
     }
 }
 

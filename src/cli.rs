@@ -113,7 +113,7 @@ enum Command {
     /// Check a configuration file and show every problem in it
     Check(check::Check),
     /// Show the settings in effect, the defaults, or the schema
-    Config(config::Config),
+    Config(config::ConfigArguments),
     /// Show which route a request takes, and what happens to it there
     Explain(explain::Explain),
     /// Check the health of a running readygate
@@ -121,7 +121,7 @@ enum Command {
     /// For images without a shell and curl.
     Healthcheck(admin_client::Healthcheck),
     /// Show the sessions of a running readygate, or one of them in full
-    Sessions(sessions::Sessions),
+    Sessions(sessions::SessionsArguments),
     /// Reload the configuration of a running readygate
     ///
     /// Does the same as SIGHUP, and prints the changes or the problems.
@@ -129,7 +129,7 @@ enum Command {
     /// Drain a running readygate: it takes no new clients, and ends
     ///
     /// For preStop in Kubernetes and the like. Does the same as SIGTERM.
-    Drain(admin_client::Drain),
+    Drain(admin_client::DrainArguments),
     /// Show what backends that are not ready lose, with readygate and without
     ///
     /// Starts three backends that are not ready when their clients connect, and readygate
@@ -145,7 +145,7 @@ enum Command {
         shell: clap_complete::Shell,
     },
     /// Show what this program was built from
-    Version(version::Version),
+    Version(version::VersionArguments),
 }
 
 #[derive(Args, Debug)]

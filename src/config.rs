@@ -49,7 +49,7 @@ use crate::{
     observability,
     route::{Route, Routes},
     server,
-    tls::{self as tls_files, Identity, Warnings},
+    tls::{self as tls_files, CertifiedKeyFiles, Warnings},
 };
 use reader::{File, Table};
 use report::Problem;
@@ -160,7 +160,7 @@ impl Config {
 
     /// All certificates that the process shows, to clients and to upstreams.
     #[must_use]
-    pub fn identities(&self) -> Vec<Identity> {
+    pub fn identities(&self) -> Vec<CertifiedKeyFiles> {
         let listeners = self.listen.iter().filter_map(|listen| listen.tls.as_ref());
         let upstreams = self
             .routes

@@ -45,12 +45,12 @@ use tokio::{
 
 use self::{
     backend::{Backend, Behaviour},
-    client::Outcome,
-    messages::Schedule,
+    client::ClientOutcome,
+    messages::SendSchedule,
     paint::{Paint, Tone},
     progress::{Counts, Progress},
     table::Group,
-    tally::{Totals, median},
+    tally::{DemoTotals, median},
 };
 use crate::{
     config::{Config, Problems},
@@ -135,10 +135,10 @@ impl Way {
 
 /// Results of the clients of one backend and way.
 #[derive(Debug)]
-struct Row {
+struct ScenarioRow {
     way: Way,
     clients: u32,
-    totals: Totals,
+    totals: DemoTotals,
     /// Medians over the clients.
     opened: Option<Duration>,
     ready: Option<Duration>,
@@ -147,8 +147,8 @@ struct Row {
     failures: BTreeMap<String, u32>,
 }
 
-impl Row {
-    fn new(way: Way, clients: u32, outcomes: &[Outcome]) -> Self {
+impl ScenarioRow {
+    fn new(way: Way, clients: u32, outcomes: &[ClientOutcome]) -> Self {
         let mut failures = BTreeMap::new();
         for failure in outcomes.iter().filter_map(|it| it.failure.as_ref()) {
             *failures.entry(failure.to_string()).or_default() += 1;
@@ -223,7 +223,7 @@ async fn play(
     let mut servers = JoinSet::new();
     let mut stages = Vec::new();
     for behaviour in Behaviour::all() {
-        let stage = Stage::start(behaviour, settings, &mut servers)?;
+        let stage = DemoStage::start(behaviour, settings, &mut servers)?;
         progress.watch(stage.behaviour.name, &stage.counts);
         stages.push(stage);
     }
@@ -252,7 +252,7 @@ async fn play(
 }
 
 /// One backend with its proxy and their clients.
-struct Stage {
+struct DemoStage {
     behaviour: Behaviour,
     /// Addresses for clients, by [`Way`].
     addresses: [SocketAddr; 2],
@@ -260,7 +260,7 @@ struct Stage {
     counts: [Rc<Counts>; 2],
 }
 
-impl Stage {
+impl DemoStage {
     fn start(
         behaviour: Behaviour,
         settings: Settings,
@@ -295,7 +295,7 @@ impl Stage {
 
     /// Runs the clients of one way. Clients of all ways arrive in turn, so that no handshake waits
     /// for another.
-    async fn play_way(&self, way: Way, settings: Settings, lane: u32) -> Row {
+    async fn play_way(&self, way: Way, settings: Settings, lane: u32) -> ScenarioRow {
         let Settings {
             clients, messages, ..
         } = settings;
@@ -304,11 +304,11 @@ impl Stage {
         let client = async |client| {
             // Lanes interleave: client 0 of every lane, then client 1 of every lane.
             time::sleep(ARRIVALS * (client * LANES + lane) / (clients * LANES)).await;
-            let schedule = Schedule::new(messages, settings.seed, client);
+            let schedule = SendSchedule::new(messages, settings.seed, client);
             client::run(address, client, &schedule, counts).await
         };
         let outcomes = join_all((0..clients).map(client)).await;
-        Row::new(way, clients, &outcomes)
+        ScenarioRow::new(way, clients, &outcomes)
     }
 }
 
@@ -329,7 +329,7 @@ fn conclude(
 ) -> Result<bool, DemoError> {
     let of = |way: Way| {
         let rows = groups.iter().map(|group| &group.rows[way as usize]);
-        rows.map(|row| row.totals).sum::<Totals>()
+        rows.map(|row| row.totals).sum::<DemoTotals>()
     };
     let readygate = of(Way::Readygate);
     writeln!(output, "\n{}\n", table::render(groups, paint))?;
@@ -355,7 +355,7 @@ fn conclude(
 }
 
 /// Summarizes the results in a sentence or two.
-fn verdict(straight: Totals, readygate: Totals, seed: u64) -> String {
+fn verdict(straight: DemoTotals, readygate: DemoTotals, seed: u64) -> String {
     if readygate.is_flawless() {
         format!(
             "Straight to the backends {} of {} messages were lost. Through readygate all\n\
@@ -380,18 +380,18 @@ fn verdict(straight: Totals, readygate: Totals, seed: u64) -> String {
 mod tests {
     use super::*;
 
-    const STRAIGHT: Totals = Totals {
+    const STRAIGHT: DemoTotals = DemoTotals {
         to_send: 400,
         delivered: 107,
         doubled: 0,
         out_of_order: 0,
     };
 
-    fn conclusion(readygate: Totals) -> (bool, String) {
-        let row = |way, totals| Row {
+    fn conclusion(readygate: DemoTotals) -> (bool, String) {
+        let row = |way, totals| ScenarioRow {
             way,
             totals,
-            ..Row::new(way, 8, &[])
+            ..ScenarioRow::new(way, 8, &[])
         };
         let group = Group {
             name: "a backend",
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn only_a_flawless_delivery_succeeds_and_is_told_as_one() {
-        let flawless = Totals {
+        let flawless = DemoTotals {
             delivered: 400,
             ..STRAIGHT
         };
@@ -446,27 +446,27 @@ mod tests {
 
     #[test]
     fn one_loss_double_or_disorder_fails_and_is_counted() {
-        let flawless = Totals {
+        let flawless = DemoTotals {
             delivered: 400,
             ..STRAIGHT
         };
         for (totals, told) in [
             (
-                Totals {
+                DemoTotals {
                     delivered: 399,
                     ..flawless
                 },
                 "lost 1, doubled 0 and reordered 0",
             ),
             (
-                Totals {
+                DemoTotals {
                     doubled: 1,
                     ..flawless
                 },
                 "lost 0, doubled 1 and reordered 0",
             ),
             (
-                Totals {
+                DemoTotals {
                     out_of_order: 1,
                     ..flawless
                 },

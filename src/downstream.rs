@@ -29,17 +29,17 @@ use hyper::{Request, Response};
 
 use self::{
     detect::{Spoken, Unknown},
-    request_log::Meter,
+    request_log::RequestLog,
 };
 use crate::{
     client_addr::{Client, Endpoints},
     config::Config,
-    headers::{forwarded, host, request_id::Identity},
+    headers::{forwarded, host, request_id::RequestId},
     limits::connections::Admission,
     local_reply::{Refusal, Shortage},
     proxy::bodies::Body,
     route::Route,
-    state::worker::Local,
+    state::worker::WorkerState,
     transport::Transport,
 };
 
@@ -71,7 +71,7 @@ pub fn find_route<'a, B>(
 
 /// Which versions of HTTP a connection may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum HttpVersions {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2, as was agreed in the TLS handshake.
@@ -86,14 +86,14 @@ pub enum Protocol {
 /// message has less to go through in it.
 pub fn serve(
     stream: Transport,
-    protocol: Protocol,
+    protocol: HttpVersions,
     ends: Endpoints,
     admission: Admission,
-    local: &Rc<Local>,
+    local: &Rc<WorkerState>,
 ) -> Pin<Box<impl Future<Output = Option<impl Future<Output = ()> + use<>>> + use<>>> {
     let config = local.config();
     let trusted = &config.trusted_proxies;
-    let connection = Connection {
+    let connection = ClientConnection {
         client: Client {
             address: ends.client,
             peer: ends.client,
@@ -108,25 +108,25 @@ pub fn serve(
 }
 
 /// What the requests of one connection share, whatever their version.
-struct Connection {
+struct ClientConnection {
     /// Before any of its headers is known.
     client: Client,
     admission: Admission,
-    local: Rc<Local>,
+    local: Rc<WorkerState>,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Serves requests until the connection ends, or becomes that of one session, which is
     /// returned.
     async fn serve(
         self,
         stream: Transport,
-        protocol: Protocol,
+        protocol: HttpVersions,
     ) -> Option<impl Future<Output = ()> + use<>> {
         let (spoken, stream) = match protocol {
-            Protocol::Http1 => (Spoken::Http1, stream.into()),
-            Protocol::Http2 => (Spoken::Http2, stream.into()),
-            Protocol::Either => {
+            HttpVersions::Http1 => (Spoken::Http1, stream.into()),
+            HttpVersions::Http2 => (Spoken::Http2, stream.into()),
+            HttpVersions::Either => {
                 let timeout = self.local.config().limits.header_timeout;
                 let drained = self.local.drain().begun();
                 match detect::sniff(stream, timeout, drained).await {
@@ -149,24 +149,28 @@ impl Connection {
     }
 
     /// Counts a request that has come, and knows from then on who has sent it.
-    fn meter<B>(&self, request: &Request<B>) -> Meter {
+    fn meter<B>(&self, request: &Request<B>) -> RequestLog {
         let config = self.local.config();
         let headers = request.headers();
         let client = forwarded::client(self.client, headers, &config.trusted_proxies);
-        let identity = Identity::of(headers, client.is_trusted, &self.local.request_ids);
+        let identity = RequestId::of(headers, client.is_trusted, &self.local.request_ids);
         let requests = config.log.requests;
-        Meter::start(request, client, identity, requests, &self.local)
+        RequestLog::start(request, client, identity, requests, &self.local)
     }
 
     /// The answer to a request that is not served.
-    fn refuse(&self, refusal: Refusal, meter: &Meter) -> Response<Body> {
+    fn refuse(&self, refusal: Refusal, meter: &RequestLog) -> Response<Body> {
         self.local.shared.rejections.count(refusal.into());
         meter.set_refused(refusal);
         refusal.into_response(meter.identity())
     }
 
     /// The route of a request that may be served at all, and has its id from then on.
-    fn route<B>(&self, request: &mut Request<B>, meter: &Meter) -> Result<Arc<Route>, Refusal> {
+    fn route<B>(
+        &self,
+        request: &mut Request<B>,
+        meter: &RequestLog,
+    ) -> Result<Arc<Route>, Refusal> {
         match self.admission {
             Admission::Admitted => {}
             Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),

@@ -7,7 +7,7 @@ use hyper::{
 };
 
 use crate::{
-    headers::{framing::Flaw, request_id::Identity},
+    headers::{framing::Flaw, request_id::RequestId},
     observability::rejections::Rejection,
     proxy::bodies::Body,
     route::Unrouted,
@@ -220,7 +220,7 @@ impl Refusal {
     ///
     /// After a request that cannot be trusted to end where it seems to, and after one that
     /// met a limit, the connection is closed.
-    pub(crate) fn into_response(self, identity: &Identity) -> Response<Body> {
+    pub(crate) fn into_response(self, identity: &RequestId) -> Response<Body> {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
         let extra: &[(HeaderName, HeaderValue)] = match self {
             Self::BadRequest(_)
@@ -265,7 +265,7 @@ impl Refusal {
     }
 
     /// The same as it is on the wire in HTTP/1.1, for a request that hyper does not see.
-    pub(crate) fn to_http1(self, identity: &Identity) -> String {
+    pub(crate) fn to_http1(self, identity: &RequestId) -> String {
         let (status, id, text) = (self.status(), identity.id(), self.text(identity));
         let length = text.len();
         format!(
@@ -274,7 +274,7 @@ impl Refusal {
         )
     }
 
-    fn text(self, identity: &Identity) -> String {
+    fn text(self, identity: &RequestId) -> String {
         format!("{self} (request {})\n", identity.id())
     }
 }
@@ -284,7 +284,7 @@ mod tests {
     use hyper::HeaderMap;
 
     use super::*;
-    use crate::headers::request_id::Ids;
+    use crate::headers::request_id::RequestIds;
 
     /// The status for each shortage; a new one does not get past this unnoticed.
     const fn status_of(shortage: Shortage) -> u16 {
@@ -316,7 +316,7 @@ mod tests {
             Shortage::Draining,
         ];
         let limits = shortages.map(|it| (Refusal::Unavailable(it), status_of(it), "1"));
-        let identity = Identity::of(&HeaderMap::new(), false, &Ids::default());
+        let identity = RequestId::of(&HeaderMap::new(), false, &RequestIds::default());
         let retry_after_seconds = 17;
         let breaker = Refusal::BreakerOpen {
             retry_after_seconds,

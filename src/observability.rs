@@ -61,7 +61,7 @@ pub const FORMATS: [(&str, Format); 4] = [
 
 /// Requests that are logged although they do not become sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Requests {
+pub enum RequestLogging {
     /// No request.
     None,
     /// Requests that the proxy answers itself, as its responses carry their ids, and those whose
@@ -80,7 +80,7 @@ pub struct Settings {
     /// Format of the lines.
     pub format: Format,
     /// Requests that are logged.
-    pub requests: Requests,
+    pub requests: RequestLogging,
     /// Labels and project for [`Format::Gcp`].
     pub platform: Platform,
 }
@@ -90,7 +90,7 @@ impl Default for Settings {
         Self {
             level: tracing::Level::INFO,
             format: Format::default(),
-            requests: Requests::default(),
+            requests: RequestLogging::default(),
             platform: Platform::default(),
         }
     }
@@ -184,7 +184,7 @@ pub fn flush() {
 
 /// State of the log's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Queue {
+pub struct QueueFigures {
     /// Bytes waiting to be written, at most [`MAX_QUEUED_BYTES`].
     pub bytes: usize,
     /// Lines dropped so far: the queue was full, or standard output is closed.
@@ -193,11 +193,12 @@ pub struct Queue {
 
 /// Returns the state of the log's queue; zeros when the process does not log.
 #[must_use]
-pub fn queue() -> Queue {
-    LOG.get().map_or_else(Queue::default, |log| Queue {
-        bytes: log.sink.queued_bytes(),
-        dropped_lines: log.sink.dropped_lines(),
-    })
+pub fn queue() -> QueueFigures {
+    LOG.get()
+        .map_or_else(QueueFigures::default, |log| QueueFigures {
+            bytes: log.sink.queued_bytes(),
+            dropped_lines: log.sink.dropped_lines(),
+        })
 }
 
 /// Passes the crate's own events down to `level`, and warnings of its dependencies: their more

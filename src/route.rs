@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use self::{
-    origin::Origin,
+    origin::OriginPattern,
     path::{Passes, Path},
 };
 use crate::{
@@ -155,7 +155,7 @@ pub struct Route {
     /// first offer.
     pub subprotocols: Vec<String>,
     /// Origins that may connect; empty: any.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<OriginPattern>,
     /// Time at which an opening handshake is answered.
     pub accept: Accept,
     /// Upstream of the route.

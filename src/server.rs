@@ -35,7 +35,7 @@ use self::{admin::AdminThread, systemd::Service, worker::Workers};
 pub use self::{
     descriptors::raise_descriptor_limit,
     listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
-    tls::Tls,
+    tls::ServerTls,
 };
 use crate::{
     admin::Process,
@@ -44,7 +44,7 @@ use crate::{
         reload::{self, Source, Trigger},
     },
     limits::overload::Bound,
-    state::{process::Shared, worker_handle},
+    state::{process::ProcessState, worker_handle},
 };
 
 /// Time left for writing the last log lines after the drain was cut short.
@@ -88,7 +88,7 @@ pub async fn run(
 
 /// Outcome of [`run_from`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum WorkerEnded {
     /// Everything in flight has ended, or the grace period is over.
     Drained,
     /// A further stop signal closed the remaining connections.
@@ -113,7 +113,7 @@ pub async fn run_from(
     (trigger, source): (Trigger, Source),
     service: &Service,
     stops: mpsc::UnboundedReceiver<()>,
-) -> io::Result<Ended> {
+) -> io::Result<WorkerEnded> {
     let (alive, mut ended) = mpsc::channel::<Infallible>(1);
     let Listeners { traffic, admin } = listeners.into();
     let mut addresses = Vec::new();
@@ -121,12 +121,12 @@ pub async fn run_from(
         tracing::info!(address = %listener.settings(), "listening");
         addresses.push(listener.settings().to_string());
     }
-    let shared = Arc::new(Shared::new(Arc::clone(&config)));
+    let shared = Arc::new(ProcessState::new(Arc::clone(&config)));
     let drain = shared.drain().clone();
     let _drain_on_drop = drain.begin_on_drop();
     let (workers, visits): (Vec<_>, Vec<_>) =
         // A worker's thread ends when its last handle is dropped: until then its counts can be read.
-        (0..config.workers.get()).map(worker_handle::Worker::new).unzip();
+        (0..config.workers.get()).map(worker_handle::WorkerHandle::new).unzip();
     let watched = workers.clone();
     let admin = if let Some(listener) = admin {
         tracing::info!(address = %listener.address(), "listening for admin requests");
@@ -159,10 +159,10 @@ pub async fn run_from(
     };
     let how = tokio::select! {
         never = service.watch(&watched) => match never {},
-        () = draining => Ended::Drained,
-        () = drain.told(stops) => Ended::CutOff,
+        () = draining => WorkerEnded::Drained,
+        () = drain.told(stops) => WorkerEnded::CutOff,
     };
-    if how == Ended::CutOff {
+    if how == WorkerEnded::CutOff {
         tracing::warn!("forcibly closed: stopped again during the drain");
         drain.cut_off();
         // A worker that is stuck is not waited for.
@@ -187,7 +187,7 @@ pub struct ListenSettings {
     /// are closed. Default false.
     pub proxy_protocol: bool,
     /// TLS with its certificates; `None`: plain text.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<ServerTls>>,
     /// Accepts HTTP/2 without TLS by prior knowledge (RFC 9113 §3.3); default false.
     pub h2c: bool,
 }

@@ -21,20 +21,20 @@ mod write_buffer;
 use std::{mem, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
 use self::{
-    close::{Closing, Forwards, Party},
-    hold::{Client, Farewell, Holding},
+    close::{CloseSide, Closing, Forwards},
+    hold::{Farewell, HeldClient, Holding},
     ledger::Account,
     stats::Queued,
-    tunnel::{End, Ends},
+    tunnel::{Ends, TunnelEnd},
 };
 pub use self::{
-    stats::Record,
-    termination::{Cause, Report},
+    stats::SessionStats,
+    termination::{EndReason, Report},
 };
 use crate::{
     limits::{drain::Drain, held_bytes::Budget},
     transport::Stream,
-    upstream::{Attempts, ConnectError, Trial},
+    upstream::{Attempts, ConnectError, Permit},
     websocket::{Opened, Role, extension::Agreement},
 };
 
@@ -74,7 +74,7 @@ pub struct Agreed {
     pub waited: Duration,
     /// Where it is said whether the upstream is in order, as soon as the gate opens or the
     /// session ends.
-    pub trial: Trial,
+    pub trial: Permit,
 }
 
 /// What a session shares with the process it runs in.
@@ -103,7 +103,7 @@ where
     C: Stream,
     U: Stream,
 {
-    let record = Rc::new(Record::accepted());
+    let record = Rc::new(SessionStats::accepted());
     run_agreed(
         client,
         Agreed::default(),
@@ -122,7 +122,7 @@ pub fn run_agreed<C, U>(
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings> + Clone,
     context: impl Deref<Target = Context> + Clone,
-    record: impl Deref<Target = Record> + Clone,
+    record: impl Deref<Target = SessionStats> + Clone,
 ) -> impl Future<Output = Report>
 where
     C: Stream,
@@ -157,7 +157,7 @@ where
 }
 
 /// Both ends of the tunnel, or why there is none and what is left to close.
-type Held<C, U> = Result<Box<Ends<C, U>>, Box<(Cause, Closing<C, U>)>>;
+type Held<C, U> = Result<Box<Ends<C, U>>, Box<(EndReason, Closing<C, U>)>>;
 
 /// Holds and flushes; returns both ends of the tunnel, or why there is none.
 async fn hold<C, U>(
@@ -166,7 +166,7 @@ async fn hold<C, U>(
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings>,
     context: impl Deref<Target = Context>,
-    record: impl Deref<Target = Record>,
+    record: impl Deref<Target = SessionStats>,
 ) -> Held<C, U>
 where
     C: Stream,
@@ -195,7 +195,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     ///
     /// When a side is missing: a flush succeeds only while both are there.
     fn into_ends(self) -> Box<Ends<C, U>> {
-        let (Client::Here(client), Some(link)) = (self.client, self.link) else {
+        let (HeldClient::Here(client), Some(link)) = (self.client, self.link) else {
             unreachable!("a flush succeeds only while both sides are there");
         };
         let (partial, scanner) = self.assembler.into_parts();
@@ -205,14 +205,14 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         upstream
             .outbox
             .push_passing(&partial, scanner.is_at_boundary());
-        let client = End::new(client, scanner);
-        let upstream = End::new(upstream, link.tap.into_scanner());
+        let client = TunnelEnd::new(client, scanner);
+        let upstream = TunnelEnd::new(upstream, link.tap.into_scanner());
         Box::new(Ends::new(client, upstream, Some(charge), self.watch))
     }
 
     /// Says what the session's beginning tells of the upstream. That the gate opens without
     /// readiness, for the route says so, is as good: the client is served.
-    fn judge(&mut self, open: &Result<(), Cause>) {
+    fn judge(&mut self, open: &Result<(), EndReason>) {
         let trial = mem::take(&mut self.agreed.trial);
         match open {
             Ok(()) => trial.succeed(),
@@ -222,7 +222,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Settles what is held when the session ends before its tunnel.
-    fn give_up(&mut self, cause: &Cause) {
+    fn give_up(&mut self, cause: &EndReason) {
         self.session
             .settle(self.queue.len() as u64, Account::Discarded);
         self.session.note_queued(Queued::default());
@@ -236,18 +236,19 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn into_closing(self) -> Closing<C, U> {
         let forwards = self.forwards();
         let (_, scanner) = self.assembler.into_parts();
-        let silenced = |peer, scanner| Party::new(Role::Client, peer, scanner, Forwards::Nothing);
+        let silenced =
+            |peer, scanner| CloseSide::new(Role::Client, peer, scanner, Forwards::Nothing);
         let client = match self.client {
-            Client::Here(peer) => Some(silenced(peer, scanner)),
-            Client::Leaving(peer, Farewell::Closed(frame)) if !peer.outbox.is_at_boundary() => {
+            HeldClient::Here(peer) => Some(silenced(peer, scanner)),
+            HeldClient::Leaving(peer, Farewell::Closed(frame)) if !peer.outbox.is_at_boundary() => {
                 Some(silenced(peer, scanner).answering(frame))
             }
-            Client::Leaving(peer, _) => Some(silenced(peer, scanner).closed()),
-            Client::Gone(_) => None,
+            HeldClient::Leaving(peer, _) => Some(silenced(peer, scanner).closed()),
+            HeldClient::Gone(_) => None,
         };
         let upstream = self.link.map(|link| {
             let scanner = link.tap.into_scanner();
-            let party = Party::new(Role::Server, link.peer, scanner, forwards);
+            let party = CloseSide::new(Role::Server, link.peer, scanner, forwards);
             match self.parting {
                 Some(frame) => party.parted(frame),
                 None => party,
@@ -263,13 +264,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             client, upstream, ..
         } = ends;
         Self {
-            client: Some(Party::new(
+            client: Some(CloseSide::new(
                 Role::Client,
                 client.peer,
                 client.scanner,
                 Forwards::All,
             )),
-            upstream: Some(Party::new(
+            upstream: Some(CloseSide::new(
                 Role::Server,
                 upstream.peer,
                 upstream.scanner,
@@ -308,7 +309,11 @@ mod tests {
 
         // What the tunnel needs, apart from the task around it and the sockets.
         assert!(size_of_val(&session) <= 256, "{}", size_of_val(&session));
-        assert!(size_of::<Record>() <= 288, "{}", size_of::<Record>());
+        assert!(
+            size_of::<SessionStats>() <= 288,
+            "{}",
+            size_of::<SessionStats>()
+        );
         let ends = size_of::<Ends<Transport, Transport>>();
         // What the allocator has a size class for.
         assert!(ends <= 320, "{ends}");

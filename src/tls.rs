@@ -16,7 +16,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use self::{
-    files::{FileError, Identity, IdentityFiles, authorities, certificates, private_key},
+    files::{CertifiedKeyFiles, FileError, IdentityFiles, authorities, certificates, private_key},
     reload::{Reloadable, fingerprint},
     validity::{Warnings, date},
 };

@@ -32,13 +32,13 @@ use tokio::time;
 pub use self::{
     attempts::{Attempts, Failure, FailureCounts},
     backoff::Retry,
-    endpoint::{Endpoint, Trial},
+    endpoint::{Endpoint, Permit},
     handshake::{Mismatch, OpeningRequest, Terms},
 };
 use self::{
     backoff::Backoff,
     dial::{DialError, Protocol},
-    endpoint::{Patience, Reason},
+    endpoint::{Reason, Tolerance},
     handshake::{AnswerError, Broken},
     tls::TlsError,
 };
@@ -49,7 +49,7 @@ use crate::{transport::Transport, websocket::Opened};
 pub type Switched = handshake::Switched<Transport>;
 
 /// A response other than a `101`.
-pub type Refused = handshake::Refused<Transport>;
+pub type Refused = handshake::RejectedHandshake<Transport>;
 
 /// Connects to the upstream and completes the opening handshake, retrying for as long as that may
 /// help.
@@ -84,7 +84,7 @@ pub async fn connect(
 
 /// Response of an upstream, for a client that waits for it.
 #[derive(Debug)]
-pub enum Answer {
+pub enum HandshakeOutcome {
     /// A valid `101`.
     Switched(Box<Switched>),
     /// A refusal that a retry would not change.
@@ -108,13 +108,13 @@ pub async fn ask(
     request: &OpeningRequest,
     attempts: &Attempts,
     kept: Option<Transport>,
-) -> Result<Answer, ConnectError> {
+) -> Result<HandshakeOutcome, ConnectError> {
     try_until(endpoint, request, attempts, kept, |outcome| {
         Some(match outcome {
-            Ok(switched) => Ok(Answer::Switched(Box::new(switched))),
-            Err(AttemptError::Refused(refused)) => Ok(Answer::Refused(refused)),
+            Ok(switched) => Ok(HandshakeOutcome::Switched(Box::new(switched))),
+            Err(AttemptError::Refused(refused)) => Ok(HandshakeOutcome::Refused(refused)),
             Err(AttemptError::Final(error)) => Err(error),
-            Err(AttemptError::Temporary(refused)) => Ok(Answer::Unavailable(refused)),
+            Err(AttemptError::Temporary(refused)) => Ok(HandshakeOutcome::Unavailable(refused)),
             Err(_) => return None,
         })
     })
@@ -131,7 +131,7 @@ async fn try_until<T>(
 ) -> T {
     // Counted as `waiting` in the log until the future is dropped.
     let _waiting = endpoint.wait();
-    let mut patience = Patience::new(endpoint);
+    let mut patience = Tolerance::new(endpoint);
     let mut backoff = Backoff::new(&endpoint.settings().retry);
     if attempts.answers() > 0 {
         // An upstream that was lost is not retried faster than one that does not listen.
@@ -176,7 +176,7 @@ async fn attempt(
     endpoint: &Endpoint,
     request: &OpeningRequest,
     attempts: &Attempts,
-    patience: &mut Patience,
+    patience: &mut Tolerance,
     kept: Option<Transport>,
 ) -> Result<Switched, AttemptError> {
     let is_fresh = kept.is_none();
@@ -199,10 +199,10 @@ async fn attempt(
     };
     let mut handshake = pin!(handshake);
     // This timeout only reports the silence; the handshake itself continues.
-    match time::timeout(Patience::LENGTH, handshake.as_mut()).await {
+    match time::timeout(Tolerance::LENGTH, handshake.as_mut()).await {
         Ok(outcome) => outcome,
         Err(_elapsed) => {
-            let silence = AttemptError::Silent(Patience::LENGTH);
+            let silence = AttemptError::Silent(Tolerance::LENGTH);
             let failure = Failure::Silent;
             patience.fail(
                 endpoint,
@@ -372,7 +372,7 @@ pub struct Settings {
     /// Backoff between attempts.
     pub retry: Retry,
     /// Version of the PROXY protocol header that every connection begins with; default none.
-    pub proxy_protocol: Option<proxy_protocol::Version>,
+    pub proxy_protocol: Option<proxy_protocol::ProxyProtocolVersion>,
 }
 
 impl Settings {

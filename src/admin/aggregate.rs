@@ -23,7 +23,7 @@ use crate::{
     observability::totals::RouteSnapshot,
     state::{
         route_stats::{REMOVED, UNROUTED},
-        worker_handle::Worker,
+        worker_handle::WorkerHandle,
     },
 };
 
@@ -35,10 +35,10 @@ pub(super) type Routes = BTreeMap<Box<str>, RouteSnapshot>;
 
 /// Latest snapshots of all workers.
 #[derive(Debug)]
-pub(super) struct Heard(RefCell<State>);
+pub(super) struct WorkerReports(RefCell<RouteMemory>);
 
 #[derive(Debug, Default)]
-struct State {
+struct RouteMemory {
     workers: Vec<LastHeard>,
     /// Times since when removed routes are unused.
     unused: BTreeMap<Box<str>, Instant>,
@@ -52,17 +52,17 @@ struct LastHeard {
     forgotten: BTreeSet<Box<str>>,
 }
 
-impl Heard {
+impl WorkerReports {
     /// Creates an empty state.
     pub(super) fn new(process: &Process) -> Self {
-        Self(RefCell::new(State::new(process.workers.len())))
+        Self(RefCell::new(RouteMemory::new(process.workers.len())))
     }
 }
 
 /// A worker's snapshot, if it responded, and the routes that it was told to forget first.
 type Answer = (Option<Routes>, BTreeSet<Box<str>>);
 
-impl State {
+impl RouteMemory {
     fn new(workers: usize) -> Self {
         Self {
             workers: vec![LastHeard::default(); workers],
@@ -154,7 +154,7 @@ impl View {
     /// Queries all workers. One that does not respond counts with its previous snapshot, so that no
     /// counter decreases.
     pub(super) async fn gather(admin: &Admin) -> Self {
-        let ask = async |(index, worker): (usize, &Worker)| {
+        let ask = async |(index, worker): (usize, &WorkerHandle)| {
             let told = admin.heard.0.borrow().workers[index].forgotten.clone();
             // Copied before the await: meanwhile a concurrent request may add to the worker's set.
             let forgotten = told.clone();
@@ -205,9 +205,9 @@ mod tests {
     use crate::{
         client_addr::{ClientAddr, Endpoints},
         config::{Config, reload},
-        downstream::{self, Protocol},
+        downstream::{self, HttpVersions},
         limits::connections::Admission,
-        state::{process::Shared, worker::Local, worker_handle::Visit},
+        state::{process::ProcessState, worker::WorkerState, worker_handle::Job},
         transport::Transport,
     };
 
@@ -216,8 +216,8 @@ mod tests {
     struct Workers(Vec<Routes>);
 
     impl Workers {
-        fn new(count: usize) -> (Self, State) {
-            (Self(vec![Routes::new(); count]), State::new(count))
+        fn new(count: usize) -> (Self, RouteMemory) {
+            (Self(vec![Routes::new(); count]), RouteMemory::new(count))
         }
 
         fn count(&mut self, worker: usize, label: &str) {
@@ -231,7 +231,7 @@ mod tests {
         }
 
         /// Queries the workers that are `awake`.
-        fn ask(&mut self, state: &mut State, awake: &[usize], configured: &[&str]) -> Counts {
+        fn ask(&mut self, state: &mut RouteMemory, awake: &[usize], configured: &[&str]) -> Counts {
             let mut answers = Vec::new();
             for (index, routes) in self.0.iter_mut().enumerate() {
                 let told = state.workers[index].forgotten.clone();
@@ -330,8 +330,8 @@ mod tests {
     }
     /// Runs the workers' jobs on the thread of the test.
     struct Desk {
-        local: Rc<Local>,
-        visits: mpsc::Receiver<Visit>,
+        local: Rc<WorkerState>,
+        visits: mpsc::Receiver<Job>,
     }
 
     impl Desk {
@@ -354,7 +354,7 @@ mod tests {
                  Upgrade: websocket\r\n\r\n"
             );
             let socket = Transport::Unix(socket);
-            let (protocol, admission) = (Protocol::Http1, Admission::Admitted);
+            let (protocol, admission) = (HttpVersions::Http1, Admission::Admitted);
             let ask = async move {
                 let mut response = String::new();
                 client.write_all(request.as_bytes()).await.unwrap();
@@ -374,11 +374,11 @@ mod tests {
             let route = format!("[[route]]\npath = \"{path}\"\nupstream = \"http://127.0.0.1:1\"");
             Arc::new(Config::parse("test", &route, &|_| None).unwrap())
         };
-        let shared = Arc::new(Shared::new(config("/a")));
+        let shared = Arc::new(ProcessState::new(config("/a")));
         let (workers, mut desks): (Vec<_>, Vec<_>) = (0..2)
             .map(|index| {
-                let (worker, visits) = Worker::new(index);
-                let local = Local::new(Arc::clone(&shared));
+                let (worker, visits) = WorkerHandle::new(index);
+                let local = WorkerState::new(Arc::clone(&shared));
                 (worker, Desk { local, visits })
             })
             .unzip();

@@ -26,7 +26,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// State of a connection that is shared with its server.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(super) struct AdminActivity {
     /// Time of the last read or write.
     latest: Cell<Instant>,
     /// True while some of a response waits to be read.
@@ -38,7 +38,7 @@ pub(super) struct Activity {
     closed: CancellationToken,
 }
 
-impl Default for Activity {
+impl Default for AdminActivity {
     fn default() -> Self {
         Self {
             latest: Cell::new(Instant::now()),
@@ -50,7 +50,7 @@ impl Default for Activity {
     }
 }
 
-impl Activity {
+impl AdminActivity {
     /// Returns the time of the last byte in either direction, or of the accept.
     pub(super) fn latest(&self) -> Instant {
         self.latest.get()
@@ -101,15 +101,15 @@ impl Activity {
 
 /// A stream whose writes time out.
 #[derive(Debug)]
-pub(super) struct Connection<S> {
+pub(super) struct AdminConnection<S> {
     stream: S,
-    activity: Rc<Activity>,
+    activity: Rc<AdminActivity>,
     /// Runs while a response waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Connection<S> {
-    pub(super) const fn new(stream: S, activity: Rc<Activity>) -> Self {
+impl<S> AdminConnection<S> {
+    pub(super) const fn new(stream: S, activity: Rc<AdminActivity>) -> Self {
         Self {
             stream,
             activity,
@@ -144,7 +144,7 @@ impl<S> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AdminConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -159,7 +159,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AdminConnection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -221,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_read_in_time_is_an_error() {
         let (ours, mut peer) = duplex(4);
-        let mut connection = Connection::new(ours, Rc::default());
+        let mut connection = AdminConnection::new(ours, Rc::default());
         let begun = Instant::now();
 
         let reads = async {
@@ -238,8 +238,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_unread_until_all_of_it_is_taken() {
         let (ours, mut peer) = duplex(4);
-        let activity = Rc::new(Activity::default());
-        let mut connection = Connection::new(ours, Rc::clone(&activity));
+        let activity = Rc::new(AdminActivity::default());
+        let mut connection = AdminConnection::new(ours, Rc::clone(&activity));
 
         let answer = async {
             connection.write_all(b"an answer").await.unwrap();
@@ -260,9 +260,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_without_end_lasts_while_something_of_it_is_read() {
         let (ours, mut peer) = duplex(4);
-        let activity = Rc::new(Activity::default());
+        let activity = Rc::new(AdminActivity::default());
         activity.expect_no_end();
-        let mut connection = Connection::new(ours, Rc::clone(&activity));
+        let mut connection = AdminConnection::new(ours, Rc::clone(&activity));
         let begun = Instant::now();
 
         let reads = async {

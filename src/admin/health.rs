@@ -17,7 +17,7 @@ use super::{
     answer::{self, Body},
     query::Query,
 };
-use crate::{route::Route, state::worker_handle::Worker, upstream::dial::Protocol};
+use crate::{route::Route, state::worker_handle::WorkerHandle, upstream::dial::Protocol};
 
 /// Time for all upstreams together to accept a connection.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,11 +28,11 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Latest results for the upstreams, with their time; locked during a check, so that upstreams get
 /// one connection per second for any number of requests.
 #[derive(Debug, Default)]
-pub(super) struct Backends(Mutex<Option<(Instant, Vec<Check>)>>);
+pub(super) struct Backends(Mutex<Option<(Instant, Vec<HealthCheck>)>>);
 
 impl Backends {
     /// Returns recent results, or those of a new check.
-    async fn checks(&self, check: impl AsyncFnOnce() -> Vec<Check>) -> Vec<Check> {
+    async fn checks(&self, check: impl AsyncFnOnce() -> Vec<HealthCheck>) -> Vec<HealthCheck> {
         // Held across the check: concurrent requests wait for its result instead of starting
         // theirs.
         let mut latest = self.0.lock().await;
@@ -49,7 +49,7 @@ impl Backends {
 
 /// Result of one check.
 #[derive(Clone, Debug)]
-struct Check {
+struct HealthCheck {
     name: String,
     problem: Option<String>,
 }
@@ -71,7 +71,7 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
     query.finish("verbose, backend")?;
     let mut checks = workers(admin).await;
     let is_draining = admin.process.shared.drain().is_announced();
-    checks.push(Check {
+    checks.push(HealthCheck {
         name: "drain".to_owned(),
         // The announcement counts, not the begin: load balancers need the delay between to notice.
         problem: is_draining.then(|| "draining".to_owned()),
@@ -83,12 +83,12 @@ pub(super) async fn readyz(admin: &Admin, mut query: Query) -> Result<Response<B
     Ok(report(&checks, is_verbose))
 }
 
-async fn workers(admin: &Admin) -> Vec<Check> {
-    let check = async |worker: &Worker| {
+async fn workers(admin: &Admin) -> Vec<HealthCheck> {
+    let check = async |worker: &WorkerHandle| {
         let answered = worker.ask(|_| ()).await;
         // Silence alone means a busy worker; `is_stuck` is the judgement over a longer time.
         let problem = answered.err().filter(|_| worker.is_stuck());
-        Check {
+        HealthCheck {
             name: format!("worker {}", worker.index()),
             problem: problem.map(|silent| silent.to_string()),
         }
@@ -97,7 +97,7 @@ async fn workers(admin: &Admin) -> Vec<Check> {
 }
 
 /// Checks that the upstream of each route accepts a connection; nothing is sent.
-async fn backends(admin: &Admin) -> Vec<Check> {
+async fn backends(admin: &Admin) -> Vec<HealthCheck> {
     let check = async |route: &Arc<Route>| {
         let endpoint = admin.process.shared.endpoints().of(route);
         // A check of its own, which neither reports to the circuit breaker nor waits for it.
@@ -107,7 +107,7 @@ async fn backends(admin: &Admin) -> Vec<Check> {
             Ok(Err(error)) => Some(error.to_string()),
             Err(_elapsed) => Some("does not answer".to_owned()),
         };
-        Check {
+        HealthCheck {
             name: format!("upstream of route {}", route.label()),
             problem,
         }
@@ -118,9 +118,9 @@ async fn backends(admin: &Admin) -> Vec<Check> {
 }
 
 /// Formats every check as a line when verbose, otherwise only the failed ones.
-fn report(checks: &[Check], is_verbose: bool) -> Response<Body> {
+fn report(checks: &[HealthCheck], is_verbose: bool) -> Response<Body> {
     let mut lines = String::new();
-    for Check { name, problem } in checks {
+    for HealthCheck { name, problem } in checks {
         let written = match problem {
             Some(problem) => writeln!(lines, "[-] {name}: {problem}"),
             None if is_verbose => writeln!(lines, "[+] {name}: ok"),
@@ -146,16 +146,16 @@ mod tests {
     use crate::{
         admin::Process,
         config::{Config, reload},
-        state::{process::Shared, worker::Local, worker_handle::STUCK_AFTER},
+        state::{process::ProcessState, worker::WorkerState, worker_handle::STUCK_AFTER},
     };
 
     /// The listener of a process with these workers.
-    fn admin(workers: Vec<Worker>) -> Rc<Admin> {
+    fn admin(workers: Vec<WorkerHandle>) -> Rc<Admin> {
         let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", route, &|_| None).unwrap();
         let (reload, _source) = reload::source(None, || Err(String::new()));
         let process = Process {
-            shared: Arc::new(Shared::new(Arc::new(config))),
+            shared: Arc::new(ProcessState::new(Arc::new(config))),
             workers,
             reload,
         };
@@ -178,10 +178,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_process_with_a_stuck_worker_is_neither_alive_nor_ready() {
-        let (well, mut inbox) = Worker::new(0);
-        let (stuck, _unread) = Worker::new(1);
+        let (well, mut inbox) = WorkerHandle::new(0);
+        let (stuck, _unread) = WorkerHandle::new(1);
         let admin = admin(vec![well, stuck]);
-        let local = Local::new(Arc::clone(&admin.process.shared));
+        let local = WorkerState::new(Arc::clone(&admin.process.shared));
         let working = async {
             while let Some(visit) = inbox.recv().await {
                 visit.pay(&local);

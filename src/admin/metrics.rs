@@ -32,7 +32,7 @@ use prometheus_client::{
 pub(super) use self::process::ProcessStatus;
 use self::{
     certificates::Expiries,
-    limits::Limits,
+    limits::LimitFigures,
     page::{Page, prometheus_text},
 };
 use super::{
@@ -51,7 +51,7 @@ use crate::{
     state::route_stats::UNROUTED,
     upstream::{
         Failure,
-        breaker::{self, State},
+        breaker::{self, BreakerState},
     },
 };
 
@@ -99,12 +99,12 @@ struct Scrape {
     reloads: [(&'static str, u64); 2],
     last_reload: u64,
     sha256: String,
-    limits: Limits,
+    limits: LimitFigures,
     /// Status of the breakers, by route.
     breakers: Vec<(String, breaker::Status)>,
     rejections: Vec<(&'static str, u64)>,
     expiries: Expiries,
-    log: observability::Queue,
+    log: observability::QueueFigures,
     process: Option<ProcessStatus>,
 }
 
@@ -118,7 +118,7 @@ impl Scrape {
             reloads: shared.reloads().by_result(),
             last_reload: shared.reloads().last_success(),
             sha256: shared.config().sha256.clone().unwrap_or_default(),
-            limits: Limits::of(shared),
+            limits: LimitFigures::of(shared),
             breakers: shared.endpoints().statuses(),
             rejections: rejections(shared.rejections()),
             expiries: Expiries::of(&shared.config()),
@@ -417,7 +417,7 @@ impl Scrape {
         page.gauges(
             "readygate_breaker_state",
             "1 for the present state of the route's breaker, else 0.",
-            self.by_breaker(|it| State::ALL.map(|state| u64::from(it.state == state))),
+            self.by_breaker(|it| BreakerState::ALL.map(|state| u64::from(it.state == state))),
         )?;
         page.counters(
             "readygate_breaker_transitions",
@@ -429,10 +429,11 @@ impl Scrape {
     /// Returns a series per route and state of its breaker.
     fn by_breaker<'a>(
         &'a self,
-        values: impl Fn(&breaker::Status) -> [u64; State::ALL.len()] + 'a,
+        values: impl Fn(&breaker::Status) -> [u64; BreakerState::ALL.len()] + 'a,
     ) -> impl Iterator<Item = (Labels, u64)> + 'a {
         self.breakers.iter().flat_map(move |(route, status)| {
-            let values = named(State::ALL.map(State::name), values(status)).into_iter();
+            let values =
+                named(BreakerState::ALL.map(BreakerState::name), values(status)).into_iter();
             values.map(move |(name, value)| (labels(&[("route", route), ("state", name)]), value))
         })
     }

@@ -2,7 +2,7 @@
 //! go for another.
 //!
 //! The purpose of a connection is unknown before its first request, so it begins in a slot for new
-//! connections ([`Place::Asking`]) and then moves to one for what it requests.
+//! connections ([`AdminSlot::Asking`]) and then moves to one for what it requests.
 //!
 //! # Invariants
 //!
@@ -23,14 +23,14 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::connection::Activity;
+use super::connection::AdminActivity;
 
 /// Time for which a new connection keeps its slot without a request.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AdminSlot {
     /// No request yet.
     Asking,
     /// The latest request was a health check.
@@ -41,7 +41,7 @@ pub(super) enum Place {
     Other,
 }
 
-impl Place {
+impl AdminSlot {
     /// Returns the number of slots.
     const fn count(self) -> usize {
         match self {
@@ -65,8 +65,8 @@ enum Worth {
 /// A connection with a slot.
 #[derive(Debug)]
 pub struct Visitor {
-    pub(super) activity: Rc<Activity>,
-    place: Cell<Place>,
+    pub(super) activity: Rc<AdminActivity>,
+    place: Cell<AdminSlot>,
     /// Time of the accept, or of the latest request.
     asked: Cell<Instant>,
     /// True from a request to its response.
@@ -79,7 +79,7 @@ impl Visitor {
     fn new() -> Self {
         Self {
             activity: Rc::default(),
-            place: Cell::new(Place::Asking),
+            place: Cell::new(AdminSlot::Asking),
             asked: Cell::new(Instant::now()),
             is_asking: Cell::new(false),
             was_answered: Cell::new(false),
@@ -93,7 +93,7 @@ impl Visitor {
     }
 
     fn worth(&self) -> (Worth, Instant) {
-        if self.place.get() == Place::Asking {
+        if self.place.get() == AdminSlot::Asking {
             // Bytes that are not a whole request earn nothing: a flood could send them.
             (Worth::Asking, self.asked.get())
         } else if self.activity.is_unread() {
@@ -110,16 +110,16 @@ impl Visitor {
 
 /// Slots of all connections.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct AdminSlots {
     visitors: RefCell<Vec<Weak<Visitor>>>,
     /// Wakes `welcome` when a connection has moved on to another class.
     asked: Notify,
 }
 
-impl Places {
+impl AdminSlots {
     /// Acquires a slot for a new connection, within [`PATIENCE`].
     pub(super) async fn welcome(&self) -> Rc<Visitor> {
-        while let Some(oldest) = self.next_to_go(Place::Asking) {
+        while let Some(oldest) = self.next_to_go(AdminSlot::Asking) {
             let patience = oldest.asked.get() + PATIENCE;
             tokio::select! {
                 () = time::sleep_until(patience) => close(&oldest),
@@ -135,9 +135,9 @@ impl Places {
     }
 
     /// Gives `visitor`, which has asked, that place; if there is none, another one goes.
-    pub(super) fn seat(&self, visitor: &Visitor, place: Place) {
+    pub(super) fn seat(&self, visitor: &Visitor, place: AdminSlot) {
         visitor.asked.set(Instant::now());
-        visitor.is_asking.set(place != Place::Stream);
+        visitor.is_asking.set(place != AdminSlot::Stream);
         if visitor.place.get() == place {
             return;
         }
@@ -150,7 +150,7 @@ impl Places {
 
     /// Returns the connection that has to go for another one of that class; `None` while a slot is
     /// free.
-    fn next_to_go(&self, place: Place) -> Option<Rc<Visitor>> {
+    fn next_to_go(&self, place: AdminSlot) -> Option<Rc<Visitor>> {
         let visitors = self.visitors.borrow();
         let there = visitors.iter().filter_map(Weak::upgrade);
         let there = there.filter(|it| it.place.get() == place && !it.activity.is_closed());
@@ -170,7 +170,7 @@ fn close(visitor: &Visitor) {
 mod tests {
     use super::*;
 
-    async fn seated(places: &Places, place: Place) -> Rc<Visitor> {
+    async fn seated(places: &AdminSlots, place: AdminSlot) -> Rc<Visitor> {
         let visitor = places.welcome().await;
         places.seat(&visitor, place);
         visitor
@@ -178,13 +178,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_takes_the_place_of_who_asks_for_health() {
-        let places = Places::default();
-        let health = seated(&places, Place::Health).await;
+        let places = AdminSlots::default();
+        let health = seated(&places, AdminSlot::Health).await;
         health.answered();
 
         let mut crowd = Vec::new();
         for _ in 0..400 {
-            crowd.push(seated(&places, Place::Other).await);
+            crowd.push(seated(&places, AdminSlot::Other).await);
         }
         for _ in 0..400 {
             crowd.push(places.welcome().await);
@@ -192,37 +192,40 @@ mod tests {
 
         assert!(!health.activity.is_closed());
         let left = crowd.iter().filter(|it| !it.activity.is_closed());
-        assert_eq!(left.count(), Place::Other.count() + Place::Asking.count());
+        assert_eq!(
+            left.count(),
+            AdminSlot::Other.count() + AdminSlot::Asking.count()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_its_first_answer_goes_last() {
-        let places = Places::default();
-        let first = seated(&places, Place::Health).await;
+        let places = AdminSlots::default();
+        let first = seated(&places, AdminSlot::Health).await;
         let mut crowd = Vec::new();
-        for _ in 1..Place::Health.count() {
+        for _ in 1..AdminSlot::Health.count() {
             time::advance(PATIENCE).await;
-            let again = seated(&places, Place::Health).await;
+            let again = seated(&places, AdminSlot::Health).await;
             again.answered();
-            places.seat(&again, Place::Health);
+            places.seat(&again, AdminSlot::Health);
             crowd.push(again);
         }
         let idle = crowd.last().unwrap();
         idle.answered();
 
-        let _further = seated(&places, Place::Health).await;
+        let _further = seated(&places, AdminSlot::Health).await;
         assert!(idle.activity.is_closed());
-        let _further = seated(&places, Place::Health).await;
+        let _further = seated(&places, AdminSlot::Health).await;
         assert!(crowd[0].activity.is_closed());
         assert!(!first.activity.is_closed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_has_a_moment_to_ask_however_many_come() {
-        let places = Places::default();
+        let places = AdminSlots::default();
         let first = places.welcome().await;
         let mut crowd = Vec::new();
-        for _ in 1..Place::Asking.count() {
+        for _ in 1..AdminSlot::Asking.count() {
             crowd.push(places.welcome().await);
         }
         let begun = Instant::now();
@@ -235,7 +238,7 @@ mod tests {
         };
         let asks = async {
             tokio::task::yield_now().await;
-            places.seat(&first, Place::Health);
+            places.seat(&first, AdminSlot::Health);
         };
         tokio::join!(further, asks);
 

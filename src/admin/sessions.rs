@@ -26,8 +26,8 @@ use crate::{
         state::{SessionState, Transition},
     },
     state::{
-        sessions::{Ended, MAX_REMEMBERED, Running},
-        worker::Local,
+        sessions::{EndedSession, LiveSession, MAX_REMEMBERED},
+        worker::WorkerState,
     },
     websocket::CloseCode,
 };
@@ -144,12 +144,12 @@ fn state(name: &str) -> Result<SessionState, String> {
 
 /// A live or an ended session.
 enum Seen {
-    Running(Rc<Running>),
-    Ended(Rc<Ended>),
+    Running(Rc<LiveSession>),
+    Ended(Rc<EndedSession>),
 }
 
 impl Seen {
-    fn session(&self) -> &Running {
+    fn session(&self) -> &LiveSession {
         match self {
             Self::Running(running) => running,
             Self::Ended(ended) => ended.session(),
@@ -205,7 +205,7 @@ pub(super) struct List {
 
 impl List {
     /// Selects the sessions of one worker.
-    fn of(local: &Local, worker: usize, filter: &Filter) -> Self {
+    fn of(local: &WorkerState, worker: usize, filter: &Filter) -> Self {
         let mut by_state = [0; SessionState::ALL.len()];
         let (mut total, mut matching) = (0, Vec::new());
         let mut look = |seen: Seen| {
@@ -328,7 +328,7 @@ impl Summary {
     }
 }
 
-fn queue(running: &Running) -> Value {
+fn queue(running: &LiveSession) -> Value {
     let queued = running.record().queued();
     let hold = &running.route().session.hold;
     let by_priority = Priority::ALL.map(Priority::name).into_iter();

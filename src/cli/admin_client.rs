@@ -112,7 +112,7 @@ pub(super) struct Reload {
 
 #[derive(Args, Debug)]
 #[command(after_help = DRAIN)]
-pub(super) struct Drain {
+pub(super) struct DrainArguments {
     /// Wait until the process is gone, for as long as DURATION: "10s", "1m"
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     wait: Option<Duration>,
@@ -141,7 +141,7 @@ impl Reload {
     }
 }
 
-impl Drain {
+impl DrainArguments {
     pub(super) fn execute(&self) -> Exit {
         self.which.ask_with(async |listener| {
             let text = listener.ask(Method::POST, "/drain").await?;
@@ -157,7 +157,7 @@ impl Drain {
                 }
             };
             let gone = time::timeout(wait, gone).await;
-            gone.map_err(|_elapsed| Unanswered::StillThere(wait))
+            gone.map_err(|_elapsed| NoResponse::StillThere(wait))
         })
     }
 }
@@ -166,7 +166,7 @@ impl Which {
     /// Runs `ask` against the selected admin listener.
     pub(super) fn ask_with(
         &self,
-        ask: impl AsyncFnOnce(Listener) -> Result<(), Unanswered>,
+        ask: impl AsyncFnOnce(AdminListener) -> Result<(), NoResponse>,
     ) -> Exit {
         let listener = match self.listener() {
             Ok(Some(listener)) => listener,
@@ -183,7 +183,7 @@ impl Which {
         match asked {
             Ok(()) => Exit::Success,
             // The response is a rendered report already, with a place for each problem.
-            Err(Unanswered::Refused(StatusCode::UNPROCESSABLE_ENTITY, problems)) => {
+            Err(NoResponse::Refused(StatusCode::UNPROCESSABLE_ENTITY, problems)) => {
                 eprintln!("{problems}");
                 Exit::Configuration
             }
@@ -194,7 +194,7 @@ impl Which {
         }
     }
 
-    fn listener(&self) -> Result<Option<Listener>, ConfigurationError> {
+    fn listener(&self) -> Result<Option<AdminListener>, ConfigurationError> {
         let address = match &self.admin {
             Some(address) => Some(address.clone()),
             None => match configuration(self.config.as_deref(), None) {
@@ -203,13 +203,13 @@ impl Which {
                 Err(error) => return Err(error),
             },
         };
-        Ok(address.map(Listener))
+        Ok(address.map(AdminListener))
     }
 }
 
 /// Reason that an admin listener did not do as requested.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unanswered {
+pub(super) enum NoResponse {
     #[error("cannot connect to the admin listener")]
     Unreachable(#[from] DialError),
     #[error("no response within {TIMEOUT:?}")]
@@ -225,20 +225,20 @@ pub(super) enum Unanswered {
 }
 
 /// Admin listener of a running readygate.
-pub(super) struct Listener(ListenAddress);
+pub(super) struct AdminListener(ListenAddress);
 
-impl Listener {
+impl AdminListener {
     /// Returns the text of a successful response.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<String, Unanswered> {
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<String, NoResponse> {
         let (status, text) = time::timeout(TIMEOUT, self.exchange(method, path))
             .await
-            .map_err(|_elapsed| Unanswered::Silent)??;
+            .map_err(|_elapsed| NoResponse::Silent)??;
         // Responses for people end with a line break, which an error message must not.
         let text = text.trim_end().to_owned();
         if status.is_success() {
             Ok(text)
         } else {
-            Err(Unanswered::Refused(status, text))
+            Err(NoResponse::Refused(status, text))
         }
     }
 
@@ -246,7 +246,7 @@ impl Listener {
         &self,
         method: Method,
         path: &str,
-    ) -> Result<(StatusCode, String), Unanswered> {
+    ) -> Result<(StatusCode, String), NoResponse> {
         let settings = upstream::Settings::new(self.address());
         // The same connector as the proxy's own, so that TCP and Unix sockets both work.
         let stream = dial(&settings, Protocol::Http1, &[]).await?;
@@ -301,10 +301,10 @@ impl Listener {
             match self.ask(Method::GET, "/readyz").await {
                 Ok(_) => return,
                 // Not ready for another reason: this process does not drain, so it is a new one.
-                Err(Unanswered::Refused(_, problems)) if !problems.contains("drain") => return,
+                Err(NoResponse::Refused(_, problems)) if !problems.contains("drain") => return,
                 // Refused connections and missing sockets mean an ended process; a full backlog,
                 // which times out, does not.
-                Err(Unanswered::Unreachable(DialError::Unreachable(error)))
+                Err(NoResponse::Unreachable(DialError::Unreachable(error)))
                     if error.kind() != io::ErrorKind::TimedOut =>
                 {
                     return;

@@ -38,7 +38,7 @@ impl Check {
                 for warning in config.warnings() {
                     show(Level::WARNING, &warning);
                 }
-                let summary = Summary(&config);
+                let summary = CheckSummary(&config);
                 print(&format!("{} is valid: {summary}\n", self.config.display()));
                 // Warnings do not fail the check: `check && reload` is for files that work.
                 Exit::Success
@@ -49,9 +49,9 @@ impl Check {
 }
 
 /// Summary of a configuration in a few words.
-pub(super) struct Summary<'a>(pub(super) &'a Config);
+pub(super) struct CheckSummary<'a>(pub(super) &'a Config);
 
-impl fmt::Display for Summary<'_> {
+impl fmt::Display for CheckSummary<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config {
             listen, workers, ..

@@ -24,13 +24,13 @@ Exit status:
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Config {
+pub(super) struct ConfigArguments {
     #[command(subcommand)]
-    command: Command,
+    command: ConfigCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ConfigCommand {
     /// Show every value that is in effect, as TOML, and where it comes from
     ///
     /// What is shown can be used as a file. Text with variables in it, which may be secret,
@@ -44,16 +44,16 @@ enum Command {
     Schema,
 }
 
-impl Config {
+impl ConfigArguments {
     pub(super) fn execute(self) -> Exit {
         match self.command {
-            Command::Show(run) => match run.configuration() {
+            ConfigCommand::Show(run) => match run.configuration() {
                 Ok(config) => print(&config.effective.to_toml()),
                 Err(error) => return error.report(),
             },
-            Command::Default => print(&default_file()),
-            Command::Reference => print(&reference()),
-            Command::Schema => print(&format!("{:#}\n", schema())),
+            ConfigCommand::Default => print(&default_file()),
+            ConfigCommand::Reference => print(&reference()),
+            ConfigCommand::Schema => print(&format!("{:#}\n", schema())),
         }
         Exit::Success
     }

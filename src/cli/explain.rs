@@ -13,7 +13,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use clap::Args;
 use hyper::header;
 
-use self::{request::Request, settings::Settings};
+use self::{request::ExplainedRequest, settings::Settings};
 use super::{Exit, configuration, print, report};
 use crate::{
     config::{Concerns, Config, address},
@@ -79,7 +79,7 @@ impl Explain {
             Ok(config) => config,
             Err(error) => return error.report(),
         };
-        let request = Request::new(url, self.headers.into_iter().collect());
+        let request = ExplainedRequest::new(url, self.headers.into_iter().collect());
         let is_for_any_host = config.routes.iter().all(|route| route.host.is_empty());
         if request.host().is_none() && !is_for_any_host {
             report(&format!(
@@ -88,7 +88,7 @@ impl Explain {
             ));
             return Exit::Usage;
         }
-        let mut text = Lines::default();
+        let mut text = ExplainLines::default();
         text.line("request", &request);
         let is_taken = match request.route(&config) {
             Ok(route) => explain(&request, route, &config, &mut text),
@@ -107,7 +107,12 @@ impl Explain {
 }
 
 /// Says what `route` does with `request`; `false`: it refuses it.
-fn explain(request: &Request, route: &Arc<Route>, config: &Config, text: &mut Lines) -> bool {
+fn explain(
+    request: &ExplainedRequest,
+    route: &Arc<Route>,
+    config: &Config,
+    text: &mut ExplainLines,
+) -> bool {
     let all: Vec<_> = config.routes.iter().collect();
     let index = all.iter().position(|it| Arc::ptr_eq(it, route));
     let index = index.unwrap_or_default();
@@ -130,10 +135,10 @@ fn explain(request: &Request, route: &Arc<Route>, config: &Config, text: &mut Li
 }
 
 fn explain_websocket(
-    request: &Request,
+    request: &ExplainedRequest,
     route: &Route,
     settings: &Settings,
-    text: &mut Lines,
+    text: &mut ExplainLines,
 ) -> bool {
     text.section("A WebSocket");
     explain_gate(route, settings, text);
@@ -173,7 +178,7 @@ fn explain_websocket(
 }
 
 /// What it is held for.
-fn explain_gate(route: &Route, settings: &Settings, text: &mut Lines) {
+fn explain_gate(route: &Route, settings: &Settings, text: &mut ExplainLines) {
     let gate = |key: &str| settings.of(&format!("gate.{key}"));
     let ready = match gate("ready") {
         ready if route.session.gate.opens_on_upgrade() => {
@@ -198,7 +203,7 @@ fn explain_gate(route: &Route, settings: &Settings, text: &mut Lines) {
 }
 
 /// What the client is answered, and when.
-fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Lines) {
+fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut ExplainLines) {
     let timeout = settings.of("gate.timeout");
     match route.accept {
         Accept::Early => text.line("answer", early),
@@ -217,7 +222,7 @@ fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Li
 }
 
 /// What happens until the upstream is ready.
-fn explain_waiting(settings: &Settings, text: &mut Lines) {
+fn explain_waiting(settings: &Settings, text: &mut ExplainLines) {
     let retry = |key: &str| settings.of(&format!("connect.retry.{key}"));
     text.line(
         "connecting",
@@ -261,7 +266,7 @@ fn explain_waiting(settings: &Settings, text: &mut Lines) {
     );
 }
 
-fn explain_plain(settings: &Settings, text: &mut Lines) {
+fn explain_plain(settings: &Settings, text: &mut ExplainLines) {
     text.section("A plain request");
     let http = |key: &str| settings.of(&format!("http.{key}"));
     text.line("upstream", format_args!("HTTP/{}", http("version")));
@@ -289,7 +294,7 @@ fn explain_plain(settings: &Settings, text: &mut Lines) {
 }
 
 /// What is the same for both.
-fn explain_connections(settings: &Settings, text: &mut Lines) {
+fn explain_connections(settings: &Settings, text: &mut ExplainLines) {
     text.section("To the upstream");
     let http = |key: &str| settings.of(&format!("http.{key}"));
     text.line(
@@ -303,7 +308,7 @@ fn explain_connections(settings: &Settings, text: &mut Lines) {
     text.also(&settings.rest_of_route(Concerns::All));
 }
 
-fn explain_limits(settings: &Settings, text: &mut Lines) {
+fn explain_limits(settings: &Settings, text: &mut ExplainLines) {
     text.section("Limits of the process");
     let limit = |key: &str| settings.value(&format!("limits.{key}"));
     text.line(
@@ -380,9 +385,9 @@ fn scope(route: &Route) -> String {
 
 /// What is said, one thing a line.
 #[derive(Default)]
-struct Lines(String);
+struct ExplainLines(String);
 
-impl Lines {
+impl ExplainLines {
     fn line(&mut self, name: &str, value: impl fmt::Display) {
         let indent = if self.0.contains("\n\n") { "  " } else { "" };
         self.0.extend([format!("{indent}{name:<13}{value}\n")]);

@@ -7,14 +7,14 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Exit, check::Summary, runtime};
+use super::{Exit, check::CheckSummary, runtime};
 use crate::{
     config::{
         Config,
         reload::{Outcome, Source, Trigger},
     },
     server::{
-        self, Ended, Listeners,
+        self, Listeners, WorkerEnded,
         systemd::{Inherited, Service},
     },
 };
@@ -31,7 +31,11 @@ pub(super) fn serve(
         // From here on SIGTERM drains; before, it ends the process at once, which has no client
         // yet.
         let mut signals = StopSignals::listen()?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "{}", Summary(&config));
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            "{}",
+            CheckSummary(&config)
+        );
         config.log_cautions();
         server::raise_descriptor_limit(&config.limits);
         // Without a handler SIGHUP would end the process.
@@ -64,8 +68,8 @@ pub(super) fn serve(
         let served = server::run_from(listeners, Arc::new(config), source, &service, stops);
         tokio::select! {
             ended = served => Ok(match ended? {
-                Ended::Drained => Exit::Success,
-                Ended::CutOff => last.get(),
+                WorkerEnded::Drained => Exit::Success,
+                WorkerEnded::CutOff => last.get(),
             }),
             never = reloading => match never {},
             never = told => match never {},

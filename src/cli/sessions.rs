@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Exit,
-    admin_client::{Unanswered, Which},
+    admin_client::{NoResponse, Which},
     print,
 };
 
@@ -34,7 +34,7 @@ Exit status:
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Sessions {
+pub(super) struct SessionsArguments {
     /// Show all of the session with this number
     #[arg(value_name = "ID", conflicts_with_all = ["waiting", "ended", "route", "limit"])]
     id: Option<u64>,
@@ -57,7 +57,7 @@ pub(super) struct Sessions {
     which: Which,
 }
 
-impl Sessions {
+impl SessionsArguments {
     pub(super) fn execute(&self) -> Exit {
         self.which.ask_with(async |listener| {
             let text = listener.ask(Method::GET, &self.path()).await?;
@@ -73,7 +73,7 @@ impl Sessions {
                 Some(_) => one(&value),
                 None => table(&value),
             });
-            Ok::<_, Unanswered>(())
+            Ok::<_, NoResponse>(())
         })
     }
 

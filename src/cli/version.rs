@@ -24,13 +24,13 @@ Examples:
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Version {
+pub(super) struct VersionArguments {
     /// Write one JSON object, as GET /build returns it
     #[arg(long)]
     json: bool,
 }
 
-impl Version {
+impl VersionArguments {
     pub(super) fn execute(&self) -> Exit {
         let built = json!({
             "name": env!("CARGO_PKG_NAME"),

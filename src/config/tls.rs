@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     server,
-    tls::{FileError, Identity, IdentityFiles},
+    tls::{CertifiedKeyFiles, FileError, IdentityFiles},
     upstream::{self, Address, tls::Roots},
 };
 
@@ -51,7 +51,7 @@ pub(super) struct UpstreamTls {
 }
 
 /// `[listen.tls]`; `None` when there is a problem.
-pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
+pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::ServerTls>> {
     let mut written = ListenerTls::default();
     report_half_pair(table);
     keys::LISTEN_TLS.read(table, &mut written);
@@ -87,7 +87,7 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::Tls>> {
         client_ca: written.client_ca,
         h2: written.h2,
     };
-    loaded(table, server::Tls::load(settings))
+    loaded(table, server::ServerTls::load(settings))
 }
 
 /// The authorities of the machine, once somebody has needed them.
@@ -186,7 +186,7 @@ fn report_half_pair(table: &mut Table<'_>) {
 fn identity(table: &mut Table<'_>, pair: Pair) -> Option<IdentityFiles> {
     let ((certificate, chain), (key, private_key)) = pair.certificate.zip(pair.key)?;
     let files = IdentityFiles { certificate, key };
-    match Identity::new(&files, chain, private_key) {
+    match CertifiedKeyFiles::new(&files, chain, private_key) {
         Ok(_) => Some(files),
         Err(error) => {
             let problem = Problem::at(table.lookup("key")?.span(), error.into());

@@ -18,7 +18,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 pub(super) use self::notation::{MAX_COUNT, Notation};
 use super::{reader::Value, report::Mistake};
-use crate::{client_addr::TrustedProxies, route::origin::Origin, server::ListenAddress};
+use crate::{client_addr::TrustedProxies, route::origin::OriginPattern, server::ListenAddress};
 
 /// A kind of value.
 pub(super) trait Kind {
@@ -145,4 +145,4 @@ pub(super) const UPSTREAM: Other<Option<address::Upstream>> = Other(Notation::Te
 });
 pub(super) const TRUSTED_PROXIES: Other<TrustedProxies> =
     Other(Notation::Texts, trusted_proxies::read);
-pub(super) const ORIGINS: Texts<Origin> = Texts(origins::origin);
+pub(super) const ORIGINS: Texts<OriginPattern> = Texts(origins::origin);

@@ -21,7 +21,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::messages::{Answer, Request, dice};
+use super::messages::{ClientMessage, Reply, dice};
 
 /// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -35,7 +35,7 @@ pub(super) struct Behaviour {
     /// Time from a connection's handshake to its readiness.
     pub(super) starting: Range<Duration>,
     /// Message that announces readiness.
-    pub(super) ready: Answer,
+    pub(super) ready: Reply,
 }
 
 impl Behaviour {
@@ -47,19 +47,19 @@ impl Behaviour {
                 name: "late handler",
                 down: Duration::ZERO,
                 starting: millis(500)..millis(1500),
-                ready: Answer::ConnectionEstablished,
+                ready: Reply::ConnectionEstablished,
             },
             Self {
                 name: "not ready yet",
                 down: Duration::ZERO,
                 starting: millis(500)..millis(3000),
-                ready: Answer::Ready,
+                ready: Reply::Ready,
             },
             Self {
                 name: "not listening",
                 down: millis(2000),
                 starting: millis(500)..millis(1000),
-                ready: Answer::Ready,
+                ready: Reply::Ready,
             },
         ]
     }
@@ -73,7 +73,7 @@ impl Behaviour {
                 "refuses connections for {} s, then needs {start} to {end} s to start",
                 self.down.as_secs_f32()
             ),
-            Answer::ConnectionEstablished => {
+            Reply::ConnectionEstablished => {
                 format!("attaches its message handler {start} to {end} s after the handshake")
             }
             _ => format!("drops what it reads until its services are up, after {start} to {end} s"),
@@ -162,13 +162,11 @@ async fn serve_client(
     socket.send(text(&behaviour.ready)).await?;
     while let Some(message) = socket.next().await {
         if let Message::Text(request) = message?
-            && let Ok(Request { n, .. }) = serde_json::from_str(&request)
+            && let Ok(ClientMessage { n, .. }) = serde_json::from_str(&request)
         {
             let after_ready = ready_at.elapsed().as_micros();
             let after_ready_us = u64::try_from(after_ready).unwrap_or(u64::MAX);
-            socket
-                .send(text(&Answer::Ack { n, after_ready_us }))
-                .await?;
+            socket.send(text(&Reply::Ack { n, after_ready_us })).await?;
         }
     }
     Ok(())
@@ -189,7 +187,7 @@ async fn accept(
     Ok((socket, client))
 }
 
-fn text(answer: &Answer) -> Message {
+fn text(answer: &Reply) -> Message {
     let json = serde_json::to_string(answer).expect("numbers and names are JSON");
     Message::text(json)
 }

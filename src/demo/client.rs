@@ -15,17 +15,17 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    messages::{Answer, Request, Schedule},
+    messages::{ClientMessage, Reply, SendSchedule},
     progress::Counts,
-    tally::{Tally, Totals},
+    tally::{DemoTotals, Tally},
 };
 
 type Socket = WebSocketStream<TcpStream>;
 
 /// Result of one client.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) totals: Totals,
+pub(super) struct ClientOutcome {
+    pub(super) totals: DemoTotals,
     /// Time from its first SYN to its `101`.
     pub(super) opened: Option<Duration>,
     /// Time from its first SYN to the ready message.
@@ -34,12 +34,12 @@ pub(super) struct Outcome {
     /// the client had sent before receiving it.
     pub(super) flush: Option<Duration>,
     /// Reason that it did not finish its schedule.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<ClientFailure>,
 }
 
 /// Reason that a client did not finish its schedule.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ClientFailure {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("{0}")]
@@ -50,9 +50,9 @@ pub(super) enum Failure {
     Lost,
 }
 
-impl Outcome {
+impl ClientOutcome {
     pub(super) fn is_refused(&self) -> bool {
-        matches!(&self.failure, Some(Failure::Connect(error))
+        matches!(&self.failure, Some(ClientFailure::Connect(error))
             if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 }
@@ -61,11 +61,11 @@ impl Outcome {
 pub(super) async fn run(
     address: SocketAddr,
     client: u32,
-    schedule: &Schedule,
+    schedule: &SendSchedule,
     counts: &Counts,
-) -> Outcome {
+) -> ClientOutcome {
     let started = Instant::now();
-    let mut heard = Heard::new(schedule);
+    let mut heard = Received::new(schedule);
     let connected = connect(address, client).await;
     let opened_at = Instant::now();
     let opened = connected.is_ok().then(|| opened_at - started);
@@ -76,7 +76,7 @@ pub(super) async fn run(
         }
         Err(failure) => Some(failure),
     };
-    let outcome = Outcome {
+    let outcome = ClientOutcome {
         totals: heard.tally.totals(),
         opened,
         ready: heard.ready_at.map(|ready_at| ready_at - started),
@@ -87,12 +87,12 @@ pub(super) async fn run(
     outcome
 }
 
-async fn connect(address: SocketAddr, client: u32) -> Result<Socket, Failure> {
+async fn connect(address: SocketAddr, client: u32) -> Result<Socket, ClientFailure> {
     let stream = TcpStream::connect(address)
         .await
-        .map_err(Failure::Connect)?;
+        .map_err(ClientFailure::Connect)?;
     // Nagle's algorithm would add its delays to the measured times.
-    stream.set_nodelay(true).map_err(Failure::Connect)?;
+    stream.set_nodelay(true).map_err(ClientFailure::Connect)?;
     let url = format!("ws://{address}/clients/{client}");
     let (socket, _response) = client_async(url, stream).await?;
     Ok(socket)
@@ -101,11 +101,11 @@ async fn connect(address: SocketAddr, client: u32) -> Result<Socket, Failure> {
 /// Sends and receives at the same time, until the connection is closed.
 async fn converse(
     socket: Socket,
-    schedule: &Schedule,
+    schedule: &SendSchedule,
     opened_at: Instant,
-    heard: &mut Heard,
+    heard: &mut Received,
     counts: &Counts,
-) -> Result<(), Failure> {
+) -> Result<(), ClientFailure> {
     let (sink, mut stream) = socket.split();
     let (tell_ready, ready) = oneshot::channel();
     let count = Cell::new(0);
@@ -126,13 +126,13 @@ async fn converse(
                 let _ = tell_ready.send(());
             }
         }
-        Ok::<_, Failure>(())
+        Ok::<_, ClientFailure>(())
     };
 
     let (is_sent, is_heard) = tokio::join!(send, hear);
 
     if let Some(close) = heard.close.take() {
-        return Err(Failure::Closed(close));
+        return Err(ClientFailure::Closed(close));
     }
     is_heard.and(is_sent)
 }
@@ -140,18 +140,18 @@ async fn converse(
 /// Sends the schedule, calling `tick` for each message, and then a close frame.
 async fn send(
     mut sink: SplitSink<Socket, Message>,
-    schedule: &Schedule,
+    schedule: &SendSchedule,
     opened_at: Instant,
     ready: oneshot::Receiver<()>,
     tick: impl Fn(),
-) -> Result<(), Failure> {
+) -> Result<(), ClientFailure> {
     for (after, request) in schedule.early() {
         time::sleep_until(opened_at + after).await;
         // Counted first, because the acknowledgement may arrive before `send` returns.
         tick();
         sink.send(text(&request)).await?;
     }
-    ready.await.map_err(|_| Failure::Lost)?;
+    ready.await.map_err(|_| ClientFailure::Lost)?;
     for request in schedule.late() {
         tick();
         sink.send(text(&request)).await?;
@@ -160,14 +160,14 @@ async fn send(
     Ok(())
 }
 
-fn text(request: &Request) -> Message {
+fn text(request: &ClientMessage) -> Message {
     let json = serde_json::to_string(request).expect("numbers and names are JSON");
     Message::text(json)
 }
 
 /// Messages received by a client.
 #[derive(Debug)]
-struct Heard {
+struct Received {
     tally: Tally,
     ready_at: Option<Instant>,
     /// Messages sent before the ready message arrived: those with lower numbers.
@@ -177,8 +177,8 @@ struct Heard {
     close: Option<String>,
 }
 
-impl Heard {
-    fn new(schedule: &Schedule) -> Self {
+impl Received {
+    fn new(schedule: &SendSchedule) -> Self {
         Self {
             tally: Tally::new(schedule.kinds()),
             ready_at: None,
@@ -193,12 +193,12 @@ impl Heard {
     fn hear(&mut self, message: &Message, sent: u32) -> bool {
         match message {
             Message::Text(json) => match serde_json::from_str(json) {
-                Ok(Answer::Ready | Answer::ConnectionEstablished) => {
+                Ok(Reply::Ready | Reply::ConnectionEstablished) => {
                     self.ready_at = Some(Instant::now());
                     self.sent_before_ready = sent;
                     false
                 }
-                Ok(Answer::Ack { n, after_ready_us }) => {
+                Ok(Reply::Ack { n, after_ready_us }) => {
                     if n < self.sent_before_ready {
                         let arrived = Duration::from_micros(after_ready_us);
                         // Priorities reorder the flush, so the last one to arrive need not have the

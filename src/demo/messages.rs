@@ -13,14 +13,14 @@ const EARLY: Duration = Duration::from_secs(1);
 /// Types of a client's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
+pub(super) enum MessageKind {
     UserMessage,
     AgentRequest,
     Status,
     Typing,
 }
 
-impl Kind {
+impl MessageKind {
     const ALL: [Self; 4] = [
         Self::UserMessage,
         Self::AgentRequest,
@@ -40,9 +40,9 @@ impl Kind {
 
 /// Message of a client to a backend.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Request {
+pub(super) struct ClientMessage {
     #[serde(rename = "type")]
-    pub(super) kind: Kind,
+    pub(super) kind: MessageKind,
     /// Number of the message, from 0 in the order of sending.
     pub(super) n: u32,
 }
@@ -50,7 +50,7 @@ pub(super) struct Request {
 /// Message of a backend to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Answer {
+pub(super) enum Reply {
     /// The message handler is attached.
     ConnectionEstablished,
     /// The services have started.
@@ -65,29 +65,29 @@ pub(super) enum Answer {
 
 /// Messages of one client, with their times.
 #[derive(Clone, Debug)]
-pub(super) struct Schedule {
-    kinds: Vec<Kind>,
+pub(super) struct SendSchedule {
+    kinds: Vec<MessageKind>,
     early: u32,
 }
 
-impl Schedule {
+impl SendSchedule {
     /// Creates the schedule of the client with this number: `messages`, of which the first four in
     /// five are early.
     pub(super) fn new(messages: u32, seed: u64, client: u32) -> Self {
         let mut rng = dice(seed, "schedule", client);
-        let kind = |_| Kind::ALL[rng.random_range(0..Kind::ALL.len())];
+        let kind = |_| MessageKind::ALL[rng.random_range(0..MessageKind::ALL.len())];
         Self {
             kinds: (0..messages).map(kind).collect(),
             early: early(messages),
         }
     }
 
-    pub(super) fn kinds(&self) -> &[Kind] {
+    pub(super) fn kinds(&self) -> &[MessageKind] {
         &self.kinds
     }
 
     /// Returns the messages of the first second, each with its time after the client's handshake.
-    pub(super) fn early(&self) -> impl Iterator<Item = (Duration, Request)> {
+    pub(super) fn early(&self) -> impl Iterator<Item = (Duration, ClientMessage)> {
         let early = self.early;
         self.requests()
             .take_while(move |request| request.n < early)
@@ -95,12 +95,14 @@ impl Schedule {
     }
 
     /// Returns the messages that are sent at once when the backend is ready.
-    pub(super) fn late(&self) -> impl Iterator<Item = Request> {
+    pub(super) fn late(&self) -> impl Iterator<Item = ClientMessage> {
         self.requests().filter(|request| request.n >= self.early)
     }
 
-    fn requests(&self) -> impl Iterator<Item = Request> {
-        (0..).zip(&self.kinds).map(|(n, &kind)| Request { kind, n })
+    fn requests(&self) -> impl Iterator<Item = ClientMessage> {
+        (0..)
+            .zip(&self.kinds)
+            .map(|(n, &kind)| ClientMessage { kind, n })
     }
 }
 
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_schedule_depends_only_on_seed_and_client() {
-        let kinds = |seed, client| Schedule::new(20, seed, client).kinds().to_vec();
+        let kinds = |seed, client| SendSchedule::new(20, seed, client).kinds().to_vec();
 
         assert_eq!(kinds(1, 0), kinds(1, 0));
         assert_ne!(kinds(1, 0), kinds(1, 1));
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn four_in_five_messages_are_spread_over_the_first_second() {
-        let schedule = Schedule::new(10, 1, 0);
+        let schedule = SendSchedule::new(10, 1, 0);
 
         let early: Vec<_> = schedule.early().map(|(at, it)| (at, it.n)).collect();
         let late: Vec<_> = schedule.late().map(|it| it.n).collect();
@@ -153,8 +155,8 @@ mod tests {
         let file = super::super::configuration("http://127.0.0.1:1").unwrap();
         let route = file.routes.find("any", "/").unwrap();
 
-        for kind in Kind::ALL {
-            let payload = serde_json::to_vec(&Request { kind, n: 0 }).unwrap();
+        for kind in MessageKind::ALL {
+            let payload = serde_json::to_vec(&ClientMessage { kind, n: 0 }).unwrap();
             let class = route.session.rules.classify(&crate::matcher::Sample {
                 is_text: true,
                 payload: &payload,

@@ -45,7 +45,7 @@ impl Counts {
 
 /// Progress of one backend's clients.
 #[derive(Debug)]
-struct Line {
+struct ProgressLine {
     name: &'static str,
     /// Indexed by [`Way`].
     counts: [Rc<Counts>; 2],
@@ -55,7 +55,7 @@ struct Line {
 /// Progress of the whole demo.
 #[derive(Debug)]
 pub(super) struct Progress {
-    lines: Vec<Line>,
+    lines: Vec<ProgressLine>,
     /// Clients per backend and way.
     clients: u32,
     /// Messages of all clients of one backend and way.
@@ -80,7 +80,7 @@ impl Progress {
 
     /// Adds a line for a backend, with its counts by [`Way`].
     pub(super) fn watch(&mut self, name: &'static str, counts: &[Rc<Counts>; 2]) {
-        self.lines.push(Line {
+        self.lines.push(ProgressLine {
             name,
             counts: counts.clone(),
             is_told: false,
@@ -171,7 +171,7 @@ impl Progress {
         Ok(())
     }
 
-    fn is_over(&self, line: &Line) -> bool {
+    fn is_over(&self, line: &ProgressLine) -> bool {
         line.counts.iter().all(|it| it.ended.get() == self.clients)
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Row, Way,
+    ScenarioRow, Way,
     paint::{Paint, Tone},
 };
 
@@ -12,7 +12,7 @@ use super::{
 pub(super) struct Group {
     pub(super) name: &'static str,
     pub(super) description: String,
-    pub(super) rows: [Row; 2],
+    pub(super) rows: [ScenarioRow; 2],
 }
 
 const HEADER: [[&str; COLUMNS]; 2] = [
@@ -89,8 +89,8 @@ pub(super) fn render(groups: &[Group], paint: Paint) -> String {
     lines.join("\n")
 }
 
-fn cells(row: &Row) -> Cells {
-    let Row {
+fn cells(row: &ScenarioRow) -> Cells {
+    let ScenarioRow {
         way,
         clients,
         totals,
@@ -157,10 +157,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::demo::tally::Totals;
+    use crate::demo::tally::DemoTotals;
 
-    fn group(readygate: Totals) -> Group {
-        let row = |way, totals, opened, flush| Row {
+    fn group(readygate: DemoTotals) -> Group {
+        let row = |way, totals, opened, flush| ScenarioRow {
             way,
             clients: 8,
             totals,
@@ -169,10 +169,10 @@ mod tests {
             flush,
             failures: BTreeMap::default(),
         };
-        let straight = Totals {
+        let straight = DemoTotals {
             to_send: 400,
             delivered: 107,
-            ..Totals::default()
+            ..DemoTotals::default()
         };
         let micros = |micros| Some(Duration::from_micros(micros));
         Group {
@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    const FLAWLESS: Totals = Totals {
+    const FLAWLESS: DemoTotals = DemoTotals {
         to_send: 400,
         delivered: 400,
         doubled: 0,
@@ -210,7 +210,7 @@ readygate        8   400        400     0       0        0  0.41   1.23    1.2"
     #[test]
     fn faults_are_red_and_none_is_green_and_only_with_colour() {
         let table = render(
-            &[group(Totals {
+            &[group(DemoTotals {
                 doubled: 3,
                 ..FLAWLESS
             })],

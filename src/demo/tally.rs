@@ -7,12 +7,12 @@
 
 use std::{iter::Sum, ops::Add, time::Duration};
 
-use super::messages::Kind;
+use super::messages::MessageKind;
 
 /// Handled messages of one client, and their order.
 #[derive(Debug)]
 pub(super) struct Tally {
-    kinds: Vec<Kind>,
+    kinds: Vec<MessageKind>,
     is_handled: Vec<bool>,
     /// For each priority, the number after the highest one handled.
     next: [u32; 4],
@@ -22,7 +22,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Creates the tally of a client that sends messages of these kinds in this order.
-    pub(super) fn new(kinds: &[Kind]) -> Self {
+    pub(super) fn new(kinds: &[MessageKind]) -> Self {
         Self {
             kinds: kinds.to_vec(),
             is_handled: vec![false; kinds.len()],
@@ -50,9 +50,9 @@ impl Tally {
         true
     }
 
-    pub(super) fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> DemoTotals {
         let delivered = self.is_handled.iter().filter(|it| **it).count() as u64;
-        Totals {
+        DemoTotals {
             to_send: self.kinds.len() as u64,
             delivered,
             doubled: self.doubled,
@@ -63,7 +63,7 @@ impl Tally {
 
 /// Sums over the messages of one or more clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(super) struct DemoTotals {
     /// Messages to be sent.
     pub(super) to_send: u64,
     /// Messages that a backend has handled.
@@ -74,7 +74,7 @@ pub(super) struct Totals {
     pub(super) out_of_order: u64,
 }
 
-impl Totals {
+impl DemoTotals {
     pub(super) const fn lost(&self) -> u64 {
         self.to_send - self.delivered
     }
@@ -85,7 +85,7 @@ impl Totals {
     }
 }
 
-impl Add for Totals {
+impl Add for DemoTotals {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -98,7 +98,7 @@ impl Add for Totals {
     }
 }
 
-impl Sum for Totals {
+impl Sum for DemoTotals {
     fn sum<I: Iterator<Item = Self>>(totals: I) -> Self {
         totals.fold(Self::default(), Add::add)
     }
@@ -117,16 +117,16 @@ pub(super) fn median(values: impl IntoIterator<Item = Duration>) -> Option<Durat
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 6] = [
-        Kind::Typing,
-        Kind::UserMessage,
-        Kind::Status,
-        Kind::AgentRequest,
-        Kind::Typing,
-        Kind::Status,
+    const KINDS: [MessageKind; 6] = [
+        MessageKind::Typing,
+        MessageKind::UserMessage,
+        MessageKind::Status,
+        MessageKind::AgentRequest,
+        MessageKind::Typing,
+        MessageKind::Status,
     ];
 
-    fn totals(acks: &[u32]) -> Totals {
+    fn totals(acks: &[u32]) -> DemoTotals {
         let mut tally = Tally::new(&KINDS);
         for ack in acks {
             tally.acknowledge(*ack);

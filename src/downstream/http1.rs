@@ -22,18 +22,19 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, time};
 
 use super::{
-    Connection, detect::Sniffed, io::Watched, request_deadline::Patience, request_log::Meter,
+    ClientConnection, detect::Sniffed, io::ClientIo, request_deadline::RequestDeadline,
+    request_log::RequestLog,
 };
 use crate::{
     client_addr::Client,
     handshake::accept::{self, Accepted},
-    headers::{framing::Framing, head, request_id::Identity},
+    headers::{framing::Framing, head, request_id::RequestId},
     limits::drain::Drain,
     local_reply::Refusal,
     observability::{
         self,
         access_log::{self, NoRequest},
-        error_chain::Causes,
+        error_chain::ErrorChain,
         rejections::Rejection,
     },
     proxy::{
@@ -41,7 +42,7 @@ use crate::{
         bodies::Body,
         forward::{self, Downstream},
     },
-    state::worker::Local,
+    state::worker::WorkerState,
     transport::Transport,
     websocket::{Opened, handshake::list},
 };
@@ -54,16 +55,16 @@ const LINGER: Duration = Duration::from_secs(1);
 /// session.
 pub(crate) async fn serve(
     stream: Sniffed,
-    connection: Connection,
+    connection: ClientConnection,
 ) -> Option<impl Future<Output = ()> + use<>> {
     let client = connection.client;
     let local = Rc::clone(&connection.local);
     let shared = &local.shared;
     let limits = shared.config().limits.clone();
     let framing = Framing::new(limits.max_header_bytes, limits.max_uri_bytes);
-    let patience = Patience::new(limits.header_timeout, limits.keep_alive_timeout);
-    let stream = Watched::new(stream, framing, patience, limits.write_timeout);
-    let requests = Rc::new(Requests {
+    let patience = RequestDeadline::new(limits.header_timeout, limits.keep_alive_timeout);
+    let stream = ClientIo::new(stream, framing, patience, limits.write_timeout);
+    let requests = Rc::new(Http1Service {
         connection,
         stream: stream.clone(),
         is_body_broken: stream.is_body_broken(),
@@ -106,10 +107,10 @@ pub(crate) async fn serve(
             return Some(accept::session(opened, accepted, &local));
         }
         (Err(error), _) => {
-            tracing::debug!(client = %client.address, error = %Causes(&error), "connection ended");
+            tracing::debug!(client = %client.address, error = %ErrorChain(&error), "connection ended");
             let refused = has_begun.then(|| refusal_of(&error)).flatten();
             if let Some((refusal, answered_by)) = refused {
-                let detail = Causes(&error).to_string();
+                let detail = ErrorChain(&error).to_string();
                 let answer = no_request(refusal, answered_by, &detail, client, &local);
                 // A client that does not take these few bytes at once is slow to read, too.
                 let _ = stream.write_all(answer.as_bytes()).await;
@@ -155,7 +156,7 @@ fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
 }
 
 /// Ends a connection on which too little came in time to know what is spoken.
-pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &Local) {
+pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &WorkerState) {
     let detail = "this may become HTTP/1.1 or HTTP/2";
     no_request(
         Refusal::HeaderTimeout,
@@ -173,16 +174,16 @@ fn no_request(
     answered_by: AnsweredBy,
     detail: &str,
     client: Client,
-    local: &Local,
+    local: &WorkerState,
 ) -> String {
     let is_ours = answered_by == AnsweredBy::Proxy;
-    let identity = is_ours.then(|| Identity::unknown(&local.request_ids));
+    let identity = is_ours.then(|| RequestId::unknown(&local.request_ids));
     let status = (answered_by != AnsweredBy::Nobody).then(|| refusal.status().as_u16());
     let rejection = Rejection::from(refusal);
     local.shared.rejections.count(rejection);
-    if local.config().log.requests != observability::Requests::None {
+    if local.config().log.requests != observability::RequestLogging::None {
         access_log::no_request(&NoRequest {
-            request_id: identity.as_ref().map(Identity::id),
+            request_id: identity.as_ref().map(RequestId::id),
             client: client.address,
             status,
             refusal: (rejection.name(), detail),
@@ -214,8 +215,8 @@ pub(crate) async fn linger(stream: Transport) {
 /// was waited for too long; on drain it ends after the response under way, and a request that
 /// has not come whole soon after does not delay that.
 async fn run_until_drained<S>(
-    http: &mut http1::Connection<TokioIo<Watched>, S>,
-    requests: &Requests,
+    http: &mut http1::Connection<TokioIo<ClientIo>, S>,
+    requests: &Http1Service,
     drain: &Drain,
 ) -> hyper::Result<()>
 where
@@ -238,8 +239,8 @@ where
 /// answers before that have gone out, when a request was waited for too long, and when a client
 /// that sends no more has got its answer.
 fn poll_served<S>(
-    http: &mut http1::Connection<TokioIo<Watched>, S>,
-    requests: &Requests,
+    http: &mut http1::Connection<TokioIo<ClientIo>, S>,
+    requests: &Http1Service,
     context: &mut Context<'_>,
 ) -> Poll<hyper::Result<()>>
 where
@@ -266,16 +267,16 @@ where
 
 /// A client that is to get its `101`.
 struct Switching {
-    /// What is written to it, by the proxy itself: hyper would add a `close` to `Connection`
+    /// What is written to it, by the proxy itself: hyper would add a `close` to `ClientConnection`
     /// where the client has said that.
     head: Vec<u8>,
     accepted: Accepted,
 }
 
 /// What the requests of one connection share.
-struct Requests {
-    connection: Connection,
-    stream: Watched,
+struct Http1Service {
+    connection: ClientConnection,
+    stream: ClientIo,
     is_body_broken: Rc<Cell<bool>>,
     /// Set instead of an answer by hyper.
     switching: RefCell<Option<Switching>>,
@@ -285,7 +286,7 @@ struct Requests {
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
-fn respond(requests: Rc<Requests>, request: Request<Incoming>) -> Answer {
+fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
     // hyper reads on before it polls what is returned.
     let under_way = requests.stream.under_way();
     Box::pin(async move {
@@ -337,7 +338,7 @@ fn say_whether_it_ends(response: &mut Response<Body>) {
     }
 }
 
-impl Requests {
+impl Http1Service {
     /// Resolves when there is nothing to be answered, or to be sent, though there was time to
     /// ask.
     async fn no_longer_answered(&self) {
@@ -352,7 +353,7 @@ impl Requests {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        meter: &Meter,
+        meter: &RequestLog,
     ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
         self.stream.next_verdict()?;
         let local = &self.connection.local;

@@ -72,9 +72,9 @@ use tokio::{io::AsyncWriteExt, task, time};
 
 use self::{
     gated_io::Handle,
-    stream_accounting::{Activity, Counted, Session, Stream},
+    stream_accounting::{Activity, Counted, Session, StreamAccount},
 };
-use super::{Connection, detect::Sniffed, http1, request_log::Meter};
+use super::{ClientConnection, detect::Sniffed, http1, request_log::RequestLog};
 use crate::{
     handshake::accept::{self, Accepted},
     headers::hop_by_hop,
@@ -82,14 +82,14 @@ use crate::{
     local_reply::{Refusal, Shortage},
     observability::{
         connections::SessionPlace,
-        error_chain::{self, Causes},
+        error_chain::{self, ErrorChain},
         rejections::Rejection,
     },
     proxy::{
         bodies::Body,
         forward::{self, Downstream},
     },
-    state::process::Shared,
+    state::process::ProcessState,
     transport::{
         Http2Stream, Transport,
         backlog::{Backlog, Unread},
@@ -123,13 +123,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves requests until the connection ends, and the sessions on it.
-pub(crate) async fn serve(stream: Sniffed, connection: Connection) {
+pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
     let client = connection.client;
     let shared = Arc::clone(&connection.local.shared);
     let limits = shared.config().limits.clone();
     let activity = Rc::new(Activity::default());
     let backlog = Arc::<Backlog>::default();
-    let requests = Rc::new(Requests {
+    let requests = Rc::new(Http2Service {
         connection,
         activity: Rc::clone(&activity),
         backlog: Arc::clone(&backlog),
@@ -171,7 +171,7 @@ pub(crate) async fn serve(stream: Sniffed, connection: Connection) {
 /// Why a connection did not end well.
 #[derive(Debug, thiserror::Error)]
 enum Cut {
-    #[error("{}", Causes(.0))]
+    #[error("{}", ErrorChain(.0))]
     Failed(#[from] hyper::Error),
     #[error("the client does not close it")]
     StaysOpen,
@@ -266,7 +266,7 @@ const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 struct OnThisThread {
     write_timeout: Duration,
     backlog: Arc<Backlog>,
-    shared: Arc<Shared>,
+    shared: Arc<ProcessState>,
 }
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
@@ -286,17 +286,17 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
 }
 
 /// What the requests of one connection share.
-struct Requests {
-    connection: Connection,
+struct Http2Service {
+    connection: ClientConnection,
     activity: Rc<Activity>,
     backlog: Arc<Backlog>,
 }
 
 async fn respond(
-    requests: Rc<Requests>,
+    requests: Rc<Http2Service>,
     request: Request<Incoming>,
 ) -> Result<Response<Counted<Body>>, Infallible> {
-    let stream = Stream::request(&requests.activity);
+    let stream = StreamAccount::request(&requests.activity);
     let meter = requests.connection.meter(&request);
     let answer = requests.answer(request, &meter).await;
     let response =
@@ -315,11 +315,11 @@ fn of_http2(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, body)
 }
 
-impl Requests {
+impl Http2Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        meter: &Meter,
+        meter: &RequestLog,
     ) -> Result<Response<Body>, Refusal> {
         let mut request = request::check(request)?;
         if request.method() == Method::CONNECT {
@@ -345,7 +345,7 @@ impl Requests {
     async fn connect(
         &self,
         mut request: Request<Incoming>,
-        meter: &Meter,
+        meter: &RequestLog,
     ) -> Result<Response<Body>, Refusal> {
         let Some(protocol) = request.extensions().get::<ext::Protocol>() else {
             return Err(Refusal::MethodNotAllowed {

@@ -27,11 +27,11 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{detect::Sniffed, request_deadline::Patience, spelling::Heads};
+use super::{detect::Sniffed, request_deadline::RequestDeadline, spelling::SpelledHeads};
 use crate::{
     headers::framing::{Framing, Verdict, answers::Interim},
     proxy::bodies::UnderWay,
-    transport::{Stream, Transport, lazy_deadline::Watchdog},
+    transport::{Stream, Transport, lazy_deadline::LazyDeadline},
     websocket::spelling::Spelling,
 };
 
@@ -43,23 +43,23 @@ const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
 /// One of the handles to a client's stream.
 #[derive(Clone)]
-pub(crate) struct Watched(Rc<RefCell<Inner>>);
+pub(crate) struct ClientIo(Rc<RefCell<ClientIoState>>);
 
-struct Inner {
+struct ClientIoState {
     stream: Sniffed,
     framing: Framing,
-    patience: Patience,
+    patience: RequestDeadline,
     /// Every answer has a clone.
     under_way: UnderWay,
     /// Whether hyper has nothing left to write, as far as it has shown.
     is_flushed: bool,
     /// The heads that hyper writes.
-    heads: Heads,
+    heads: SpelledHeads,
     /// What goes out before anything else that hyper writes.
     interim: Vec<u8>,
     write_timeout: Duration,
     /// Set while the client takes nothing.
-    watchdog: Watchdog,
+    watchdog: LazyDeadline,
     /// Whether it took nothing for too long.
     is_stalled: bool,
     /// Set once the client sends no more, though a request is under way: when to look whether it
@@ -69,23 +69,23 @@ struct Inner {
     is_held: bool,
 }
 
-impl Watched {
+impl ClientIo {
     pub(crate) fn new(
         stream: Sniffed,
         framing: Framing,
-        patience: Patience,
+        patience: RequestDeadline,
         write_timeout: Duration,
     ) -> Self {
-        Self(Rc::new(RefCell::new(Inner {
+        Self(Rc::new(RefCell::new(ClientIoState {
             stream,
             framing,
             patience,
             under_way: UnderWay::default(),
             is_flushed: true,
-            heads: Heads::default(),
+            heads: SpelledHeads::default(),
             interim: Vec::new(),
             write_timeout,
-            watchdog: Watchdog::default(),
+            watchdog: LazyDeadline::default(),
             is_stalled: false,
             next_look: None,
             is_held: false,
@@ -217,7 +217,7 @@ impl Watched {
     }
 }
 
-impl Inner {
+impl ClientIoState {
     /// Whether a request is under way, or its answer has not gone out.
     fn is_busy(&self) -> bool {
         !self.under_way.is_over() || !self.is_flushed || !self.interim.is_empty()
@@ -272,7 +272,7 @@ impl Inner {
     fn poll_stream(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<(Pin<&mut Sniffed>, &mut Heads)>> {
+    ) -> Poll<io::Result<(Pin<&mut Sniffed>, &mut SpelledHeads)>> {
         if self.is_flushed {
             ready!(self.poll_interim(context))?;
             self.is_flushed = false;
@@ -281,7 +281,7 @@ impl Inner {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ClientIo {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -301,7 +301,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ClientIo {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

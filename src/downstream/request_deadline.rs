@@ -13,15 +13,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::transport::lazy_deadline::Watchdog;
+use crate::transport::lazy_deadline::LazyDeadline;
 
 /// Waits for the requests of one connection, and for none too long.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct RequestDeadline {
     header_timeout: Duration,
     keep_alive_timeout: Duration,
     awaited: Awaited,
-    watchdog: Watchdog,
+    watchdog: LazyDeadline,
     has_ended: bool,
 }
 
@@ -38,11 +38,11 @@ enum Awaited {
     Nothing,
 }
 
-impl Patience {
+impl RequestDeadline {
     /// The first request has to come within `header_timeout` from now on, another one has to
     /// begin within `keep_alive_timeout` and to come within `header_timeout` then.
     pub(crate) fn new(header_timeout: Duration, keep_alive_timeout: Duration) -> Self {
-        let mut watchdog = Watchdog::default();
+        let mut watchdog = LazyDeadline::default();
         watchdog.set(Some(Instant::now() + header_timeout));
         Self {
             header_timeout,
@@ -99,14 +99,18 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// After how many seconds it has been waited for too long, if nothing changes.
-    async fn seconds_left(patience: &mut Patience, is_under_way: bool, has_begun: bool) -> u64 {
+    async fn seconds_left(
+        patience: &mut RequestDeadline,
+        is_under_way: bool,
+        has_begun: bool,
+    ) -> u64 {
         let asked = Instant::now();
         poll_fn(|context| patience.poll_ended(context, is_under_way, has_begun)).await;
         asked.elapsed().as_secs()
     }
 
     /// The same, when it has been asked a second before as well.
-    fn ask(patience: &mut Patience, is_under_way: bool, has_begun: bool) {
+    fn ask(patience: &mut RequestDeadline, is_under_way: bool, has_begun: bool) {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let ended = patience.poll_ended(&mut context, is_under_way, has_begun);
         assert!(ended.is_pending());
@@ -114,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_request_has_the_time_of_a_head_whenever_it_begins() {
-        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        let mut patience = RequestDeadline::new(10 * SECOND, 75 * SECOND);
         ask(&mut patience, false, false);
         time::advance(4 * SECOND).await;
         ask(&mut patience, false, true);
@@ -125,7 +129,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_request_has_to_begin_in_its_time_and_then_to_come() {
-        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        let mut patience = RequestDeadline::new(10 * SECOND, 75 * SECOND);
         ask(&mut patience, true, false);
         time::advance(1000 * SECOND).await;
         ask(&mut patience, true, true);
@@ -138,14 +142,14 @@ mod tests {
         ask(&mut patience, false, true);
         assert_eq!(seconds_left(&mut patience, false, true).await, 1);
 
-        let mut patience = Patience::new(10 * SECOND, 75 * SECOND);
+        let mut patience = RequestDeadline::new(10 * SECOND, 75 * SECOND);
         ask(&mut patience, true, false);
         assert_eq!(seconds_left(&mut patience, false, false).await, 75);
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_a_request_is_under_way_nothing_is_waited_for() {
-        let mut patience = Patience::new(SECOND, SECOND);
+        let mut patience = RequestDeadline::new(SECOND, SECOND);
 
         let ended = poll_fn(|context| patience.poll_ended(context, true, true));
 

@@ -17,48 +17,48 @@ use tokio::time::Instant;
 
 use crate::{
     client_addr::Client,
-    headers::request_id::Identity,
+    headers::request_id::RequestId,
     local_reply::Refusal,
     observability::{
-        Requests,
-        access_log::{self, Answered},
-        error_chain::Causes,
+        RequestLogging,
+        access_log::{self, RequestEnded},
+        error_chain::ErrorChain,
         rejections::Rejection,
     },
     proxy::bodies::Body,
     route::Route,
-    session::Cause,
-    state::{route_stats::Tally, worker::Local},
+    session::EndReason,
+    state::{route_stats::RouteStats, worker::WorkerState},
 };
 
 /// Counts one request of a client.
-pub(crate) struct Meter {
-    kind: Cell<Kind>,
+pub(crate) struct RequestLog {
+    kind: Cell<RequestKind>,
     refusal: Cell<Option<Refusal>>,
-    line: Line,
+    line: RequestLine,
 }
 
 /// What a request turns out to be.
 #[derive(Clone, Copy)]
-enum Kind {
+enum RequestKind {
     Plain,
     Handshake,
     Session,
 }
 
-impl Meter {
+impl RequestLog {
     /// A request of `client` has come, whose route is not known yet.
     pub(crate) fn start<B>(
         request: &Request<B>,
         client: Client,
-        identity: Identity,
-        requests: Requests,
-        local: &Local,
+        identity: RequestId,
+        requests: RequestLogging,
+        local: &WorkerState,
     ) -> Self {
         Self {
-            kind: Cell::new(Kind::Plain),
+            kind: Cell::new(RequestKind::Plain),
             refusal: Cell::default(),
-            line: Line {
+            line: RequestLine {
                 client,
                 identity,
                 method: request.method().clone(),
@@ -66,10 +66,10 @@ impl Meter {
                 version: request.version(),
                 started: Instant::now(),
                 requests,
-                is_due: requests == Requests::All,
+                is_due: requests == RequestLogging::All,
                 tally: RefCell::new(local.tallies.unrouted()),
                 answer: None,
-                end: End::Open,
+                end: ResponseEnd::Open,
                 length: None,
                 response_bytes: 0,
                 is_cut_off: Rc::clone(&local.is_cut_off),
@@ -83,23 +83,23 @@ impl Meter {
     }
 
     /// What it is called.
-    pub(crate) const fn identity(&self) -> &Identity {
+    pub(crate) const fn identity(&self) -> &RequestId {
         &self.line.identity
     }
 
     /// It is for `route`.
-    pub(crate) fn set_route(&self, route: &Arc<Route>, local: &Local) {
+    pub(crate) fn set_route(&self, route: &Arc<Route>, local: &WorkerState) {
         self.line.tally.replace(local.tallies.of(route));
     }
 
     /// It is an opening handshake.
     pub(crate) fn set_handshake(&self) {
-        self.kind.set(Kind::Handshake);
+        self.kind.set(RequestKind::Handshake);
     }
 
     /// It has become a session.
     pub(crate) fn set_session(&self) {
-        self.kind.set(Kind::Session);
+        self.kind.set(RequestKind::Session);
     }
 
     /// It is not served.
@@ -116,24 +116,25 @@ impl Meter {
         } = self;
         let (refusal, status) = (refusal.get(), response.status());
         line.tally.borrow().change(|totals| match kind.get() {
-            Kind::Plain => totals.add_answer(status, line.started.elapsed()),
-            Kind::Handshake => totals.handshakes_refused += 1,
-            Kind::Session => totals.handshakes_accepted += 1,
+            RequestKind::Plain => totals.add_answer(status, line.started.elapsed()),
+            RequestKind::Handshake => totals.handshakes_refused += 1,
+            RequestKind::Session => totals.handshakes_accepted += 1,
         });
-        let is_session = matches!(kind.get(), Kind::Session);
+        let is_session = matches!(kind.get(), RequestKind::Session);
         if matches!(refusal, Some(Refusal::BreakerOpen { .. })) {
             // All of a second have one line together.
-            line.requests = Requests::None;
+            line.requests = RequestLogging::None;
         }
         line.is_due = match line.requests {
-            Requests::None => false,
-            Requests::Errors => refusal.is_some() && !is_session,
-            Requests::All => !is_session,
+            RequestLogging::None => false,
+            RequestLogging::Errors => refusal.is_some() && !is_session,
+            RequestLogging::All => !is_session,
         };
         line.answer = Some((status, refusal));
         // An answer of which more is to come may still break off, which is an error, too.
-        let may_break =
-            line.requests == Requests::Errors && !is_session && !response.body().is_end_stream();
+        let may_break = line.requests == RequestLogging::Errors
+            && !is_session
+            && !response.body().is_end_stream();
         if !line.is_due && !may_break {
             return response;
         }
@@ -143,19 +144,19 @@ impl Meter {
 
 /// What the log says of a request, when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct RequestLine {
     client: Client,
-    identity: Identity,
+    identity: RequestId,
     method: Method,
     uri: Uri,
     version: Version,
     started: Instant,
-    requests: Requests,
+    requests: RequestLogging,
     is_due: bool,
-    tally: RefCell<Rc<Tally>>,
+    tally: RefCell<Rc<RouteStats>>,
     /// `None` when nobody has waited for it.
     answer: Option<(StatusCode, Option<Refusal>)>,
-    end: End,
+    end: ResponseEnd,
     /// Of its body.
     length: Option<u64>,
     response_bytes: u64,
@@ -165,7 +166,7 @@ pub(crate) struct Line {
 
 /// How far the body of an answer has come.
 #[derive(Debug)]
-enum End {
+enum ResponseEnd {
     /// More of it is to be sent, and when it is dropped that is not.
     Open,
     /// All of it has been handed on.
@@ -174,7 +175,7 @@ enum End {
     Broken(String),
 }
 
-impl Line {
+impl RequestLine {
     /// Notes how long the body of the answer will be, if that is known.
     pub(crate) fn set_length(&mut self, bytes: Option<u64>) {
         self.length = bytes;
@@ -185,32 +186,32 @@ impl Line {
         self.response_bytes += bytes as u64;
         // Whatever may come behind that, hyper's server does not ask for it.
         if self.length == Some(self.response_bytes) {
-            self.end = End::Whole;
+            self.end = ResponseEnd::Whole;
         }
     }
 
     /// Notes that all of the answer has been handed on.
     pub(crate) fn set_whole(&mut self) {
-        self.end = End::Whole;
+        self.end = ResponseEnd::Whole;
     }
 
     /// Notes that the upstream has not sent all of its answer.
     pub(crate) fn set_broken(&mut self, error: &hyper::Error) {
-        self.end = End::Broken(Causes(error).to_string());
-        self.is_due |= self.requests != Requests::None;
+        self.end = ResponseEnd::Broken(ErrorChain(error).to_string());
+        self.is_due |= self.requests != RequestLogging::None;
     }
 
     /// Why the request did not get a whole answer of the upstream, by name and in words.
     fn reason(&self) -> Option<(&'static str, String)> {
         let refusal = self.answer.and_then(|(_, refusal)| refusal);
         if self.is_cut_off.get() {
-            let aborted = Cause::Aborted;
+            let aborted = EndReason::Aborted;
             return Some((aborted.name(), aborted.to_string()));
         }
         match (refusal, &self.end) {
             (Some(refusal), _) => Some((Rejection::from(refusal).name(), refusal.to_string())),
-            (None, End::Whole) => None,
-            (None, End::Open) => {
+            (None, ResponseEnd::Whole) => None,
+            (None, ResponseEnd::Open) => {
                 let detail = if self.answer.is_some() {
                     "the client has not taken all of the answer"
                 } else {
@@ -218,7 +219,7 @@ impl Line {
                 };
                 Some((Rejection::ClientGone.name(), detail.to_owned()))
             }
-            (None, End::Broken(error)) => {
+            (None, ResponseEnd::Broken(error)) => {
                 let detail = format!("the answer of the upstream has no end: {error}");
                 Some((Rejection::UpstreamFailed.name(), detail))
             }
@@ -226,10 +227,10 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for RequestLine {
     fn drop(&mut self) {
         let is_cut_off = self.is_cut_off.get() && self.answer.is_none();
-        let is_due = self.is_due || is_cut_off && self.requests != Requests::None;
+        let is_due = self.is_due || is_cut_off && self.requests != RequestLogging::None;
         if !is_due {
             return;
         }
@@ -239,7 +240,7 @@ impl Drop for Line {
             && self.answer.is_some_and(|(status, _)| {
                 status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
             });
-        access_log::request_ended(&Answered {
+        access_log::request_ended(&RequestEnded {
             request_id: self.identity.id(),
             trace: self.identity.trace(),
             client: self.client.address,
@@ -254,7 +255,9 @@ impl Drop for Line {
             status: self.answer.map(|(status, _)| status.as_u16()),
             is_refused,
             reason: self.reason(),
-            is_warning: self.is_cut_off.get() || is_failure || matches!(self.end, End::Broken(_)),
+            is_warning: self.is_cut_off.get()
+                || is_failure
+                || matches!(self.end, ResponseEnd::Broken(_)),
             duration: self.started.elapsed(),
             response_bytes: self.response_bytes,
         });

@@ -30,7 +30,7 @@ const KEPT_BYTES: usize = 2 * 1024;
 
 /// What is known of the heads on one stream.
 #[derive(Debug, Default)]
-pub(crate) struct Heads {
+pub(crate) struct SpelledHeads {
     spelling: Spelling,
     /// Whether the next byte that is written begins a head.
     is_due: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Heads {
     written: usize,
 }
 
-impl Heads {
+impl SpelledHeads {
     /// The next byte begins a head, in which names are spelled so.
     pub(crate) fn expect(&mut self, spelling: Spelling) {
         self.spelling = spelling;
@@ -159,7 +159,7 @@ mod tests {
     /// What goes out of `pieces`, of which `at_once` bytes are taken each time, in one call or one
     /// for each piece.
     fn written(pieces: &[&[u8]], at_once: usize, is_vectored: bool) -> Vec<u8> {
-        let mut heads = Heads::default();
+        let mut heads = SpelledHeads::default();
         let mut stream = Slow(Vec::new(), at_once);
         let mut context = Context::from_waker(Waker::noop());
         let all = pieces.concat();

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::after_upstream::{self, Connected};
 use crate::{
     client_addr::{Client, ClientAddr},
-    headers::{forwarded, hop_by_hop, request_id::Identity},
+    headers::{forwarded, hop_by_hop, request_id::RequestId},
     limits::per_ip::AddressPlace,
     local_reply::{Refusal, Shortage},
     proxy::{
@@ -27,11 +27,11 @@ use crate::{
         bodies::Body,
     },
     route::{Accept, Route, Subprotocol},
-    session::{self, Agreed, Record},
+    session::{self, Agreed, SessionStats},
     state::{
-        process::Shared,
-        sessions::{self, Entry, Running},
-        worker::Local,
+        process::ProcessState,
+        sessions::{self, LiveSession, SessionEntry},
+        worker::WorkerState,
     },
     transport::Transport,
     upstream::{self, Attempts, ConnectError, OpeningRequest, Terms},
@@ -55,7 +55,7 @@ pub struct Accepted {
     place: Option<AddressPlace>,
     /// The version of HTTP that it speaks, and what the request was called: for the log, too.
     version: Version,
-    identity: Identity,
+    identity: RequestId,
     /// What is settled about the session.
     agreed: Agreed,
     /// The connection to an upstream that was asked first.
@@ -80,7 +80,7 @@ impl Accepted {
             path: handshake.uri.path().to_owned(),
             place,
             version: handshake.version,
-            identity: Identity::tagged(&handshake.headers),
+            identity: RequestId::tagged(&handshake.headers),
             agreed,
             connected: Some(Box::new(connected)),
         }
@@ -113,7 +113,7 @@ pub async fn answer(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    local: &Local,
+    local: &WorkerState,
     is_client_gone: Option<&dyn Fn() -> bool>,
     binding: Option<&Rc<Binding>>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
@@ -153,7 +153,7 @@ impl Early {
         request: &Parts,
         client: Client,
         route: &Arc<Route>,
-        shared: &Shared,
+        shared: &ProcessState,
     ) -> Result<Option<Self>, Refusal> {
         let offers: Vec<_> = offered_subprotocols(&request.headers)?.collect();
         let path = request.uri.path();
@@ -179,7 +179,7 @@ impl Early {
         request: &Parts,
         client: Client,
         route: &Arc<Route>,
-        shared: &Shared,
+        shared: &ProcessState,
     ) -> Result<(Response<Body>, Accepted), Refusal> {
         // The limits come first: who is over one takes no place of those that a breaker lets through.
         let place = shared.admit_session(client, request.version)?;
@@ -194,7 +194,7 @@ impl Early {
             path: request.uri.path().to_owned(),
             place,
             version: request.version,
-            identity: Identity::tagged(&request.headers),
+            identity: RequestId::tagged(&request.headers),
             agreed,
             connected: None,
         };
@@ -220,7 +220,7 @@ pub(crate) fn learn<T>(
     outcome: &Result<T, ConnectError>,
     route: &Arc<Route>,
     request: &OpeningRequest,
-    shared: &Shared,
+    shared: &ProcessState,
 ) {
     if route.accept == Accept::AfterUpstream {
         return;
@@ -247,7 +247,7 @@ pub(crate) fn learn_terms(
     terms: &Terms,
     route: &Arc<Route>,
     request: &OpeningRequest,
-    shared: &Shared,
+    shared: &ProcessState,
 ) {
     learn(&Ok(()), route, request, shared);
     if let (Accept::Early, Some(named)) = (route.accept, &terms.subprotocol) {
@@ -259,7 +259,7 @@ pub(crate) fn learn_terms(
 pub(crate) fn check<'a>(
     request: &'a Parts,
     route: &Route,
-    shared: &Shared,
+    shared: &ProcessState,
 ) -> Result<Handshake<'a>, Refusal> {
     let context = &shared.session;
     let handshake = check_handshake(request)?;
@@ -278,7 +278,7 @@ pub(crate) fn check<'a>(
 
 /// The settings of a session, kept alive with it.
 #[derive(Clone)]
-struct RouteSettings(Rc<Running>);
+struct RouteSettings(Rc<LiveSession>);
 
 impl Deref for RouteSettings {
     type Target = session::Settings;
@@ -290,7 +290,7 @@ impl Deref for RouteSettings {
 
 /// What a session shares with the process, kept alive with all that connections share.
 #[derive(Clone)]
-struct SharedContext(Rc<Running>);
+struct SharedContext(Rc<LiveSession>);
 
 impl Deref for SharedContext {
     type Target = session::Context;
@@ -302,10 +302,10 @@ impl Deref for SharedContext {
 
 /// What a session has done.
 #[derive(Clone)]
-struct SharedRecord(Rc<Running>);
+struct SharedRecord(Rc<LiveSession>);
 
 impl Deref for SharedRecord {
-    type Target = Record;
+    type Target = SessionStats;
 
     fn deref(&self) -> &Self::Target {
         self.0.record()
@@ -319,7 +319,7 @@ impl Deref for SharedRecord {
 pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
-    local: &Rc<Local>,
+    local: &Rc<WorkerState>,
 ) -> impl Future<Output = ()> + use<> {
     let Accepted {
         route,
@@ -347,14 +347,14 @@ pub fn session(
             outcome
         }
     };
-    let origin = sessions::Origin {
+    let origin = sessions::SessionSource {
         client,
         path,
         is_http2: version == Version::HTTP_2,
         identity,
         route,
     };
-    let (entry, running) = Entry::begin(origin, local);
+    let (entry, running) = SessionEntry::begin(origin, local);
     let settings = RouteSettings(Rc::clone(&running));
     let context = SharedContext(Rc::clone(&running));
     let record = SharedRecord(running);

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     client_addr::Client,
     headers::hop_by_hop,
-    http_client::{http1::Connection, upload::Upload},
+    http_client::{http1::Http1Connection, upload::Upload},
     local_reply::{Refusal, Shortage},
     proxy::{
         binding::{self, Home, OnOwn},
@@ -43,11 +43,11 @@ use crate::{
     },
     route::{Accept, Route},
     session::{self, Agreed},
-    state::{route_stats::Tally, worker::Local},
+    state::{route_stats::RouteStats, worker::WorkerState},
     transport::Transport,
     upstream::{
-        self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Refused, ResponseLimits,
-        Switched, Terms,
+        self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Refused,
+        ResponseLimits, Switched, Terms,
     },
     websocket::{
         Opened,
@@ -82,7 +82,7 @@ pub(crate) async fn ask(
     request: &Parts,
     client: Client,
     route: &Arc<Route>,
-    local: &Local,
+    local: &WorkerState,
     is_client_gone: Option<&dyn Fn() -> bool>,
     own: Option<OnOwn>,
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
@@ -102,7 +102,7 @@ pub(crate) async fn ask(
         OpeningRequest::asking(target, headers, compression)
     });
 
-    let mut series = Series::new(local.tallies.of(route));
+    let mut series = ClientAttempts::new(local.tallies.of(route));
     let attempts = &series.attempts;
     let answer = tokio::select! {
         answer = until_deadline(&endpoint, route, &opening, attempts, client, own.as_ref()) => answer,
@@ -161,13 +161,13 @@ pub(crate) async fn ask(
 }
 
 /// The attempts for one client, which count as those of no session where none takes them.
-struct Series {
+struct ClientAttempts {
     attempts: Attempts,
-    tally: Rc<Tally>,
+    tally: Rc<RouteStats>,
 }
 
-impl Series {
-    fn new(tally: Rc<Tally>) -> Self {
+impl ClientAttempts {
+    fn new(tally: Rc<RouteStats>) -> Self {
         let attempts = Attempts::default();
         Self { attempts, tally }
     }
@@ -177,7 +177,7 @@ impl Series {
     }
 }
 
-impl Drop for Series {
+impl Drop for ClientAttempts {
     fn drop(&mut self) {
         self.tally
             .change(|totals| totals.add_attempts(&self.attempts));
@@ -234,17 +234,19 @@ async fn until_deadline(
         loop {
             let answer = upstream::ask(endpoint, opening, attempts, kept.take()).await;
             match answer.map_err(Unanswered::from)? {
-                Answer::Switched(switched) => return Ok(Said::Switched(switched)),
-                Answer::Refused(refused) => {
+                HandshakeOutcome::Switched(switched) => return Ok(Said::Switched(switched)),
+                HandshakeOutcome::Refused(refused) => {
                     return Ok(Said::Refused(refuse(refused, client, limits, own).await));
                 }
                 // On another connection nobody would be logged in.
-                Answer::Unavailable(refused) if own.is_some_and(|on| on.is_bound) => {
+                HandshakeOutcome::Unavailable(refused) if own.is_some_and(|on| on.is_bound) => {
                     return Ok(Said::Unavailable(
                         refuse(refused, client, limits, own).await,
                     ));
                 }
-                Answer::Unavailable(refused) => keep(refused, client, limits, &mut latest).await,
+                HandshakeOutcome::Unavailable(refused) => {
+                    keep(refused, client, limits, &mut latest).await;
+                }
             }
         }
     };
@@ -362,7 +364,7 @@ async fn refuse(
         tracing::debug!(%client, error = %error, "upstream failed");
         Refusal::BadGateway
     };
-    let connection = Connection::resume(refused.answer, limits).await;
+    let connection = Http1Connection::resume(refused.answer, limits).await;
     let mut connection = Box::new(connection.map_err(|error| failed(&error))?);
     let unsent = Request::new(Upload::default());
     let answer = connection.send(unsent, None, |_interim| {}).await;

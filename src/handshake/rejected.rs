@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     headers::{framing::answers::Answers, hop_by_hop},
     http_client::http1,
-    observability::error_chain::Causes,
+    observability::error_chain::ErrorChain,
     proxy::bodies::Body,
     transport::Transport,
     upstream::ResponseLimits,
@@ -54,11 +54,13 @@ pub(crate) async fn response(
     spelling: Spelling,
 ) -> hyper::Result<Response<Body>> {
     let builder = http1::builder(limits);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(Replay::of(answer))).await?;
+    let (mut sender, connection) = builder
+        .handshake(TokioIo::new(RejectedBody::of(answer)))
+        .await?;
     // It ends with the body, or when the client stops taking it.
     task::spawn_local(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(error = %Causes(&error), "connection to upstream ended");
+            tracing::debug!(error = %ErrorChain(&error), "connection to upstream ended");
         }
     });
     // Any request with an answer that may have a body: it has been sent, and goes nowhere.
@@ -75,14 +77,14 @@ pub(crate) async fn response(
 }
 
 /// A stream that begins with what was read from it before, and to which nothing is written.
-struct Replay {
+struct RejectedBody {
     answer: Opened<Transport>,
     /// An answer that is there before the request has been written would be an error.
     is_asked: bool,
     waker: Option<Waker>,
 }
 
-impl Replay {
+impl RejectedBody {
     const fn of(answer: Opened<Transport>) -> Self {
         Self {
             answer,
@@ -92,7 +94,7 @@ impl Replay {
     }
 }
 
-impl AsyncRead for Replay {
+impl AsyncRead for RejectedBody {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -113,7 +115,7 @@ impl AsyncRead for Replay {
     }
 }
 
-impl AsyncWrite for Replay {
+impl AsyncWrite for RejectedBody {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,

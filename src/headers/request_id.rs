@@ -25,12 +25,12 @@ const MAX_ID_BYTES: usize = 128;
 /// Where the ids of one worker come from: a prefix that no other worker anywhere is likely to
 /// have, and a number.
 #[derive(Debug)]
-pub(crate) struct Ids {
+pub(crate) struct RequestIds {
     prefix: String,
     given: Cell<u64>,
 }
 
-impl Default for Ids {
+impl Default for RequestIds {
     fn default() -> Self {
         Self {
             prefix: format!("{:012x}-", rand::random::<u64>() >> 16),
@@ -39,7 +39,7 @@ impl Default for Ids {
     }
 }
 
-impl Ids {
+impl RequestIds {
     fn next(&self) -> HeaderValue {
         let number = self.given.get() + 1;
         self.given.set(number);
@@ -56,15 +56,15 @@ impl Ids {
 
 /// The id of a request, and its trace.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct RequestId {
     id: HeaderValue,
     trace: Option<Trace>,
 }
 
-impl Identity {
+impl RequestId {
     /// That of a request with these headers, of which those of a client that `is_trusted` may
     /// have an id.
-    pub(crate) fn of(headers: &HeaderMap, is_trusted: bool, ids: &Ids) -> Self {
+    pub(crate) fn of(headers: &HeaderMap, is_trusted: bool, ids: &RequestIds) -> Self {
         let given = headers
             .get(X_REQUEST_ID)
             .filter(|id| is_trusted && is_id(id));
@@ -75,7 +75,7 @@ impl Identity {
     }
 
     /// That of a request whose headers never came.
-    pub(crate) fn unknown(ids: &Ids) -> Self {
+    pub(crate) fn unknown(ids: &RequestIds) -> Self {
         Self {
             id: ids.next(),
             trace: None,
@@ -116,15 +116,15 @@ fn is_id(id: &HeaderValue) -> bool {
 mod tests {
     use super::*;
 
-    fn id(ids: &Ids, is_trusted: bool, given: &str) -> String {
+    fn id(ids: &RequestIds, is_trusted: bool, given: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(X_REQUEST_ID, given.parse().unwrap());
-        Identity::of(&headers, is_trusted, ids).id().to_owned()
+        RequestId::of(&headers, is_trusted, ids).id().to_owned()
     }
 
     #[test]
     fn only_a_trusted_proxy_names_a_request_and_only_so() {
-        let ids = Ids::default();
+        let ids = RequestIds::default();
         let given = "01JD3-a.b_c~d:e+f/g=@";
 
         assert_eq!(id(&ids, true, given), given);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn no_two_requests_have_the_same_id() {
-        let (one, other) = (Ids::default(), Ids::default());
+        let (one, other) = (RequestIds::default(), RequestIds::default());
         let all: std::collections::BTreeSet<_> = [&one, &other, &one, &other]
             .map(|ids| id(ids, false, "a"))
             .into();

@@ -15,7 +15,7 @@
 //!
 //! * The connection's future is polled right before what it fills is looked at, so that
 //!   nothing else has to wake the task.
-//! * A connection is [reusable](Connection::is_reusable) only when hyper has read the answer
+//! * A connection is [reusable](Http1Connection::is_reusable) only when hyper has read the answer
 //!   to its end, written the request to its end, and found nothing behind the answer.
 //! * An upstream that answers and closes while it still gets the request is heard: a write
 //!   that fails ends nothing, for hyper would read no more after it. What is written then is
@@ -47,25 +47,25 @@ use tokio::{
 use super::upload::{self, Upload};
 use crate::{
     headers::framing::answers::{Answers, Interim},
-    observability::error_chain::Causes,
-    transport::{Transport, lazy_deadline::Watchdog},
+    observability::error_chain::ErrorChain,
+    transport::{Transport, lazy_deadline::LazyDeadline},
     upstream::{ResponseLimits, tls::TlsError},
     websocket::Opened,
 };
 
 /// An HTTP/1.1 connection to an upstream.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Http1Connection {
     sender: http1::SendRequest<Upload>,
     /// `None` when it has ended.
-    driver: Option<http1::Connection<TokioIo<Link>, Upload>>,
-    seen: Rc<Seen>,
-    watchdog: Watchdog,
+    driver: Option<http1::Connection<TokioIo<Http1Link>, Upload>>,
+    seen: Rc<ResponseSeen>,
+    watchdog: LazyDeadline,
 }
 
 /// What has been seen of the stream below hyper.
 #[derive(Debug)]
-struct Seen {
+struct ResponseSeen {
     answers: RefCell<Answers>,
     /// Whether the upstream takes nothing any more.
     is_deaf: Cell<bool>,
@@ -97,7 +97,7 @@ pub enum SendError {
     TimedOut,
 }
 
-impl Connection {
+impl Http1Connection {
     /// Wraps a stream on which nothing has been sent, and whose answers are within `limits`.
     ///
     /// # Errors
@@ -128,11 +128,11 @@ impl Connection {
         limits: ResponseLimits,
         replay: Option<Box<Replay>>,
     ) -> hyper::Result<Self> {
-        let seen = Rc::new(Seen {
+        let seen = Rc::new(ResponseSeen {
             answers: RefCell::new(Answers::new(limits)),
             is_deaf: Cell::new(false),
         });
-        let link = Link {
+        let link = Http1Link {
             stream,
             seen: Rc::clone(&seen),
             replay,
@@ -142,7 +142,7 @@ impl Connection {
             sender,
             driver: Some(driver),
             seen,
-            watchdog: Watchdog::default(),
+            watchdog: LazyDeadline::default(),
         })
     }
 
@@ -155,7 +155,7 @@ impl Connection {
             return true;
         };
         if let Err(error) = ended {
-            tracing::debug!(error = %Causes(&error), "connection to upstream ended");
+            tracing::debug!(error = %ErrorChain(&error), "connection to upstream ended");
         }
         self.driver = None;
         false
@@ -260,9 +260,9 @@ pub(crate) fn builder(limits: ResponseLimits) -> http1::Builder {
 /// The stream to an upstream, whose answers are watched while hyper reads them, and which
 /// never fails to be written.
 #[derive(Debug)]
-struct Link {
+struct Http1Link {
     stream: Transport,
-    seen: Rc<Seen>,
+    seen: Rc<ResponseSeen>,
     /// An answer that has begun before.
     replay: Option<Box<Replay>>,
 }
@@ -297,7 +297,7 @@ impl Replay {
     }
 }
 
-impl Link {
+impl Http1Link {
     /// Writes, unless the upstream takes nothing any more; then `discarded` stands for what
     /// came of it.
     fn poll_hearing<T>(
@@ -322,7 +322,7 @@ impl Link {
     }
 }
 
-impl AsyncRead for Link {
+impl AsyncRead for Http1Link {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -349,7 +349,7 @@ impl AsyncRead for Link {
     }
 }
 
-impl AsyncWrite for Link {
+impl AsyncWrite for Http1Link {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

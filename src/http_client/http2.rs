@@ -37,9 +37,9 @@ use super::{
 };
 use crate::{
     headers::framing::has_one_length,
-    observability::error_chain::Causes,
+    observability::error_chain::ErrorChain,
     route::HttpSettings,
-    transport::{Transport, lazy_deadline::Watchdog},
+    transport::{Transport, lazy_deadline::LazyDeadline},
 };
 
 /// What the upstream may send on one stream before it is read.
@@ -79,7 +79,7 @@ const MIN_IDLE: Duration = Duration::from_millis(100);
 /// One worker's HTTP/2 connections to the upstream of one route.
 #[derive(Debug, Default)]
 pub struct Multiplexed {
-    open: Rc<RefCell<Vec<Rc<Shared>>>>,
+    open: Rc<RefCell<Vec<Rc<SharedConnection>>>>,
     opening: Mutex<()>,
     /// When the upstream has last not taken another one.
     refused: Cell<Option<Instant>>,
@@ -87,7 +87,7 @@ pub struct Multiplexed {
 
 /// A connection. Each of its streams holds on to it, which tells how many there are.
 #[derive(Debug)]
-struct Shared {
+struct SharedConnection {
     sender: http2::SendRequest<Upload>,
     /// How many an answer may have.
     max_headers: usize,
@@ -99,20 +99,20 @@ struct Shared {
     was_used: Cell<bool>,
 }
 
-type Driver = RefCell<http2::Connection<TokioIo<Transport>, Upload, OnThisThread>>;
+type Driver = RefCell<http2::Connection<TokioIo<Transport>, Upload, LocalExecutor>>;
 
 /// The place of one request on a connection, until it is dropped.
 #[derive(Debug)]
-pub struct Stream(Rc<Shared>);
+pub struct StreamSlot(Rc<SharedConnection>);
 
 impl Multiplexed {
     /// A stream on the connection that has the fewest, of those that have room for one.
-    pub fn stream(&self) -> Option<Stream> {
-        self.fewest(Shared::has_room)
+    pub fn stream(&self) -> Option<StreamSlot> {
+        self.fewest(SharedConnection::has_room)
     }
 
     /// A stream that waits in h2 for others to end.
-    pub fn waiting_stream(&self) -> Option<Stream> {
+    pub fn waiting_stream(&self) -> Option<StreamSlot> {
         self.fewest(|_| true)
     }
 
@@ -140,10 +140,14 @@ impl Multiplexed {
     /// # Errors
     ///
     /// The preface could not be written.
-    pub async fn open(&self, stream: Transport, settings: &HttpSettings) -> hyper::Result<Stream> {
+    pub async fn open(
+        &self,
+        stream: Transport,
+        settings: &HttpSettings,
+    ) -> hyper::Result<StreamSlot> {
         // As h2 counts (RFC 9113 §6.5.2).
         let max_header_bytes = settings.response_limits.max_header_bytes;
-        let (sender, driver) = http2::Builder::new(OnThisThread)
+        let (sender, driver) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -156,7 +160,7 @@ impl Multiplexed {
             .handshake(TokioIo::new(stream))
             .await?;
         let driver = Rc::new(RefCell::new(driver));
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(SharedConnection {
             sender,
             max_headers: usize::from(settings.response_limits.max_headers),
             driver: Rc::downgrade(&driver),
@@ -170,10 +174,10 @@ impl Multiplexed {
             Rc::downgrade(&self.open),
             settings.idle_timeout.max(MIN_IDLE),
         ));
-        Ok(Stream(shared))
+        Ok(StreamSlot(shared))
     }
 
-    fn fewest(&self, may_use: impl Fn(&Rc<Shared>) -> bool) -> Option<Stream> {
+    fn fewest(&self, may_use: impl Fn(&Rc<SharedConnection>) -> bool) -> Option<StreamSlot> {
         let mut open = self.open.borrow_mut();
         open.retain(|shared| !shared.sender.is_closed());
         let fewest = open
@@ -181,11 +185,11 @@ impl Multiplexed {
             .filter(|shared| may_use(shared))
             .min_by_key(|shared| shared.streams())?;
         fewest.was_used.set(true);
-        Some(Stream(Rc::clone(fewest)))
+        Some(StreamSlot(Rc::clone(fewest)))
     }
 }
 
-impl Shared {
+impl SharedConnection {
     /// How many streams there are, those that wait included.
     fn streams(self: &Rc<Self>) -> usize {
         // One reference is that of the list.
@@ -207,15 +211,15 @@ impl Shared {
 async fn drive(driver: Rc<Driver>) {
     let ended = poll_fn(|context| Pin::new(&mut *driver.borrow_mut()).poll(context)).await;
     if let Err(error) = ended {
-        tracing::debug!(error = %Causes(&error), "connection to upstream ended");
+        tracing::debug!(error = %ErrorChain(&error), "connection to upstream ended");
     }
 }
 
 /// Lets go of a connection that has had no stream for a while, unless it is the only one:
 /// it ends when nobody can send on it any more.
 async fn end_when_idle(
-    shared: Weak<Shared>,
-    open: Weak<RefCell<Vec<Rc<Shared>>>>,
+    shared: Weak<SharedConnection>,
+    open: Weak<RefCell<Vec<Rc<SharedConnection>>>>,
     timeout: Duration,
 ) {
     loop {
@@ -234,7 +238,7 @@ async fn end_when_idle(
     }
 }
 
-impl Stream {
+impl StreamSlot {
     /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
     /// piece of the request's body.
     ///
@@ -251,7 +255,7 @@ impl Stream {
         timeout: Option<Duration>,
     ) -> Result<Response<Incoming>, SendError> {
         let progress = request.body().progress();
-        let mut watchdog = Watchdog::default();
+        let mut watchdog = LazyDeadline::default();
         watchdog.set(timeout.map(|timeout| Instant::now() + timeout));
         let mut sent = pin!(self.0.sender.clone().try_send_request(request));
         let sent = poll_fn(|context| {
@@ -308,9 +312,9 @@ fn was_refused(error: &hyper::Error) -> bool {
 
 /// Runs the streams of a connection where the connection is.
 #[derive(Clone, Copy, Debug)]
-struct OnThisThread;
+struct LocalExecutor;
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         task::spawn_local(future);
     }

@@ -42,16 +42,16 @@ const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 
 /// How many requests each route may still hold, in all workers.
 #[derive(Debug)]
-pub struct HeldRequests(Mutex<Vec<Places>>);
+pub struct HeldRequests(Mutex<Vec<HeldSlots>>);
 
 /// The requests of one route.
 #[derive(Debug)]
-struct Places {
+struct HeldSlots {
     route: Arc<Route>,
     free: Arc<Semaphore>,
 }
 
-impl Places {
+impl HeldSlots {
     fn of(route: &Arc<Route>) -> Self {
         let free = route.http.max_held_requests.min(Semaphore::MAX_PERMITS);
         Self {
@@ -75,14 +75,14 @@ impl HeldRequests {
     /// No request is held for any of `routes` yet.
     #[must_use]
     pub fn new(routes: &Routes) -> Self {
-        Self(Mutex::new(routes.iter().map(Places::of).collect()))
+        Self(Mutex::new(routes.iter().map(HeldSlots::of).collect()))
     }
 
     /// Requests are held for `routes` from now on; those that are held for others stay.
     pub fn set_routes(&self, routes: &Routes) {
         let mut known = self.known();
         known.retain(|places| places.usage().0 > 0);
-        known.extend(routes.iter().map(Places::of));
+        known.extend(routes.iter().map(HeldSlots::of));
     }
 
     /// The name of each route, how many requests it holds, and how many it may. Those of a
@@ -112,7 +112,7 @@ impl HeldRequests {
             .position(|places| Arc::ptr_eq(&places.route, route));
         let index = found.unwrap_or_else(|| {
             // The route of a request that began before a reload.
-            known.insert(0, Places::of(route));
+            known.insert(0, HeldSlots::of(route));
             0
         });
         let free = Arc::clone(&known[index].free);
@@ -120,7 +120,7 @@ impl HeldRequests {
             .map_err(|_none| Refusal::Unavailable(Shortage::HeldRequests))
     }
 
-    fn known(&self) -> MutexGuard<'_, Vec<Places>> {
+    fn known(&self) -> MutexGuard<'_, Vec<HeldSlots>> {
         // Nothing that is done under the lock can leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,7 +139,7 @@ pub(crate) fn give_up(error: &DialError) -> Refusal {
 
 /// Who of one worker's held requests for a route may try to connect, and when.
 #[derive(Debug)]
-pub struct Turns {
+pub struct ConnectGate {
     retry: Retry,
     permits: Semaphore,
     /// How many permits there are, those that are taken included.
@@ -149,7 +149,7 @@ pub struct Turns {
     next_attempt: Cell<Instant>,
 }
 
-impl Turns {
+impl ConnectGate {
     /// Nobody waits yet.
     #[must_use]
     pub fn new(retry: &Retry) -> Self {
@@ -183,7 +183,7 @@ impl Turns {
         dial: impl AsyncFn() -> Result<Transport, DialError>,
         is_client_gone: impl Fn() -> bool,
     ) -> Result<Transport, Refusal> {
-        let _waiting = Waiting::enter(&self.waiting);
+        let _waiting = WaitingRequest::enter(&self.waiting);
         loop {
             let turn = self.turn(&is_client_gone).await?;
             time::sleep_until(self.next_attempt.get()).await;
@@ -265,16 +265,16 @@ async fn while_here<T>(
 }
 
 /// One who waits, until this is dropped.
-struct Waiting<'a>(&'a Cell<usize>);
+struct WaitingRequest<'a>(&'a Cell<usize>);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn enter(waiting: &'a Cell<usize>) -> Self {
         waiting.set(waiting.get() + 1);
         Self(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -294,7 +294,7 @@ mod tests {
     // X28
     #[tokio::test(start_paused = true)]
     async fn attempts_are_few_however_many_wait_and_then_twice_as_many_each_time() {
-        let turns = Turns::new(&Retry::default());
+        let turns = ConnectGate::new(&Retry::default());
         let listens_at = Instant::now() + 10 * SECOND;
         let (refused, active, peak) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let dial = async || {
@@ -323,7 +323,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_behind_others_leaves_soon_after_its_client() {
-        let turns = Turns::new(&Retry::default());
+        let turns = ConnectGate::new(&Retry::default());
         let never = async || std::future::pending().await;
         let first = turns.connect(never, || false);
         let second = turns.connect(never, || true);

@@ -24,7 +24,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{http1::Connection, http2::Multiplexed, pending::Turns};
+use super::{http1::Http1Connection, http2::Multiplexed, pending::ConnectGate};
 use crate::route::{Route, Routes};
 
 /// How often idle connections are looked at.
@@ -43,7 +43,7 @@ impl Pools {
         }
         let pool = Rc::new(Pool {
             route: Arc::clone(route),
-            turns: Turns::new(&route.upstream.retry),
+            turns: ConnectGate::new(&route.upstream.retry),
             multiplexed: Multiplexed::default(),
             idle: RefCell::default(),
             is_swept: Cell::new(false),
@@ -60,7 +60,7 @@ impl Pools {
 pub struct Pool {
     route: Arc<Route>,
     /// Who may try to connect while the upstream does not listen.
-    pub turns: Turns,
+    pub turns: ConnectGate,
     /// The connections of a route whose upstream speaks HTTP/2.
     pub multiplexed: Multiplexed,
     idle: RefCell<VecDeque<Idle>>,
@@ -68,13 +68,13 @@ pub struct Pool {
 }
 
 struct Idle {
-    connection: Box<Connection>,
+    connection: Box<Http1Connection>,
     since: Instant,
 }
 
 impl Pool {
     /// The connection that was used last, of those that are still open.
-    pub fn take(&self) -> Option<Box<Connection>> {
+    pub fn take(&self) -> Option<Box<Http1Connection>> {
         let timeout = self.route.http.idle_timeout;
         loop {
             let mut idle = self.idle.borrow_mut().pop_back()?;
@@ -86,7 +86,7 @@ impl Pool {
     }
 
     /// Keeps a connection for another request, if it can carry one.
-    pub fn put(self: &Rc<Self>, connection: Box<Connection>) {
+    pub fn put(self: &Rc<Self>, connection: Box<Http1Connection>) {
         let max_idle = self.route.http.max_idle_connections;
         let is_shared = self.route.upstream.may_share_connections();
         if max_idle == 0 || !is_shared || !connection.is_reusable() {

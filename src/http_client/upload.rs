@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::{
     headers::hop_by_hop,
     route::HttpSettings,
-    transport::{backlog::Unread, lazy_deadline::Watchdog},
+    transport::{backlog::Unread, lazy_deadline::LazyDeadline},
 };
 
 /// The body of a request, as hyper's client reads it.
@@ -35,8 +35,8 @@ struct Sending {
     timeout: Option<Duration>,
     /// How many bytes it may still have.
     left: u64,
-    watchdog: Watchdog,
-    progress: Rc<Progress>,
+    watchdog: LazyDeadline,
+    progress: Rc<UploadProgress>,
 }
 
 /// Whether a body that has said how long it is is longer than the limit.
@@ -49,14 +49,14 @@ pub fn is_too_large(body: &Incoming, settings: &HttpSettings) -> bool {
 /// Until when an answer has to begin that may take `timeout` after the last piece of the body;
 /// `None`: nothing of that has gone upstream, or it may take any time.
 #[must_use]
-pub fn deadline(progress: Option<&Progress>, timeout: Option<Duration>) -> Option<Instant> {
+pub fn deadline(progress: Option<&UploadProgress>, timeout: Option<Duration>) -> Option<Instant> {
     Some(progress?.last_piece.get()? + timeout?)
 }
 
 /// How far an upload has got, for whoever awaits the answer.
 #[derive(Debug, Default)]
-pub struct Progress {
-    state: Cell<State>,
+pub struct UploadProgress {
+    state: Cell<UploadState>,
     is_answered: Cell<bool>,
     /// When a piece of it last went upstream.
     last_piece: Cell<Option<Instant>>,
@@ -75,7 +75,7 @@ type Found = Option<Result<Frame<Bytes>, hyper::Error>>;
 
 /// How far an upload has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum UploadState {
     /// Nothing of it has been read.
     #[default]
     Unread,
@@ -117,14 +117,14 @@ impl Upload {
         settings: &HttpSettings,
         is_broken: Option<&Rc<Cell<bool>>>,
         unread: Option<Unread>,
-    ) -> (Self, Option<Rc<Progress>>) {
+    ) -> (Self, Option<Rc<UploadProgress>>) {
         if body.is_end_stream() {
             return (Self(None), None);
         }
-        let progress = Rc::new(Progress {
+        let progress = Rc::new(UploadProgress {
             is_broken: is_broken.cloned(),
             unread: RefCell::new(unread),
-            ..Progress::default()
+            ..UploadProgress::default()
         });
         let mut body = body;
         progress.look(&mut body);
@@ -133,25 +133,25 @@ impl Upload {
 
     /// The body of a request that is sent again, of which nothing had been read.
     #[must_use]
-    pub fn again(body: Incoming, settings: &HttpSettings, progress: &Rc<Progress>) -> Self {
+    pub fn again(body: Incoming, settings: &HttpSettings, progress: &Rc<UploadProgress>) -> Self {
         Self(Some(Box::new(Sending {
             body: Some(body),
             timeout: settings.body_timeout,
             left: settings.max_body_bytes.unwrap_or(u64::MAX),
-            watchdog: Watchdog::default(),
+            watchdog: LazyDeadline::default(),
             progress: Rc::clone(progress),
         })))
     }
 
     /// How far it gets, unless there is none.
     #[must_use]
-    pub fn progress(&self) -> Option<Rc<Progress>> {
+    pub fn progress(&self) -> Option<Rc<UploadProgress>> {
         let sending = self.0.as_ref()?;
         Some(Rc::clone(&sending.progress))
     }
 }
 
-impl State {
+impl UploadState {
     /// Whether it has ended before its end, which the client is to blame for.
     #[must_use]
     pub const fn is_failed(self) -> bool {
@@ -162,10 +162,10 @@ impl State {
     }
 }
 
-impl Progress {
+impl UploadProgress {
     /// How far it has got.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> UploadState {
         self.state.get()
     }
 
@@ -227,21 +227,24 @@ impl Sending {
             && let Some(data) = frame.data_ref()
         {
             let Some(left) = self.left.checked_sub(data.len() as u64) else {
-                self.progress.state.set(State::TooLarge);
+                self.progress.state.set(UploadState::TooLarge);
                 return Poll::Ready(Some(Err(UploadError::TooLarge)));
             };
             self.left = left;
         }
         let (state, frame) = match read {
             Some(Ok(_)) | None if self.progress.is_broken.as_ref().is_some_and(|it| it.get()) => {
-                (State::Broken, Some(Err(UploadError::Broken(None))))
+                (UploadState::Broken, Some(Err(UploadError::Broken(None))))
             }
-            Some(Ok(frame)) if body.is_end_stream() => (State::Complete, Some(Ok(frame))),
-            Some(Ok(frame)) => (State::Reading, Some(Ok(frame))),
-            Some(Err(error)) => (State::Broken, Some(Err(UploadError::Broken(Some(error))))),
-            None => (State::Complete, None),
+            Some(Ok(frame)) if body.is_end_stream() => (UploadState::Complete, Some(Ok(frame))),
+            Some(Ok(frame)) => (UploadState::Reading, Some(Ok(frame))),
+            Some(Err(error)) => (
+                UploadState::Broken,
+                Some(Err(UploadError::Broken(Some(error)))),
+            ),
+            None => (UploadState::Complete, None),
         };
-        if state != State::Reading {
+        if state != UploadState::Reading {
             self.progress.unread.take();
         }
         self.progress.state.set(state);
@@ -261,7 +264,7 @@ impl Sending {
             self.watchdog.set(Some(Instant::now() + timeout));
         }
         self.watchdog.poll_expired(context).map(|()| {
-            self.progress.state.set(State::TooSlow);
+            self.progress.state.set(UploadState::TooSlow);
             Some(Err(UploadError::TooSlow))
         })
     }
@@ -307,7 +310,7 @@ impl Body for Upload {
 impl Drop for Sending {
     fn drop(&mut self) {
         let may_be_sent_again = !self.progress.is_answered.get();
-        if self.progress.state() == State::Unread && may_be_sent_again {
+        if self.progress.state() == UploadState::Unread && may_be_sent_again {
             *self.progress.returned.borrow_mut() = self.body.take();
         } else {
             self.progress.unread.take();

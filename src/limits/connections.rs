@@ -28,12 +28,12 @@ const MAX_OVER_LIMIT: usize = 256;
 
 /// Open connections of one worker.
 #[derive(Debug, Default)]
-pub(crate) struct Count {
+pub(crate) struct WorkerConnections {
     open: AtomicUsize,
     changed: Notify,
 }
 
-impl Count {
+impl WorkerConnections {
     pub(crate) fn get(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
@@ -56,18 +56,18 @@ impl Count {
 
 /// Slot of one connection, counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionSlot {
     process: Arc<Connections>,
-    worker: Arc<Count>,
+    worker: Arc<WorkerConnections>,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Acquires a slot on `worker` in a process for at most `max_connections`; `None` when the
     /// excess over it is too large even for a `503`.
     pub(crate) fn take(
         process: &Arc<Connections>,
         max_connections: usize,
-        worker: &Arc<Count>,
+        worker: &Arc<WorkerConnections>,
     ) -> Option<(Self, Admission)> {
         let others = process.enter();
         worker.open.fetch_add(1, Ordering::Relaxed);
@@ -85,7 +85,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         // tokio contains a panic in its task; this at least logs it.
         if thread::panicking() {
@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn connections_over_the_limit_are_told_so_up_to_a_number() {
         let process = Arc::new(Connections::default());
-        let worker = Arc::new(Count::default());
-        let take = || Place::take(&process, 2, &worker);
+        let worker = Arc::new(WorkerConnections::default());
+        let take = || ConnectionSlot::take(&process, 2, &worker);
 
         let mut taken: Vec<_> = (0..2).map(|_| take().unwrap()).collect();
         assert!(
@@ -131,8 +131,8 @@ mod tests {
     #[tokio::test]
     async fn emptied_resolves_when_the_last_place_is_left() {
         let process = Arc::new(Connections::default());
-        let worker = Arc::new(Count::default());
-        let (place, _) = Place::take(&process, 1, &worker).unwrap();
+        let worker = Arc::new(WorkerConnections::default());
+        let (place, _) = ConnectionSlot::take(&process, 1, &worker).unwrap();
 
         tokio::join!(worker.emptied(), async { drop(place) });
     }

@@ -58,12 +58,12 @@ impl Default for Settings {
 ///
 /// Clones are of the same drain.
 #[derive(Clone, Debug)]
-pub struct Drain(Arc<Shared>);
+pub struct Drain(Arc<DrainState>);
 
 #[derive(Debug)]
-struct Shared {
+struct DrainState {
     settings: Mutex<Settings>,
-    schedule: OnceLock<Schedule>,
+    schedule: OnceLock<DrainSchedule>,
     is_announced: CancellationToken,
     has_begun: CancellationToken,
     is_cut_off: CancellationToken,
@@ -71,7 +71,7 @@ struct Shared {
 
 /// What is to be over when, once a drain has begun.
 #[derive(Clone, Copy, Debug)]
-struct Schedule {
+struct DrainSchedule {
     began: Instant,
     settings: Settings,
 }
@@ -80,7 +80,7 @@ impl Drain {
     /// One that has not begun.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(DrainState {
             settings: Mutex::new(settings),
             schedule: OnceLock::new(),
             is_announced: CancellationToken::new(),
@@ -160,7 +160,7 @@ impl Drain {
     /// Begins, unless it has.
     pub fn begin(&self) {
         self.announce();
-        self.0.schedule.get_or_init(|| Schedule {
+        self.0.schedule.get_or_init(|| DrainSchedule {
             began: Instant::now(),
             settings: self.settings(),
         });
@@ -237,7 +237,7 @@ impl Drain {
     /// A random instant of what is left of the spread; now, once that is over.
     #[must_use]
     pub fn draw_turn(&self) -> Instant {
-        let Schedule { began, settings } = self.schedule();
+        let DrainSchedule { began, settings } = self.schedule();
         let spread = settings.spread.min(settings.grace * 3 / 4);
         let now = Instant::now();
         let left = (began + spread).saturating_duration_since(now);
@@ -247,28 +247,28 @@ impl Drain {
     /// Until when a session that holds messages may become ready.
     #[must_use]
     pub fn ready_by(&self) -> Instant {
-        let Schedule { began, settings } = self.schedule();
+        let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace * 3 / 4
     }
 
     /// When closing handshakes are broken off, so that both sides still learn why.
     #[must_use]
     pub fn closed_by(&self) -> Instant {
-        let Schedule { began, settings } = self.schedule();
+        let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace * 19 / 20
     }
 
     /// When everything is over.
     #[must_use]
     pub fn over_at(&self) -> Instant {
-        let Schedule { began, settings } = self.schedule();
+        let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace
     }
 
     /// Of one that has not begun: as if it began now.
-    fn schedule(&self) -> Schedule {
+    fn schedule(&self) -> DrainSchedule {
         let schedule = self.0.schedule.get().copied();
-        schedule.unwrap_or_else(|| Schedule {
+        schedule.unwrap_or_else(|| DrainSchedule {
             began: Instant::now(),
             settings: self.settings(),
         })

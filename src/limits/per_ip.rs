@@ -40,11 +40,11 @@ const MIN_SWEEP: usize = 1024;
 
 /// A rate of events, of which as many as its burst allows may come at once.
 #[derive(Clone, Copy, Debug)]
-pub struct Rate {
+pub struct Gcra {
     interval: Duration,
 }
 
-impl Rate {
+impl Gcra {
     /// So many events in a second.
     #[must_use]
     pub fn per_second(events: u32) -> Self {
@@ -88,25 +88,25 @@ pub struct Addresses {
     max_connections: AtomicUsize,
     /// Sessions in a second; 0: no limit.
     session_rate: AtomicU32,
-    known: Mutex<Known>,
+    known: Mutex<KnownAddress>,
 }
 
 #[derive(Debug)]
-struct Known {
-    addresses: HashMap<Key, Address>,
+struct KnownAddress {
+    addresses: HashMap<AddressKey, AddressUsage>,
     /// With how many addresses forgotten ones are looked for.
     sweep_at: usize,
 }
 
 /// What clients share that count as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
+enum AddressKey {
     V4([u8; 4]),
     V6Network([u16; 4]),
 }
 
 #[derive(Debug, Default)]
-struct Address {
+struct AddressUsage {
     connections: usize,
     next_session: Option<Instant>,
 }
@@ -118,7 +118,7 @@ impl Addresses {
         let addresses = Self {
             max_connections: AtomicUsize::default(),
             session_rate: AtomicU32::default(),
-            known: Mutex::new(Known {
+            known: Mutex::new(KnownAddress {
                 addresses: HashMap::new(),
                 sweep_at: MIN_SWEEP,
             }),
@@ -141,7 +141,7 @@ impl Addresses {
     /// `None` when there is not even room to say that it is not.
     #[must_use]
     pub fn enter(self: &Arc<Self>, client: ClientAddr) -> Option<(AddressPlace, bool)> {
-        let Some(key) = Key::of(client) else {
+        let Some(key) = AddressKey::of(client) else {
             return Some((AddressPlace(None), true));
         };
         let max_connections = self.max_connections.load(Ordering::Relaxed);
@@ -159,10 +159,10 @@ impl Addresses {
     #[must_use]
     pub fn admit_session(&self, client: ClientAddr) -> bool {
         let rate = self.session_rate.load(Ordering::Relaxed);
-        let (1.., Some(key)) = (rate, Key::of(client)) else {
+        let (1.., Some(key)) = (rate, AddressKey::of(client)) else {
             return true;
         };
-        let rate = Rate::per_second(rate);
+        let rate = Gcra::per_second(rate);
         let now = Instant::now();
         rate.admit(&mut self.known().address(key, now).next_session, now)
     }
@@ -177,7 +177,7 @@ impl Addresses {
         let (mut connections, mut session_rate) = (0, 0.0_f64);
         for address in known.addresses.values() {
             connections = connections.max(address.connections);
-            session_rate = session_rate.max(Rate::used(address.next_session, now));
+            session_rate = session_rate.max(Gcra::used(address.next_session, now));
         }
         Busiest {
             connections: (max_connections < UNLIMITED).then_some((connections, max_connections)),
@@ -185,14 +185,14 @@ impl Addresses {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownAddress> {
         // Nothing that is done under the lock can leave it half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    fn address(&mut self, key: Key, now: Instant) -> &mut Address {
+impl KnownAddress {
+    fn address(&mut self, key: AddressKey, now: Instant) -> &mut AddressUsage {
         if self.addresses.len() >= self.sweep_at {
             self.addresses.retain(|_, address| !address.is_over(now));
             self.addresses.shrink_to(MIN_SWEEP);
@@ -203,14 +203,14 @@ impl Known {
     }
 }
 
-impl Address {
+impl AddressUsage {
     /// Whether it is like one that was never seen.
     fn is_over(&self, now: Instant) -> bool {
         self.connections == 0 && self.next_session.is_none_or(|next| next <= now)
     }
 }
 
-impl Key {
+impl AddressKey {
     /// `None`: it is not counted.
     fn of(client: ClientAddr) -> Option<Self> {
         let address = client.ip()?;
@@ -229,7 +229,7 @@ impl Key {
 
 /// A connection or session that counts for an address, until it is dropped.
 #[derive(Debug)]
-pub struct AddressPlace(Option<(Arc<Addresses>, Key)>);
+pub struct AddressPlace(Option<(Arc<Addresses>, AddressKey)>);
 
 impl Drop for AddressPlace {
     fn drop(&mut self) {

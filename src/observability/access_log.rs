@@ -10,13 +10,13 @@ use std::time::Duration;
 use super::trace::Trace;
 use crate::{
     client_addr::ClientAddr,
-    session::{Cause, Report, ledger::Account, state::SessionState, termination::Initiator},
+    session::{EndReason, Report, ledger::Account, state::SessionState, termination::Initiator},
     websocket::CloseCode,
 };
 
 /// Origin of a session.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub struct RequestSource<'a> {
     /// Number of the session.
     pub session: u64,
     /// Id of the request that opened the session.
@@ -37,7 +37,7 @@ pub struct Origin<'a> {
 
 /// A request that did not become a session.
 #[derive(Clone, Debug)]
-pub struct Answered<'a> {
+pub struct RequestEnded<'a> {
     /// Id of the request.
     pub request_id: &'a str,
     /// Trace of the request.
@@ -92,7 +92,7 @@ macro_rules! log {
 
 /// Logs the end of a session: at level warn when messages were lost, or the proxy or the upstream
 /// failed; otherwise at info.
-pub fn session_ended(report: &Report, origin: Origin<'_>) {
+pub fn session_ended(report: &Report, origin: RequestSource<'_>) {
     let ledger = &report.ledger;
     // An extended `CONNECT` is accepted with 200 (RFC 8441 §5).
     let (method, status) = if origin.is_http2 {
@@ -142,7 +142,7 @@ pub fn session_ended(report: &Report, origin: Origin<'_>) {
 }
 
 /// Logs the end of a request that did not become a session.
-pub fn request_ended(answered: &Answered<'_>) {
+pub fn request_ended(answered: &RequestEnded<'_>) {
     let by = if answered.is_refused {
         "proxy"
     } else {
@@ -196,9 +196,9 @@ fn is_warning(report: &Report) -> bool {
 }
 
 /// Returns the close code of the side that closed first.
-fn closed_with(cause: &Cause) -> Option<CloseCode> {
+fn closed_with(cause: &EndReason) -> Option<CloseCode> {
     match cause {
-        Cause::ClientClosed(frame) | Cause::UpstreamClosed(frame) => frame.code,
+        EndReason::ClientClosed(frame) | EndReason::UpstreamClosed(frame) => frame.code,
         _ => None,
     }
 }

@@ -7,9 +7,9 @@ use h2::Reason;
 /// An error of hyper's with its causes, for the log: its own words are only `http2 error`.
 ///
 /// What a peer says in words of its own when it ends a connection (RFC 9113 §6.8) is not in it.
-pub(crate) struct Causes<'a>(pub(crate) &'a hyper::Error);
+pub(crate) struct ErrorChain<'a>(pub(crate) &'a hyper::Error);
 
-impl fmt::Display for Causes<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0)?;
         for cause in iter::successors(self.0.source(), |&error| error.source()) {

@@ -32,11 +32,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Queue with its thread; clones are handles to the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Sink(Arc<Shared>);
+pub(crate) struct Sink(Arc<SinkState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct SinkState {
+    queue: Mutex<LineQueue>,
     /// Notified when there is something to write.
     filled: Condvar,
     /// Notified when everything is written.
@@ -45,13 +45,13 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LineQueue {
     waiting: Vec<u8>,
     /// Bytes being written.
     in_flight_bytes: usize,
 }
 
-impl Queue {
+impl LineQueue {
     fn bytes(&self) -> usize {
         self.waiting.len() + self.in_flight_bytes
     }
@@ -107,7 +107,7 @@ impl Sink {
     /// Waits until everything is written, but not longer than `timeout`.
     pub(crate) fn flush(&self, timeout: Duration) {
         let queue = self.0.lock();
-        let is_filled = |queue: &mut Queue| queue.bytes() > 0;
+        let is_filled = |queue: &mut LineQueue| queue.bytes() > 0;
         let _ = self.0.emptied.wait_timeout_while(queue, timeout, is_filled);
     }
 
@@ -122,8 +122,8 @@ impl Sink {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl SinkState {
+    fn lock(&self) -> MutexGuard<'_, LineQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

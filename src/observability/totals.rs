@@ -1,6 +1,6 @@
 //! Counts since the process began, summed up for each route.
 //!
-//! A message touches nothing here: a session keeps its figures in a [`Record`] of its own, which is
+//! A message touches nothing here: a session keeps its figures in a [`SessionStats`] of its own, which is
 //! added to these totals when it ends. A snapshot adds the records of running sessions to a copy of
 //! the totals.
 //!
@@ -15,11 +15,11 @@ use std::{ops::AddAssign, time::Duration};
 use super::histogram::{Histogram, LENGTHS, WAITS, WORK};
 use crate::{
     session::{
-        Record, Settings, hold,
+        SessionStats, Settings, hold,
         ledger::Ledger,
         rules::Priority,
         state::SessionState,
-        termination::{Cause, ENDINGS, Initiator, Traffic},
+        termination::{ENDINGS, EndReason, Initiator, Traffic},
     },
     upstream::{Attempts, Failure},
 };
@@ -84,7 +84,7 @@ impl Default for RouteTotals {
 
 impl RouteTotals {
     /// Adds the figures of a session so far.
-    pub fn add_record(&mut self, record: &Record) {
+    pub fn add_record(&mut self, record: &SessionStats) {
         self.ledger += record.ledger();
         self.traffic += record.traffic();
         self.add_attempts(record.attempts());
@@ -111,7 +111,7 @@ impl RouteTotals {
     }
 
     /// Adds the end of a session whose record was added.
-    pub fn add_end(&mut self, record: &Record, cause: &Cause) {
+    pub fn add_end(&mut self, record: &SessionStats, cause: &EndReason) {
         self.ended.count((cause.initiator(), cause.name()));
         let length = record.started().elapsed();
         self.length.observe(length);
@@ -226,7 +226,7 @@ pub struct RouteSnapshot {
 
 impl RouteSnapshot {
     /// Adds a session that runs with these settings.
-    pub fn add_session(&mut self, record: &Record, settings: &Settings) {
+    pub fn add_session(&mut self, record: &SessionStats, settings: &Settings) {
         self.totals.add_record(record);
         self.sessions[record.state(settings.tunnel.idle_after) as usize] += 1;
         let queued = record.queued();
@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_counts_the_same_while_it_runs_and_when_it_has_ended() {
-        let record = Record::accepted();
+        let record = SessionStats::accepted();
         record.attempts().count();
         let mut running = RouteSnapshot::default();
         running.add_session(&record, &Settings::default());
@@ -286,11 +286,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_session_that_never_became_ready_was_held_to_its_end() {
-        let record = Record::accepted();
+        let record = SessionStats::accepted();
         tokio::time::advance(Duration::from_secs(3)).await;
         let mut totals = RouteTotals::default();
 
-        totals.add_end(&record, &Cause::QueueFull);
+        totals.add_end(&record, &EndReason::QueueFull);
 
         assert_eq!(totals.hold_time.count(), 1);
         assert!((totals.hold_time.sum_seconds() - 3.0).abs() < 1e-9);
@@ -326,10 +326,10 @@ mod tests {
         let mut totals = RouteTotals::default();
         assert!(totals.ended.iter().all(|(_, count)| count == 0));
         let known = totals.ended.iter().count();
-        let closed = Cause::UpstreamClosed(CloseFrame::new(CloseCode::NORMAL_CLOSURE, "bye"));
+        let closed = EndReason::UpstreamClosed(CloseFrame::new(CloseCode::NORMAL_CLOSURE, "bye"));
 
-        totals.add_end(&Record::accepted(), &closed);
-        totals.add_end(&Record::accepted(), &Cause::Aborted);
+        totals.add_end(&SessionStats::accepted(), &closed);
+        totals.add_end(&SessionStats::accepted(), &EndReason::Aborted);
 
         let happened: Vec<_> = totals
             .ended

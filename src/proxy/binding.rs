@@ -32,7 +32,7 @@ use hyper::{
 
 use crate::{
     client_addr::ClientAddr,
-    http_client::{http1::Connection, pool::Pool},
+    http_client::{http1::Http1Connection, pool::Pool},
     route::Route,
     transport::Transport,
 };
@@ -43,14 +43,14 @@ const MAX_BOUND: usize = 16;
 
 /// The connections to upstreams that belong to one connection of a client.
 #[derive(Debug, Default)]
-pub struct Binding(RefCell<Vec<Bound>>);
+pub struct Binding(RefCell<Vec<BoundConnection>>);
 
 #[derive(Debug)]
-struct Bound {
+struct BoundConnection {
     route: Arc<Route>,
     client: ClientAddr,
     /// `None` while it carries a request, and when it has ended.
-    connection: Option<Box<Connection>>,
+    connection: Option<Box<Http1Connection>>,
 }
 
 impl Binding {
@@ -62,7 +62,7 @@ impl Binding {
     }
 }
 
-impl Bound {
+impl BoundConnection {
     fn is_for(&self, route: &Arc<Route>, client: ClientAddr) -> bool {
         Arc::ptr_eq(&self.route, route) && self.client == client
     }
@@ -102,7 +102,7 @@ impl Own {
         if all.len() == MAX_BOUND {
             all.remove(0);
         }
-        all.push(Bound {
+        all.push(BoundConnection {
             route: Arc::clone(&self.route),
             client: self.client,
             connection: None,
@@ -111,7 +111,7 @@ impl Own {
 
     /// The connection, if it is open and carries nothing.
     #[must_use]
-    pub fn take(&self) -> Option<Box<Connection>> {
+    pub fn take(&self) -> Option<Box<Http1Connection>> {
         let mut all = self.binding.0.borrow_mut();
         let mut bound = all
             .iter_mut()
@@ -126,7 +126,7 @@ impl Own {
         self.take()?.into_stream()
     }
 
-    fn put(&self, connection: Box<Connection>) {
+    fn put(&self, connection: Box<Http1Connection>) {
         if !connection.is_reusable() {
             return;
         }
@@ -178,7 +178,7 @@ pub enum Home {
 
 impl Home {
     /// Keeps a connection there, if it can carry another request.
-    pub fn put(&self, connection: Box<Connection>) {
+    pub fn put(&self, connection: Box<Http1Connection>) {
         match self {
             Self::Pool(pool) => pool.put(connection),
             Self::Own(own) => own.put(connection),

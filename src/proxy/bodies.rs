@@ -22,23 +22,23 @@ use tokio::task::{self, AbortHandle};
 
 use super::binding::Home;
 use crate::{
-    downstream::request_log::Line,
+    downstream::request_log::RequestLine,
     headers::hop_by_hop,
-    http_client::{http1::Connection, http2::Stream, upload::Progress},
+    http_client::{http1::Http1Connection, http2::StreamSlot, upload::UploadProgress},
     websocket::spelling::Spelling,
 };
 
 /// The body of an answer.
 #[derive(Debug)]
 pub struct Body {
-    kind: Kind,
+    kind: BodyKind,
     /// The request's line in the log, if it gets one when this ends.
-    line: Option<Box<Line>>,
+    line: Option<Box<RequestLine>>,
     under_way: Option<UnderWay>,
     /// How names are spelled in the head of the answer.
     spelling: Option<Spelling>,
     /// How far the request has got, if that is not complete.
-    upload: Option<Rc<Progress>>,
+    upload: Option<Rc<UploadProgress>>,
     /// With what it has broken off.
     error: Option<hyper::Error>,
 }
@@ -56,7 +56,7 @@ impl UnderWay {
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BodyKind {
     /// The proxy's own, until it has been sent.
     Own(Bytes),
     /// The upstream's, on a connection that somebody else drives or that is done with it.
@@ -66,7 +66,7 @@ enum Kind {
     /// The upstream's, on a connection that is shared.
     Shared(
         Incoming,
-        #[expect(dead_code, reason = "counts until it is dropped")] Stream,
+        #[expect(dead_code, reason = "counts until it is dropped")] StreamSlot,
     ),
     /// The upstream's, while it also still gets the request's.
     Duplex(
@@ -80,21 +80,21 @@ enum Kind {
 struct Driven {
     incoming: Incoming,
     /// `None` when it has gone back to its `home`.
-    connection: Option<Box<Connection>>,
+    connection: Option<Box<Http1Connection>>,
     home: Home,
 }
 
 impl Body {
     /// What the upstream answers on `connection`, which has got all of the request.
     #[must_use]
-    pub fn on(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
+    pub fn on(connection: Box<Http1Connection>, incoming: Incoming, home: Home) -> Self {
         // A short answer came with its head: hyper has read it to its end.
         if connection.is_reusable() {
             home.put(connection);
             return Self::from(incoming);
         }
         let connection = Some(connection);
-        Self::of(Kind::Driven(Box::new(Driven {
+        Self::of(BodyKind::Driven(Box::new(Driven {
             incoming,
             connection,
             home,
@@ -103,8 +103,8 @@ impl Body {
 
     /// What the upstream answers on `stream`.
     #[must_use]
-    pub fn shared(stream: Stream, incoming: Incoming) -> Self {
-        Self::of(Kind::Shared(incoming, stream))
+    pub fn shared(stream: StreamSlot, incoming: Incoming) -> Self {
+        Self::of(BodyKind::Shared(incoming, stream))
     }
 
     /// What the upstream answers on `connection`, which still gets the request.
@@ -112,7 +112,7 @@ impl Body {
     /// A task of its own drives the connection, so that the request goes on when the client
     /// does not read the answer.
     #[must_use]
-    pub fn during_upload(connection: Box<Connection>, incoming: Incoming, home: Home) -> Self {
+    pub fn during_upload(connection: Box<Http1Connection>, incoming: Incoming, home: Home) -> Self {
         let mut connection = connection;
         let driving = task::spawn_local(async move {
             poll_fn(|context| {
@@ -125,7 +125,7 @@ impl Body {
             .await;
             home.put(connection);
         });
-        Self::of(Kind::Duplex(incoming, Abort(driving.abort_handle())))
+        Self::of(BodyKind::Duplex(incoming, Abort(driving.abort_handle())))
     }
 
     /// The same body, of an answer in whose head names are spelled so.
@@ -142,7 +142,7 @@ impl Body {
 
     /// The same body, which ends when what the client sends does so too early.
     #[must_use]
-    pub fn while_uploading(self, upload: Option<Rc<Progress>>) -> Self {
+    pub fn while_uploading(self, upload: Option<Rc<UploadProgress>>) -> Self {
         Self { upload, ..self }
     }
 
@@ -151,7 +151,7 @@ impl Body {
         self.under_way = Some(under_way);
     }
 
-    const fn of(kind: Kind) -> Self {
+    const fn of(kind: BodyKind) -> Self {
         Self {
             kind,
             line: None,
@@ -163,10 +163,10 @@ impl Body {
     }
 
     /// The same body, whose end writes `line`.
-    pub(crate) fn logged(self, line: Box<Line>) -> Self {
+    pub(crate) fn logged(self, line: Box<RequestLine>) -> Self {
         let mut line = line;
         // The proxy's own are short; and nobody asks for that of an answer to HEAD.
-        if matches!(self.kind, Kind::Own(_)) || self.is_end_stream() {
+        if matches!(self.kind, BodyKind::Own(_)) || self.is_end_stream() {
             line.set_whole();
         }
         line.set_length(hyper::body::Body::size_hint(&self).exact());
@@ -208,13 +208,13 @@ impl Default for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self::of(Kind::Own(bytes))
+        Self::of(BodyKind::Own(bytes))
     }
 }
 
 impl From<Incoming> for Body {
     fn from(incoming: Incoming) -> Self {
-        Self::of(Kind::Upstream(incoming))
+        Self::of(BodyKind::Upstream(incoming))
     }
 }
 
@@ -253,12 +253,12 @@ impl hyper::body::Body for Body {
             return Poll::Ready(Some(Err(error)));
         }
         let frame = match &mut this.kind {
-            Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
-                Pin::new(incoming).poll_frame(context)
-            }
-            Kind::Driven(driven) => driven.poll_frame(context),
+            BodyKind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            BodyKind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            BodyKind::Upstream(incoming)
+            | BodyKind::Shared(incoming, _)
+            | BodyKind::Duplex(incoming, _) => Pin::new(incoming).poll_frame(context),
+            BodyKind::Driven(driven) => driven.poll_frame(context),
         };
         if let Poll::Ready(frame) = &frame {
             this.note(frame.as_ref());
@@ -278,21 +278,21 @@ impl hyper::body::Body for Body {
             return false;
         }
         match &self.kind {
-            Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
-                incoming.is_end_stream()
-            }
-            Kind::Driven(driven) => driven.incoming.is_end_stream(),
+            BodyKind::Own(bytes) => bytes.is_empty(),
+            BodyKind::Upstream(incoming)
+            | BodyKind::Shared(incoming, _)
+            | BodyKind::Duplex(incoming, _) => incoming.is_end_stream(),
+            BodyKind::Driven(driven) => driven.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream(incoming) | Kind::Shared(incoming, _) | Kind::Duplex(incoming, _) => {
-                incoming.size_hint()
-            }
-            Kind::Driven(driven) => driven.incoming.size_hint(),
+            BodyKind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Upstream(incoming)
+            | BodyKind::Shared(incoming, _)
+            | BodyKind::Duplex(incoming, _) => incoming.size_hint(),
+            BodyKind::Driven(driven) => driven.incoming.size_hint(),
         }
     }
 }

@@ -10,10 +10,10 @@ use tokio::{
 use super::forward::Downstream;
 use crate::{
     client_addr::Client,
-    http_client::{http1::Connection, http2::Stream, pending, pool::Pool},
+    http_client::{http1::Http1Connection, http2::StreamSlot, pending, pool::Pool},
     local_reply::{Refusal, Shortage},
     route::Route,
-    state::process::Shared,
+    state::process::ProcessState,
     transport::Transport,
     upstream::{Endpoint, backoff::Backoff, dial::DialError},
 };
@@ -23,7 +23,7 @@ pub(crate) struct Connecting<'a> {
     route: &'a Arc<Route>,
     downstream: Downstream<'a>,
     pool: &'a Pool,
-    shared: &'a Shared,
+    shared: &'a ProcessState,
     /// Until when it may be held, from the first attempt on.
     deadline: Option<Instant>,
     /// Where it is held.
@@ -42,7 +42,7 @@ impl<'a> Connecting<'a> {
         route: &'a Arc<Route>,
         downstream: Downstream<'a>,
         pool: &'a Pool,
-        shared: &'a Shared,
+        shared: &'a ProcessState,
     ) -> Self {
         Self {
             route,
@@ -57,21 +57,21 @@ impl<'a> Connecting<'a> {
     }
 
     /// A connection for this request alone, until it is in the pool.
-    pub(crate) async fn connect(&mut self) -> Result<Box<Connection>, Refusal> {
+    pub(crate) async fn connect(&mut self) -> Result<Box<Http1Connection>, Refusal> {
         let stream = self.dial().await?;
         (self.downstream.set_held)(false);
-        let connection = Connection::new(stream, self.route.http.response_limits).await;
+        let connection = Http1Connection::new(stream, self.route.http.response_limits).await;
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
 
     /// A stream on a connection that is shared, which somebody else may open meanwhile.
-    pub(crate) async fn share(&mut self) -> Result<Stream, Refusal> {
+    pub(crate) async fn share(&mut self) -> Result<StreamSlot, Refusal> {
         let stream = self.share_held().await?;
         (self.downstream.set_held)(false);
         Ok(stream)
     }
 
-    async fn share_held(&mut self) -> Result<Stream, Refusal> {
+    async fn share_held(&mut self) -> Result<StreamSlot, Refusal> {
         let multiplexed = &self.pool.multiplexed;
         if self.pool.turns.is_anyone_waiting() {
             self.hold()?;
@@ -92,7 +92,7 @@ impl<'a> Connecting<'a> {
 
     /// A stream on another connection, as all have as many as they may have, if the upstream
     /// takes one.
-    async fn share_another(&self, deadline: Instant) -> Option<Stream> {
+    async fn share_another(&self, deadline: Instant) -> Option<StreamSlot> {
         let multiplexed = &self.pool.multiplexed;
         if !multiplexed.may_open() {
             return None;

@@ -39,14 +39,14 @@ use crate::{
     client_addr::Client,
     headers::{forwarded, framing::answers::Interim, hop_by_hop, host},
     http_client::{
-        http1::{Connection, SendError},
-        http2::Stream,
+        http1::{Http1Connection, SendError},
+        http2::StreamSlot,
         pool::Pool,
-        upload::{self, Progress, State, Upload},
+        upload::{self, Upload, UploadProgress, UploadState},
     },
     local_reply::Refusal,
     route::Route,
-    state::{process::Shared, worker::Local},
+    state::{process::ProcessState, worker::WorkerState},
     transport::backlog::{Backlog, Unread},
     upstream::{self, dial::Protocol},
 };
@@ -88,7 +88,7 @@ pub async fn forward(
     request: Request<Incoming>,
     downstream: Downstream<'_>,
     route: &Arc<Route>,
-    local: &Local,
+    local: &WorkerState,
 ) -> Result<Response<Body>, Refusal> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::MethodNotAllowed { allow: METHODS });
@@ -145,7 +145,7 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
 struct Asked<'a> {
     head: Request<()>,
     /// `None`: it has no body.
-    progress: Option<Rc<Progress>>,
+    progress: Option<Rc<UploadProgress>>,
     downstream: Downstream<'a>,
     route: &'a Arc<Route>,
     /// The connection that belongs to its client.
@@ -155,7 +155,7 @@ struct Asked<'a> {
 }
 
 /// What the upstream answers.
-struct Answered {
+struct Forwarded {
     answer: Response<Incoming>,
     carrier: Carrier,
 }
@@ -163,8 +163,8 @@ struct Answered {
 /// What the answer comes on.
 enum Carrier {
     /// A connection that is this request's alone.
-    Alone(Box<Connection>),
-    Shared(Stream),
+    Alone(Box<Http1Connection>),
+    Shared(StreamSlot),
 }
 
 impl Asked<'_> {
@@ -173,8 +173,8 @@ impl Asked<'_> {
         &self,
         upload: Upload,
         pool: &Pool,
-        shared: &Shared,
-    ) -> Result<Answered, Refusal> {
+        shared: &ProcessState,
+    ) -> Result<Forwarded, Refusal> {
         let request = self.upstream_request(upload)?;
         let connecting = Connecting::new(self.route, self.downstream, pool, shared);
         match self.route.http.version {
@@ -190,7 +190,7 @@ impl Asked<'_> {
         request: Request<Upload>,
         mut connecting: Connecting<'_>,
         pool: &Pool,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Forwarded, Refusal> {
         let mut request = request;
         let mut pooled = match &self.own {
             Some(own) => own.take(),
@@ -210,7 +210,7 @@ impl Asked<'_> {
                         pool.turns.set_forward();
                     }
                     let carrier = Carrier::Alone(connection);
-                    return Ok(Answered { answer, carrier });
+                    return Ok(Forwarded { answer, carrier });
                 }
                 Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
@@ -223,7 +223,7 @@ impl Asked<'_> {
         request: Request<Upload>,
         mut connecting: Connecting<'_>,
         pool: &Pool,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Forwarded, Refusal> {
         let mut request = request;
         let mut opened = pool.multiplexed.stream();
         loop {
@@ -238,7 +238,7 @@ impl Asked<'_> {
                         pool.turns.set_forward();
                     }
                     let carrier = Carrier::Shared(stream);
-                    return Ok(Answered { answer, carrier });
+                    return Ok(Forwarded { answer, carrier });
                 }
                 Err(error) => request = self.again(error, is_fresh, &mut connecting).await?,
             }
@@ -347,9 +347,9 @@ impl Asked<'_> {
             self.progress.as_ref().map(|progress| progress.state()),
             error,
         ) {
-            (Some(State::Broken), _) => Refusal::BadRequest("broken body"),
-            (Some(State::TooSlow), _) => Refusal::RequestTimeout,
-            (Some(State::TooLarge), _) => Refusal::BodyTooLarge,
+            (Some(UploadState::Broken), _) => Refusal::BadRequest("broken body"),
+            (Some(UploadState::TooSlow), _) => Refusal::RequestTimeout,
+            (Some(UploadState::TooLarge), _) => Refusal::BodyTooLarge,
             (_, SendError::TimedOut) => Refusal::NoAnswer,
             (_, _) => Refusal::BadGateway,
         }
@@ -373,8 +373,8 @@ impl Asked<'_> {
         })
     }
 
-    fn answer(self, answered: Answered, pool: Rc<Pool>) -> Response<Body> {
-        let Answered { answer, carrier } = answered;
+    fn answer(self, answered: Forwarded, pool: Rc<Pool>) -> Response<Body> {
+        let Forwarded { answer, carrier } = answered;
         let home = self.home(&answer, pool);
         // What hyper's client noted beside the head (the reason phrase) is for its server.
         let (mut head, incoming) = answer.into_parts();
@@ -382,7 +382,7 @@ impl Asked<'_> {
         head.version = Version::HTTP_11;
         let uploading = self
             .progress
-            .filter(|progress| progress.state() != State::Complete);
+            .filter(|progress| progress.state() != UploadState::Complete);
         if let Some(progress) = &uploading {
             progress.set_answered();
         }

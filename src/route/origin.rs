@@ -18,7 +18,7 @@ const OF_THE_WEB: [(&str, u16); 4] = [("http", 80), ("https", 443), ("ws", 80), 
 
 /// An origin whose pages may connect, or all origins below a name: `https://*.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum OriginPattern {
     /// `null`.
     Opaque,
     /// A scheme, a host and a port.
@@ -38,7 +38,7 @@ pub enum Origin {
 #[error("not an origin")]
 pub struct NoOrigin;
 
-impl FromStr for Origin {
+impl FromStr for OriginPattern {
     type Err = NoOrigin;
 
     fn from_str(text: &str) -> Result<Self, NoOrigin> {
@@ -60,7 +60,7 @@ impl FromStr for Origin {
     }
 }
 
-impl Origin {
+impl OriginPattern {
     /// Returns whether this includes `origin`, as a client sent it. Case does not matter, nor
     /// whether the scheme's default port is written (RFC 6454 §6.2).
     #[must_use]

@@ -9,22 +9,22 @@ use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{task, time};
 
 use super::{
-    ListenSettings, Listener, Tls,
+    ListenSettings, Listener, ServerTls,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     proxy_protocol::{self, Behind},
-    timer_anchor::Pacer,
+    timer_anchor::TimerAnchor,
     worker::Seat,
 };
 use crate::{
     client_addr::{ClientAddr, Endpoints},
-    downstream::{self, Protocol},
+    downstream::{self, HttpVersions},
     limits::{
-        connections::{Admission, Place},
+        connections::{Admission, ConnectionSlot},
         per_ip::AddressPlace,
     },
     observability::{connections::Connections, rejections::Rejection},
     route::Route,
-    state::worker::Local,
+    state::worker::WorkerState,
     transport::{Transport, descriptors},
 };
 
@@ -45,7 +45,7 @@ impl Acceptor {
     }
 
     /// Starts accepting on this thread; the listeners close when the drain begins.
-    pub(super) fn start(self, local: &Rc<Local>, pacer: &Pacer) -> io::Result<()> {
+    pub(super) fn start(self, local: &Rc<WorkerState>, pacer: &TimerAnchor) -> io::Result<()> {
         let handout = Rc::new(Handout {
             seats: self.seats,
             process: Arc::clone(local.connections()),
@@ -122,8 +122,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Handout {
     seats: Vec<Seat>,
     process: Arc<Connections>,
-    local: Rc<Local>,
-    pacer: Pacer,
+    local: Rc<WorkerState>,
+    pacer: TimerAnchor,
 }
 
 impl Handout {
@@ -139,14 +139,14 @@ impl Handout {
             return;
         };
         let max_connections = self.local.config().limits.max_connections;
-        let taken = Place::take(&self.process, max_connections, &seat.count);
+        let taken = ConnectionSlot::take(&self.process, max_connections, &seat.count);
         let Some((place, admission)) = taken else {
             // Dropped without a response: so many are over the limit that even a `503` each would
             // cost too much.
             self.local.rejections().count(Rejection::Connections);
             return;
         };
-        let connection = Connection {
+        let connection = AcceptedConnection {
             socket,
             client,
             listener,
@@ -168,17 +168,17 @@ impl Handout {
 }
 
 /// A connection on the worker that serves it or is about to pass it on.
-pub(super) struct Connection {
+pub(super) struct AcceptedConnection {
     socket: AcceptedSocket,
     client: ClientAddr,
     listener: Arc<ListenSettings>,
     admission: Admission,
-    place: Place,
+    place: ConnectionSlot,
 }
 
-impl Connection {
+impl AcceptedConnection {
     /// Serves the connection in tasks of its own on this thread.
-    pub(super) fn spawn(self, local: &Rc<Local>, pacer: &Pacer) {
+    pub(super) fn spawn(self, local: &Rc<WorkerState>, pacer: &TimerAnchor) {
         pacer.start();
         tracing::trace!(client = %self.client, listener = %self.listener.address, "accepted");
         if self.listener.proxy_protocol {
@@ -196,7 +196,7 @@ impl Connection {
 
     /// Consumes the PROXY protocol header and returns the addresses in it; `None` when the
     /// connection is closed instead.
-    async fn read_proxy_header(self, local: &Local) -> Option<(Self, Endpoints)> {
+    async fn read_proxy_header(self, local: &WorkerState) -> Option<(Self, Endpoints)> {
         let config = local.config();
         let client = self.client;
         if !config.trusted_proxies.trusts(client) {
@@ -232,7 +232,7 @@ impl Connection {
     }
 
     /// Returns the addresses of the connection itself.
-    fn ends(&self, local: &Local) -> Endpoints {
+    fn ends(&self, local: &WorkerState) -> Endpoints {
         let is_told = |route: &Arc<Route>| route.upstream.proxy_protocol.is_some();
         // `getsockname` is a system call, and only a PROXY header to an upstream needs its result.
         let is_needed = local.config().routes.iter().any(is_told);
@@ -248,7 +248,7 @@ impl Connection {
     fn enter_address(
         &self,
         client: ClientAddr,
-        local: &Local,
+        local: &WorkerState,
     ) -> Option<(Option<AddressPlace>, Admission)> {
         if local.config().trusted_proxies.trusts(client) {
             return Some((None, self.admission));
@@ -266,7 +266,7 @@ impl Connection {
     }
 
     /// Serves the connection in a task of its own on this thread.
-    fn serve(self, ends: Endpoints, local: &Rc<Local>) {
+    fn serve(self, ends: Endpoints, local: &Rc<WorkerState>) {
         let Some((address, admission)) = self.enter_address(ends.client, local) else {
             return;
         };
@@ -277,9 +277,9 @@ impl Connection {
         // future twice: with HTTP/2 and idle keep-alive connections a task lives long.
         let Some(tls) = self.listener.tls.clone() else {
             let protocol = if self.listener.h2c {
-                Protocol::Either
+                HttpVersions::Either
             } else {
-                Protocol::Http1
+                HttpVersions::Http1
             };
             let served = downstream::serve(socket, protocol, ends, admission, local);
             spawn(served, place);
@@ -291,8 +291,8 @@ impl Connection {
         let served = handshake.then(move |stream| {
             let serve = |stream: Transport| {
                 let protocol = match stream.application_protocol() {
-                    Some(b"h2") => Protocol::Http2,
-                    _ => Protocol::Http1,
+                    Some(b"h2") => HttpVersions::Http2,
+                    _ => HttpVersions::Http1,
                 };
                 downstream::serve(stream, protocol, ends, admission, &local)
             };
@@ -327,10 +327,10 @@ where
 
 /// Performs the TLS handshake; `None` when the client fails or the drain begins.
 async fn shake_hands(
-    tls: Arc<Tls>,
+    tls: Arc<ServerTls>,
     socket: Transport,
     client: ClientAddr,
-    local: Rc<Local>,
+    local: Rc<WorkerState>,
 ) -> Option<Transport> {
     let handshake = tls.accept(socket, local.config().limits.header_timeout);
     let stream = local.drain().run_until_begun(handshake).await?;
@@ -348,13 +348,13 @@ pub(super) struct Handed {
     client: ClientAddr,
     listener: Arc<ListenSettings>,
     admission: Admission,
-    place: Place,
+    place: ConnectionSlot,
 }
 
 impl Handed {
     /// Registers the socket with this thread's runtime.
-    pub(super) fn register(self) -> io::Result<Connection> {
-        Ok(Connection {
+    pub(super) fn register(self) -> io::Result<AcceptedConnection> {
+        Ok(AcceptedConnection {
             socket: self.socket.register()?,
             client: self.client,
             listener: self.listener,

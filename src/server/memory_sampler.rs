@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::state::process::Shared;
+use crate::state::process::ProcessState;
 
 /// Interval of the checks; the headroom above the limit has to last that long.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// The thread cannot be started.
-pub(super) fn watch(shared: &Arc<Shared>) -> io::Result<Sender<Infallible>> {
+pub(super) fn watch(shared: &Arc<ProcessState>) -> io::Result<Sender<Infallible>> {
     shared.memory().look();
     let shared = Arc::clone(shared);
     let (alive, ended) = mpsc::channel::<Infallible>();

@@ -17,7 +17,7 @@ use crate::{
         reload::{Order, Outcome, Source, Trigger, differences, fixed_differences},
     },
     observability,
-    state::process::Shared,
+    state::process::ProcessState,
     tls::{FileError, Warnings, fingerprint},
 };
 
@@ -36,7 +36,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 ///
 /// The thread cannot be started.
 pub(super) fn watch(
-    shared: &Arc<Shared>,
+    shared: &Arc<ProcessState>,
     trigger: Trigger,
     source: Source,
 ) -> io::Result<EndOnDrop> {
@@ -62,7 +62,7 @@ impl Drop for EndOnDrop {
 }
 
 struct Watching {
-    shared: Arc<Shared>,
+    shared: Arc<ProcessState>,
     source: Source,
     poll: Option<Poll>,
     warnings: Warnings,
@@ -124,7 +124,7 @@ impl Watching {
     }
 }
 
-fn apply(shared: &Shared, config: Config) -> Outcome {
+fn apply(shared: &ProcessState, config: Config) -> Outcome {
     let current = shared.config();
     // Refused whole: a configuration of which only some keys apply would be in no file.
     let fixed = fixed_differences(&current, &config);

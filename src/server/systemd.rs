@@ -28,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::Socket;
 use tokio::time::{self, MissedTickBehavior};
 
-use crate::state::worker_handle::Worker;
+use crate::state::worker_handle::WorkerHandle;
 
 /// The service manager that started the process, if there is one.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +97,7 @@ impl Service {
     /// # Cancel safety
     ///
     /// Cancelling may only omit a keep-alive.
-    pub async fn watch(&self, workers: &[Worker]) -> Infallible {
+    pub async fn watch(&self, workers: &[WorkerHandle]) -> Infallible {
         let watchdog = self.0.as_ref().and_then(|manager| manager.watchdog);
         let Some(watchdog) = watchdog else {
             return future::pending().await;
@@ -108,7 +108,7 @@ impl Service {
             ticks.tick().await;
             // A worker that does not respond in time is busy, which alone does not make it stuck.
             let _silent = join_all(workers.iter().map(|worker| worker.ask(|_| ()))).await;
-            if workers.iter().any(Worker::is_stuck) {
+            if workers.iter().any(WorkerHandle::is_stuck) {
                 tracing::error!("a worker is stuck: the service manager gets no keep-alive");
             } else {
                 self.tell("WATCHDOG=1");
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        state::{process::Shared, worker::Local, worker_handle::STUCK_AFTER},
+        state::{process::ProcessState, worker::WorkerState, worker_handle::STUCK_AFTER},
     };
 
     /// Returns all notifications since the last call.
@@ -237,9 +237,9 @@ mod tests {
         })));
         let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", route, &|_| None).unwrap();
-        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
-        let (well, mut working) = Worker::new(0);
-        let (worker, mut inbox) = Worker::new(1);
+        let local = WorkerState::new(Arc::new(ProcessState::new(Arc::new(config))));
+        let (well, mut working) = WorkerHandle::new(0);
+        let (worker, mut inbox) = WorkerHandle::new(1);
         let workers = [well, worker];
         let mut watch = async |time| {
             let work = async {

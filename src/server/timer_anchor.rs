@@ -10,21 +10,21 @@ use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{task, time};
 
-use crate::limits::connections::Count;
+use crate::limits::connections::WorkerConnections;
 
 /// Period of the timer: shorter than any that connections set, and long enough to cost nothing.
 const PACE: Duration = Duration::from_millis(500);
 
 /// Near timer of one worker; it runs while there are connections.
 #[derive(Clone, Debug)]
-pub(super) struct Pacer {
-    count: Arc<Count>,
+pub(super) struct TimerAnchor {
+    count: Arc<WorkerConnections>,
     is_running: Rc<Cell<bool>>,
 }
 
-impl Pacer {
+impl TimerAnchor {
     /// Creates the timer of the worker whose connections `count` counts.
-    pub(super) fn new(count: Arc<Count>) -> Self {
+    pub(super) fn new(count: Arc<WorkerConnections>) -> Self {
         Self {
             count,
             is_running: Rc::default(),
@@ -51,16 +51,16 @@ mod tests {
     use tokio::{task::LocalSet, time::Instant};
 
     use super::*;
-    use crate::{limits::connections::Place, observability::connections::Connections};
+    use crate::{limits::connections::ConnectionSlot, observability::connections::Connections};
 
     #[tokio::test(start_paused = true)]
     async fn it_runs_while_there_are_connections_and_again_for_the_next() {
         let process = Arc::new(Connections::default());
-        let count = Arc::new(Count::default());
-        let pacer = Pacer::new(Arc::clone(&count));
+        let count = Arc::new(WorkerConnections::default());
+        let pacer = TimerAnchor::new(Arc::clone(&count));
         let scenario = async {
             for _ in 0..2 {
-                let (place, _) = Place::take(&process, 1, &count).unwrap();
+                let (place, _) = ConnectionSlot::take(&process, 1, &count).unwrap();
                 pacer.start();
                 pacer.start();
                 time::sleep(10 * PACE).await;

@@ -21,7 +21,7 @@ use tokio::{io::AsyncWriteExt, time};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::{
-    tls::{self, FileError, Identity, IdentityFiles, Reloadable},
+    tls::{self, CertifiedKeyFiles, FileError, IdentityFiles, Reloadable},
     transport::Transport,
 };
 
@@ -46,27 +46,27 @@ pub struct Settings {
 
 /// TLS of one listener, loaded from files.
 #[derive(Debug)]
-pub struct Tls {
+pub struct ServerTls {
     settings: Settings,
-    loaded: Reloadable<Loaded>,
+    loaded: Reloadable<LoadedTls>,
 }
 
 #[derive(Debug)]
-struct Loaded {
+struct LoadedTls {
     config: Arc<ServerConfig>,
-    identities: Vec<Identity>,
+    identities: Vec<CertifiedKeyFiles>,
 }
 
 /// Compares the files, not their content.
-impl PartialEq for Tls {
+impl PartialEq for ServerTls {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
     }
 }
 
-impl Eq for Tls {}
+impl Eq for ServerTls {}
 
-impl Tls {
+impl ServerTls {
     /// Reads the files.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Tls {
         // `None` only if the random generator fails; then sessions are not resumed.
         let tickets = Ticketer::new().ok();
         let source = settings.clone();
-        let loaded = Reloadable::new(files, move || Loaded::read(&source, tickets.as_ref()))?;
+        let loaded = Reloadable::new(files, move || LoadedTls::read(&source, tickets.as_ref()))?;
         Ok(Self { settings, loaded })
     }
 
@@ -107,7 +107,7 @@ impl Tls {
 
     /// Returns the certificates in use.
     #[must_use]
-    pub fn identities(&self) -> Vec<Identity> {
+    pub fn identities(&self) -> Vec<CertifiedKeyFiles> {
         self.loaded.current().identities.clone()
     }
 
@@ -134,7 +134,7 @@ impl Tls {
     }
 }
 
-impl Loaded {
+impl LoadedTls {
     fn read(
         settings: &Settings,
         tickets: Option<&Arc<dyn ProducesTickets>>,
@@ -142,7 +142,7 @@ impl Loaded {
         let identities: Vec<_> = settings
             .identities
             .iter()
-            .map(Identity::read)
+            .map(CertifiedKeyFiles::read)
             .collect::<Result<_, _>>()?;
         let builder = ServerConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()

@@ -15,12 +15,12 @@ use tokio::{
 use super::{
     Listener,
     acceptor::{Acceptor, Handed},
-    timer_anchor::Pacer,
+    timer_anchor::TimerAnchor,
 };
 use crate::{
     config::Config,
-    limits::connections::Count,
-    state::{process::Shared, worker::Local, worker_handle::Visit},
+    limits::connections::WorkerConnections,
+    state::{process::ProcessState, worker::WorkerState, worker_handle::Job},
 };
 
 /// Accepted connections that may wait for one worker to adopt them.
@@ -38,7 +38,7 @@ impl Workers {
     pub(super) fn start(
         listeners: Vec<Listener>,
         config: &Config,
-        shared: &Arc<Shared>,
+        shared: &Arc<ProcessState>,
         alive: &mpsc::Sender<Infallible>,
         visits: Vec<Visits>,
     ) -> io::Result<Self> {
@@ -76,14 +76,14 @@ impl Workers {
 /// Sender of connections to one worker, with their count.
 #[derive(Clone)]
 pub(super) struct Seat {
-    pub(super) count: Arc<Count>,
+    pub(super) count: Arc<WorkerConnections>,
     pub(super) handed: mpsc::Sender<Handed>,
 }
 
 type Inbox = mpsc::Receiver<Handed>;
 
 /// Jobs that other threads run on a worker.
-type Visits = mpsc::Receiver<Visit>;
+type Visits = mpsc::Receiver<Job>;
 
 fn seat(_index: usize) -> (Seat, Inbox) {
     let (handed, inbox) = mpsc::channel(MAX_ON_THE_WAY);
@@ -96,14 +96,18 @@ struct Worker {
     /// The acceptor holds a sender, so that this never ends before the drain.
     inbox: Inbox,
     visits: Visits,
-    count: Arc<Count>,
+    count: Arc<WorkerConnections>,
 }
 
 impl Worker {
     /// Serves while it holds `alive`, then runs jobs until the last handle is dropped.
-    fn live(mut self, shared: Arc<Shared>, alive: mpsc::Sender<Infallible>) -> io::Result<()> {
+    fn live(
+        mut self,
+        shared: Arc<ProcessState>,
+        alive: mpsc::Sender<Infallible>,
+    ) -> io::Result<()> {
         let drain_on_end = shared.drain().begin_on_drop();
-        let local = Local::new(shared);
+        let local = WorkerState::new(shared);
         let result = self.run(&local);
         // A worker that failed drains the others, and `run_from` counts it as ended from here on.
         drop((drain_on_end, alive));
@@ -114,7 +118,7 @@ impl Worker {
         result
     }
 
-    fn run(&mut self, local: &Rc<Local>) -> io::Result<()> {
+    fn run(&mut self, local: &Rc<WorkerState>) -> io::Result<()> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())?;
@@ -125,8 +129,8 @@ impl Worker {
     }
 
     /// Serves until the drain is over; the runtime drops whatever is left.
-    async fn serve(&mut self, local: &Rc<Local>) -> io::Result<()> {
-        let pacer = Pacer::new(Arc::clone(&self.count));
+    async fn serve(&mut self, local: &Rc<WorkerState>) -> io::Result<()> {
+        let pacer = TimerAnchor::new(Arc::clone(&self.count));
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.start(local, &pacer)?;
         }
@@ -158,7 +162,7 @@ impl Worker {
     }
 }
 
-fn take_over(handed: Handed, local: &Rc<Local>, pacer: &Pacer) {
+fn take_over(handed: Handed, local: &Rc<WorkerState>, pacer: &TimerAnchor) {
     match handed.register() {
         Ok(connection) => connection.spawn(local, pacer),
         Err(error) => tracing::warn!(%error, "cannot adopt a connection"),
@@ -166,7 +170,11 @@ fn take_over(handed: Handed, local: &Rc<Local>, pacer: &Pacer) {
 }
 
 /// Awaits `future`, running jobs meanwhile.
-async fn answering<F: Future>(visits: &mut Visits, local: &Rc<Local>, future: F) -> F::Output {
+async fn answering<F: Future>(
+    visits: &mut Visits,
+    local: &Rc<WorkerState>,
+    future: F,
+) -> F::Output {
     let mut future = pin!(future);
     loop {
         tokio::select! {

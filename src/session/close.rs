@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use tokio::{io::AsyncWriteExt, time};
 
 pub use self::codes::CloseCodes;
-pub(super) use self::side::{Forwards, Party};
+pub(super) use self::side::{CloseSide, Forwards};
 use self::{
     rest::take_rest_of_message,
     side::{Incoming, Outgoing},
@@ -29,10 +29,10 @@ use super::{
     Context,
     peer::{HIGH_WATER_BYTES, progress},
     state::SessionState,
-    stats::Record,
-    termination::Cause,
+    stats::SessionStats,
+    termination::EndReason,
     timeouts,
-    write_buffer::Outbox,
+    write_buffer::WriteBuffer,
 };
 use crate::{
     transport::Stream,
@@ -45,8 +45,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Both sides while the session closes.
 #[derive(Debug)]
 pub(super) struct Closing<C, U> {
-    pub(super) client: Option<Party<C>>,
-    pub(super) upstream: Option<Party<U>>,
+    pub(super) client: Option<CloseSide<C>>,
+    pub(super) upstream: Option<CloseSide<U>>,
 }
 
 /// What became of the client's messages in the upstream's outbox.
@@ -59,7 +59,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(outbox: &Outbox) -> Self {
+    pub(super) fn of(outbox: &WriteBuffer) -> Self {
         Self {
             messages: outbox.messages_written(),
             in_doubt: u64::from(outbox.messages_waiting().1) + outbox.messages_passing(),
@@ -89,8 +89,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     /// into the close frames.
     pub(super) async fn run(
         mut self,
-        cause: &Cause,
-        session: &Record,
+        cause: &EndReason,
+        session: &SessionStats,
         settings: &super::Settings,
         context: &Context,
     ) -> Written {
@@ -106,8 +106,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         };
         if over == Over::TimedOut {
             session.note_unclosed(Unclosed {
-                client: self.client.as_ref().is_some_and(Party::owes_close),
-                upstream: self.upstream.as_ref().is_some_and(Party::owes_close),
+                client: self.client.as_ref().is_some_and(CloseSide::owes_close),
+                upstream: self.upstream.as_ref().is_some_and(CloseSide::owes_close),
             });
         }
         if over != Over::Done {
@@ -123,11 +123,11 @@ impl<C: Stream, U: Stream> Closing<C, U> {
 
     /// Settles what the cause alone says of the client's messages, before anybody is told how
     /// many are lost.
-    fn settle(&mut self, cause: &Cause, session: &Record) {
+    fn settle(&mut self, cause: &EndReason, session: &SessionStats) {
         let Some(upstream) = &mut self.upstream else {
             return;
         };
-        if let Cause::UpstreamClosed(frame) = cause
+        if let EndReason::UpstreamClosed(frame) = cause
             && frame.code.is_some_and(CloseCode::confirms)
         {
             session.confirm();
@@ -141,22 +141,22 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     }
 
     /// Says who is told what to begin with.
-    fn begin(&mut self, cause: &Cause, session: &Record, close_codes: &CloseCodes) {
+    fn begin(&mut self, cause: &EndReason, session: &SessionStats, close_codes: &CloseCodes) {
         let ledger = session.ledger();
         if let Some(client) = &mut self.client {
             match cause {
-                Cause::ClientClosed(frame) if client.is_open() => {
+                EndReason::ClientClosed(frame) if client.is_open() => {
                     client.incoming = Incoming::Closed(Some(frame.clone()));
                 }
                 // Half-closed, it may still read what the upstream has to say.
-                Cause::ClientLost if !client.peer.is_broken() => {
+                EndReason::ClientLost if !client.peer.is_broken() => {
                     client.incoming = Incoming::Closed(None);
                 }
-                Cause::ClientLost => client.lose(),
-                Cause::ClientVanished => client.cut_off(),
-                Cause::ClientError(_) => client.incoming = Incoming::Garbled,
-                Cause::UpstreamClosed(frame) => client.tell(frame.clone()),
-                Cause::ReadyTimeout {
+                EndReason::ClientLost => client.lose(),
+                EndReason::ClientVanished => client.cut_off(),
+                EndReason::ClientError(_) => client.incoming = Incoming::Garbled,
+                EndReason::UpstreamClosed(frame) => client.tell(frame.clone()),
+                EndReason::ReadyTimeout {
                     last_close: Some(frame),
                     ..
                 } => client.tell(CloseFrame::clone(frame)),
@@ -168,13 +168,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
         if let Some(upstream) = &mut self.upstream {
             match cause {
-                Cause::UpstreamClosed(frame) => {
+                EndReason::UpstreamClosed(frame) => {
                     upstream.incoming = Incoming::Closed(Some(frame.clone()));
                 }
-                Cause::UpstreamLost => upstream.lose(),
-                Cause::UpstreamVanished => upstream.cut_off(),
-                Cause::UpstreamError(_) => upstream.incoming = Incoming::Garbled,
-                Cause::ClientClosed(frame) => upstream.tell(frame.clone()),
+                EndReason::UpstreamLost => upstream.lose(),
+                EndReason::UpstreamVanished => upstream.cut_off(),
+                EndReason::UpstreamError(_) => upstream.incoming = Incoming::Garbled,
+                EndReason::ClientClosed(frame) => upstream.tell(frame.clone()),
                 _ => {}
             }
             if let Some(code) = cause.upstream_code() {
@@ -197,7 +197,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     }
 
     /// Notes what was told to both, as far as it is written.
-    fn note_codes(&self, session: &Record) {
+    fn note_codes(&self, session: &SessionStats) {
         if let Some(code) = self.client.as_ref().and_then(written_code) {
             session.note_client_code(Some(code));
         }
@@ -206,11 +206,11 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    async fn exchange(&mut self, session: &Record, written: &mut Written) {
+    async fn exchange(&mut self, session: &SessionStats, written: &mut Written) {
         loop {
             let Self { client, upstream } = self;
             session.accept(take(client.as_mut(), upstream.as_mut()));
-            let heard = upstream.as_ref().map(Party::heard);
+            let heard = upstream.as_ref().map(CloseSide::heard);
             session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
             self.note_codes(session);
             let Self { client, upstream } = self;
@@ -234,8 +234,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 party.peer.finish().await;
                 *client = None;
             }
-            if client.as_ref().is_none_or(Party::is_done)
-                && upstream.as_ref().is_none_or(Party::is_done)
+            if client.as_ref().is_none_or(CloseSide::is_done)
+                && upstream.as_ref().is_none_or(CloseSide::is_done)
             {
                 tokio::join!(linger(client), linger(upstream));
                 return;
@@ -252,19 +252,19 @@ impl<C: Stream, U: Stream> Closing<C, U> {
 
 /// [`progress`] of the upstream, which takes note when nothing is to be read from it.
 async fn progress_upstream<U: Stream>(
-    party: Option<&mut Party<U>>,
+    party: Option<&mut CloseSide<U>>,
     may_read: bool,
-    session: &Record,
+    session: &SessionStats,
 ) {
     let Some(party) = party else {
         return std::future::pending().await;
     };
     let is_told = party.is_told();
     let is_between = !party.scanner.is_in_message() && party.peer.inbox.is_empty();
-    let Party {
+    let CloseSide {
         peer, was_asked, ..
     } = party;
-    let on_empty = |outbox: &Outbox| {
+    let on_empty = |outbox: &WriteBuffer| {
         if is_between {
             session.note_found_empty(outbox);
             *was_asked |= is_told && outbox.is_empty();
@@ -274,7 +274,7 @@ async fn progress_upstream<U: Stream>(
 }
 
 /// The code that `party` was told, once that is written.
-fn written_code<S: Stream>(party: &Party<S>) -> Option<CloseCode> {
+fn written_code<S: Stream>(party: &CloseSide<S>) -> Option<CloseCode> {
     party.told().filter(|_| party.peer.outbox.is_empty())
 }
 
@@ -285,12 +285,15 @@ async fn drain_deadline(context: &Context) {
 }
 
 /// Whether what the other side sends can be taken.
-fn room<S: Stream>(to: Option<&Party<S>>) -> bool {
+fn room<S: Stream>(to: Option<&CloseSide<S>>) -> bool {
     to.is_none_or(|to| to.peer.is_broken() || to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
 }
 
 /// Looks at what `from` sent; returns how many data messages of it went to `to`.
-fn take<S: Stream, T: Stream>(from: Option<&mut Party<S>>, mut to: Option<&mut Party<T>>) -> u64 {
+fn take<S: Stream, T: Stream>(
+    from: Option<&mut CloseSide<S>>,
+    mut to: Option<&mut CloseSide<T>>,
+) -> u64 {
     let Some(from) = from else { return 0 };
     let inbox = from.peer.take_inbox();
     let mut input = &inbox[..];
@@ -314,8 +317,8 @@ fn take<S: Stream, T: Stream>(from: Option<&mut Party<S>>, mut to: Option<&mut P
 
 /// Takes frames from the front of `input`; `None` when more bytes are needed.
 fn take_frames<S: Stream, T: Stream>(
-    from: &mut Party<S>,
-    to: Option<&mut Party<T>>,
+    from: &mut CloseSide<S>,
+    to: Option<&mut CloseSide<T>>,
     input: &mut &[u8],
 ) -> Option<u64> {
     if from.forwards == Forwards::RestOfMessage && !from.scanner.is_in_message() {
@@ -367,7 +370,7 @@ fn take_frames<S: Stream, T: Stream>(
 }
 
 /// Takes what a scan stopped at; `None` when more bytes are needed.
-fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> Option<()> {
+fn take_stop<S: Stream>(from: &mut CloseSide<S>, stop: Stop, input: &mut &[u8]) -> Option<()> {
     match stop {
         Stop::End | Stop::PartialHeader => return None,
         Stop::Violation(_) => from.incoming = Incoming::Garbled,
@@ -389,7 +392,7 @@ fn take_stop<S: Stream>(from: &mut Party<S>, stop: Stop, input: &mut &[u8]) -> O
 
 /// `from` sends nothing more that counts: tells `to`, or answers `from` when there is
 /// nobody else to ask.
-fn pass_on_end<S: Stream, T: Stream>(from: &mut Party<S>, to: Option<&mut Party<T>>) {
+fn pass_on_end<S: Stream, T: Stream>(from: &mut CloseSide<S>, to: Option<&mut CloseSide<T>>) {
     let Some(to) = to else {
         from.answer(from.said());
         return;
@@ -409,7 +412,7 @@ fn pass_on_end<S: Stream, T: Stream>(from: &mut Party<S>, to: Option<&mut Party<
     }
 }
 
-fn drop_if<S>(slot: &mut Option<Party<S>>, is_over: impl Fn(&Party<S>) -> bool) {
+fn drop_if<S>(slot: &mut Option<CloseSide<S>>, is_over: impl Fn(&CloseSide<S>) -> bool) {
     if slot.as_ref().is_some_and(is_over) {
         *slot = None;
     }
@@ -418,7 +421,7 @@ fn drop_if<S>(slot: &mut Option<Party<S>>, is_over: impl Fn(&Party<S>) -> bool) 
 /// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of an
 /// upstream, unless it was left inside a frame, and lets what it still sends go: closing with
 /// unread bytes would reset the connection, and the close frame might be lost with it.
-async fn linger<S: Stream>(slot: &mut Option<Party<S>>) {
+async fn linger<S: Stream>(slot: &mut Option<CloseSide<S>>) {
     let Some(party) = slot else { return };
     let _ = time::timeout(LINGER, async {
         if party.role == Role::Client || !party.peer.outbox.is_at_boundary() {

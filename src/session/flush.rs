@@ -15,8 +15,8 @@ use tokio::time::{self, Instant};
 use super::{
     hold::{Holding, Link},
     ledger::Account,
-    termination::Cause,
-    write_buffer::Outbox,
+    termination::EndReason,
+    write_buffer::WriteBuffer,
 };
 use crate::transport::Stream;
 
@@ -28,14 +28,14 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(outbox: &Outbox) -> Self {
+    fn of(outbox: &WriteBuffer) -> Self {
         Self {
             last_message: outbox.messages_written() + outbox.messages_waiting().0,
         }
     }
 
     /// Whether everything that was held is written.
-    pub(super) fn is_written(self, outbox: &Outbox) -> bool {
+    pub(super) fn is_written(self, outbox: &WriteBuffer) -> bool {
         outbox.messages_written() >= self.last_message
     }
 }
@@ -47,7 +47,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     ///
     /// Why the session ends instead of becoming a tunnel; also when the client has left, all its
     /// messages are written, and the upstream has had its time for them.
-    pub(super) async fn flush(&mut self) -> Result<(), Cause> {
+    pub(super) async fn flush(&mut self) -> Result<(), EndReason> {
         let started = Instant::now();
         self.line_up();
         self.write_all().await?;
@@ -77,7 +77,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.snapshot = Some(Snapshot::of(&link.peer.outbox));
     }
 
-    async fn write_all(&mut self) -> Result<(), Cause> {
+    async fn write_all(&mut self) -> Result<(), EndReason> {
         let mut stalls_at = Instant::now() + self.settings.gate.timeout;
         let mut written_before = self.bytes_written();
         loop {
@@ -96,11 +96,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 () = context.drain.begun(), if !is_draining => self.start_drain(),
                 () = time::sleep_until(wake_at) => {
                     if self.drain_deadline.is_some_and(|at| at <= Instant::now()) {
-                        return Err(Cause::Drained);
+                        return Err(EndReason::Drained);
                     }
                     if stalls_at <= Instant::now() {
                         if self.bytes_written() == written_before {
-                            return Err(Cause::FlushStalled);
+                            return Err(EndReason::FlushStalled);
                         }
                         written_before = self.bytes_written();
                         stalls_at = Instant::now() + self.settings.gate.timeout;

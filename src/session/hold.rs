@@ -25,7 +25,7 @@ mod replacement;
 mod upstream;
 
 pub(super) use self::{
-    client::{Client, Farewell},
+    client::{Farewell, HeldClient},
     upstream::Link,
 };
 
@@ -45,9 +45,9 @@ use super::{
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES},
     rules::Release,
     state::SessionState,
-    stats::{Queued, Record},
-    termination::Cause,
-    timeouts::{Side, Watch},
+    stats::{Queued, SessionStats},
+    termination::EndReason,
+    timeouts::{Keepalive, Side},
 };
 use crate::{
     limits::held_bytes::Charge,
@@ -145,10 +145,10 @@ const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Holding<'s, C, U> {
     pub(super) agreed: Agreed,
-    pub(super) session: &'s Record,
+    pub(super) session: &'s SessionStats,
     pub(super) context: &'s Context,
     pub(super) settings: &'s super::Settings,
-    pub(super) client: Client<C>,
+    pub(super) client: HeldClient<C>,
     pub(super) assembler: Assembler,
     /// How much the client's messages have been inflated to look at them.
     pub(super) inflation: Inflation,
@@ -171,7 +171,7 @@ pub(super) struct Holding<'s, C, U> {
     /// Set during the flush: what was held when the gate opened.
     pub(super) snapshot: Option<Snapshot>,
     /// Where the route bounds what it watches.
-    pub(super) watch: Option<Box<Watch>>,
+    pub(super) watch: Option<Box<Keepalive>>,
     /// When that is to look again.
     watch_at: Option<Instant>,
 }
@@ -188,7 +188,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     pub(super) fn new(
         client: Opened<C>,
         agreed: Agreed,
-        session: &'s Record,
+        session: &'s SessionStats,
         settings: &'s super::Settings,
         context: &'s Context,
     ) -> Self {
@@ -202,7 +202,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             session,
             context,
             settings,
-            client: Client::Here(Peer::new(client)),
+            client: HeldClient::Here(Peer::new(client)),
             assembler: Assembler::new(Role::Client, max_message_bytes).with(compression),
             inflation: Inflation::default(),
             queue: HoldQueue::new(settings.hold.order),
@@ -216,7 +216,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             opening: None,
             drain_deadline: None,
             snapshot: None,
-            watch: Watch::new(&settings.tunnel, session.started()),
+            watch: Keepalive::new(&settings.tunnel, session.started()),
             watch_at: None,
         }
     }
@@ -229,7 +229,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     pub(super) async fn until_open(
         &mut self,
         connect: &impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), EndReason> {
         let context = self.context;
         let mut attempt = None;
         loop {
@@ -276,7 +276,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     /// Looks at everything that has arrived.
-    pub(super) fn exchange(&mut self) -> Result<(), Cause> {
+    pub(super) fn exchange(&mut self) -> Result<(), EndReason> {
         let exchanged = self
             .take_from_upstream()
             .and_then(|()| self.take_from_client());
@@ -373,7 +373,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     /// Lets the watch, if there is one, look after the session and ping the client.
-    pub(super) fn look_at_watch(&mut self) -> Result<(), Cause> {
+    pub(super) fn look_at_watch(&mut self) -> Result<(), EndReason> {
         if self.watch.is_none() {
             return Ok(());
         }
@@ -381,7 +381,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let Some(watch) = &mut self.watch else {
             return Ok(());
         };
-        let Client::Here(client) = &mut self.client else {
+        let HeldClient::Here(client) = &mut self.client else {
             self.watch_at = watch.look_held(None)?;
             return Ok(());
         };
@@ -400,7 +400,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         self.watch_at
     }
 
-    fn look_at_clock(&mut self) -> Result<(), Cause> {
+    fn look_at_clock(&mut self) -> Result<(), EndReason> {
         let now = Instant::now();
         if let Some(link) = &mut self.link {
             link.ping_if_due(now);
@@ -414,7 +414,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         self.check_hang_up()
     }
 
-    fn time_out(&mut self, now: Instant) -> Result<(), Cause> {
+    fn time_out(&mut self, now: Instant) -> Result<(), EndReason> {
         // A process that was stopped for a while, or throttled, finds its clock and what the
         // upstream has said in time at the same instant.
         let upstream = self.link.as_mut().map(|link| &mut link.peer);
@@ -433,7 +433,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             });
             return Ok(());
         }
-        Err(Cause::ReadyTimeout {
+        Err(EndReason::ReadyTimeout {
             waited: self.session.started().elapsed(),
             connected: self.link.is_some(),
             last_close: self.last_close.take(),
@@ -453,10 +453,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     /// Ends the session in a drain, unless it has got something to hold meanwhile.
-    fn end_turn(&mut self, now: Instant) -> Result<(), Cause> {
+    fn end_turn(&mut self, now: Instant) -> Result<(), EndReason> {
         let ready_by = self.context.drain.ready_by();
         if self.session.ledger().is_settled() || ready_by <= now {
-            return Err(Cause::Drained);
+            return Err(EndReason::Drained);
         }
         self.drain_deadline = Some(ready_by);
         Ok(())
@@ -467,7 +467,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 async fn progress_upstream<U: Stream>(
     link: Option<&mut Link<U>>,
     may_read: bool,
-    session: &Record,
+    session: &SessionStats,
 ) {
     let Some(Link { peer, tap, .. }) = link else {
         return std::future::pending().await;

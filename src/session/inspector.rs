@@ -22,7 +22,7 @@ use crate::{
 
 /// Follows the upstream's frames and keeps the beginning of each message.
 #[derive(Debug)]
-pub(super) struct Tap {
+pub(super) struct Inspector {
     scanner: FrameScanner,
     sample: Vec<u8>,
     inspect_bytes: usize,
@@ -58,13 +58,13 @@ pub(super) enum Tapped<'i> {
     MessageStart(&'i [u8]),
     /// Further bytes of data frames.
     Data(&'i [u8]),
-    /// A data message is complete: [`Tap::sample`] is about it until the next call.
+    /// A data message is complete: [`Inspector::sample`] is about it until the next call.
     MessageEnd,
     /// A control frame.
     Control(Control),
 }
 
-impl Tap {
+impl Inspector {
     /// A tap at the start of what an upstream sends with which `agreement` was made, for `gate`.
     pub(super) fn new(gate: &gate::Settings, agreement: Option<Agreement>) -> Self {
         let mut tap = Self::blind(agreement);
@@ -287,7 +287,7 @@ mod tests {
                 inspect_bytes: 4,
                 ..gate::Settings::default()
             };
-            let mut tap = Tap::new(&gate, None);
+            let mut tap = Inspector::new(&gate, None);
             let mut data = Vec::new();
             let mut samples = Vec::new();
             let mut pings = 0;

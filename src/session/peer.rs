@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::task::coop;
 
-use super::write_buffer::Outbox;
+use super::write_buffer::WriteBuffer;
 use crate::{transport::Stream, websocket::Opened};
 
 /// The most bytes that one read takes in.
@@ -47,7 +47,7 @@ pub(super) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
 
 /// What a side did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum EndpointEvent {
     /// Bytes were added to the inbox.
     Read,
     /// It will send nothing more: end of stream, or an error.
@@ -64,7 +64,7 @@ pub(super) struct Peer<S> {
     pub(super) stream: S,
     /// Bytes that were read and not yet looked at.
     pub(super) inbox: Vec<u8>,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: WriteBuffer,
     has_ended: bool,
     is_broken: bool,
 }
@@ -74,7 +74,7 @@ impl<S: Stream> Peer<S> {
         Self {
             stream: opened.stream,
             inbox: opened.read_buf.to_vec(),
-            outbox: Outbox::default(),
+            outbox: WriteBuffer::default(),
             has_ended: false,
             is_broken: false,
         }
@@ -128,7 +128,7 @@ impl<S: Stream> Peer<S> {
     /// # Cancel safety
     ///
     /// Nothing is lost: what was read is in the inbox, what was not written in the outbox.
-    pub(super) async fn progress(&mut self, may_read: bool) -> Event {
+    pub(super) async fn progress(&mut self, may_read: bool) -> EndpointEvent {
         poll_fn(|context| self.poll_progress(context, may_read)).await
     }
 
@@ -137,12 +137,12 @@ impl<S: Stream> Peer<S> {
     pub(super) async fn progress_or(
         &mut self,
         may_read: bool,
-        mut on_empty: impl FnMut(&Outbox),
-    ) -> Event {
+        mut on_empty: impl FnMut(&WriteBuffer),
+    ) -> EndpointEvent {
         poll_fn(|context| {
             let mut progress = self.poll_progress(context, may_read);
             let mut looked = progress;
-            if progress == Poll::Ready(Event::Written) {
+            if progress == Poll::Ready(EndpointEvent::Written) {
                 looked = self.poll_progress(context, may_read);
                 if looked.is_ready() {
                     progress = looked;
@@ -167,20 +167,20 @@ impl<S: Stream> Peer<S> {
         loop {
             let look = self.progress_or(true, |_| is_silent = true);
             match look.now_or_never() {
-                Some(Event::Written) => {}
+                Some(EndpointEvent::Written) => {}
                 Some(_) => return false,
                 None => return is_silent,
             }
         }
     }
 
-    fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<Event> {
+    fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<EndpointEvent> {
         if !self.is_broken && !self.outbox.is_empty() {
             match self.outbox.poll_write(context, &mut self.stream) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Event::Written),
+                Poll::Ready(Ok(())) => return Poll::Ready(EndpointEvent::Written),
                 Poll::Ready(Err(_)) => {
                     self.stop_writing();
-                    return Poll::Ready(Event::Broken);
+                    return Poll::Ready(EndpointEvent::Broken);
                 }
                 Poll::Pending => {}
             }
@@ -190,10 +190,10 @@ impl<S: Stream> Peer<S> {
         }
         match ready!(self.poll_read(context)) {
             Ok(0) => self.has_ended = true,
-            Ok(_) => return Poll::Ready(Event::Read),
+            Ok(_) => return Poll::Ready(EndpointEvent::Read),
             Err(_) => self.break_off(),
         }
-        Poll::Ready(Event::Ended)
+        Poll::Ready(EndpointEvent::Ended)
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -232,7 +232,10 @@ impl<S: Stream> Peer<S> {
 }
 
 /// [`Peer::progress`] of a side that may not be there; then it never resolves.
-pub(super) async fn progress<S: Stream>(peer: Option<&mut Peer<S>>, may_read: bool) -> Event {
+pub(super) async fn progress<S: Stream>(
+    peer: Option<&mut Peer<S>>,
+    may_read: bool,
+) -> EndpointEvent {
     match peer {
         Some(peer) => peer.progress(may_read).await,
         None => std::future::pending().await,

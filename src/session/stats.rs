@@ -18,8 +18,8 @@ use super::{
     ledger::{Account, Ledger},
     rules::Priority,
     state::{SessionState, Trail},
-    termination::{Cause, Report, Traffic},
-    write_buffer::Outbox,
+    termination::{EndReason, Report, Traffic},
+    write_buffer::WriteBuffer,
 };
 use crate::{upstream::Attempts, websocket::CloseCode};
 
@@ -34,7 +34,7 @@ pub struct Queued {
 
 /// What is kept of a session through all its phases.
 #[derive(Debug)]
-pub struct Record {
+pub struct SessionStats {
     trail: RefCell<Trail>,
     ledger: Cell<Ledger>,
     traffic: Cell<Traffic>,
@@ -52,13 +52,13 @@ pub struct Record {
     unclosed: Cell<Unclosed>,
 }
 
-impl Default for Record {
+impl Default for SessionStats {
     fn default() -> Self {
         Self::accepted()
     }
 }
 
-impl Record {
+impl SessionStats {
     /// The record of a session whose client has just got its `101`.
     #[must_use]
     pub fn accepted() -> Self {
@@ -273,7 +273,7 @@ impl Record {
 
     /// [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) of an upstream
     /// to which `outbox` is written.
-    pub(super) fn note_found_empty(&self, outbox: &Outbox) {
+    pub(super) fn note_found_empty(&self, outbox: &WriteBuffer) {
         self.note_written(outbox.messages_written());
         self.note_empty();
     }
@@ -312,15 +312,15 @@ impl Record {
         self.settle(self.ledger().held(), Account::Unknown);
         self.note_queued(Queued::default());
         if !state.is_final() {
-            self.enter(SessionState::Failed, Cause::Aborted.name());
+            self.enter(SessionState::Failed, EndReason::Aborted.name());
         }
-        self.report(Cause::Aborted, state)
+        self.report(EndReason::Aborted, state)
     }
 
-    pub(crate) fn report(&self, cause: Cause, state: SessionState) -> Report {
+    pub(crate) fn report(&self, cause: EndReason, state: SessionState) -> Report {
         let trail = self.trail();
         // To one that is lost something may still be written, which nobody reads.
-        let is_client_lost = matches!(cause, Cause::ClientLost | Cause::ClientVanished);
+        let is_client_lost = matches!(cause, EndReason::ClientLost | EndReason::ClientVanished);
         let client_code = self.client_code.get().filter(|_| !is_client_lost);
         Report {
             cause,

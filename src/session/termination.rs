@@ -43,7 +43,7 @@ impl Initiator {
 /// The client has its `101`, so each cause maps to a close code; what fails before the
 /// `101` is an HTTP status instead.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum EndReason {
     /// The client sent a close frame.
     #[error("client closed")]
     ClientClosed(CloseFrame),
@@ -109,7 +109,7 @@ pub enum Cause {
 }
 
 /// Every way in which a session may end: who is at the origin of it, and the
-/// [name](Cause::name) of the cause.
+/// [name](EndReason::name) of the cause.
 pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Client, "client_closed"),
     (Initiator::Client, "client_lost"),
@@ -136,7 +136,7 @@ pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Proxy, "aborted"),
 ];
 
-impl Cause {
+impl EndReason {
     /// Who is at the origin of it.
     #[must_use]
     pub const fn initiator(&self) -> Initiator {
@@ -401,7 +401,7 @@ impl Add for Traffic {
 #[derive(Debug)]
 pub struct Report {
     /// Why it ended.
-    pub cause: Cause,
+    pub cause: EndReason,
     /// The state in which that happened.
     pub state: SessionState,
     /// How it came there, and its last state.
@@ -438,11 +438,11 @@ mod tests {
 
     #[test]
     fn what_another_client_might_fare_better_with_is_not_the_upstreams_fault() {
-        let refused = |status| Cause::ConnectFailed(ConnectError::Refused(status));
+        let refused = |status| EndReason::ConnectFailed(ConnectError::Refused(status));
         let closed = |code| {
             let code = CloseCode::try_from(code).ok();
             let reason = String::new();
-            Cause::UpstreamClosed(CloseFrame { code, reason })
+            EndReason::UpstreamClosed(CloseFrame { code, reason })
         };
 
         for status in [200, 301, 400, 401, 403, 404, 429, 500, 501, 503] {
@@ -463,7 +463,7 @@ mod tests {
             code: None,
             reason: String::new(),
         };
-        let timeout = |connected| Cause::ReadyTimeout {
+        let timeout = |connected| EndReason::ReadyTimeout {
             waited: Duration::ZERO,
             connected,
             last_close: None,
@@ -477,30 +477,30 @@ mod tests {
         let tls = io::Error::other(rustls::Error::DecryptError);
         let tls = TlsError::of(&tls).unwrap();
         let causes = [
-            Cause::ClientClosed(frame()),
-            Cause::ClientLost,
-            Cause::ClientError(ProtocolError::InvalidUtf8),
-            Cause::ClientError(ProtocolError::InvalidDeflate),
-            Cause::ClientError(ProtocolError::ReservedBits),
-            Cause::MessageTooBig { max_bytes: 1 },
-            Cause::QueueFull,
-            Cause::UpstreamClosed(frame()),
-            Cause::UpstreamLost,
-            Cause::UpstreamError(ProtocolError::InvalidUtf8),
-            Cause::ConnectFailed(ConnectError::Refused(status)),
-            Cause::ConnectFailed(ConnectError::Broken("broken")),
-            Cause::ConnectFailed(ConnectError::Subprotocol(Box::new(mismatch))),
-            Cause::ConnectFailed(ConnectError::Tls(tls)),
-            Cause::ConnectFailed(ConnectError::Shortage),
+            EndReason::ClientClosed(frame()),
+            EndReason::ClientLost,
+            EndReason::ClientError(ProtocolError::InvalidUtf8),
+            EndReason::ClientError(ProtocolError::InvalidDeflate),
+            EndReason::ClientError(ProtocolError::ReservedBits),
+            EndReason::MessageTooBig { max_bytes: 1 },
+            EndReason::QueueFull,
+            EndReason::UpstreamClosed(frame()),
+            EndReason::UpstreamLost,
+            EndReason::UpstreamError(ProtocolError::InvalidUtf8),
+            EndReason::ConnectFailed(ConnectError::Refused(status)),
+            EndReason::ConnectFailed(ConnectError::Broken("broken")),
+            EndReason::ConnectFailed(ConnectError::Subprotocol(Box::new(mismatch))),
+            EndReason::ConnectFailed(ConnectError::Tls(tls)),
+            EndReason::ConnectFailed(ConnectError::Shortage),
             timeout(false),
             timeout(true),
-            Cause::FlushStalled,
-            Cause::Idle,
-            Cause::TooOld,
-            Cause::ClientVanished,
-            Cause::UpstreamVanished,
-            Cause::Drained,
-            Cause::Aborted,
+            EndReason::FlushStalled,
+            EndReason::Idle,
+            EndReason::TooOld,
+            EndReason::ClientVanished,
+            EndReason::UpstreamVanished,
+            EndReason::Drained,
+            EndReason::Aborted,
         ];
         let endings = causes.map(|cause| (cause.initiator(), cause.name()));
 

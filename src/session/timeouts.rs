@@ -1,7 +1,7 @@
 //! What a session is watched for while it lasts: its age, that something goes through it, and
 //! that both sides are still there.
 //!
-//! Sessions of a route that bounds none of these have no [`Watch`]. One that has sets one
+//! Sessions of a route that bounds none of these have no [`Keepalive`]. One that has sets one
 //! timer, and nothing is done to that for a message: what has come is only noted, and looked
 //! at when the timer fires.
 //!
@@ -28,10 +28,10 @@ use std::{
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
-    stats::Record,
-    termination::Cause,
-    tunnel::{End, Passed, Settings},
-    write_buffer::Outbox,
+    stats::SessionStats,
+    termination::EndReason,
+    tunnel::{Passed, Settings, TunnelEnd},
+    write_buffer::WriteBuffer,
 };
 use crate::websocket::{Control, Opcode, Role, frame::control_frame};
 
@@ -55,12 +55,12 @@ pub(super) fn is_own_pong(control: &Control) -> bool {
 
 /// The bounds of one session, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Keepalive {
     idle_timeout: Option<Duration>,
     ping_interval: Option<Duration>,
     ends_at: Option<Instant>,
-    client: Pulse,
-    upstream: Pulse,
+    client: Liveness,
+    upstream: Liveness,
     /// When a side was last seen to have taken something that waited for it.
     taken_at: Instant,
     /// Only in the tunnel.
@@ -69,7 +69,7 @@ pub(super) struct Watch {
 
 /// What is known of whether one side is there.
 #[derive(Clone, Copy, Debug)]
-struct Pulse {
+struct Liveness {
     /// When something came from it, at the latest.
     heard_at: Instant,
     /// The ping that it has not answered since, if there is one.
@@ -101,9 +101,9 @@ pub(super) struct Side {
 
 /// A side is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Gone;
+struct PeerTimeout;
 
-impl Pulse {
+impl Liveness {
     const fn new(now: Instant) -> Self {
         Self {
             heard_at: now,
@@ -120,7 +120,12 @@ impl Pulse {
 
     /// Finds out whether the side is there, and when to look again; it may want to
     /// [send a ping](Self::send) then.
-    fn look(&mut self, now: Instant, interval: Duration, side: Side) -> Result<Instant, Gone> {
+    fn look(
+        &mut self,
+        now: Instant,
+        interval: Duration,
+        side: Side,
+    ) -> Result<Instant, PeerTimeout> {
         if self.ping.is_some_and(|ping| self.heard_at >= ping.since) {
             self.ping = None;
         }
@@ -135,7 +140,7 @@ impl Pulse {
                 !ping.is_sent
             };
             if side.is_read && !is_there {
-                return Err(Gone);
+                return Err(PeerTimeout);
             }
         }
         self.ping = Some(Ping {
@@ -148,7 +153,7 @@ impl Pulse {
 
     /// Sends the ping that is due, if there is one and `outbox` is between two frames; whether
     /// it did.
-    fn send(&mut self, outbox: &mut Outbox, role: Role) -> bool {
+    fn send(&mut self, outbox: &mut WriteBuffer, role: Role) -> bool {
         let Some(ping) = self.ping.as_mut().filter(|ping| !ping.is_sent) else {
             return false;
         };
@@ -162,7 +167,7 @@ impl Pulse {
     }
 }
 
-impl Watch {
+impl Keepalive {
     /// The watch over a session that begins; `None` where `settings` bound nothing.
     pub(super) fn new(settings: &Settings, started: Instant) -> Option<Box<Self>> {
         let &Settings {
@@ -178,8 +183,8 @@ impl Watch {
                 idle_timeout,
                 ping_interval,
                 ends_at: max_session_age.map(|max| started + age(max)),
-                client: Pulse::new(started),
-                upstream: Pulse::new(started),
+                client: Liveness::new(started),
+                upstream: Liveness::new(started),
                 taken_at: started,
                 timer: None,
             })
@@ -202,33 +207,33 @@ impl Watch {
     /// # Errors
     ///
     /// Why the session ends.
-    pub(super) fn look_held(&mut self, client: Option<Side>) -> Result<Option<Instant>, Cause> {
+    pub(super) fn look_held(&mut self, client: Option<Side>) -> Result<Option<Instant>, EndReason> {
         let now = Instant::now();
         self.check_age(now)?;
         let mut next = self.ends_at;
         if let Some((side, interval)) = client.zip(self.ping_interval) {
             let looked = self.client.look(now, interval, side);
-            let at = looked.map_err(|Gone| Cause::ClientVanished)?;
+            let at = looked.map_err(|PeerTimeout| EndReason::ClientVanished)?;
             next = Some(next.map_or(at, |next| next.min(at)));
         }
         Ok(next)
     }
 
     /// Sends the client the ping that is due, if one is.
-    pub(super) fn ping_client(&mut self, outbox: &mut Outbox) {
+    pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) {
         self.client.send(outbox, Role::Client);
     }
 
-    fn check_age(&self, now: Instant) -> Result<(), Cause> {
+    fn check_age(&self, now: Instant) -> Result<(), EndReason> {
         match self.ends_at {
-            Some(ends_at) if ends_at <= now => Err(Cause::TooOld),
+            Some(ends_at) if ends_at <= now => Err(EndReason::TooOld),
             _ => Ok(()),
         }
     }
 
     /// The tunnel begins: from now on the upstream is looked after, too.
     pub(super) fn enter_tunnel(&mut self) {
-        self.upstream = Pulse::new(Instant::now());
+        self.upstream = Liveness::new(Instant::now());
     }
 
     /// Takes note of what has just come from either side.
@@ -248,10 +253,10 @@ impl Watch {
     pub(super) fn poll<C, U>(
         &mut self,
         context: &mut Context<'_>,
-        session: &Record,
-        client: &mut End<C>,
-        upstream: &mut End<U>,
-    ) -> Poll<Cause> {
+        session: &SessionStats,
+        client: &mut TunnelEnd<C>,
+        upstream: &mut TunnelEnd<U>,
+    ) -> Poll<EndReason> {
         loop {
             let to_client = self.client.send(&mut client.peer.outbox, Role::Client);
             let to_upstream = self.upstream.send(&mut upstream.peer.outbox, Role::Server);
@@ -276,10 +281,10 @@ impl Watch {
     /// Looks after the tunnel, and returns when to do so again.
     fn look<C, U>(
         &mut self,
-        session: &Record,
-        client: &End<C>,
-        upstream: &End<U>,
-    ) -> Result<Instant, Cause> {
+        session: &SessionStats,
+        client: &TunnelEnd<C>,
+        upstream: &TunnelEnd<U>,
+    ) -> Result<Instant, EndReason> {
         let now = Instant::now();
         self.check_age(now)?;
         let traffic = session.traffic();
@@ -297,14 +302,14 @@ impl Watch {
         };
         let idle_at = self.idle_at(now, session, client_side, upstream_side);
         if idle_at.is_some_and(|at| at <= now) {
-            return Err(Cause::Idle);
+            return Err(EndReason::Idle);
         }
         let mut next = [self.ends_at, idle_at, None, None];
         if let Some(interval) = self.ping_interval {
             let client = self.client.look(now, interval, client_side);
             let upstream = self.upstream.look(now, interval, upstream_side);
-            next[2] = Some(client.map_err(|Gone| Cause::ClientVanished)?);
-            next[3] = Some(upstream.map_err(|Gone| Cause::UpstreamVanished)?);
+            next[2] = Some(client.map_err(|PeerTimeout| EndReason::ClientVanished)?);
+            next[3] = Some(upstream.map_err(|PeerTimeout| EndReason::UpstreamVanished)?);
         }
         let next = next.into_iter().flatten().min();
         Ok(next.expect("a watch is over something"))
@@ -315,7 +320,7 @@ impl Watch {
     fn idle_at(
         &mut self,
         now: Instant,
-        session: &Record,
+        session: &SessionStats,
         client: Side,
         upstream: Side,
     ) -> Option<Instant> {
@@ -327,14 +332,14 @@ impl Watch {
     }
 }
 
-impl<S> End<S> {
+impl<S> TunnelEnd<S> {
     /// Whether something that it has sent waits until `target` takes it.
-    fn waits_for<T>(&self, target: &End<T>) -> bool {
+    fn waits_for<T>(&self, target: &TunnelEnd<T>) -> bool {
         !target.peer.outbox.is_empty() || self.piped_bytes() > 0
     }
 
     /// How much `target` has taken in all, if `read_bytes` have been read from this one.
-    fn taken_of<T>(&self, read_bytes: u64, target: &End<T>) -> u64 {
+    fn taken_of<T>(&self, read_bytes: u64, target: &TunnelEnd<T>) -> u64 {
         read_bytes.saturating_sub(self.piped_bytes()) + target.peer.outbox.bytes_written()
     }
 

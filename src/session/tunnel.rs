@@ -31,9 +31,9 @@ use super::{
     peer::Peer,
     splice::Pipe,
     state::SessionState,
-    stats::Record,
-    termination::{Cause, Traffic},
-    timeouts::Watch,
+    stats::SessionStats,
+    termination::{EndReason, Traffic},
+    timeouts::Keepalive,
 };
 use crate::{
     limits::{
@@ -79,7 +79,7 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 
 /// One end of the tunnel: a peer, and the place in what it sends.
 #[derive(Debug)]
-pub(super) struct End<S> {
+pub(super) struct TunnelEnd<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
     /// Where a part of its present frame is that was read and is not yet written, if that goes
@@ -93,7 +93,7 @@ pub(super) struct End<S> {
     may_splice: bool,
 }
 
-impl<S> End<S> {
+impl<S> TunnelEnd<S> {
     pub(super) const fn new(peer: Peer<S>, scanner: FrameScanner) -> Self {
         Self {
             peer,
@@ -120,12 +120,12 @@ impl<S> End<S> {
 /// Both ends of the tunnel.
 #[derive(Debug)]
 pub(super) struct Ends<C, U> {
-    pub(super) client: End<C>,
-    pub(super) upstream: End<U>,
+    pub(super) client: TunnelEnd<C>,
+    pub(super) upstream: TunnelEnd<U>,
     /// For what the hold queue left in the upstream's outbox, until that is written.
     pub(super) charge: Option<Charge>,
     /// Where the route bounds what it watches.
-    pub(super) watch: Option<Box<Watch>>,
+    pub(super) watch: Option<Box<Keepalive>>,
     /// Whose waker those have that wake the tunnel: its address, which nobody else has while they
     /// keep it: the drain or the timer for its turn, and the socket of each end that is waiting,
     /// which gives it back only when it has noted that there is something to read.
@@ -134,10 +134,10 @@ pub(super) struct Ends<C, U> {
 
 impl<C, U> Ends<C, U> {
     pub(super) const fn new(
-        client: End<C>,
-        upstream: End<U>,
+        client: TunnelEnd<C>,
+        upstream: TunnelEnd<U>,
         charge: Option<Charge>,
-        watch: Option<Box<Watch>>,
+        watch: Option<Box<Keepalive>>,
     ) -> Self {
         Self {
             client,
@@ -159,7 +159,7 @@ impl<C, U> Ends<C, U> {
     }
 }
 
-/// Relays until one side ends, a bound of the [`Watch`] is reached, or it has its turn in a
+/// Relays until one side ends, a bound of the [`Keepalive`] is reached, or it has its turn in a
 /// drain.
 #[expect(
     clippy::manual_async_fn,
@@ -167,10 +167,10 @@ impl<C, U> Ends<C, U> {
 )]
 pub(super) fn run<C: Stream, U: Stream>(
     ends: &mut Ends<C, U>,
-    session: &Record,
+    session: &SessionStats,
     settings: &Settings,
     drain: &Drain,
-) -> impl Future<Output = Cause> {
+) -> impl Future<Output = EndReason> {
     async move {
         session.enter(SessionState::Processing, "flushed");
         session.touch();
@@ -179,13 +179,13 @@ pub(super) fn run<C: Stream, U: Stream>(
         let cause =
             poll_fn(|context| ends.poll_relay(context, session, drain, turn.as_mut())).await;
         let cause = match cause {
-            Cause::UpstreamLost if ends.upstream.peer.is_broken() => {
+            EndReason::UpstreamLost if ends.upstream.peer.is_broken() => {
                 let rest = hear_out(&mut ends.upstream, &mut ends.client);
                 let (ending, passed) = Box::pin(rest).await;
                 note(session, Passed::default(), passed, &ends.upstream);
                 upstream_cause(ending)
             }
-            Cause::ClientLost if ends.client.peer.is_broken() => {
+            EndReason::ClientLost if ends.client.peer.is_broken() => {
                 let rest = hear_out(&mut ends.client, &mut ends.upstream);
                 let (ending, passed) = Box::pin(rest).await;
                 note(session, passed, Passed::default(), &ends.upstream);
@@ -216,10 +216,10 @@ impl<C: Stream, U: Stream> Ends<C, U> {
     fn poll_relay(
         &mut self,
         context: &mut Context<'_>,
-        session: &Record,
+        session: &SessionStats,
         drain: &Drain,
         turn: Pin<&mut Turn<'_>>,
-    ) -> Poll<Cause> {
+    ) -> Poll<EndReason> {
         let Self {
             client,
             upstream,
@@ -265,7 +265,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             _ => {
                 let may_have_turn = !is_known || drain.has_begun();
                 if may_have_turn && drain.poll_turn(turn, context).is_ready() {
-                    return Poll::Ready(Cause::Drained);
+                    return Poll::Ready(EndReason::Drained);
                 }
                 match watch {
                     None => Poll::Pending,
@@ -282,7 +282,12 @@ impl<C: Stream, U: Stream> Ends<C, U> {
     reason = "each message goes through it, and through little else"
 )]
 #[inline(always)]
-fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &End<U>) {
+fn note<U>(
+    session: &SessionStats,
+    to_upstream: Passed,
+    to_client: Passed,
+    upstream: &TunnelEnd<U>,
+) {
     if to_upstream.bytes + to_client.bytes > 0 {
         if !(to_upstream.is_own() && to_client.is_own()) {
             session.touch();
@@ -304,8 +309,8 @@ fn note<U>(session: &Record, to_upstream: Passed, to_client: Passed, upstream: &
 
 /// Passes on what `source`, which takes nothing more, has sent before.
 async fn hear_out<S: Stream, T: Stream>(
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
 ) -> (Ending, Passed) {
     let mut passed = Passed::default();
     let rest = poll_fn(|context| {
@@ -320,20 +325,20 @@ async fn hear_out<S: Stream, T: Stream>(
     (ending, passed)
 }
 
-fn client_cause(ending: Ending) -> Cause {
+fn client_cause(ending: Ending) -> EndReason {
     match ending {
-        Ending::Closed(frame) => Cause::ClientClosed(frame),
-        Ending::Lost => Cause::ClientLost,
-        Ending::Violated(error) => Cause::ClientError(error),
-        Ending::Undeliverable => Cause::UpstreamLost,
+        Ending::Closed(frame) => EndReason::ClientClosed(frame),
+        Ending::Lost => EndReason::ClientLost,
+        Ending::Violated(error) => EndReason::ClientError(error),
+        Ending::Undeliverable => EndReason::UpstreamLost,
     }
 }
 
-fn upstream_cause(ending: Ending) -> Cause {
+fn upstream_cause(ending: Ending) -> EndReason {
     match ending {
-        Ending::Closed(frame) => Cause::UpstreamClosed(frame),
-        Ending::Lost => Cause::UpstreamLost,
-        Ending::Violated(error) => Cause::UpstreamError(error),
-        Ending::Undeliverable => Cause::ClientLost,
+        Ending::Closed(frame) => EndReason::UpstreamClosed(frame),
+        Ending::Lost => EndReason::UpstreamLost,
+        Ending::Violated(error) => EndReason::UpstreamError(error),
+        Ending::Undeliverable => EndReason::ClientLost,
     }
 }

@@ -26,7 +26,7 @@ const COALESCE_BYTES: usize = 16 * 1024;
 const MAX_PONGS: u8 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ChunkKind {
     /// A copy of passing bytes, to which more may be appended.
     Passing,
     /// One whole message that is counted once it is written.
@@ -38,12 +38,12 @@ enum Kind {
 #[derive(Debug)]
 struct Piece {
     bytes: Vec<u8>,
-    kind: Kind,
+    kind: ChunkKind,
 }
 
 /// What waits, of which a session has none most of the time.
 #[derive(Debug, Default)]
-struct Backlog {
+struct Pending {
     pieces: VecDeque<Piece>,
     /// How much of the first piece is written.
     head_written: usize,
@@ -56,9 +56,9 @@ struct Backlog {
 
 /// Bytes that wait to be written.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct WriteBuffer {
     /// In a box, and only while something waits, for each session has two of these.
-    backlog: Option<Box<Backlog>>,
+    backlog: Option<Box<Pending>>,
     messages_written: u64,
     /// Messages that end in passing bytes which are not all written.
     messages_passing: u64,
@@ -70,7 +70,7 @@ pub(super) struct Outbox {
     needs_flush: bool,
 }
 
-impl Outbox {
+impl WriteBuffer {
     /// Whether everything is written and flushed.
     pub(super) fn is_empty(&self) -> bool {
         self.has_no_pieces() && !self.needs_flush
@@ -142,8 +142,8 @@ impl Outbox {
     pub(super) fn messages_waiting(&self) -> (u64, bool) {
         self.backlog.as_ref().map_or((0, false), |backlog| {
             let head = backlog.pieces.front();
-            let is_begun =
-                backlog.head_written > 0 && head.is_some_and(|piece| piece.kind == Kind::Message);
+            let is_begun = backlog.head_written > 0
+                && head.is_some_and(|piece| piece.kind == ChunkKind::Message);
             (backlog.messages, is_begun)
         })
     }
@@ -151,20 +151,20 @@ impl Outbox {
     /// Adds one whole message.
     pub(super) fn push_message(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
-        self.push(wire, Kind::Message);
+        self.push(wire, ChunkKind::Message);
     }
 
     /// Adds one whole control frame, at a boundary.
     pub(super) fn push_control(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
-        self.push(wire, Kind::Passing);
+        self.push(wire, ChunkKind::Passing);
     }
 
     /// Adds the close frame, at a boundary: nothing may go behind it (RFC 6455 §5.5.1), so
     /// that a pong which still waits for its turn goes before.
     pub(super) fn push_close(&mut self, wire: Vec<u8>) {
         if let Some(pong) = self.take_next_pong() {
-            self.push(pong, Kind::Pong);
+            self.push(pong, ChunkKind::Pong);
         }
         self.push_control(wire);
     }
@@ -173,7 +173,7 @@ impl Outbox {
     /// whole frame.
     pub(super) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
         if !bytes.is_empty() && !self.extend_last(bytes) {
-            self.push(bytes.to_vec(), Kind::Passing);
+            self.push(bytes.to_vec(), ChunkKind::Passing);
         }
         self.inside_frame = !ends_frame;
         self.line_up_pong();
@@ -186,7 +186,7 @@ impl Outbox {
         };
         match backlog.pieces.back_mut() {
             Some(last)
-                if last.kind == Kind::Passing
+                if last.kind == ChunkKind::Passing
                     && last.bytes.len() + bytes.len() <= COALESCE_BYTES =>
             {
                 last.bytes.extend_from_slice(bytes);
@@ -214,15 +214,15 @@ impl Outbox {
             && pongs_in_line.is_some_and(|count| count < MAX_PONGS)
             && let Some(pong) = self.take_next_pong()
         {
-            self.push(pong, Kind::Pong);
+            self.push(pong, ChunkKind::Pong);
         }
     }
 
-    fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+    fn push(&mut self, bytes: Vec<u8>, kind: ChunkKind) {
         let backlog = self.backlog.get_or_insert_default();
         backlog.bytes += bytes.len();
-        backlog.messages += u64::from(kind == Kind::Message);
-        backlog.pongs_in_line += u8::from(kind == Kind::Pong);
+        backlog.messages += u64::from(kind == ChunkKind::Message);
+        backlog.pongs_in_line += u8::from(kind == ChunkKind::Pong);
         backlog.pieces.push_back(Piece { bytes, kind });
     }
 
@@ -234,7 +234,7 @@ impl Outbox {
         let mut dropped = 0;
         let mut is_begun = backlog.head_written > 0;
         backlog.pieces.retain(|piece| {
-            let keep = piece.kind != Kind::Message || is_begun;
+            let keep = piece.kind != ChunkKind::Message || is_begun;
             is_begun = false;
             if !keep {
                 dropped += 1;
@@ -297,7 +297,7 @@ impl Outbox {
     }
 }
 
-impl Backlog {
+impl Pending {
     fn fill<'slices, 'bytes>(
         &'bytes self,
         slices: &'slices mut [IoSlice<'bytes>; MAX_SLICES],
@@ -324,9 +324,9 @@ impl Backlog {
             written -= left;
             self.head_written = 0;
             match head.kind {
-                Kind::Passing => {}
-                Kind::Message => self.messages -= 1,
-                Kind::Pong => self.pongs_in_line -= 1,
+                ChunkKind::Passing => {}
+                ChunkKind::Message => self.messages -= 1,
+                ChunkKind::Pong => self.pongs_in_line -= 1,
             }
             self.pieces.pop_front();
         }
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    fn write_all(outbox: &mut Outbox, step: usize) -> Trickle {
+    fn write_all(outbox: &mut WriteBuffer, step: usize) -> Trickle {
         let mut trickle = Trickle {
             step,
             calls: 0,
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn partial_writes_keep_every_byte_and_count_whole_messages() {
         for step in 1..20 {
-            let mut outbox = Outbox::default();
+            let mut outbox = WriteBuffer::default();
             outbox.push_message(b"one".to_vec());
             outbox.push_passing(b"tw", false);
             outbox.push_passing(b"o", true);
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_thousand_messages_take_one_system_call() {
-        let mut outbox = Outbox::default();
+        let mut outbox = WriteBuffer::default();
         for _ in 0..1000 {
             outbox.push_message(vec![0; 128]);
         }
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_pong_waits_for_the_end_of_the_frame_and_the_latest_stands_for_those_before() {
-        let mut outbox = Outbox::default();
+        let mut outbox = WriteBuffer::default();
         outbox.push_passing(b"half", false);
         outbox.push_pong(b"[1]".to_vec());
         outbox.push_pong(b"[2]".to_vec());
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest() {
-        let mut outbox = Outbox::default();
+        let mut outbox = WriteBuffer::default();
         for number in 0..100_000_u32 {
             outbox.push_pong(number.to_be_bytes().to_vec());
         }
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_close_frame_goes_behind_a_flood_of_pongs() {
-        let mut outbox = Outbox::default();
+        let mut outbox = WriteBuffer::default();
         for _ in 0..100 {
             outbox.push_pong(b"o".to_vec());
         }
@@ -465,7 +465,7 @@ mod tests {
 
     #[test]
     fn messages_that_have_not_begun_can_be_given_up() {
-        let mut outbox = Outbox::default();
+        let mut outbox = WriteBuffer::default();
         outbox.push_message(b"begun".to_vec());
         outbox.push_message(b"not begun".to_vec());
         outbox.push_control(b"ping".to_vec());

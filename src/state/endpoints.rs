@@ -13,7 +13,7 @@ use crate::{
     route::{Route, Routes},
     upstream::{
         Endpoint,
-        breaker::{Refused, Status},
+        breaker::{Status, Unhealthy},
         lookup::Names,
     },
 };
@@ -106,8 +106,8 @@ fn is_same(one: &Route, other: &Route) -> bool {
         && session.hold == others.hold
 }
 
-impl From<Refused> for Refusal {
-    fn from(Refused { retry_after }: Refused) -> Self {
+impl From<Unhealthy> for Refusal {
+    fn from(Unhealthy { retry_after }: Unhealthy) -> Self {
         // Whoever comes a moment too early comes in vain.
         let seconds = retry_after.as_millis().div_ceil(1000).max(1);
         Self::BreakerOpen {
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        upstream::{Address, breaker::State},
+        upstream::{Address, breaker::BreakerState},
     };
 
     #[test]
@@ -196,22 +196,22 @@ mod tests {
         let admit = |routes: &Routes| endpoints.of(routes.iter().next().unwrap()).admit();
         let waiting = admit(&before).unwrap();
         admit(&before).unwrap().fail();
-        assert_eq!(status().state, State::Open);
+        assert_eq!(status().state, BreakerState::Open);
 
         let same = routes("/one");
         endpoints.set_routes(&same);
-        assert_eq!(status().state, State::Open);
+        assert_eq!(status().state, BreakerState::Open);
         assert!(admit(&same).is_err());
 
         let other = routes("/other");
         endpoints.set_routes(&other);
-        assert_eq!(status().state, State::Closed);
+        assert_eq!(status().state, BreakerState::Closed);
         assert_eq!(status().transitions, [1, 1, 0], "no count goes back");
         admit(&other).unwrap().fail();
         waiting.succeed();
         assert_eq!(
             status().state,
-            State::Open,
+            BreakerState::Open,
             "the old one does not speak for it"
         );
     }
@@ -223,7 +223,11 @@ mod tests {
             let expected = Refusal::BreakerOpen {
                 retry_after_seconds: seconds,
             };
-            assert_eq!(Refusal::from(Refused { retry_after }), expected, "{millis}");
+            assert_eq!(
+                Refusal::from(Unhealthy { retry_after }),
+                expected,
+                "{millis}"
+            );
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         drain::Drain,
         held_bytes::Budget,
         overload::Pressure,
-        per_ip::{AddressPlace, Addresses, Rate},
+        per_ip::{AddressPlace, Addresses, Gcra},
     },
     local_reply::{Refusal, Shortage},
     observability::{connections::Connections, rejections::Rejections, reloads::Reloads},
@@ -26,7 +26,7 @@ use crate::{
 
 /// What all connections of the process share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct ProcessState {
     pub(crate) config: ArcSwap<Config>,
     pub(crate) session: session::Context,
     pub(crate) held: HeldRequests,
@@ -40,10 +40,10 @@ pub struct Shared {
     pub(crate) rejections: Rejections,
     pub(crate) reloads: Reloads,
     pub(crate) connections: Arc<Connections>,
-    pub(crate) session_ids: sessions::Ids,
+    pub(crate) session_ids: sessions::SessionIds,
 }
 
-impl Shared {
+impl ProcessState {
     /// The shared state of a process that runs `config`.
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
@@ -56,7 +56,7 @@ impl Shared {
             next_session: Mutex::default(),
             rejections: Rejections::default(),
             connections: Arc::default(),
-            session_ids: sessions::Ids::default(),
+            session_ids: sessions::SessionIds::default(),
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
                 drain: Drain::new(config.drain),
@@ -150,7 +150,7 @@ impl Shared {
         self.config().limits.session_rate?;
         let next = self.next_session.lock();
         let next = *next.unwrap_or_else(PoisonError::into_inner);
-        Some(Rate::used(next, Instant::now()))
+        Some(Gcra::used(next, Instant::now()))
     }
 
     /// What the clients of each address have open.
@@ -175,7 +175,7 @@ impl Shared {
         if let Some(rate) = self.config().limits.session_rate {
             let next = self.next_session.lock();
             let mut next = next.unwrap_or_else(PoisonError::into_inner);
-            if !Rate::per_second(rate).admit(&mut next, Instant::now()) {
+            if !Gcra::per_second(rate).admit(&mut next, Instant::now()) {
                 return Err(Refusal::Unavailable(Shortage::SessionRate));
             }
         }

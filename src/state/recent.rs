@@ -8,33 +8,33 @@ use std::{
 /// A hash of what belongs to one entry, with a key that nobody outside knows: a client cannot
 /// choose what it sends so that it meets the entry of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
+pub(crate) struct RecentKey(u64);
 
-/// A maker of [`Key`]s: those of one say nothing about those of another.
+/// A maker of [`RecentKey`]s: those of one say nothing about those of another.
 #[derive(Debug, Default)]
 pub(crate) struct Keys(RandomState);
 
 impl Keys {
     /// The key of what `feed` puts into the hash.
-    pub(crate) fn of(&self, feed: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Key {
+    pub(crate) fn of(&self, feed: impl FnOnce(&mut dyn FnMut(&[u8]))) -> RecentKey {
         let mut hasher = self.0.build_hasher();
         // With its length in front, so that two parts are never one.
         feed(&mut |part| part.hash(&mut hasher));
-        Key(hasher.finish())
+        RecentKey(hasher.finish())
     }
 }
 
 /// So many entries at most.
 #[derive(Debug)]
-pub(crate) struct Recent<V> {
+pub(crate) struct RecentMap<V> {
     max_entries: usize,
     /// Each with its place in `order`.
-    entries: HashMap<Key, (u64, V)>,
-    order: BTreeMap<u64, Key>,
+    entries: HashMap<RecentKey, (u64, V)>,
+    order: BTreeMap<u64, RecentKey>,
     next: u64,
 }
 
-impl<V> Recent<V> {
+impl<V> RecentMap<V> {
     pub(crate) fn new(max_entries: usize) -> Self {
         Self {
             max_entries,
@@ -48,12 +48,12 @@ impl<V> Recent<V> {
         self.entries.len()
     }
 
-    pub(crate) fn get(&self, key: Key) -> Option<&V> {
+    pub(crate) fn get(&self, key: RecentKey) -> Option<&V> {
         self.entries.get(&key).map(|(_, value)| value)
     }
 
     /// The value for `key`, which is the newest entry then.
-    pub(crate) fn recall(&mut self, key: Key) -> Option<&mut V> {
+    pub(crate) fn recall(&mut self, key: RecentKey) -> Option<&mut V> {
         let (place, value) = self.entries.get_mut(&key)?;
         self.order.remove(place);
         *place = self.next;
@@ -63,7 +63,7 @@ impl<V> Recent<V> {
     }
 
     /// Notes `value`, which is the newest then; the oldest one goes where there is no room.
-    pub(crate) fn note(&mut self, key: Key, value: V) {
+    pub(crate) fn note(&mut self, key: RecentKey, value: V) {
         let place = self.next;
         self.next += 1;
         if let Some((former, _)) = self.entries.insert(key, (place, value)) {
@@ -75,7 +75,7 @@ impl<V> Recent<V> {
         }
     }
 
-    pub(crate) fn forget(&mut self, key: Key) {
+    pub(crate) fn forget(&mut self, key: RecentKey) {
         if let Some((place, _)) = self.entries.remove(&key) {
             self.order.remove(&place);
         }
@@ -100,13 +100,13 @@ mod tests {
 
     #[test]
     fn what_was_noted_the_longest_ago_makes_room() {
-        let mut recent = Recent::new(3);
+        let mut recent = RecentMap::new(3);
         for number in [1, 2, 3, 1, 4] {
-            recent.note(Key(number), number);
+            recent.note(RecentKey(number), number);
         }
 
         let known: Vec<_> = (1..=4)
-            .filter(|it| recent.get(Key(*it)).is_some())
+            .filter(|it| recent.get(RecentKey(*it)).is_some())
             .collect();
         assert_eq!(known, [1, 3, 4]);
         assert_eq!((recent.len(), recent.order.len()), (3, 3));
@@ -114,28 +114,28 @@ mod tests {
 
     #[test]
     fn what_is_recalled_is_the_newest() {
-        let mut recent = Recent::new(2);
+        let mut recent = RecentMap::new(2);
         for number in [1, 2] {
-            recent.note(Key(number), number);
+            recent.note(RecentKey(number), number);
         }
 
-        assert_eq!(recent.recall(Key(1)), Some(&mut 1));
-        assert_eq!(recent.recall(Key(7)), None);
-        recent.note(Key(3), 3);
+        assert_eq!(recent.recall(RecentKey(1)), Some(&mut 1));
+        assert_eq!(recent.recall(RecentKey(7)), None);
+        recent.note(RecentKey(3), 3);
 
-        assert_eq!(recent.get(Key(2)), None);
+        assert_eq!(recent.get(RecentKey(2)), None);
         assert_eq!((recent.len(), recent.order.len()), (2, 2));
     }
 
     #[test]
     fn what_is_forgotten_leaves_nothing_behind() {
-        let mut recent = Recent::new(2);
+        let mut recent = RecentMap::new(2);
         for number in 1..=2 {
-            recent.note(Key(number), number);
+            recent.note(RecentKey(number), number);
         }
 
-        recent.forget(Key(2));
-        recent.forget(Key(7));
+        recent.forget(RecentKey(2));
+        recent.forget(RecentKey(7));
         assert!(!recent.forget_oldest_if(|value| *value != 1));
         assert!(recent.forget_oldest_if(|value| *value == 1));
         assert!(!recent.forget_oldest_if(|_| true));

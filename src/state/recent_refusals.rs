@@ -24,7 +24,7 @@ use std::{
 use hyper::header;
 use tokio::time::Instant;
 
-use super::recent::{Key, Keys, Recent};
+use super::recent::{Keys, RecentKey, RecentMap};
 use crate::{
     route::Route,
     upstream::{Address, OpeningRequest},
@@ -42,7 +42,7 @@ pub(crate) struct Refusals {
     keys: Keys,
     has_any: AtomicBool,
     /// The end of each.
-    recent: Mutex<Recent<Instant>>,
+    recent: Mutex<RecentMap<Instant>>,
 }
 
 impl Default for Refusals {
@@ -50,7 +50,7 @@ impl Default for Refusals {
         Self {
             keys: Keys::default(),
             has_any: AtomicBool::default(),
-            recent: Mutex::new(Recent::new(MAX_REFUSALS)),
+            recent: Mutex::new(RecentMap::new(MAX_REFUSALS)),
         }
     }
 }
@@ -84,7 +84,7 @@ impl Refusals {
     }
 
     /// The refusals that are not over.
-    fn recent(&self) -> MutexGuard<'_, Recent<Instant>> {
+    fn recent(&self) -> MutexGuard<'_, RecentMap<Instant>> {
         let recent = self.recent.lock();
         let mut recent = recent.unwrap_or_else(PoisonError::into_inner);
         if recent.len() > 0 {
@@ -95,7 +95,7 @@ impl Refusals {
         recent
     }
 
-    fn key(&self, route: &Route, request: &OpeningRequest) -> Key {
+    fn key(&self, route: &Route, request: &OpeningRequest) -> RecentKey {
         let names = [
             header::AUTHORIZATION,
             header::COOKIE,

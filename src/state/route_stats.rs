@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::worker::Local;
+use super::worker::WorkerState;
 use crate::{
     observability::totals::{RouteSnapshot, RouteTotals},
     route::Route,
@@ -17,23 +17,23 @@ use crate::{
 /// The label of what has no route.
 pub const UNROUTED: &str = "none";
 
-/// The label of what was counted for routes that are [forgotten](Local::forget).
+/// The label of what was counted for routes that are [forgotten](WorkerState::forget).
 pub const REMOVED: &str = "(removed)";
 
 /// The tallies of one worker, one for each route that has been asked for.
 #[derive(Debug)]
-pub(crate) struct Tallies {
-    routes: RefCell<Vec<Rc<Tally>>>,
-    unrouted: Rc<Tally>,
+pub(crate) struct WorkerRouteStats {
+    routes: RefCell<Vec<Rc<RouteStats>>>,
+    unrouted: Rc<RouteStats>,
     /// Of routes that are forgotten.
     removed: RefCell<RouteTotals>,
 }
 
-impl Default for Tallies {
+impl Default for WorkerRouteStats {
     fn default() -> Self {
         Self {
             routes: RefCell::default(),
-            unrouted: Rc::new(Tally::new(None, RouteTotals::default())),
+            unrouted: Rc::new(RouteStats::new(None, RouteTotals::default())),
             removed: RefCell::default(),
         }
     }
@@ -41,14 +41,14 @@ impl Default for Tallies {
 
 /// What one worker has counted for one route.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct RouteStats {
     /// `None`: requests without one.
     route: Option<Arc<Route>>,
     label: Rc<str>,
     totals: RefCell<RouteTotals>,
 }
 
-impl Tally {
+impl RouteStats {
     fn new(route: Option<&Arc<Route>>, totals: RouteTotals) -> Self {
         Self {
             label: route.map_or(UNROUTED.into(), |route| route.label().into()),
@@ -78,14 +78,14 @@ impl Tally {
     }
 }
 
-impl Tallies {
+impl WorkerRouteStats {
     /// The tally of requests that have no route, or whose route is not known yet.
-    pub(crate) fn unrouted(&self) -> Rc<Tally> {
+    pub(crate) fn unrouted(&self) -> Rc<RouteStats> {
         Rc::clone(&self.unrouted)
     }
 
     /// The tally of `route`.
-    pub(crate) fn of(&self, route: &Arc<Route>) -> Rc<Tally> {
+    pub(crate) fn of(&self, route: &Arc<Route>) -> Rc<RouteStats> {
         let mut routes = self.routes.borrow_mut();
         if let Some(known) = routes.iter().find(|tally| tally.is_of(route)) {
             return Rc::clone(known);
@@ -100,13 +100,13 @@ impl Tallies {
             }
             !is_followed
         });
-        let tally = Rc::new(Tally::new(Some(route), totals));
+        let tally = Rc::new(RouteStats::new(Some(route), totals));
         routes.push(Rc::clone(&tally));
         tally
     }
 }
 
-impl Local {
+impl WorkerState {
     /// Forgets what was counted for the routes of these names, apart from their sum. Where
     /// somebody goes on counting, that begins anew.
     pub fn forget(&self, labels: &BTreeSet<Box<str>>) {
@@ -151,16 +151,16 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, state::process::Shared};
+    use crate::{config::Config, state::process::ProcessState};
 
     #[test]
     fn what_is_forgotten_stays_in_the_sum_and_begins_anew_where_somebody_counts() {
         let text = "[[route]]\npath = \"/a\"\nupstream = \"http://127.0.0.1:1\"\n\
                     [[route]]\npath = \"/b\"\nupstream = \"http://127.0.0.1:1\"\n";
         let config = Arc::new(Config::parse("test", text, &|_| None).unwrap());
-        let local = Local::new(Arc::new(Shared::new(Arc::clone(&config))));
+        let local = WorkerState::new(Arc::new(ProcessState::new(Arc::clone(&config))));
         let routes: Vec<_> = config.routes.iter().collect();
-        let count = |tally: &Tally| tally.change(|totals| totals.attempts += 1);
+        let count = |tally: &RouteStats| tally.change(|totals| totals.attempts += 1);
         let attempts = |label: &str| local.snapshot()[label].totals.attempts;
         let of_a = local.tallies.of(routes[0]);
         count(&of_a);

@@ -8,7 +8,7 @@
 //!   is then added to the totals of its route in the same instant: whoever looks sees it in
 //!   exactly one of the two.
 //! * At most [`MAX_REMEMBERED`] that have ended are kept, the newest ones.
-//! * An [id](Running::id) is given to one session of the process, ever.
+//! * An [id](LiveSession::id) is given to one session of the process, ever.
 //! * Adding and removing take the same time however many sessions there are.
 
 use std::{
@@ -23,13 +23,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{route_stats::Tally, worker::Local};
+use super::{route_stats::RouteStats, worker::WorkerState};
 use crate::{
     client_addr::ClientAddr,
-    headers::request_id::Identity,
+    headers::request_id::RequestId,
     observability::{access_log, trace::Trace},
     route::Route,
-    session::{Record, Report},
+    session::{Report, SessionStats},
     upstream::Address,
 };
 
@@ -41,9 +41,9 @@ pub const MAX_REMEMBERED: usize = 100;
 
 /// Where ids come from.
 #[derive(Debug, Default)]
-pub struct Ids(AtomicU64);
+pub struct SessionIds(AtomicU64);
 
-impl Ids {
+impl SessionIds {
     fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -51,7 +51,7 @@ impl Ids {
 
 /// A session that runs: where it came from, and what it has done.
 #[derive(Debug)]
-pub struct Running {
+pub struct LiveSession {
     id: u64,
     /// Where it is in the list.
     index: Cell<u32>,
@@ -64,11 +64,11 @@ pub struct Running {
     has_trace: bool,
     route: Arc<Route>,
     route_label: Rc<str>,
-    local: Rc<Local>,
-    record: Record,
+    local: Rc<WorkerState>,
+    record: SessionStats,
 }
 
-impl Running {
+impl LiveSession {
     /// Its number, from 1 on.
     #[must_use]
     pub const fn id(&self) -> u64 {
@@ -133,27 +133,27 @@ impl Running {
 
     /// What it has done so far.
     #[must_use]
-    pub const fn record(&self) -> &Record {
+    pub const fn record(&self) -> &SessionStats {
         &self.record
     }
 
-    pub(crate) const fn local(&self) -> &Rc<Local> {
+    pub(crate) const fn local(&self) -> &Rc<WorkerState> {
         &self.local
     }
 }
 
 /// A session that has ended by itself.
 #[derive(Debug)]
-pub struct Ended {
-    running: Rc<Running>,
+pub struct EndedSession {
+    running: Rc<LiveSession>,
     report: Report,
     at: Instant,
 }
 
-impl Ended {
+impl EndedSession {
     /// What it was, and what it has done.
     #[must_use]
-    pub const fn session(&self) -> &Rc<Running> {
+    pub const fn session(&self) -> &Rc<LiveSession> {
         &self.running
     }
 
@@ -171,19 +171,19 @@ impl Ended {
 }
 
 /// Where a session comes from.
-pub(crate) struct Origin {
+pub(crate) struct SessionSource {
     pub(crate) client: ClientAddr,
     pub(crate) path: String,
     pub(crate) is_http2: bool,
-    pub(crate) identity: Identity,
+    pub(crate) identity: RequestId,
     pub(crate) route: Arc<Route>,
 }
 
 /// The sessions of one worker.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    running: RefCell<Vec<Rc<Running>>>,
-    ended: RefCell<VecDeque<Rc<Ended>>>,
+    running: RefCell<Vec<Rc<LiveSession>>>,
+    ended: RefCell<VecDeque<Rc<EndedSession>>>,
 }
 
 impl Sessions {
@@ -200,25 +200,25 @@ impl Sessions {
     }
 
     /// Looks at each that runs, in no order.
-    pub fn for_each(&self, look: impl FnMut(&Rc<Running>)) {
+    pub fn for_each(&self, look: impl FnMut(&Rc<LiveSession>)) {
         self.running.borrow().iter().for_each(look);
     }
 
     /// Looks at those that have ended lately, in the order in which they did.
-    pub fn for_each_ended(&self, look: impl FnMut(&Rc<Ended>)) {
+    pub fn for_each_ended(&self, look: impl FnMut(&Rc<EndedSession>)) {
         self.ended.borrow().iter().for_each(look);
     }
 
     /// The one that runs with this id.
     #[must_use]
-    pub fn find(&self, id: u64) -> Option<Rc<Running>> {
+    pub fn find(&self, id: u64) -> Option<Rc<LiveSession>> {
         let sessions = self.running.borrow();
         sessions.iter().find(|it| it.id == id).map(Rc::clone)
     }
 
     /// The one that has ended with this id, if it is remembered.
     #[must_use]
-    pub fn find_ended(&self, id: u64) -> Option<Rc<Ended>> {
+    pub fn find_ended(&self, id: u64) -> Option<Rc<EndedSession>> {
         let ended = self.ended.borrow();
         ended.iter().find(|it| it.running.id == id).map(Rc::clone)
     }
@@ -228,13 +228,13 @@ impl Sessions {
         self.ended.take();
     }
 
-    fn add(&self, running: &Rc<Running>) {
+    fn add(&self, running: &Rc<LiveSession>) {
         let mut sessions = self.running.borrow_mut();
         running.index.set(place(sessions.len()));
         sessions.push(Rc::clone(running));
     }
 
-    fn remove(&self, running: &Running) {
+    fn remove(&self, running: &LiveSession) {
         let mut sessions = self.running.borrow_mut();
         let index = running.index.get() as usize;
         sessions.swap_remove(index);
@@ -247,7 +247,7 @@ impl Sessions {
         }
     }
 
-    fn remember(&self, ended: Rc<Ended>) {
+    fn remember(&self, ended: Rc<EndedSession>) {
         let mut all = self.ended.borrow_mut();
         if all.len() == MAX_REMEMBERED {
             all.pop_front();
@@ -262,23 +262,23 @@ fn place(index: usize) -> u32 {
 
 /// A session's place among those of its worker, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    running: Rc<Running>,
+pub(crate) struct SessionEntry {
+    running: Rc<LiveSession>,
     /// Not kept with what is remembered of the session: a route is in use as long as somebody
     /// has its tally.
-    tally: Rc<Tally>,
+    tally: Rc<RouteStats>,
     /// Whether the session has ended by itself.
     has_ended: bool,
 }
 
-impl Entry {
+impl SessionEntry {
     /// A session whose client has just got its `101`.
-    pub(crate) fn begin(origin: Origin, local: &Rc<Local>) -> (Self, Rc<Running>) {
+    pub(crate) fn begin(origin: SessionSource, local: &Rc<WorkerState>) -> (Self, Rc<LiveSession>) {
         let request_id = origin.identity.id();
         let trace = origin.identity.trace();
         let digits = trace.map(|trace| trace.digits()).unwrap_or_default();
         let tally = local.tallies.of(&origin.route);
-        let running = Rc::new(Running {
+        let running = Rc::new(LiveSession {
             id: local.shared.session_ids.next(),
             index: Cell::default(),
             client: origin.client,
@@ -289,7 +289,7 @@ impl Entry {
             route: origin.route,
             route_label: tally.shared_label(),
             local: Rc::clone(local),
-            record: Record::accepted(),
+            record: SessionStats::accepted(),
         });
         local.sessions.add(&running);
         let entry = Self {
@@ -304,7 +304,7 @@ impl Entry {
     pub(crate) fn end(mut self, report: Report) {
         self.has_ended = true;
         self.leave(&report);
-        let ended = Ended {
+        let ended = EndedSession {
             running: Rc::clone(&self.running),
             report,
             at: Instant::now(),
@@ -320,7 +320,7 @@ impl Entry {
             totals.add_end(&running.record, &report.cause);
         });
         let upstream_address = running.upstream_address();
-        let origin = access_log::Origin {
+        let origin = access_log::RequestSource {
             session: running.id,
             request_id: running.request_id(),
             trace: running.trace(),
@@ -334,7 +334,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for SessionEntry {
     fn drop(&mut self) {
         if !self.has_ended {
             self.leave(&self.running.record.abort());
@@ -351,29 +351,29 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        session::{Cause, state::SessionState},
-        state::process::Shared,
+        session::{EndReason, state::SessionState},
+        state::process::ProcessState,
     };
 
-    fn local() -> Rc<Local> {
+    fn local() -> Rc<WorkerState> {
         let text = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", text, &|_| None).unwrap();
-        let shared = Shared::new(Arc::new(config));
-        Local::new(Arc::new(shared))
+        let shared = ProcessState::new(Arc::new(config));
+        WorkerState::new(Arc::new(shared))
     }
 
-    fn begin(local: &Rc<Local>) -> Entry {
-        let origin = Origin {
+    fn begin(local: &Rc<WorkerState>) -> SessionEntry {
+        let origin = SessionSource {
             client: ClientAddr::Unix,
             path: "/".into(),
             is_http2: false,
-            identity: Identity::of(&HeaderMap::new(), false, &local.request_ids),
+            identity: RequestId::of(&HeaderMap::new(), false, &local.request_ids),
             route: Arc::clone(local.config().routes.iter().next().unwrap()),
         };
-        Entry::begin(origin, local).0
+        SessionEntry::begin(origin, local).0
     }
 
-    fn ids(local: &Local) -> BTreeSet<u64> {
+    fn ids(local: &WorkerState) -> BTreeSet<u64> {
         let ids = RefCell::<BTreeSet<_>>::default();
         local
             .sessions
@@ -409,9 +409,9 @@ mod tests {
         assert!(local.sessions.running.borrow().capacity() <= 2 * MIN_SHRINK);
     }
 
-    fn end(entry: Entry) {
+    fn end(entry: SessionEntry) {
         let record = entry.running.record();
-        let report = record.report(Cause::Idle, SessionState::Processing);
+        let report = record.report(EndReason::Idle, SessionState::Processing);
         entry.end(report);
     }
 
@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn what_is_kept_of_a_session_is_small() {
         // With the two counts of the `Rc`, what the allocator has a size class for.
-        let bytes = size_of::<Running>() + 16;
+        let bytes = size_of::<LiveSession>() + 16;
         assert!(bytes <= 384, "{bytes}");
     }
 }

@@ -34,11 +34,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::recent::{Key, Keys, Recent};
+use super::recent::{Keys, RecentKey, RecentMap};
 use crate::{
     route::{Route, Routes, Subprotocol},
     upstream::{Mismatch, OpeningRequest},
-    websocket::subprotocol::{Shown, is_token_like},
+    websocket::subprotocol::{ShownOffers, is_token_like},
 };
 
 /// The number of choices that are kept for one route.
@@ -60,7 +60,7 @@ pub(crate) struct Subprotocols {
 /// The choices of the upstream of one route.
 #[derive(Debug)]
 struct Choices {
-    known: Mutex<Recent<Choice>>,
+    known: Mutex<RecentMap<Choice>>,
     /// Set with the first one.
     has_any: AtomicBool,
     /// Set once the log has said what to configure.
@@ -70,7 +70,7 @@ struct Choices {
 impl Default for Choices {
     fn default() -> Self {
         Self {
-            known: Mutex::new(Recent::new(MAX_CHOICES)),
+            known: Mutex::new(RecentMap::new(MAX_CHOICES)),
             has_any: AtomicBool::default(),
             has_warned: AtomicBool::default(),
         }
@@ -164,7 +164,7 @@ impl Subprotocols {
         found.map(|(_, choices)| Arc::clone(choices))
     }
 
-    fn key(&self, path: &str, offers: &[&str]) -> Key {
+    fn key(&self, path: &str, offers: &[&str]) -> RecentKey {
         self.keys.of(|feed| {
             feed(path.as_bytes());
             for offer in offers {
@@ -196,7 +196,7 @@ fn without_token(offer: &str) -> &str {
 }
 
 impl Choices {
-    fn known(&self) -> MutexGuard<'_, Recent<Choice>> {
+    fn known(&self) -> MutexGuard<'_, RecentMap<Choice>> {
         let known = self.known.lock();
         known.unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,7 +206,7 @@ impl Choices {
     }
 
     /// The subprotocol of a client with these `offers`, as far as one is known.
-    fn recall<'a>(&self, key: Key, offers: &[&'a str]) -> Option<Subprotocol<'a>> {
+    fn recall<'a>(&self, key: RecentKey, offers: &[&'a str]) -> Option<Subprotocol<'a>> {
         let mut known = self.known();
         let choice = known.recall(key)?;
         let is_in_doubt = choice.in_doubt_until.is_some_and(|it| Instant::now() < it);
@@ -218,7 +218,7 @@ impl Choices {
     }
 
     /// Notes that the upstream has `named` one, where `chosen` is told when nothing is known.
-    fn learn(&self, key: Key, named: &str, chosen: Subprotocol<'_>) {
+    fn learn(&self, key: RecentKey, named: &str, chosen: Subprotocol<'_>) {
         let named = without_token(named);
         let mut known = self.known();
         match known.recall(key) {
@@ -249,7 +249,7 @@ impl Choices {
 fn warn(route: &Route, mismatch: &Mismatch) {
     let Mismatch { told, chosen, .. } = mismatch;
     let label = route.label();
-    let told = told.as_deref().map(Shown);
+    let told = told.as_deref().map(ShownOffers);
     let told = told.map_or_else(|| "none".to_owned(), |told| told.to_string());
     let advice = if is_token_like(chosen) {
         "accept = \"after-upstream\"".to_owned()
@@ -261,7 +261,7 @@ fn warn(route: &Route, mismatch: &Mismatch) {
     tracing::warn!(
         route = label,
         told,
-        chosen = %Shown(chosen),
+        chosen = %ShownOffers(chosen),
         advice,
         "upstream chose another subprotocol than its client was told, and the client was closed: \
          say in the route what the upstream chooses"

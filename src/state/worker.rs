@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use arc_swap::Guard;
 
-use super::{process::Shared, route_stats::Tallies, sessions::Sessions};
+use super::{process::ProcessState, route_stats::WorkerRouteStats, sessions::Sessions};
 use crate::{
     config::Config,
     headers::request_id,
@@ -15,26 +15,26 @@ use crate::{
 
 /// What the connections of one worker share.
 #[derive(Debug)]
-pub struct Local {
-    pub(crate) shared: Arc<Shared>,
+pub struct WorkerState {
+    pub(crate) shared: Arc<ProcessState>,
     pub(crate) pools: Pools,
     pub(crate) sessions: Sessions,
-    pub(crate) tallies: Tallies,
-    pub(crate) request_ids: request_id::Ids,
+    pub(crate) tallies: WorkerRouteStats,
+    pub(crate) request_ids: request_id::RequestIds,
     /// Whether what is still under way is dropped.
     pub(crate) is_cut_off: Rc<Cell<bool>>,
 }
 
-impl Local {
+impl WorkerState {
     /// The state of a worker that has served nothing yet.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+    pub fn new(shared: Arc<ProcessState>) -> Rc<Self> {
         Rc::new(Self {
             shared,
             pools: Pools::default(),
             sessions: Sessions::default(),
-            tallies: Tallies::default(),
-            request_ids: request_id::Ids::default(),
+            tallies: WorkerRouteStats::default(),
+            request_ids: request_id::RequestIds::default(),
             is_cut_off: Rc::default(),
         })
     }

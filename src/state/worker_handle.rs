@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::worker::Local;
+use super::worker::WorkerState;
 
 /// How long a worker may take to answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,20 +32,20 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 const MAX_WAITING: usize = 16;
 
 /// Something that is done on the thread of a worker.
-pub struct Visit(Box<dyn Errand>);
+pub struct Job(Box<dyn Task>);
 
-trait Errand: FnOnce(&Rc<Local>) + Send {}
+trait Task: FnOnce(&Rc<WorkerState>) + Send {}
 
-impl<T: FnOnce(&Rc<Local>) + Send> Errand for T {}
+impl<T: FnOnce(&Rc<WorkerState>) + Send> Task for T {}
 
-impl Visit {
+impl Job {
     /// Does it.
-    pub fn pay(self, local: &Rc<Local>) {
+    pub fn pay(self, local: &Rc<WorkerState>) {
         (self.0)(local);
     }
 }
 
-impl fmt::Debug for Visit {
+impl fmt::Debug for Job {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Visit")
     }
@@ -53,17 +53,17 @@ impl fmt::Debug for Visit {
 
 /// A worker as other threads see it.
 #[derive(Clone, Debug)]
-pub struct Worker {
+pub struct WorkerHandle {
     index: usize,
-    visits: mpsc::Sender<Visit>,
-    silent_since: SilentSince,
+    visits: mpsc::Sender<Job>,
+    silent_since: UnresponsiveSince,
 }
 
 /// Since when a worker has been asked and has answered nothing, not even too late.
 #[derive(Clone, Debug, Default)]
-struct SilentSince(Arc<Mutex<Option<Instant>>>);
+struct UnresponsiveSince(Arc<Mutex<Option<Instant>>>);
 
-impl SilentSince {
+impl UnresponsiveSince {
     fn get(&self) -> MutexGuard<'_, Option<Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,17 +72,17 @@ impl SilentSince {
 /// The worker did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {0} does not answer")]
-pub struct Silent(pub usize);
+pub struct Unresponsive(pub usize);
 
-impl Worker {
+impl WorkerHandle {
     /// A worker, and what it has to receive.
     #[must_use]
-    pub fn new(index: usize) -> (Self, mpsc::Receiver<Visit>) {
+    pub fn new(index: usize) -> (Self, mpsc::Receiver<Job>) {
         let (visits, received) = mpsc::channel(MAX_WAITING);
         let worker = Self {
             index,
             visits,
-            silent_since: SilentSince::default(),
+            silent_since: UnresponsiveSince::default(),
         };
         (worker, received)
     }
@@ -104,11 +104,11 @@ impl Worker {
     /// The question is answered in any case.
     pub async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Rc<Local>) -> T + Send + 'static,
-    ) -> Result<T, Silent> {
+        question: impl FnOnce(&Rc<WorkerState>) -> T + Send + 'static,
+    ) -> Result<T, Unresponsive> {
         let (answer, answered) = oneshot::channel();
         let silent_since = self.silent_since.clone();
-        let visit = Visit(Box::new(move |local| {
+        let visit = Job(Box::new(move |local| {
             *silent_since.get() = None;
             // Whoever has asked may be gone.
             let _ = answer.send(question(local));
@@ -119,7 +119,9 @@ impl Worker {
             Ok(()) => time::timeout(ANSWER_TIMEOUT, answered).await.ok(),
             Err(_full_or_ended) => None,
         };
-        answered.and_then(Result::ok).ok_or(Silent(self.index))
+        answered
+            .and_then(Result::ok)
+            .ok_or(Unresponsive(self.index))
     }
 
     /// Whether it has owed answers for longer than [`STUCK_AFTER`].
@@ -133,13 +135,13 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, state::process::Shared};
+    use crate::{config::Config, state::process::ProcessState};
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_does_not_answer_is_silent_and_after_a_while_stuck() {
-        let (worker, _visits) = Worker::new(3);
+        let (worker, _visits) = WorkerHandle::new(3);
 
-        assert_eq!(worker.ask(|_| ()).await, Err(Silent(3)));
+        assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(3)));
         assert!(!worker.is_stuck());
         time::advance(STUCK_AFTER).await;
         assert!(worker.is_stuck());
@@ -147,11 +149,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_answers_too_late_is_not_stuck() {
-        let (worker, mut visits) = Worker::new(0);
+        let (worker, mut visits) = WorkerHandle::new(0);
         let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", route, &|_| None).unwrap();
-        let local = Local::new(Arc::new(Shared::new(Arc::new(config))));
-        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        let local = WorkerState::new(Arc::new(ProcessState::new(Arc::new(config))));
+        assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(0)));
         time::advance(STUCK_AFTER).await;
         assert!(worker.is_stuck());
 
@@ -159,13 +161,13 @@ mod tests {
 
         assert!(!worker.is_stuck());
         // It has to be silent for as long once more.
-        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(0)));
         assert!(!worker.is_stuck());
     }
 
     #[tokio::test(start_paused = true)]
     async fn questions_for_a_stuck_worker_are_bounded() {
-        let (worker, mut visits) = Worker::new(0);
+        let (worker, mut visits) = WorkerHandle::new(0);
         for _ in 0..2 * MAX_WAITING {
             worker.ask(|_| ()).await.unwrap_err();
         }
@@ -179,9 +181,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_has_ended_is_silent_at_once() {
-        let (worker, visits) = Worker::new(0);
+        let (worker, visits) = WorkerHandle::new(0);
         drop(visits);
 
-        assert_eq!(worker.ask(|_| ()).await, Err(Silent(0)));
+        assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(0)));
     }
 }

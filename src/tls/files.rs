@@ -163,14 +163,14 @@ pub struct IdentityFiles {
 
 /// A certificate chain with its private key.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct CertifiedKeyFiles {
     /// File that the chain was read from.
     pub file: PathBuf,
     /// The chain and the matching key.
     pub certified: Arc<CertifiedKey>,
 }
 
-impl Identity {
+impl CertifiedKeyFiles {
     /// Reads both files.
     ///
     /// # Errors

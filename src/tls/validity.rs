@@ -12,7 +12,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::{Identity, provider};
+use super::{CertifiedKeyFiles, provider};
 
 /// Longest time before its expiry at which a certificate is warned about.
 const SOON: Duration = Duration::from_hours(7 * 24);
@@ -29,7 +29,7 @@ impl Warnings {
     /// Returns the warnings about `identities` at the time `now` that the last call did not.
     pub fn about<'a>(
         &mut self,
-        identities: impl IntoIterator<Item = &'a Identity>,
+        identities: impl IntoIterator<Item = &'a CertifiedKeyFiles>,
         now: SystemTime,
     ) -> Vec<String> {
         let all = identities.into_iter();
@@ -41,7 +41,7 @@ impl Warnings {
     }
 }
 
-impl Identity {
+impl CertifiedKeyFiles {
     /// Earliest expiry in the chain; `None` if no certificate has a readable one.
     #[must_use]
     pub fn expiry(&self) -> Option<UnixTime> {
@@ -49,13 +49,13 @@ impl Identity {
     }
 
     /// Validity periods of the chain's certificates, in the order of expiry.
-    fn chain(&self) -> Vec<Shown> {
+    fn chain(&self) -> Vec<UtcDate> {
         let chain = self.certified.cert.iter().enumerate();
         let mut chain: Vec<_> = chain
             .filter_map(|(place, certificate)| {
                 let (begins, ends) = validity(certificate)?;
                 let is_intermediate = place > 0;
-                Some(Shown {
+                Some(UtcDate {
                     is_intermediate,
                     begins,
                     ends,
@@ -68,13 +68,13 @@ impl Identity {
 }
 
 /// Validity period of one certificate of a chain.
-struct Shown {
+struct UtcDate {
     is_intermediate: bool,
     begins: UnixTime,
     ends: UnixTime,
 }
 
-fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
+fn warning(identity: &CertifiedKeyFiles, now: SystemTime) -> Option<String> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     let chain = identity.chain();
     // In the order of expiry, so that the most urgent warning wins.
@@ -89,7 +89,7 @@ fn warning(identity: &Identity, now: SystemTime) -> Option<String> {
     })
 }
 
-impl Shown {
+impl UtcDate {
     /// Returns the warning about the certificate, called `what`, at `now` seconds after the epoch.
     fn warning(&self, what: &str, now: u64) -> Option<String> {
         let Self { begins, ends, .. } = *self;
@@ -162,11 +162,11 @@ mod tests {
     }
 
     /// With a certificate that is valid from April 2029 to the 20th of May 2030.
-    fn identity() -> Identity {
+    fn identity() -> CertifiedKeyFiles {
         identity_from(2029, 4)
     }
 
-    fn identity_from(year: i32, month: u8) -> Identity {
+    fn identity_from(year: i32, month: u8) -> CertifiedKeyFiles {
         let key = KeyPair::generate().unwrap();
         let certificate = valid_from(year, month).self_signed(&key).unwrap();
         identity_with(vec![certificate.der().clone()], &key)
@@ -181,7 +181,7 @@ mod tests {
 
     /// With a certificate from May of `year` to the 20th of May 2030 and that of an intermediate
     /// authority for the 2nd of May 2030.
-    fn identity_of_intermediate(year: i32) -> Identity {
+    fn identity_of_intermediate(year: i32) -> CertifiedKeyFiles {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = CertifiedIssuer::self_signed(authority.clone(), KeyPair::generate().unwrap());
@@ -197,9 +197,9 @@ mod tests {
         )
     }
 
-    fn identity_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Identity {
+    fn identity_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> CertifiedKeyFiles {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Identity {
+        CertifiedKeyFiles {
             file: "a.pem".into(),
             certified: CertifiedKey::from_der(chain, key, &provider())
                 .unwrap()

@@ -29,13 +29,13 @@ pub struct Backlog {
 /// dropped.
 #[derive(Debug)]
 pub struct Unread {
-    stream: Arc<Stream>,
+    stream: Arc<BacklogStream>,
     /// Waker of `stream`.
     waker: Waker,
 }
 
 #[derive(Debug)]
-struct Stream {
+struct BacklogStream {
     backlog: Arc<Backlog>,
     is_open: AtomicBool,
     is_counted: AtomicBool,
@@ -82,7 +82,7 @@ impl Unread {
     /// Registers a stream at its beginning.
     #[must_use]
     pub fn begin(backlog: &Arc<Backlog>) -> Self {
-        let stream = Arc::new(Stream {
+        let stream = Arc::new(BacklogStream {
             backlog: Arc::clone(backlog),
             is_open: AtomicBool::new(true),
             is_counted: AtomicBool::new(false),
@@ -119,7 +119,7 @@ impl Drop for Unread {
     }
 }
 
-impl Stream {
+impl BacklogStream {
     fn set(&self, is_counted: bool) {
         let Backlog {
             unread, waiting, ..
@@ -141,7 +141,7 @@ impl Stream {
     }
 }
 
-impl Wake for Stream {
+impl Wake for BacklogStream {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

@@ -13,12 +13,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Waits for a deadline that may be moved at any time.
 #[derive(Debug, Default)]
-pub(crate) struct Watchdog {
+pub(crate) struct LazyDeadline {
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watchdog {
+impl LazyDeadline {
     /// Moves the deadline; `None`: there is none.
     pub(crate) fn set(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
@@ -62,7 +62,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_fires_at_the_deadline_however_that_was_moved() {
         let start = Instant::now();
-        let mut watchdog = Watchdog::default();
+        let mut watchdog = LazyDeadline::default();
         for (set, then_set) in [(10, 30), (300, 40), (50, 50)] {
             watchdog.set(Some(start + set * SECOND));
             let fires = time::timeout(SECOND, poll_fn(|context| watchdog.poll_expired(context)));
@@ -77,7 +77,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_does_not_fire_without_a_deadline() {
-        let mut watchdog = Watchdog::default();
+        let mut watchdog = LazyDeadline::default();
         watchdog.set(Some(Instant::now() + SECOND));
         watchdog.set(None);
 

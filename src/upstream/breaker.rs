@@ -70,7 +70,7 @@ impl Default for Settings {
 /// Admission of new sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub enum BreakerState {
     /// Every session is admitted.
     Closed,
     /// No session is admitted.
@@ -79,7 +79,7 @@ pub enum State {
     HalfOpen,
 }
 
-impl State {
+impl BreakerState {
     /// Every state, in the order of declaration.
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
@@ -98,19 +98,19 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Admission of new sessions.
-    pub state: State,
+    pub state: BreakerState,
     /// Failed sessions since one became ready, while closed.
     pub failures: u32,
     /// Time until the upstream is tried next, by a session or by the proxy, while open.
     pub probe_in: Option<Duration>,
-    /// Number of transitions into each state, in the order of [`State::ALL`].
-    pub transitions: [u64; State::ALL.len()],
+    /// Number of transitions into each state, in the order of [`BreakerState::ALL`].
+    pub transitions: [u64; BreakerState::ALL.len()],
 }
 
 /// Rejection of a session while the breaker is not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("upstream is failing")]
-pub struct Refused {
+pub struct Unhealthy {
     /// Time after which trying again makes sense.
     pub retry_after: Duration,
 }
@@ -128,7 +128,7 @@ pub(super) struct Breaker {
     /// Number of times that the breaker was reset.
     epoch: AtomicU32,
     inner: Mutex<Inner>,
-    transitions: [AtomicU64; State::ALL.len()],
+    transitions: [AtomicU64; BreakerState::ALL.len()],
 }
 
 /// Never opens.
@@ -189,11 +189,11 @@ impl Ticket {
 }
 
 impl Phase {
-    const fn state(self) -> State {
+    const fn state(self) -> BreakerState {
         match self {
-            Self::Closed { .. } => State::Closed,
-            Self::Open { .. } => State::Open,
-            Self::HalfOpen { .. } => State::HalfOpen,
+            Self::Closed { .. } => BreakerState::Closed,
+            Self::Open { .. } => BreakerState::Open,
+            Self::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 }
@@ -252,7 +252,7 @@ impl Breaker {
     /// # Errors
     ///
     /// The breaker is open, or half-open without a free slot.
-    pub(super) fn admit(&self, is_trying: impl Fn() -> bool) -> Result<Option<Ticket>, Refused> {
+    pub(super) fn admit(&self, is_trying: impl Fn() -> bool) -> Result<Option<Ticket>, Unhealthy> {
         // Without the lock: nearly every session finds the breaker closed.
         match self.quick.load(Ordering::Relaxed) {
             OFF => return Ok(None),
@@ -276,17 +276,17 @@ impl Breaker {
         &self,
         inner: &mut Inner,
         is_trying: impl Fn() -> bool,
-    ) -> Result<Option<u64>, Refused> {
+    ) -> Result<Option<u64>, Unhealthy> {
         let now = Instant::now();
         let mut trials = match inner.phase {
             Phase::Closed { .. } => return Ok(None),
             Phase::Open { until } if now < until => {
                 let retry_after = until - now;
-                return Err(Refused { retry_after });
+                return Err(Unhealthy { retry_after });
             }
             Phase::Open { .. } | Phase::HalfOpen { .. } if is_trying() => {
                 let retry_after = Duration::ZERO;
-                return Err(Refused { retry_after });
+                return Err(Unhealthy { retry_after });
             }
             Phase::Open { .. } => [None; TRIALS],
             Phase::HalfOpen { trials } => trials,
@@ -296,7 +296,7 @@ impl Breaker {
             let oldest = trials.iter().flatten().map(|slot| slot.since).min();
             let retry_after =
                 oldest.map_or(PATIENCE, |since| PATIENCE.saturating_sub(since.elapsed()));
-            return Err(Refused { retry_after });
+            return Err(Unhealthy { retry_after });
         };
         inner.trials += 1;
         let number = inner.trials;
@@ -379,7 +379,7 @@ impl Breaker {
     }
 
     fn close(&self, inner: &mut Inner, reason: &'static str) {
-        let was_closed = inner.phase.state() == State::Closed;
+        let was_closed = inner.phase.state() == BreakerState::Closed;
         self.enter(inner, Phase::Closed { failures: 0 });
         if !was_closed {
             let route = &*self.route;
@@ -437,7 +437,7 @@ impl Breaker {
         }
     }
 
-    fn transitions(&self) -> [u64; State::ALL.len()] {
+    fn transitions(&self) -> [u64; BreakerState::ALL.len()] {
         let transitions = self.transitions.each_ref();
         transitions.map(|it| it.load(Ordering::Relaxed))
     }

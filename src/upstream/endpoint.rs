@@ -8,7 +8,7 @@
 //! ```
 //!
 //! * [`Names`]: the addresses of its name, looked up once for everything that waits.
-//! * `Schedule`: while the upstream does not listen, one waiting session tries; once it listens,
+//! * `ConnectSchedule`: while the upstream does not listen, one waiting session tries; once it listens,
 //!   all connect at once, each on a connection of its own.
 //! * [`Breaker`](super::breaker): admission of new sessions.
 //! * `Probes`: the proxy's own attempts while the upstream does not listen and sessions are
@@ -41,12 +41,12 @@ use std::{
 
 use tokio::{runtime::Handle, sync::futures::Notified, time};
 
-pub(super) use self::trouble::{Patience, Reason};
-use self::{probes::Probes, schedule::Schedule, trouble::Troubles};
+pub(super) use self::trouble::{Reason, Tolerance};
+use self::{probes::Probes, schedule::ConnectSchedule, trouble::Troubles};
 use super::{
     Address, Settings,
     attempts::{Attempts, Failure},
-    breaker::{self, Breaker, Refused, Status, Ticket},
+    breaker::{self, Breaker, Status, Ticket, Unhealthy},
     dial::{self, DialError, Protocol},
     lookup::{Name, Names},
 };
@@ -63,7 +63,7 @@ pub struct Endpoint {
     settings: Settings,
     /// Name in the address; that of a Unix socket is never looked up.
     name: Arc<Name>,
-    schedule: Schedule,
+    schedule: ConnectSchedule,
     breaker: Breaker,
     probes: Probes,
     troubles: Troubles,
@@ -116,7 +116,7 @@ impl Endpoint {
             route: route.into(),
             settings: settings.clone(),
             name: names.of(host),
-            schedule: Schedule::new(&settings.retry),
+            schedule: ConnectSchedule::new(&settings.retry),
             breaker,
             probes: Probes::default(),
             troubles: Troubles::default(),
@@ -168,15 +168,15 @@ impl Endpoint {
     ///
     /// The breaker is open, or half-open without a free slot. Trying again makes sense after a
     /// second or more.
-    pub fn admit(self: &Arc<Self>) -> Result<Trial, Refused> {
+    pub fn admit(self: &Arc<Self>) -> Result<Permit, Unhealthy> {
         match self.breaker.admit(|| self.is_trying()) {
-            Ok(None) => Ok(Trial::default()),
+            Ok(None) => Ok(Permit::default()),
             Ok(Some(ticket)) => {
                 if ticket.is_half_open() {
                     self.probe();
                 }
                 let endpoint = Arc::clone(self);
-                Ok(Trial(Some(Admitted { endpoint, ticket })))
+                Ok(Permit(Some(Admitted { endpoint, ticket })))
             }
             Err(refused) => {
                 self.count_refusal();
@@ -435,7 +435,7 @@ impl Drop for Waiting<'_> {
 ///
 /// Dropping it reports nothing. The default belongs to no breaker.
 #[derive(Debug, Default)]
-pub struct Trial(Option<Admitted>);
+pub struct Permit(Option<Admitted>);
 
 #[derive(Debug)]
 struct Admitted {
@@ -443,7 +443,7 @@ struct Admitted {
     ticket: Ticket,
 }
 
-impl Trial {
+impl Permit {
     /// Reports that the upstream is healthy.
     pub fn succeed(mut self) {
         if let Some(Admitted { endpoint, ticket }) = self.0.take() {
@@ -461,7 +461,7 @@ impl Trial {
     }
 }
 
-impl Drop for Trial {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(Admitted { endpoint, ticket }) = self.0.take() {
             endpoint.breaker.give_up(&ticket);

@@ -21,7 +21,7 @@ use crate::{
             lower_version, read_answer,
         },
         spelling::Spelling,
-        subprotocol::Shown,
+        subprotocol::ShownOffers,
     },
 };
 
@@ -217,7 +217,7 @@ pub struct Switched<S> {
 
 /// A response other than a `101`.
 #[derive(Debug)]
-pub struct Refused<S> {
+pub struct RejectedHandshake<S> {
     /// Status of the response.
     pub status: StatusCode,
     /// Connection on which the response is still unread, from its first byte.
@@ -230,7 +230,7 @@ pub(super) enum AnswerError<S> {
     /// The connection ended before the response was complete.
     Lost(io::Error),
     /// A response other than a `101`.
-    Refused(Refused<S>),
+    Refused(RejectedHandshake<S>),
     /// An invalid response.
     Broken(Broken),
     /// A valid `101` that selects a subprotocol which the client cannot be given.
@@ -275,11 +275,11 @@ impl fmt::Display for Mismatch {
         write!(
             formatter,
             "upstream chose the subprotocol {}, ",
-            Shown(chosen)
+            ShownOffers(chosen)
         )?;
         match told {
             _ if !is_offered => formatter.write_str("which the client did not offer"),
-            Some(told) => write!(formatter, "and the client was told {}", Shown(told)),
+            Some(told) => write!(formatter, "and the client was told {}", ShownOffers(told)),
             None => formatter.write_str("and the client was told none"),
         }
     }
@@ -299,7 +299,7 @@ pub(super) async fn perform<S: Stream>(
     let mut received = BytesMut::with_capacity(1024);
     for _ in 0..=MAX_INTERIM_ANSWERS {
         let mut head = read_head(&mut stream, &mut received, limits).await?;
-        let answer = Answer::parse(&head, limits)?;
+        let answer = HandshakeResponse::parse(&head, limits)?;
         match answer.status {
             StatusCode::SWITCHING_PROTOCOLS => {
                 answer.check(&key)?;
@@ -319,7 +319,7 @@ pub(super) async fn perform<S: Stream>(
                 head.unsplit(received);
                 let read_buf = head.freeze();
                 let answer = Opened { stream, read_buf };
-                return Err(AnswerError::Refused(Refused { status, answer }));
+                return Err(AnswerError::Refused(RejectedHandshake { status, answer }));
             }
         }
     }
@@ -366,7 +366,7 @@ fn may_be_http(received: &[u8]) -> bool {
 }
 
 /// Parsed head of a response.
-struct Answer {
+struct HandshakeResponse {
     is_http_11: bool,
     status: StatusCode,
     headers: HeaderMap,
@@ -374,7 +374,7 @@ struct Answer {
     has_bare_line_feed: bool,
 }
 
-impl Answer {
+impl HandshakeResponse {
     fn parse(head: &[u8], limits: ResponseLimits) -> Result<Self, Broken> {
         let max_headers = usize::from(limits.max_headers);
         let read = read_answer(head, max_headers, |parsed| Self::of(head, parsed));

@@ -89,12 +89,12 @@ impl fmt::Debug for Names {
 pub struct Name {
     host: Box<str>,
     look_up: Arc<LookUp>,
-    state: Mutex<State>,
+    state: Mutex<LookupState>,
     finished: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct LookupState {
     /// True while the lookup after the last `finished` one is in progress.
     is_running: bool,
     /// Number of finished lookups.
@@ -202,14 +202,14 @@ impl Name {
             // The thread ends by itself; failing to start it is this lookup's result.
             thread::Builder::new()
                 .name("lookup".to_owned())
-                .spawn(move || Running(&name).run())?;
+                .spawn(move || RunningLookup(&name).run())?;
             // Still under the lock, so the thread cannot have finished yet.
             state.is_running = true;
         }
         Ok(Err(state.finished + 1))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LookupState> {
         // No operation under the lock leaves the state inconsistent if it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,9 +222,9 @@ impl fmt::Debug for Name {
 }
 
 /// A lookup in progress.
-struct Running<'a>(&'a Name);
+struct RunningLookup<'a>(&'a Name);
 
-impl Running<'_> {
+impl RunningLookup<'_> {
     fn run(self) {
         let Name { host, look_up, .. } = self.0;
         let looked_up = look_up(host);
@@ -238,7 +238,7 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningLookup<'_> {
     /// Wakes the waiting callers, even if the lookup panicked.
     fn drop(&mut self) {
         let mut state = self.0.state();

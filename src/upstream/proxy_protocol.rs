@@ -6,7 +6,7 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 
 /// Version of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum ProxyProtocolVersion {
     /// Text.
     V1,
     /// Binary.
@@ -17,7 +17,7 @@ pub enum Version {
 /// unknown, the header says so.
 #[must_use]
 pub(super) fn header(
-    version: Version,
+    version: ProxyProtocolVersion,
     source: Option<SocketAddr>,
     destination: Option<SocketAddr>,
 ) -> Vec<u8> {
@@ -29,11 +29,11 @@ pub(super) fn header(
     });
     let mut bytes = Vec::with_capacity(64);
     let encoded = match version {
-        Version::V1 => header.encode_v1(&mut bytes),
-        Version::V2 => header.encode_v2(&mut bytes),
+        ProxyProtocolVersion::V1 => header.encode_v1(&mut bytes),
+        ProxyProtocolVersion::V2 => header.encode_v2(&mut bytes),
     };
     encoded.expect("both addresses are of one family, and there are no extensions");
-    if version == Version::V2 {
+    if version == ProxyProtocolVersion::V2 {
         // Without addresses it would be `LOCAL`, which is meant for the proxy's own health checks.
         bytes[COMMAND.0] = COMMAND.1;
     }
@@ -62,7 +62,11 @@ mod tests {
 
     fn text(source: Option<&str>, destination: Option<&str>) -> String {
         let address = |text: Option<&str>| text.map(|text| text.parse().unwrap());
-        let header = header(Version::V1, address(source), address(destination));
+        let header = header(
+            ProxyProtocolVersion::V1,
+            address(source),
+            address(destination),
+        );
         String::from_utf8(header).unwrap()
     }
 
@@ -89,11 +93,11 @@ mod tests {
         let source = "192.0.2.7:4660".parse().unwrap();
         let destination = "10.0.0.1:443".parse().unwrap();
         assert_eq!(
-            header(Version::V2, Some(source), Some(destination)),
+            header(ProxyProtocolVersion::V2, Some(source), Some(destination)),
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\x12\x34\x01\xbb"
         );
         assert_eq!(
-            header(Version::V2, None, None),
+            header(ProxyProtocolVersion::V2, None, None),
             b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0"
         );
     }

@@ -10,7 +10,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::dial::Protocol;
 use crate::{
-    tls::{self, FileError, Identity, IdentityFiles, Reloadable, fingerprint},
+    tls::{self, CertifiedKeyFiles, FileError, IdentityFiles, Reloadable, fingerprint},
     transport::Transport,
 };
 
@@ -98,7 +98,7 @@ impl PartialEq for Tls {
 struct Loaded {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
-    identity: Option<Identity>,
+    identity: Option<CertifiedKeyFiles>,
 }
 
 impl Tls {
@@ -143,7 +143,7 @@ impl Tls {
 
     /// Client certificate in use.
     #[must_use]
-    pub fn identity(&self) -> Option<Identity> {
+    pub fn identity(&self) -> Option<CertifiedKeyFiles> {
         self.loaded.current().identity.clone()
     }
 
@@ -174,7 +174,11 @@ impl Tls {
 impl Loaded {
     fn read(settings: &Settings) -> Result<Self, FileError> {
         let roots = settings.roots.read()?;
-        let identity = settings.identity.as_ref().map(Identity::read).transpose()?;
+        let identity = settings
+            .identity
+            .as_ref()
+            .map(CertifiedKeyFiles::read)
+            .transpose()?;
         let builder = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs has cipher suites of both versions")

@@ -30,9 +30,9 @@ pub fn is_token_like(offer: &str) -> bool {
 /// Displays a subprotocol in the log: its name in quotes, or only the length of what looks like a
 /// token.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a>(pub &'a str);
+pub struct ShownOffers<'a>(pub &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for ShownOffers<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(name) = self;
         if is_token_like(name) {
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn of_a_token_only_the_length_is_shown() {
-        assert_eq!(Shown("chat").to_string(), "\"chat\"");
-        let token = Shown("eyJhbGciOiJIUzI1NiJ9").to_string();
+        assert_eq!(ShownOffers("chat").to_string(), "\"chat\"");
+        let token = ShownOffers("eyJhbGciOiJIUzI1NiJ9").to_string();
         assert_eq!(token, "a token of 20 characters");
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use readygate::server::{self, ListenAddress, Tls};
+use readygate::server::{self, ListenAddress, ServerTls};
 
 use crate::{
     pki::{self, Authority, Folder},
@@ -203,7 +203,7 @@ async fn a_client_says_over_tls_that_it_sends_no_more() {
     let (folder, issued) = (Folder::new(), authority.issue(&["localhost"]));
     let mut config = config(vec![upstream.route()]);
     let settings = pki::listener(folder.identity("server", &issued));
-    config.listen[0].tls = Some(Arc::new(Tls::load(settings).unwrap()));
+    config.listen[0].tls = Some(Arc::new(ServerTls::load(settings).unwrap()));
     let proxy = Proxy::start(config);
     let roots = pki::client_config(authority.roots());
     let mut client = pki::connect(proxy.address, roots, "localhost")

@@ -7,7 +7,7 @@ use readygate::{
     config::Config,
     route::Route,
     server::{self, ListenAddress, ListenSettings},
-    upstream::{self, Address, proxy_protocol::Version},
+    upstream::{self, Address, proxy_protocol::ProxyProtocolVersion},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -41,7 +41,7 @@ fn expecting(routes: Vec<Route>) -> Config {
     config
 }
 
-fn telling(upstream: &Upstream, version: Version) -> Route {
+fn telling(upstream: &Upstream, version: ProxyProtocolVersion) -> Route {
     let mut route = upstream.route();
     route.upstream.proxy_protocol = Some(version);
     route
@@ -169,7 +169,7 @@ async fn read_v1(connection: &mut Client) -> String {
 #[tokio::test]
 async fn the_upstream_is_told_the_client_first() {
     let upstream = Upstream::listen().await;
-    let proxy = Proxy::start(config(vec![telling(&upstream, Version::V1)]));
+    let proxy = Proxy::start(config(vec![telling(&upstream, ProxyProtocolVersion::V1)]));
     for request in [GET.to_owned(), handshake(&[])] {
         let mut client = proxy.connect().await;
         let source = client.0.local_addr().unwrap();
@@ -190,7 +190,10 @@ async fn the_upstream_is_told_the_client_first() {
 #[tokio::test]
 async fn what_came_in_one_version_goes_on_in_the_other() {
     let upstream = Upstream::listen().await;
-    for (version, came, goes) in [(Version::V1, V2, V1), (Version::V2, V1, V2)] {
+    for (version, came, goes) in [
+        (ProxyProtocolVersion::V1, V2, V1),
+        (ProxyProtocolVersion::V2, V1, V2),
+    ] {
         let proxy = Proxy::start(expecting(vec![telling(&upstream, version)]));
         for request in [GET.to_owned(), handshake(&[])] {
             let mut client = proxy.connect().await;
@@ -207,7 +210,7 @@ async fn what_came_in_one_version_goes_on_in_the_other() {
 #[tokio::test]
 async fn a_client_in_x_forwarded_for_has_no_port() {
     let upstream = Upstream::listen().await;
-    let mut config = config(vec![telling(&upstream, Version::V1)]);
+    let mut config = config(vec![telling(&upstream, ProxyProtocolVersion::V1)]);
     config.trusted_proxies = trusting("127.0.0.1");
     let proxy = Proxy::start(config);
     let mut client = proxy.connect().await;
@@ -227,7 +230,7 @@ async fn a_client_in_x_forwarded_for_has_no_port() {
 #[tokio::test]
 async fn a_connection_that_begins_with_a_header_serves_one_request() {
     let upstream = Upstream::listen().await;
-    let proxy = Proxy::start(config(vec![telling(&upstream, Version::V1)]));
+    let proxy = Proxy::start(config(vec![telling(&upstream, ProxyProtocolVersion::V1)]));
     let mut client = proxy.connect().await;
     for _ in 0..2 {
         client.send(GET).await;
@@ -267,7 +270,7 @@ async fn unix_sockets_carry_headers_and_sessions_on_both_sides() {
     let (front, back) = (socket("front"), socket("back"));
     let backend = UnixListener::bind(&back).unwrap();
     let mut route = Route::to(Address::Unix(back.clone()));
-    route.upstream.proxy_protocol = Some(Version::V1);
+    route.upstream.proxy_protocol = Some(ProxyProtocolVersion::V1);
     let mut config = config(vec![route]);
     config.trusted_proxies = trusting("127.0.0.1");
     config.listen = vec![ListenSettings {
@@ -339,6 +342,6 @@ fn connections_are_shared_unless_they_begin_with_a_header() {
     let mut settings = upstream::Settings::new(Address::Unix("/unused".into()));
     assert!(settings.may_share_connections());
 
-    settings.proxy_protocol = Some(Version::V2);
+    settings.proxy_protocol = Some(ProxyProtocolVersion::V2);
     assert!(!settings.may_share_connections());
 }

@@ -12,11 +12,11 @@ use std::{
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use readygate::{
     config::Config,
-    server::{self, Tls},
+    server::{self, ServerTls},
     transport::Transport,
     upstream::{
         dial::{DialError, Protocol, dial},
-        proxy_protocol::Version,
+        proxy_protocol::ProxyProtocolVersion,
     },
 };
 use rustls::{
@@ -64,11 +64,11 @@ impl Front {
         }
     }
 
-    fn tls(&self) -> Arc<Tls> {
-        Arc::new(Tls::load(self.settings.clone()).unwrap())
+    fn tls(&self) -> Arc<ServerTls> {
+        Arc::new(ServerTls::load(self.settings.clone()).unwrap())
     }
 
-    fn config(&self, tls: Arc<Tls>) -> Config {
+    fn config(&self, tls: Arc<ServerTls>) -> Config {
         let mut config = config(vec![self.upstream.route()]);
         config.listen[0].tls = Some(tls);
         config
@@ -699,7 +699,7 @@ async fn the_proxy_header_precedes_tls_on_both_sides() {
     let ca = front.folder.write("ca.pem", &front.authority.pem());
     let upstream = Upstream::listen().await;
     let mut route = pki::over_tls(upstream.route(), ca, None);
-    route.upstream.proxy_protocol = Some(Version::V1);
+    route.upstream.proxy_protocol = Some(ProxyProtocolVersion::V1);
     let mut config = config(vec![route]);
     config.trusted_proxies = trusting("127.0.0.1");
     config.listen[0].proxy_protocol = true;

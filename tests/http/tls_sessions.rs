@@ -74,7 +74,7 @@ impl World {
         }
         let mut config = config(vec![route]);
         if sides.client {
-            let tls = server::Tls::load(pki::listener(identity)).unwrap();
+            let tls = server::ServerTls::load(pki::listener(identity)).unwrap();
             config.listen[0].tls = Some(Arc::new(tls));
         }
         Self {

@@ -5,7 +5,9 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 use http::HeaderMap;
 use readygate::{
     transport::Transport,
-    upstream::{self, Answer, Attempts, ConnectError, Endpoint, OpeningRequest, Retry, Settings},
+    upstream::{
+        self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Retry, Settings,
+    },
     websocket::Opened,
 };
 use tokio::time::{self, Instant};
@@ -219,7 +221,7 @@ async fn an_upstream_that_answers_late_is_asked_once() {
         let connect = async {
             if is_asked_first {
                 let answer = upstream::ask(&endpoint, &request, &attempts, None).await;
-                assert!(matches!(answer, Ok(Answer::Switched(_))));
+                assert!(matches!(answer, Ok(HandshakeOutcome::Switched(_))));
             } else {
                 upstream::connect(&endpoint, &request, &attempts)
                     .await

@@ -2,7 +2,7 @@
 //! the client has left.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use readygate::session::{Cause, Settings, ledger::Account};
+use readygate::session::{EndReason, Settings, ledger::Account};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{sleep, timeout},
@@ -85,8 +85,8 @@ async fn a_side_that_takes_nothing_of_what_waits_for_it_is_gone() {
             let cause = report.await.unwrap().cause;
 
             let is_right = match cause {
-                Cause::UpstreamVanished => is_from_client,
-                Cause::ClientVanished => !is_from_client,
+                EndReason::UpstreamVanished => is_from_client,
+                EndReason::ClientVanished => !is_from_client,
                 _ => false,
             };
             assert!(is_right, "{cause:?}");
@@ -130,7 +130,7 @@ async fn a_held_client_that_reads_nothing_times_out() {
         drop(scene.upstream);
         let report = scene.report.await.unwrap();
 
-        assert!(matches!(report.cause, Cause::ClientVanished));
+        assert!(matches!(report.cause, EndReason::ClientVanished));
         assert_eq!(report.ready_after, None);
         drop(scene.client);
     })
@@ -158,7 +158,7 @@ async fn max_age_during_the_flush_closes_with_1012() {
         assert_eq!((code, &*reason), (1012, "max_session_age"));
         drop((scene.client, scene.upstream));
         let report = scene.report.await.unwrap();
-        assert!(matches!(report.cause, Cause::TooOld));
+        assert!(matches!(report.cause, EndReason::TooOld));
         assert!(report.ready_after.is_some() && report.flush_time.is_none());
     })
     .await;
@@ -178,7 +178,7 @@ async fn a_client_is_pinged_during_the_flush_and_times_out() {
         drop(scene.upstream);
 
         let report = scene.report.await.unwrap();
-        assert!(matches!(report.cause, Cause::ClientVanished));
+        assert!(matches!(report.cause, EndReason::ClientVanished));
         assert!(report.ready_after.is_some() && report.flush_time.is_none());
         drop(scene.client);
     })
@@ -209,7 +209,7 @@ async fn a_client_that_left_is_not_pinged_while_its_upstream_closes() {
             .unwrap();
 
         let report = scene.report.await.unwrap();
-        assert!(matches!(report.cause, Cause::ClientClosed(_)));
+        assert!(matches!(report.cause, EndReason::ClientClosed(_)));
         assert_eq!(report.ledger.of(Account::Delivered), 1);
     })
     .await;
@@ -232,7 +232,7 @@ async fn max_age_applies_also_while_only_the_upstream_closes() {
 
         assert_eq!(told.client_close().0, 1000);
         assert_eq!(told.upstream_close(), (1001, "max_session_age".to_owned()));
-        assert!(matches!(told.report.cause, Cause::TooOld));
+        assert!(matches!(told.report.cause, EndReason::TooOld));
         assert_eq!(told.report.ledger.of(Account::Discarded), 1);
     })
     .await;

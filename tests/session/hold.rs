@@ -8,7 +8,7 @@ use readygate::{
     limits::held_bytes::Budget,
     matcher::Matcher,
     session::{
-        Agreed, Cause, Settings,
+        Agreed, EndReason, Settings,
         gate::{OnTimeout, Trigger},
         ledger::Account,
         rules::{Priority, Release, Rule, Rules},
@@ -673,7 +673,7 @@ async fn waiting_before_the_session_counts_for_the_gates_timeout() {
 
         let report = running.report.await.unwrap();
 
-        assert!(matches!(report.cause, Cause::ReadyTimeout { .. }));
+        assert!(matches!(report.cause, EndReason::ReadyTimeout { .. }));
         // The second that was left, and at most the time that closing may take.
         assert!(started.elapsed() <= Duration::from_secs(1 + 5));
     })

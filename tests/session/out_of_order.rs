@@ -16,7 +16,7 @@ use readygate::{
         rules::{Priority, Release, Rule, Rules},
     },
     upstream::{
-        self, Address, Attempts, ConnectError, Endpoint, Mismatch, OpeningRequest, Trial, breaker,
+        self, Address, Attempts, ConnectError, Endpoint, Mismatch, OpeningRequest, Permit, breaker,
         lookup::Names,
     },
     websocket::Opened,
@@ -67,7 +67,7 @@ impl Nowhere {
 }
 
 /// A session that `trial` is about, whose upstream is the test's.
-fn start(settings: Settings, trial: Trial) -> Running {
+fn start(settings: Settings, trial: Permit) -> Running {
     let agreed = Agreed {
         trial,
         ..Agreed::default()
@@ -93,7 +93,7 @@ fn released() -> Settings {
 }
 
 /// Whoever comes is let in, for more than twice as many failures as open a breaker.
-async fn attack(fail: impl AsyncFn(Trial)) {
+async fn attack(fail: impl AsyncFn(Permit)) {
     let Nowhere { endpoint, .. } = Nowhere::new();
     for _ in 0..12 {
         fail(endpoint.admit().unwrap()).await;
@@ -331,7 +331,7 @@ async fn an_upstream_lost_after_a_clients_message_does_not_count() {
 }
 
 /// Runs one session that connects to the endpoint itself; whether it became ready.
-async fn visit(endpoint: &Arc<Endpoint>, trial: Trial, settings: &Settings) -> bool {
+async fn visit(endpoint: &Arc<Endpoint>, trial: Permit, settings: &Settings) -> bool {
     let (_client, stream) = tokio::io::duplex(64 * 1024);
     let client = Opened {
         stream,
@@ -347,7 +347,7 @@ async fn visit(endpoint: &Arc<Endpoint>, trial: Trial, settings: &Settings) -> b
         trial,
         ..Agreed::default()
     };
-    let record = Rc::new(session::Record::accepted());
+    let record = Rc::new(session::SessionStats::accepted());
     let session = session::run_agreed(
         client,
         agreed,
@@ -363,7 +363,7 @@ async fn visit(endpoint: &Arc<Endpoint>, trial: Trial, settings: &Settings) -> b
 }
 
 /// Resolves within a tenth of a second of the gate's opening.
-async fn ready(record: &session::Record) {
+async fn ready(record: &session::SessionStats) {
     while record.ready_after().is_none() {
         time::sleep(SECOND / 10).await;
     }

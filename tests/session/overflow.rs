@@ -7,7 +7,7 @@ use readygate::{
     limits::{drain, held_bytes::Budget},
     matcher::Matcher,
     session::{
-        Cause, Settings,
+        EndReason, Settings,
         hold::{OnClientGone, Overflow},
         ledger::Account,
         queue::MESSAGE_OVERHEAD_BYTES,
@@ -225,7 +225,7 @@ async fn a_route_may_discard_what_a_client_that_left_had_sent() {
         );
         drop(upstream);
         let report = running.report.await.unwrap();
-        assert!(matches!(report.cause, Cause::ClientLost));
+        assert!(matches!(report.cause, EndReason::ClientLost));
         assert_eq!(report.ledger.of(Account::Discarded), 2);
     })
     .await;
@@ -239,7 +239,7 @@ async fn a_client_that_leaves_an_empty_queue_cancels_the_attempt() {
 
         let report = running.report.await.unwrap();
 
-        assert!(matches!(report.cause, Cause::ClientLost));
+        assert!(matches!(report.cause, EndReason::ClientLost));
         assert!(report.duration < Duration::from_millis(100));
         assert_eq!(report.attempts, 0);
     })

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use readygate::{
     matcher::Matcher,
     session::{
-        Cause, Record, Report, Settings,
+        EndReason, Report, SessionStats, Settings,
         gate::OnTimeout,
         hold::{OnClientGone, Order, Overflow},
         ledger::{Account, Ledger},
@@ -419,7 +419,7 @@ async fn run(schedule: Schedule) -> Outcome {
 
 /// Checks that every message that was accepted is in one account, and that no message has left
 /// one in which it was `before`.
-fn audit(record: &Record, before: &Ledger) -> Ledger {
+fn audit(record: &SessionStats, before: &Ledger) -> Ledger {
     let ledger = record.ledger();
     let settled = Account::ALL.map(|account| ledger.of(account));
     let settled_before = Account::ALL.map(|account| before.of(account));
@@ -494,7 +494,7 @@ fn check_ledger(
 
     if !schedule.may_lose_used_connection() {
         // Where the upstream lives on, the ledger is exact.
-        prop_assert!(!matches!(report.cause, Cause::UpstreamLost));
+        prop_assert!(!matches!(report.cause, EndReason::UpstreamLost));
         prop_assert_eq!(delivered, numbers.len(), "{:?}", report);
         prop_assert_eq!(unknown, 0);
     }

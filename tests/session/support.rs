@@ -11,7 +11,7 @@ use readygate::{
         held_bytes::Budget,
     },
     matcher::Matcher,
-    session::{self, Agreed, Context, Record, Report, Settings, gate::Trigger},
+    session::{self, Agreed, Context, Report, SessionStats, Settings, gate::Trigger},
     transport::Stream,
     upstream::{Attempts, ConnectError},
     websocket::Opened,
@@ -41,7 +41,7 @@ pub(crate) struct Running {
     pub(crate) upstream: Upstream,
     pub(crate) drain: Drain,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) record: Rc<Record>,
+    pub(crate) record: Rc<SessionStats>,
     pub(crate) report: JoinHandle<Report>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn start_agreed(
         budget: budget.clone(),
         drain: drain.clone(),
     };
-    let record = Rc::new(Record::accepted());
+    let record = Rc::new(SessionStats::accepted());
     let noted = Rc::clone(&record);
     let report = tokio::task::spawn_local(async move {
         let connect = async |count: &Attempts| {

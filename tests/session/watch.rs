@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use readygate::{
     limits::held_bytes::Budget,
-    session::{Agreed, Cause, Settings, ledger::Account, state::SessionState},
+    session::{Agreed, EndReason, Settings, ledger::Account, state::SessionState},
     transport::Transport,
     websocket::extension::Agreement,
 };
@@ -50,7 +50,7 @@ async fn a_tunnel_without_traffic_is_closed_with_1001_on_both_sides() {
 
         assert_eq!(told.client_close(), (1001, "idle_timeout".to_owned()));
         assert_eq!(told.upstream_close(), (1001, "idle_timeout".to_owned()));
-        assert!(matches!(told.report.cause, Cause::Idle));
+        assert!(matches!(told.report.cause, EndReason::Idle));
         assert_eq!(told.report.trail.state(), SessionState::Closed);
         let closed_after = told.report.trail.entered(SessionState::Closing).unwrap();
         assert!((QUIET..QUIET + SECOND).contains(&closed_after));
@@ -96,7 +96,7 @@ async fn traffic_of_either_side_restarts_the_idle_timeout() {
 
             let told = scene.end_answering().await;
 
-            assert!(matches!(told.report.cause, Cause::Idle));
+            assert!(matches!(told.report.cause, EndReason::Idle));
             let closed_after = told.report.trail.entered(SessionState::Closing).unwrap();
             let expected = QUIET * 17 / 10;
             assert!(
@@ -230,7 +230,7 @@ async fn a_client_that_does_not_answer_is_gone_at_the_next_interval() {
             "{waited:?}"
         );
         let report = scene.report.await.unwrap();
-        assert!(matches!(report.cause, Cause::ClientVanished));
+        assert!(matches!(report.cause, EndReason::ClientVanished));
         assert_eq!(report.client_code, None);
         let to_client = Frame::all(&read_to_end(&mut scene.client).await);
         assert!(
@@ -254,7 +254,7 @@ async fn an_upstream_that_owes_a_pong_is_1014_for_its_client() {
         assert_eq!((code, &*reason), (1014, "upstream_vanished"));
         assert!(payloads.is_empty(), "{payloads:?}");
         let report = report.await.unwrap();
-        assert!(matches!(report.cause, Cause::UpstreamVanished));
+        assert!(matches!(report.cause, EndReason::UpstreamVanished));
         assert_eq!(report.trail.state(), SessionState::Failed);
         drop(scene.upstream);
     })
@@ -392,7 +392,7 @@ async fn a_held_client_that_owes_a_pong_loses_its_messages() {
 
         let report = running.report.await.unwrap();
 
-        assert!(matches!(report.cause, Cause::ClientVanished));
+        assert!(matches!(report.cause, EndReason::ClientVanished));
         assert_eq!(report.ledger.of(Account::Discarded), 1);
         assert!((2 * QUIET..2 * QUIET + SECOND).contains(&heard.elapsed()));
     })
@@ -413,7 +413,7 @@ async fn a_held_client_that_is_not_read_is_not_expected_to_answer() {
         let report = running.report.await.unwrap();
 
         assert!(
-            matches!(report.cause, Cause::ReadyTimeout { .. }),
+            matches!(report.cause, EndReason::ReadyTimeout { .. }),
             "{:?}",
             report.cause
         );
@@ -455,7 +455,7 @@ async fn a_split_pong_is_no_traffic_but_a_message_behind_it_is() {
                 assert!(!scene.report.is_finished());
             } else {
                 let told = scene.end_answering().await;
-                assert!(matches!(told.report.cause, Cause::Idle));
+                assert!(matches!(told.report.cause, EndReason::Idle));
             }
         }
     })
@@ -553,7 +553,7 @@ async fn a_session_that_is_too_old_gets_1012_and_its_upstream_1001() {
 
         assert_eq!(told.client_close(), (1012, "max_session_age".to_owned()));
         assert_eq!(told.upstream_close(), (1001, "max_session_age".to_owned()));
-        assert!(matches!(told.report.cause, Cause::TooOld));
+        assert!(matches!(told.report.cause, EndReason::TooOld));
         assert!((90 * SECOND..101 * SECOND).contains(&started.elapsed()));
     })
     .await;

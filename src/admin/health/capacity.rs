@@ -11,8 +11,8 @@
 
 use std::{cell::Cell, io};
 
-use super::Check;
-use crate::{state::process::Shared, transport::descriptors};
+use super::HealthCheck;
+use crate::{state::process::ProcessState, transport::descriptors};
 
 /// Divisor for the part of a limit that has to become free before there is capacity again.
 const RELIEF: usize = 20;
@@ -20,13 +20,13 @@ const RELIEF: usize = 20;
 /// Limits that were reached at the last check.
 #[derive(Debug, Default)]
 pub(in crate::admin) struct Room {
-    connections: Bound,
-    held_bytes: Bound,
+    connections: CapacityLimit,
+    held_bytes: CapacityLimit,
 }
 
 impl Room {
     /// Checks each limit of the process.
-    pub(super) fn checks(&self, shared: &Shared) -> [Check; 4] {
+    pub(super) fn checks(&self, shared: &ProcessState) -> [HealthCheck; 4] {
         let connections = shared.connections().taken();
         let max_connections = shared.config().limits.max_connections;
         let budget = shared.budget();
@@ -42,7 +42,7 @@ impl Room {
             ("limits.max_memory_bytes", memory(shared)),
             ("file descriptors", descriptors()),
         ];
-        problems.map(|(name, problem)| Check {
+        problems.map(|(name, problem)| HealthCheck {
             name: name.to_owned(),
             problem,
         })
@@ -51,9 +51,9 @@ impl Room {
 
 /// State of one limit: reached at the last check or not.
 #[derive(Debug, Default)]
-struct Bound(Cell<bool>);
+struct CapacityLimit(Cell<bool>);
 
-impl Bound {
+impl CapacityLimit {
     fn problem(&self, used: usize, max: usize) -> Option<String> {
         let room_below = max - max / RELIEF;
         // Two thresholds: the limit to become reached, the lower one to become free.
@@ -64,7 +64,7 @@ impl Bound {
 }
 
 /// Checks the memory; its hysteresis is that of the decision about new sessions.
-fn memory(shared: &Shared) -> Option<String> {
+fn memory(shared: &ProcessState) -> Option<String> {
     let (used, max) = shared.memory().used_and_max_bytes()?;
     let is_short = shared.memory().is_high();
     is_short.then(|| format!("{used} of {max} bytes are in use"))
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_bound_is_reached_until_a_twentieth_of_it_is_free_again() {
-        let bound = Bound::default();
+        let bound = CapacityLimit::default();
 
         for (used, expected) in [
             (0, false),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_small_bound_is_reached_until_there_is_room_for_one() {
-        let bound = Bound::default();
+        let bound = CapacityLimit::default();
 
         for (used, expected) in [(2, false), (3, true), (2, false)] {
             assert_eq!(bound.problem(used, 3).is_some(), expected, "{used}");

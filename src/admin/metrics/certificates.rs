@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{labels, page::Page};
-use crate::{config::Config, tls::Identity};
+use crate::{config::Config, tls::CertifiedKeyFiles};
 
 /// First expiry among the certificates of a listener or of a route's upstream connections, by side
 /// and name; in seconds since the epoch.
@@ -23,7 +23,7 @@ impl Expiries {
         });
         // An alert needs the earliest; the log names each certificate that expires soon.
         let first = listeners.chain(routes).filter_map(|(place, identities)| {
-            let expiries = identities.iter().filter_map(Identity::expiry);
+            let expiries = identities.iter().filter_map(CertifiedKeyFiles::expiry);
             Some((place, expiries.map(|it| it.as_secs()).min()?))
         });
         Self(first.collect())

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::{Labels, labels, page::Page};
-use crate::{limits::per_ip::Busiest, state::process::Shared};
+use crate::{limits::per_ip::Busiest, state::process::ProcessState};
 
 /// Use and limits at one instant.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct LimitFigures {
     connections: u64,
     connections_accepted: u64,
     max_connections: u64,
@@ -21,8 +21,8 @@ pub(super) struct Limits {
     held_requests: Vec<(String, u64, u64)>,
 }
 
-impl Limits {
-    pub(super) fn of(shared: &Shared) -> Self {
+impl LimitFigures {
+    pub(super) fn of(shared: &ProcessState) -> Self {
         Self {
             connections: shared.connections().taken() as u64,
             connections_accepted: shared.connections().accepted(),

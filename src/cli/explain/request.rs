@@ -79,14 +79,14 @@ fn host(url: &Uri) -> Option<&str> {
 }
 
 /// What a client asks for.
-pub(super) struct Request {
+pub(super) struct ExplainedRequest {
     url: Uri,
     /// `None`: nobody says.
     host: Option<String>,
     headers: HeaderMap,
 }
 
-impl fmt::Display for Request {
+impl fmt::Display for ExplainedRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match (self.may_be_websocket(), self.may_be_plain()) {
             (true, false) => "a WebSocket",
@@ -101,7 +101,7 @@ impl fmt::Display for Request {
     }
 }
 
-impl Request {
+impl ExplainedRequest {
     pub(super) fn new(url: Uri, headers: HeaderMap) -> Self {
         let named = headers.get(header::HOST).map(HeaderValue::as_bytes);
         let host = named.or_else(|| host(&url).map(str::as_bytes));

@@ -1,10 +1,10 @@
 //! Origins as they are written, and what to write instead of what is none.
 
 use crate::config::report::Mistake;
-use crate::route::origin::Origin;
+use crate::route::origin::OriginPattern;
 
 /// An origin as browsers send it (RFC 6454 §6.2), or all below a name.
-pub(in crate::config) fn origin(text: &str) -> Result<Origin, Mistake> {
+pub(in crate::config) fn origin(text: &str) -> Result<OriginPattern, Mistake> {
     text.parse().map_err(|_no_origin| {
         let mistake = Mistake::new(
             format!("`{text}` is not an origin"),
@@ -27,7 +27,7 @@ fn help(text: &str) -> Option<String> {
         let help = "browsers send a name in other letters than ASCII's as \"xn--…\"";
         return Some(help.to_owned());
     }
-    let is_origin = |text: &String| text.parse::<Origin>().is_ok();
+    let is_origin = |text: &String| text.parse::<OriginPattern>().is_ok();
     let instead = without_path(text)
         .filter(is_origin)
         .or_else(|| with_scheme(text).filter(is_origin))?;

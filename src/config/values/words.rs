@@ -2,32 +2,32 @@
 
 use super::Words;
 use crate::{
-    observability::{FORMATS, Format, LEVELS, Requests},
+    observability::{FORMATS, Format, LEVELS, RequestLogging},
     route::{Accept, NonAscii, Underscores},
     session::{
         gate::OnTimeout,
         hold::{OnClientGone, Order, Overflow},
         rules::{Priority, Release},
     },
-    upstream::{dial::Protocol, proxy_protocol::Version},
+    upstream::{dial::Protocol, proxy_protocol::ProxyProtocolVersion},
 };
 
 pub(in crate::config) const LEVEL: Words<tracing::Level> = Words(&LEVELS);
 pub(in crate::config) const FORMAT: Words<Format> = Words(&FORMATS);
-pub(in crate::config) const REQUESTS: Words<Requests> = Words(&[
-    ("none", Requests::None),
-    ("errors", Requests::Errors),
-    ("all", Requests::All),
+pub(in crate::config) const REQUESTS: Words<RequestLogging> = Words(&[
+    ("none", RequestLogging::None),
+    ("errors", RequestLogging::Errors),
+    ("all", RequestLogging::All),
 ]);
 
 pub(in crate::config) const ACCEPT: Words<Accept> = Words(&[
     ("early", Accept::Early),
     ("after-upstream", Accept::AfterUpstream),
 ]);
-pub(in crate::config) const PROXY_PROTOCOL: Words<Option<Version>> = Words(&[
+pub(in crate::config) const PROXY_PROTOCOL: Words<Option<ProxyProtocolVersion>> = Words(&[
     ("", None),
-    ("v1", Some(Version::V1)),
-    ("v2", Some(Version::V2)),
+    ("v1", Some(ProxyProtocolVersion::V1)),
+    ("v2", Some(ProxyProtocolVersion::V2)),
 ]);
 pub(in crate::config) const VERSION: Words<Protocol> =
     Words(&[("1.1", Protocol::Http1), ("2", Protocol::Http2)]);

@@ -26,12 +26,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::heads::Heads;
+use super::heads::HeadReader;
 use crate::{
     downstream::detect::Sniffed,
     observability::rejections::Rejection,
-    state::process::Shared,
-    transport::{Transport, backlog::Backlog, lazy_deadline::Watchdog},
+    state::process::ProcessState,
+    transport::{Transport, backlog::Backlog, lazy_deadline::LazyDeadline},
 };
 
 /// How much is read at once when little memory is left.
@@ -45,28 +45,28 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// One of the handles to a stream.
 #[derive(Clone)]
-pub(crate) struct Handle(Rc<RefCell<Inner>>);
+pub(crate) struct Handle(Rc<RefCell<GatedState>>);
 
-struct Inner {
+struct GatedState {
     stream: Sniffed,
-    heads: Heads,
+    heads: HeadReader,
     backlog: Arc<Backlog>,
-    shared: Arc<Shared>,
+    shared: Arc<ProcessState>,
     /// Set while it is not read.
-    watchdog: Watchdog,
+    watchdog: LazyDeadline,
     /// Since when it is not.
     waiting_since: Option<Instant>,
 }
 
 impl Handle {
     /// The only handle to `stream`, which carries the streams of `backlog`.
-    pub(crate) fn new(stream: Sniffed, backlog: Arc<Backlog>, shared: Arc<Shared>) -> Self {
-        Self(Rc::new(RefCell::new(Inner {
+    pub(crate) fn new(stream: Sniffed, backlog: Arc<Backlog>, shared: Arc<ProcessState>) -> Self {
+        Self(Rc::new(RefCell::new(GatedState {
             stream,
-            heads: Heads::default(),
+            heads: HeadReader::default(),
             backlog,
             shared,
-            watchdog: Watchdog::default(),
+            watchdog: LazyDeadline::default(),
             waiting_since: None,
         })))
     }
@@ -81,7 +81,7 @@ impl Handle {
     }
 }
 
-impl Inner {
+impl GatedState {
     /// Ready when nothing is unread, or there is memory for more.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ use tokio::io::ReadBuf;
 
 pub(crate) use self::section::check;
 use self::section::{Section, reused};
-use super::hpack::{Decoder, Field, Malformed};
+use super::hpack::{Decoder, Field, HpackError};
 
 /// The longest frame, which h2 has not told clients to exceed (RFC 9113 §4.2).
 const MAX_FRAME_BYTES: usize = 16 * 1024;
@@ -54,8 +54,8 @@ const PRIORITY: u8 = 0x20;
 
 /// Follows the frames that a client sends on one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Heads {
-    state: State,
+pub(crate) struct HeadReader {
+    state: SectionState,
     /// What has come of a frame's header.
     header: [u8; HEADER_LENGTH],
     header_length: usize,
@@ -72,32 +72,32 @@ pub(crate) struct Heads {
 
 /// What the next byte is.
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum SectionState {
     /// Of the preface, or of the payload of a frame, which has so many left.
     Passing(usize),
     /// Of a frame's header.
     Header,
     /// Of a frame with a section, which has so many left.
-    Section(FrameHeader, usize),
+    Section(Http2FrameHeader, usize),
     /// No matter: h2 is about to end the connection.
     Lost,
 }
 
-impl Default for State {
+impl Default for SectionState {
     fn default() -> Self {
         Self::Passing(PREFACE_LENGTH)
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct FrameHeader {
+struct Http2FrameHeader {
     length: usize,
     kind: u8,
     flags: u8,
     stream: u32,
 }
 
-impl FrameHeader {
+impl Http2FrameHeader {
     fn parse(bytes: [u8; HEADER_LENGTH]) -> Self {
         let [a, b, c, kind, flags, stream @ ..] = bytes;
         Self {
@@ -136,7 +136,7 @@ enum Verdict {
     Taken,
 }
 
-impl Heads {
+impl HeadReader {
     /// Whether there is something that h2 has to read first.
     pub(crate) fn has_output(&self) -> bool {
         !self.output.is_empty()
@@ -177,18 +177,18 @@ impl Heads {
     /// Follows at least one byte, and returns how many.
     fn step(&mut self, bytes: &[u8]) -> (usize, Verdict) {
         match self.state {
-            State::Lost => (bytes.len(), Verdict::AsItIs),
-            State::Passing(left) => {
+            SectionState::Lost => (bytes.len(), Verdict::AsItIs),
+            SectionState::Passing(left) => {
                 let length = left.min(bytes.len());
                 self.state = passing(left - length);
                 (length, Verdict::AsItIs)
             }
-            State::Header => self.step_header(bytes),
-            State::Section(header, left) => {
+            SectionState::Header => self.step_header(bytes),
+            SectionState::Section(header, left) => {
                 let length = left.min(bytes.len());
                 self.payload.extend_from_slice(&bytes[..length]);
                 if length < left {
-                    self.state = State::Section(header, left - length);
+                    self.state = SectionState::Section(header, left - length);
                 } else {
                     self.end_section_frame(header);
                 }
@@ -202,13 +202,13 @@ impl Heads {
         if self.header_length == 0
             && let Some((header, rest)) = bytes.split_first_chunk()
         {
-            let header = FrameHeader::parse(*header);
+            let header = Http2FrameHeader::parse(*header);
             if !header.is_of_section() {
                 self.pass_frame(header);
                 return (HEADER_LENGTH, Verdict::AsItIs);
             }
             if let Some(payload) = rest.get(..header.length) {
-                self.state = State::Header;
+                self.state = SectionState::Header;
                 let verdict = self.section_frame(header, payload);
                 return (HEADER_LENGTH + header.length, verdict);
             }
@@ -218,21 +218,21 @@ impl Heads {
         self.header_length += length;
         if self.header_length == HEADER_LENGTH {
             self.header_length = 0;
-            let header = FrameHeader::parse(self.header);
+            let header = Http2FrameHeader::parse(self.header);
             if !header.is_of_section() {
                 self.pass_frame(header);
                 self.output.extend_from_slice(&self.header);
             } else if header.length == 0 {
                 self.end_section_frame(header);
             } else {
-                self.state = State::Section(header, header.length);
+                self.state = SectionState::Section(header, header.length);
             }
         }
         (length, Verdict::Taken)
     }
 
     /// Lets a frame go on whose header has come.
-    fn pass_frame(&mut self, header: FrameHeader) {
+    fn pass_frame(&mut self, header: Http2FrameHeader) {
         // None may come within a section, which h2 must have seen begin.
         match self.section.stream {
             Some(stream) => self.write_unfinished(stream, 0),
@@ -240,8 +240,8 @@ impl Heads {
         }
     }
 
-    fn end_section_frame(&mut self, header: FrameHeader) {
-        self.state = State::Header;
+    fn end_section_frame(&mut self, header: Http2FrameHeader) {
+        self.state = SectionState::Header;
         let payload = std::mem::take(&mut self.payload);
         if self.section_frame(header, &payload) == Verdict::AsItIs {
             header.write(&mut self.output);
@@ -250,7 +250,7 @@ impl Heads {
         self.payload = reused(payload);
     }
 
-    fn section_frame(&mut self, header: FrameHeader, payload: &[u8]) -> Verdict {
+    fn section_frame(&mut self, header: Http2FrameHeader, payload: &[u8]) -> Verdict {
         match (header.kind, self.section.stream) {
             (HEADERS, None) => self.begin_section(header, payload),
             (CONTINUATION, Some(stream)) if stream == header.stream => {
@@ -260,15 +260,15 @@ impl Heads {
                 if let Some(stream) = stream {
                     self.write_unfinished(stream, 0);
                 }
-                self.state = State::Lost;
+                self.state = SectionState::Lost;
                 Verdict::AsItIs
             }
         }
     }
 
-    fn begin_section(&mut self, header: FrameHeader, payload: &[u8]) -> Verdict {
+    fn begin_section(&mut self, header: Http2FrameHeader, payload: &[u8]) -> Verdict {
         let Some((block, dependency)) = block_of(header, payload) else {
-            self.state = State::Lost;
+            self.state = SectionState::Lost;
             return Verdict::AsItIs;
         };
         let is_request = header.stream > self.last_stream;
@@ -289,7 +289,7 @@ impl Heads {
         self.end_section(header.stream)
     }
 
-    fn continue_section(&mut self, header: FrameHeader, payload: &[u8]) -> Verdict {
+    fn continue_section(&mut self, header: Http2FrameHeader, payload: &[u8]) -> Verdict {
         let section = &mut self.section;
         section.continuations += 1;
         section.bytes += payload.len();
@@ -313,14 +313,14 @@ impl Heads {
     }
 
     /// Reads what of `block` is whole, and keeps the rest until more has come.
-    fn decode(&mut self, header: FrameHeader, block: &[u8]) -> Result<(), Malformed> {
+    fn decode(&mut self, header: Http2FrameHeader, block: &[u8]) -> Result<(), HpackError> {
         let section = &mut self.section;
         let mut has_begun = section.has_begun();
         let each = |field: Field<'_>| section.add(field);
         let read = self.decoder.decode(block, &mut has_begun, each)?;
         if read < block.len() {
             if header.has(END_HEADERS) {
-                return Err(Malformed);
+                return Err(HpackError);
             }
             self.section.pending.extend_from_slice(&block[read..]);
         }
@@ -335,7 +335,7 @@ impl Heads {
             return Verdict::AsItIs;
         }
         let end_stream = if section.ends_stream { END_STREAM } else { 0 };
-        let header = FrameHeader {
+        let header = Http2FrameHeader {
             length: section.block.len(),
             kind: HEADERS,
             flags: END_HEADERS | end_stream,
@@ -348,7 +348,7 @@ impl Heads {
 
     /// Tells h2 of a section that cannot be read, which ends the connection.
     fn write_malformed(&mut self, stream: u32) {
-        let header = FrameHeader {
+        let header = Http2FrameHeader {
             length: 1,
             kind: HEADERS,
             flags: END_HEADERS,
@@ -357,7 +357,7 @@ impl Heads {
         header.write(&mut self.output);
         // There is no entry 0 (RFC 7541 §6.1).
         self.output.extend_from_slice(&[0x80]);
-        self.state = State::Lost;
+        self.state = SectionState::Lost;
     }
 
     /// Tells h2 of a section that does not end, and of so many more frames of it: too many of
@@ -365,7 +365,7 @@ impl Heads {
     fn write_unfinished(&mut self, stream: u32, continuations: usize) {
         for index in 0..=continuations {
             let kind = if index == 0 { HEADERS } else { CONTINUATION };
-            let header = FrameHeader {
+            let header = Http2FrameHeader {
                 length: 0,
                 kind,
                 flags: 0,
@@ -374,21 +374,21 @@ impl Heads {
             header.write(&mut self.output);
         }
         self.section = Section::default();
-        self.state = State::Lost;
+        self.state = SectionState::Lost;
     }
 }
 
-const fn passing(left: usize) -> State {
+const fn passing(left: usize) -> SectionState {
     if left == 0 {
-        State::Header
+        SectionState::Header
     } else {
-        State::Passing(left)
+        SectionState::Passing(left)
     }
 }
 
 /// The part of a section in the payload of a `HEADERS` frame, and on which stream its own
 /// depends; `None`: it is none.
-fn block_of(header: FrameHeader, payload: &[u8]) -> Option<(&[u8], Option<u32>)> {
+fn block_of(header: Http2FrameHeader, payload: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let mut block = payload;
     let mut padding = 0;
     if header.has(PADDED) {

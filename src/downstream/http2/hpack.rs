@@ -27,21 +27,21 @@ const ENTRY_BYTES: usize = 32;
 
 /// A section that is none: the connection cannot go on (RFC 7541 §2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub(crate) struct HpackError;
 
 /// A field of a section.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field<'a> {
     pub(crate) name: &'a [u8],
     pub(crate) value: &'a [u8],
-    pub(crate) kind: Kind,
+    pub(crate) kind: FieldKind,
     /// Whether HTTP allows such a name and such a value.
     pub(crate) is_legal: bool,
 }
 
 /// What kind of field a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FieldKind {
     Authority,
     Method,
     Path,
@@ -54,7 +54,7 @@ pub(crate) enum Kind {
     Illegal,
 }
 
-impl Kind {
+impl FieldKind {
     fn of(name: &[u8]) -> Self {
         match name {
             b":authority" => Self::Authority,
@@ -96,7 +96,7 @@ struct Entry {
     /// The name, and the value behind it.
     text: Box<[u8]>,
     name_length: usize,
-    kind: Kind,
+    kind: FieldKind,
     is_legal: bool,
 }
 
@@ -139,14 +139,14 @@ impl Default for Decoder {
 }
 
 /// Why reading stops.
-enum Stop {
+enum DecodeStop {
     /// More of the section is to come.
     NeedsMore,
     Malformed,
 }
 
-impl From<Malformed> for Stop {
-    fn from(Malformed: Malformed) -> Self {
+impl From<HpackError> for DecodeStop {
+    fn from(HpackError: HpackError) -> Self {
         Self::Malformed
     }
 }
@@ -165,14 +165,14 @@ impl Decoder {
         block: &[u8],
         has_begun: &mut bool,
         mut each: impl FnMut(Field<'_>),
-    ) -> Result<usize, Malformed> {
+    ) -> Result<usize, HpackError> {
         let mut rest = Reader(block);
         while !rest.0.is_empty() {
             let mut reader = Reader(rest.0);
             match self.decode_one(&mut reader, has_begun, &mut each) {
                 Ok(()) => rest = reader,
-                Err(Stop::NeedsMore) => break,
-                Err(Stop::Malformed) => return Err(Malformed),
+                Err(DecodeStop::NeedsMore) => break,
+                Err(DecodeStop::Malformed) => return Err(HpackError),
             }
         }
         Ok(block.len() - rest.0.len())
@@ -183,12 +183,12 @@ impl Decoder {
         reader: &mut Reader<'_>,
         has_begun: &mut bool,
         each: &mut impl FnMut(Field<'_>),
-    ) -> Result<(), Stop> {
+    ) -> Result<(), DecodeStop> {
         let first = reader.0[0];
         if first & 0b1110_0000 == 0b0010_0000 {
             let max_bytes = reader.integer(5)?;
             if *has_begun || max_bytes > MAX_TABLE_BYTES {
-                return Err(Stop::Malformed);
+                return Err(DecodeStop::Malformed);
             }
             self.max_bytes = max_bytes;
             self.evict();
@@ -234,10 +234,10 @@ impl Decoder {
         reader: &mut Reader<'_>,
         index: usize,
         text: &mut Vec<u8>,
-    ) -> Result<(Kind, usize), Stop> {
+    ) -> Result<(FieldKind, usize), DecodeStop> {
         let kind = if index == 0 {
             reader.string(text)?;
-            Kind::of(text)
+            FieldKind::of(text)
         } else {
             let known = self.get(index)?;
             text.extend_from_slice(known.name);
@@ -249,8 +249,8 @@ impl Decoder {
     }
 
     /// Entry `index` of the two tables (RFC 7541 §2.3.3).
-    fn get(&self, index: usize) -> Result<Field<'_>, Malformed> {
-        let index = index.checked_sub(1).ok_or(Malformed)?;
+    fn get(&self, index: usize) -> Result<Field<'_>, HpackError> {
+        let index = index.checked_sub(1).ok_or(HpackError)?;
         if let Some((name, value)) = STATIC.get(index) {
             return Ok(Field {
                 name: name.as_bytes(),
@@ -259,7 +259,7 @@ impl Decoder {
                 is_legal: true,
             });
         }
-        let entry = self.entries.get(index - STATIC.len()).ok_or(Malformed)?;
+        let entry = self.entries.get(index - STATIC.len()).ok_or(HpackError)?;
         Ok(entry.field())
     }
 
@@ -283,15 +283,15 @@ impl Decoder {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8, Stop> {
-        let (first, rest) = self.0.split_first().ok_or(Stop::NeedsMore)?;
+    fn byte(&mut self) -> Result<u8, DecodeStop> {
+        let (first, rest) = self.0.split_first().ok_or(DecodeStop::NeedsMore)?;
         self.0 = rest;
         Ok(*first)
     }
 
     /// An integer that begins in the last `bits` of a byte (RFC 7541 §5.1), of five bytes at
     /// most, as h2 reads it.
-    fn integer(&mut self, bits: u32) -> Result<usize, Stop> {
+    fn integer(&mut self, bits: u32) -> Result<usize, DecodeStop> {
         let mask = (1 << bits) - 1;
         let mut value = usize::from(self.byte()?) & mask;
         if value < mask {
@@ -304,15 +304,17 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(Stop::Malformed)
+        Err(DecodeStop::Malformed)
     }
 
     /// Appends a string to `text` (RFC 7541 §5.2).
-    fn string(&mut self, text: &mut Vec<u8>) -> Result<(), Stop> {
+    fn string(&mut self, text: &mut Vec<u8>) -> Result<(), DecodeStop> {
         let is_coded = self.0.first().is_some_and(|first| first & 0x80 != 0);
         let length = self.integer(7)?;
-        let (string, rest): (&'a [u8], _) =
-            self.0.split_at_checked(length).ok_or(Stop::NeedsMore)?;
+        let (string, rest): (&'a [u8], _) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(DecodeStop::NeedsMore)?;
         self.0 = rest;
         if is_coded {
             huffman::decode(string, text)?;
@@ -352,7 +354,7 @@ mod tests {
         hex.as_bytes().chunks(2).map(pair).collect()
     }
 
-    fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<String, Malformed> {
+    fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<String, HpackError> {
         let mut lines = String::new();
         let length = decoder.decode(block, &mut false, |field| {
             for text in [field.name, b": ", field.value, b"\n"] {
@@ -360,7 +362,7 @@ mod tests {
             }
         })?;
         if length < block.len() {
-            return Err(Malformed);
+            return Err(HpackError);
         }
         Ok(lines)
     }
@@ -368,7 +370,7 @@ mod tests {
     #[test]
     fn the_static_kinds_are_those_of_the_names() {
         for (index, (name, value)) in STATIC.iter().enumerate() {
-            assert_eq!(static_kind(index), Kind::of(name.as_bytes()), "{name}");
+            assert_eq!(static_kind(index), FieldKind::of(name.as_bytes()), "{name}");
             assert!(static_kind(index).allows(value.as_bytes()), "{name}");
         }
     }

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::{task_local, time::Instant};
 
-use crate::transport::lazy_deadline::Watchdog;
+use crate::transport::lazy_deadline::LazyDeadline;
 
 /// How much of an answer is handed on at once, so that a client that takes so much in the
 /// time that it has is not given up on. A `DATA` frame is not longer (RFC 9113 §4.2), unless
@@ -60,7 +60,7 @@ pub(crate) async fn run(
     is_heard: impl Fn() -> bool,
 ) -> bool {
     let pace = Pace::default();
-    let mut watchdog = Watchdog::default();
+    let mut watchdog = LazyDeadline::default();
     let mut task = pin!(CURRENT.scope(pace.clone(), task));
     poll_fn(|context: &mut Context<'_>| {
         if task.as_mut().poll(context).is_ready() {

@@ -104,13 +104,13 @@ impl Activity {
 
 /// A request that counts until it is dropped, when its answer is no longer under way.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct StreamAccount {
     activity: Rc<Activity>,
     begun: Instant,
     is_answered: bool,
 }
 
-impl Stream {
+impl StreamAccount {
     /// One more request.
     pub(crate) fn request(activity: &Rc<Activity>) -> Self {
         activity.enter();
@@ -135,7 +135,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for StreamAccount {
     fn drop(&mut self) {
         let activity = &self.activity;
         let count = if self.is_answered || self.begun.elapsed() >= LONG {
@@ -179,7 +179,7 @@ pub(crate) struct Counted<B> {
     /// What is left of its last piece.
     rest: Bytes,
     pace: Pace,
-    stream: Stream,
+    stream: StreamAccount,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     fn answer<B: Body>(activity: &Rc<Activity>, body: B) -> Counted<B> {
-        let stream = Stream::request(activity);
+        let stream = StreamAccount::request(activity);
         stream.answer(Response::new(body)).into_body()
     }
 
@@ -287,7 +287,7 @@ mod tests {
     async fn a_request_that_ends_after_a_long_time_is_not_cancelled() {
         let activity = Rc::default();
         for wait in [LONG / 2, LONG] {
-            let request = Stream::request(&activity);
+            let request = StreamAccount::request(&activity);
             time::advance(wait).await;
             drop(request);
         }

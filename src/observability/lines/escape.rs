@@ -6,12 +6,12 @@ use std::fmt::{self, Write};
 /// Writer that escapes what it appends to a line.
 pub(crate) struct Escaped<'a> {
     line: &'a mut String,
-    form: Form,
+    form: Escaping,
 }
 
 /// Manner of escaping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Escaping {
     /// For a JSON string (RFC 8259 §7).
     Json,
     /// For text between quotes.
@@ -21,13 +21,13 @@ pub(crate) enum Form {
 }
 
 impl<'a> Escaped<'a> {
-    pub(crate) const fn new(line: &'a mut String, form: Form) -> Self {
+    pub(crate) const fn new(line: &'a mut String, form: Escaping) -> Self {
         Self { line, form }
     }
 
     fn is_plain(&self, character: char) -> bool {
         match character {
-            '"' | '\\' => self.form == Form::Bare,
+            '"' | '\\' => self.form == Escaping::Bare,
             _ => !is_invisible(character),
         }
     }
@@ -39,7 +39,7 @@ impl<'a> Escaped<'a> {
             ('\r', _) => self.line.write_str("\\r"),
             ('\t', _) => self.line.write_str("\\t"),
             // JSON escapes characters beyond the first plane as surrogate pairs.
-            (_, Form::Json) => character
+            (_, Escaping::Json) => character
                 .encode_utf16(&mut [0; 2])
                 .iter()
                 .try_for_each(|unit| write!(self.line, "\\u{unit:04x}")),
@@ -85,7 +85,7 @@ fn is_invisible(character: char) -> bool {
 mod tests {
     use super::*;
 
-    fn escaped(text: &str, form: Form) -> String {
+    fn escaped(text: &str, form: Escaping) -> String {
         let mut line = String::new();
         Escaped::new(&mut line, form).write_str(text).unwrap();
         line
@@ -96,25 +96,25 @@ mod tests {
         let text = "a\r\n\t\x1b[31m\u{9b}\u{202e}\u{2028}\u{7f}\u{0}\u{e0041}ü€😀";
 
         assert_eq!(
-            escaped(text, Form::Json),
+            escaped(text, Escaping::Json),
             "a\\r\\n\\t\\u001b[31m\\u009b\\u202e\\u2028\\u007f\\u0000\\udb40\\udc41ü€😀"
         );
         let text_form = "a\\r\\n\\t\\u{1b}[31m\\u{9b}\\u{202e}\\u{2028}\\u{7f}\\u{0}\\u{e0041}ü€😀";
-        assert_eq!(escaped(text, Form::Quoted), text_form);
-        assert_eq!(escaped(text, Form::Bare), text_form);
+        assert_eq!(escaped(text, Escaping::Quoted), text_form);
+        assert_eq!(escaped(text, Escaping::Bare), text_form);
     }
 
     #[test]
     fn quotes_are_escaped_between_quotes() {
-        assert_eq!(escaped(r#"a "b\""#, Form::Json), r#"a \"b\\\""#);
-        assert_eq!(escaped(r#"a "b\""#, Form::Quoted), r#"a \"b\\\""#);
-        assert_eq!(escaped(r#"a "b\""#, Form::Bare), r#"a "b\""#);
+        assert_eq!(escaped(r#"a "b\""#, Escaping::Json), r#"a \"b\\\""#);
+        assert_eq!(escaped(r#"a "b\""#, Escaping::Quoted), r#"a \"b\\\""#);
+        assert_eq!(escaped(r#"a "b\""#, Escaping::Bare), r#"a "b\""#);
     }
 
     #[test]
     fn every_character_survives_json() {
         for character in ('\0'..='\u{3000}').chain('\u{fe00}'..='\u{ffff}') {
-            let json = format!("\"{}\"", escaped(&character.to_string(), Form::Json));
+            let json = format!("\"{}\"", escaped(&character.to_string(), Escaping::Json));
             let read: String = serde_json::from_str(&json).unwrap();
             assert_eq!(read, character.to_string());
         }

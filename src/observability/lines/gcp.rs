@@ -144,7 +144,7 @@ pub(crate) fn write(line: &mut String, time: &str, event: &Event<'_>, platform: 
     object.text("time", time);
     // Input that never became a request has a version but no path.
     let is_request = metadata.fields().field("http").is_some();
-    let mut fields = Fields {
+    let mut fields = GcpFields {
         request: is_request.then(|| Object::members(&mut request)),
         project: platform.project.get().map(String::as_str),
         object: &mut object,
@@ -171,14 +171,14 @@ const fn severity(level: Level) -> &'static str {
 }
 
 /// Visitor that puts each field where Cloud Logging expects it.
-struct Fields<'a, 'line> {
+struct GcpFields<'a, 'line> {
     object: &'a mut Object<'line>,
     /// Members of `httpRequest`; `None`: the event is not about a request.
     request: Option<Object<'a>>,
     project: Option<&'a str>,
 }
 
-impl Fields<'_, '_> {
+impl GcpFields<'_, '_> {
     fn text(&mut self, name: &str, value: impl Display) {
         if let Some(request) = &mut self.request {
             match name {
@@ -229,7 +229,7 @@ impl Fields<'_, '_> {
     }
 }
 
-impl Visit for Fields<'_, '_> {
+impl Visit for GcpFields<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.text(field.name(), format_args!("{value:?}"));
     }

@@ -7,7 +7,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::escape::{Escaped, Form};
+use super::escape::{Escaped, Escaping};
 
 /// Writer of one JSON object.
 pub(crate) struct Object<'a> {
@@ -39,14 +39,14 @@ impl<'a> Object<'a> {
             self.line.push(',');
         }
         self.line.push('"');
-        let _ = Escaped::new(self.line, Form::Json).write_str(key);
+        let _ = Escaped::new(self.line, Escaping::Json).write_str(key);
         self.line.push_str("\":");
     }
 
     pub(crate) fn text(&mut self, key: &str, value: impl Display) {
         self.key(key);
         self.line.push('"');
-        let _ = write!(Escaped::new(self.line, Form::Json), "{value}");
+        let _ = write!(Escaped::new(self.line, Escaping::Json), "{value}");
         self.line.push('"');
     }
 

@@ -11,7 +11,7 @@ use tracing::{
     level_filters::LevelFilter,
 };
 
-use super::escape::{Escaped, Form};
+use super::escape::{Escaped, Escaping};
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
@@ -34,19 +34,19 @@ pub(crate) fn write(line: &mut String, time: &str, event: &Event<'_>, is_colored
         let _ = write!(line, " {}:", metadata.target());
     }
     // At debug the log is read for details, so all fields are shown.
-    if LevelFilter::current() < LevelFilter::DEBUG && Ended::is(event) {
-        let mut ended = Ended::default();
+    if LevelFilter::current() < LevelFilter::DEBUG && EndLine::is(event) {
+        let mut ended = EndLine::default();
         event.record(&mut ended);
         line.push(' ');
-        let _ = write!(Escaped::new(line, Form::Bare), "{ended}");
+        let _ = write!(Escaped::new(line, Escaping::Bare), "{ended}");
         return;
     }
-    event.record(&mut Fields { line, is_colored });
+    event.record(&mut TextFields { line, is_colored });
 }
 
 /// Summary of the end of a session or of a request.
 #[derive(Default)]
-struct Ended {
+struct EndLine {
     session: Option<u64>,
     method: String,
     path: String,
@@ -63,7 +63,7 @@ struct Ended {
     unknown: u64,
 }
 
-impl Ended {
+impl EndLine {
     /// Returns whether `event` ends a session or a request: no other has these fields.
     fn is(event: &Event<'_>) -> bool {
         let fields = event.metadata().fields();
@@ -71,7 +71,7 @@ impl Ended {
     }
 }
 
-impl Visit for Ended {
+impl Visit for EndLine {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == "detail" {
             self.detail = format!("{value:?}");
@@ -106,7 +106,7 @@ impl Visit for Ended {
 }
 
 /// `/agent 1013 ready_timeout after 4.0 s, 3 of 3 lost (#12)`
-impl Display for Ended {
+impl Display for EndLine {
     fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.duration.as_secs_f64();
         let Some(session) = self.session else {
@@ -160,16 +160,16 @@ const fn color(level: Level) -> &'static str {
     }
 }
 
-struct Fields<'a> {
+struct TextFields<'a> {
     line: &'a mut String,
     is_colored: bool,
 }
 
-impl Fields<'_> {
+impl TextFields<'_> {
     fn field(&mut self, field: &Field, value: impl Display) {
         self.line.push(' ');
         if field.name() == "message" {
-            let _ = write!(Escaped::new(self.line, Form::Bare), "{value}");
+            let _ = write!(Escaped::new(self.line, Escaping::Bare), "{value}");
             return;
         }
         let (dim, plain) = if self.is_colored {
@@ -180,11 +180,11 @@ impl Fields<'_> {
         let _ = write!(self.line, "{dim}{}={plain}", field.name());
         let value = value.to_string();
         let form = if needs_quotes(&value) {
-            Form::Quoted
+            Escaping::Quoted
         } else {
-            Form::Bare
+            Escaping::Bare
         };
-        let quote = if form == Form::Quoted { "\"" } else { "" };
+        let quote = if form == Escaping::Quoted { "\"" } else { "" };
         self.line.push_str(quote);
         let _ = Escaped::new(self.line, form).write_str(&value);
         self.line.push_str(quote);
@@ -197,7 +197,7 @@ fn needs_quotes(value: &str) -> bool {
     value.is_empty() || value.contains(is_odd)
 }
 
-impl Visit for Fields<'_> {
+impl Visit for TextFields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.field(field, format_args!("{value:?}"));
     }

@@ -1,6 +1,6 @@
 //! The rest of a message whose beginning has gone on, when nothing behind it may.
 
-use super::{Party, take_stop};
+use super::{CloseSide, take_stop};
 use crate::{
     session::timeouts,
     transport::Stream,
@@ -10,8 +10,8 @@ use crate::{
 /// Takes the next piece of the present message, or a control frame from between its fragments;
 /// returns how many messages ended with it, `None` when more bytes are needed.
 pub(super) fn take_rest_of_message<S: Stream, T: Stream>(
-    from: &mut Party<S>,
-    to: &mut Party<T>,
+    from: &mut CloseSide<S>,
+    to: &mut CloseSide<T>,
     input: &mut &[u8],
 ) -> Option<u64> {
     if from.scanner.is_at_boundary() {
@@ -26,8 +26,8 @@ pub(super) fn take_rest_of_message<S: Stream, T: Stream>(
 }
 
 fn take_header<S: Stream, T: Stream>(
-    from: &mut Party<S>,
-    to: &mut Party<T>,
+    from: &mut CloseSide<S>,
+    to: &mut CloseSide<T>,
     input: &mut &[u8],
 ) -> Option<u64> {
     let (header, header_bytes) = match from.scanner.peek(input) {
@@ -54,7 +54,12 @@ fn take_header<S: Stream, T: Stream>(
     Some(u64::from(ended))
 }
 
-fn pass<S: Stream, T: Stream>(from: &Party<S>, to: &mut Party<T>, bytes: &[u8], ended: bool) {
+fn pass<S: Stream, T: Stream>(
+    from: &CloseSide<S>,
+    to: &mut CloseSide<T>,
+    bytes: &[u8],
+    ended: bool,
+) {
     let is_whole = from.scanner.is_at_boundary();
     to.peer.outbox.push_passing(bytes, is_whole);
     to.peer.outbox.count_passed(u64::from(ended));

@@ -1,14 +1,14 @@
 //! One side while the session closes: what it has said, and what it was told.
 
 use crate::{
-    session::{peer::Peer, stats::Record},
+    session::{peer::Peer, stats::SessionStats},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };
 
 /// One side while the session closes.
 #[derive(Debug)]
-pub(in crate::session) struct Party<S> {
+pub(in crate::session) struct CloseSide<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
     pub(super) role: Role,
@@ -28,7 +28,7 @@ pub(in crate::session) struct Party<S> {
 
 /// What a side had said at some time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heard {
+pub(super) struct Signs {
     messages: u64,
     pongs: u64,
     is_open: bool,
@@ -67,7 +67,7 @@ pub(super) enum Outgoing {
     Told(Option<CloseCode>),
 }
 
-impl<S: Stream> Party<S> {
+impl<S: Stream> CloseSide<S> {
     /// The side of `role`; `forwards` says what of the data that it sends goes on.
     pub(in crate::session) const fn new(
         role: Role,
@@ -185,8 +185,8 @@ impl<S: Stream> Party<S> {
     }
 
     /// What it has said so far.
-    pub(super) fn heard(&self) -> Heard {
-        Heard {
+    pub(super) fn heard(&self) -> Signs {
+        Signs {
             messages: self.messages,
             pongs: self.pongs,
             is_open: self.is_open(),
@@ -194,7 +194,7 @@ impl<S: Stream> Party<S> {
     }
 
     /// Has `session` know what an upstream confirms by what it has said since `heard`.
-    pub(super) fn confirm_since(&self, heard: Heard, session: &Record) {
+    pub(super) fn confirm_since(&self, heard: Signs, session: &SessionStats) {
         if self.messages > heard.messages || self.pongs > heard.pongs {
             session.confirm();
         }

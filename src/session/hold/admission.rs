@@ -9,7 +9,7 @@ use crate::{
         ledger::Account,
         queue::accounted_bytes,
         rules::{Class, Priority, Release},
-        termination::Cause,
+        termination::EndReason,
     },
     transport::Stream,
     websocket::{Message, ProtocolError, Role},
@@ -67,7 +67,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Makes room in the process's budget, as far as the route's policy allows.
-    pub(super) fn relieve_budget(&mut self) -> Result<(), Cause> {
+    pub(super) fn relieve_budget(&mut self) -> Result<(), EndReason> {
         match self.settings.hold.overflow {
             Overflow::Shed => {
                 while self.is_starved() && self.queue.shed_below(Priority::Critical) {
@@ -76,18 +76,18 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 }
                 Ok(())
             }
-            Overflow::Close if self.is_starved() => Err(Cause::QueueFull),
+            Overflow::Close if self.is_starved() => Err(EndReason::QueueFull),
             Overflow::Backpressure | Overflow::Close => Ok(()),
         }
     }
 
     /// Takes responsibility for one message of the client.
-    pub(super) fn admit(&mut self, message: Message) -> Result<(), Cause> {
+    pub(super) fn admit(&mut self, message: Message) -> Result<(), EndReason> {
         if self.snapshot.is_some() {
             self.session.accept(1);
             return self.pass_on(message.wire);
         }
-        let class = self.classify(&message).map_err(Cause::ClientError)?;
+        let class = self.classify(&message).map_err(EndReason::ClientError)?;
         self.session.accept(1);
         if self.is_released(class.release) {
             return self.pass_on(message.wire);
@@ -98,7 +98,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             Overflow::Close if self.fits(1, bytes) => {}
             Overflow::Close => {
                 self.session.settle(1, Account::Discarded);
-                return Err(Cause::QueueFull);
+                return Err(EndReason::QueueFull);
             }
             Overflow::Shed => {
                 if !self.make_room(bytes, class.priority) && class.priority != Priority::Critical {
@@ -157,9 +157,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.link.is_some() && release <= reached
     }
 
-    fn pass_on(&mut self, wire: Vec<u8>) -> Result<(), Cause> {
+    fn pass_on(&mut self, wire: Vec<u8>) -> Result<(), EndReason> {
         let Some(link) = &mut self.link else {
-            return Err(Cause::UpstreamLost);
+            return Err(EndReason::UpstreamLost);
         };
         link.pass_on(wire);
         Ok(())

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Holding;
 use crate::{
-    session::{Cause, rules::Release},
+    session::{EndReason, rules::Release},
     transport::Stream,
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Owed {
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Whether this end before readiness says that the upstream is out of order: not where the
     /// client may have had a part in it.
-    pub(in crate::session) fn is_upstreams_fault(&self, cause: &Cause) -> bool {
+    pub(in crate::session) fn is_upstreams_fault(&self, cause: &EndReason) -> bool {
         let is_blamed = self.link.is_some() || self.session.attempts().blames_upstream();
         cause.blames_upstream()
             && !self.has_client_part()

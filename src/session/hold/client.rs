@@ -5,7 +5,7 @@ use crate::{
     session::{
         ledger::Account,
         peer::{HIGH_WATER_BYTES, Peer},
-        termination::Cause,
+        termination::EndReason,
         timeouts,
     },
     transport::Stream,
@@ -14,7 +14,7 @@ use crate::{
 
 /// The client while its messages are held.
 #[derive(Debug)]
-pub(in crate::session) enum Client<C> {
+pub(in crate::session) enum HeldClient<C> {
     /// It is there.
     Here(Peer<C>),
     /// It has said goodbye; what it was sent is still being written, up to the close frame
@@ -35,10 +35,10 @@ pub(in crate::session) enum Farewell {
 
 impl Farewell {
     /// Why the session ends when nothing is left to do for the client.
-    pub(in crate::session) fn cause(&self) -> Cause {
+    pub(in crate::session) fn cause(&self) -> EndReason {
         match self {
-            Self::Closed(frame) => Cause::ClientClosed(frame.clone()),
-            Self::Lost => Cause::ClientLost,
+            Self::Closed(frame) => EndReason::ClientClosed(frame.clone()),
+            Self::Lost => EndReason::ClientLost,
         }
     }
 }
@@ -55,7 +55,7 @@ impl<C: Stream> Peer<C> {
     }
 }
 
-impl<C: Stream> Client<C> {
+impl<C: Stream> HeldClient<C> {
     pub(in crate::session) const fn is_here(&self) -> bool {
         matches!(self, Self::Here(_))
     }
@@ -118,8 +118,8 @@ impl<C: Stream> Client<C> {
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Looks at what the client has sent, as far as there is room.
-    pub(super) fn take_from_client(&mut self) -> Result<(), Cause> {
-        let Client::Here(peer) = &mut self.client else {
+    pub(super) fn take_from_client(&mut self) -> Result<(), EndReason> {
+        let HeldClient::Here(peer) = &mut self.client else {
             return Ok(());
         };
         let inbox = peer.take_inbox();
@@ -132,7 +132,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         {
             watch.hear_client();
         }
-        if let Client::Here(peer) = &mut self.client {
+        if let HeldClient::Here(peer) = &mut self.client {
             peer.put_back(inbox, left);
             if (!blocked? || left == 0) && peer.has_ended() {
                 return self.client_left(Farewell::Lost);
@@ -143,7 +143,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Takes what there is; whether it stopped because there is no room.
-    fn take_all(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+    fn take_all(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         if !input.is_empty() {
             self.relieve_budget()?;
         }
@@ -159,10 +159,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Takes one message or control frame; whether there was a whole one.
-    fn take_one(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+    fn take_one(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         let assembled = self.assembler.advance(input).map_err(|error| match error {
-            AssembleError::Protocol(error) => Cause::ClientError(error),
-            AssembleError::TooLong { max_bytes } => Cause::MessageTooBig { max_bytes },
+            AssembleError::Protocol(error) => EndReason::ClientError(error),
+            AssembleError::TooLong { max_bytes } => EndReason::MessageTooBig { max_bytes },
         })?;
         match assembled {
             None => return Ok(false),
@@ -172,17 +172,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(true)
     }
 
-    fn take_control(&mut self, control: Control) -> Result<(), Cause> {
+    fn take_control(&mut self, control: Control) -> Result<(), EndReason> {
         match control.opcode {
             Opcode::Ping => {
-                if let Client::Here(peer) = &mut self.client {
+                if let HeldClient::Here(peer) = &mut self.client {
                     peer.outbox
                         .push_pong(control_frame(Opcode::Pong, &control.payload, None));
                 }
                 Ok(())
             }
             Opcode::Close => {
-                let frame = CloseFrame::parse(&control.payload).map_err(Cause::ClientError)?;
+                let frame = CloseFrame::parse(&control.payload).map_err(EndReason::ClientError)?;
                 self.client_left(Farewell::Closed(frame))
             }
             _ if timeouts::is_own_pong(&control) => Ok(()),
@@ -201,7 +201,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// # Errors
     ///
     /// That the session ends, unless messages are held that are still to be delivered.
-    fn client_left(&mut self, farewell: Farewell) -> Result<(), Cause> {
+    fn client_left(&mut self, farewell: Farewell) -> Result<(), EndReason> {
         if self.is_holding() && self.settings.hold.on_client_gone == OnClientGone::Deliver {
             self.let_go(farewell);
             return Ok(());
@@ -227,17 +227,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Says goodbye to the client: a close frame is answered at once.
     fn let_go(&mut self, farewell: Farewell) {
-        let client = std::mem::replace(&mut self.client, Client::Gone(farewell.clone()));
-        let (Client::Here(mut peer), Farewell::Closed(_)) = (client, &farewell) else {
+        let client = std::mem::replace(&mut self.client, HeldClient::Gone(farewell.clone()));
+        let (HeldClient::Here(mut peer), Farewell::Closed(_)) = (client, &farewell) else {
             return;
         };
         peer.answer_at_boundary(&farewell);
-        self.client = Client::Leaving(peer, farewell);
+        self.client = HeldClient::Leaving(peer, farewell);
     }
 
     /// Takes note of the code that a leaving client's close was answered with.
     pub(super) fn note_client_code(&mut self) {
-        if let Client::Leaving(peer, Farewell::Closed(frame)) = &self.client
+        if let HeldClient::Leaving(peer, Farewell::Closed(frame)) = &self.client
             && peer.outbox.is_at_boundary()
         {
             self.session.note_client_code(frame.code);
@@ -245,9 +245,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Looks whether a client that is not being read has gone.
-    pub(super) fn check_hang_up(&mut self) -> Result<(), Cause> {
+    pub(super) fn check_hang_up(&mut self) -> Result<(), EndReason> {
         match &self.client {
-            Client::Here(peer)
+            HeldClient::Here(peer)
                 if self.settings.hold.on_client_gone == OnClientGone::Discard
                     && !self.may_take_from_client()
                     && peer.stream.is_hung_up() =>

@@ -6,7 +6,7 @@
 use tokio::time::{self, Instant};
 
 use super::Holding;
-use crate::{session::termination::Cause, transport::Stream, websocket::CloseCode};
+use crate::{session::termination::EndReason, transport::Stream, websocket::CloseCode};
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Waits until the upstream has said nothing for as long as the route says, has closed, or
@@ -15,7 +15,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// # Errors
     ///
     /// That the session ends for another reason than its client's leaving.
-    pub(in crate::session) async fn linger(&mut self) -> Result<(), Cause> {
+    pub(in crate::session) async fn linger(&mut self) -> Result<(), EndReason> {
         let (settings, context) = (&self.settings.hold, self.context);
         let ends_at = Instant::now() + settings.max_linger;
         let mut quiet_at = Instant::now() + settings.linger;
@@ -41,17 +41,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Looks at what has come; whether the upstream still is there.
-    fn is_served(&mut self) -> Result<bool, Cause> {
+    fn is_served(&mut self) -> Result<bool, EndReason> {
         match self.exchange() {
             Ok(()) => Ok(true),
-            Err(Cause::UpstreamClosed(frame)) => {
+            Err(EndReason::UpstreamClosed(frame)) => {
                 if frame.code.is_some_and(CloseCode::confirms) {
                     self.session.confirm();
                 }
                 self.parting = Some(frame);
                 Ok(false)
             }
-            Err(Cause::UpstreamLost) => Ok(false),
+            Err(EndReason::UpstreamLost) => Ok(false),
             Err(cause) => Err(cause),
         }
     }

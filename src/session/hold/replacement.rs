@@ -10,9 +10,9 @@ use std::mem;
 
 use futures_util::FutureExt;
 
-use super::{Client, Holding, Link};
+use super::{HeldClient, Holding, Link};
 use crate::{
-    session::{gate::Gate, state::SessionState, termination::Cause},
+    session::{gate::Gate, state::SessionState, termination::EndReason},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, Opcode, frame::control_frame},
 };
@@ -20,10 +20,10 @@ use crate::{
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// The upstream has sent a close frame: it is replaced if it only restarts, otherwise that
     /// is an answer.
-    pub(super) fn upstream_closed(&mut self, frame: CloseFrame) -> Result<(), Cause> {
+    pub(super) fn upstream_closed(&mut self, frame: CloseFrame) -> Result<(), EndReason> {
         let restarts = frame.code.is_some_and(CloseCode::announces_restart);
         if !restarts || !self.may_replace_upstream() {
-            return Err(Cause::UpstreamClosed(frame));
+            return Err(EndReason::UpstreamClosed(frame));
         }
         if let Some(link) = &mut self.link {
             let answer = control_frame(Opcode::Close, &frame.payload(), Some(rand::random()));
@@ -37,9 +37,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// The upstream's connection has ended without a close frame.
-    pub(super) fn upstream_lost(&mut self) -> Result<(), Cause> {
+    pub(super) fn upstream_lost(&mut self) -> Result<(), EndReason> {
         if !self.may_replace_upstream() {
-            return Err(Cause::UpstreamLost);
+            return Err(EndReason::UpstreamLost);
         }
         self.drop_upstream("upstream lost");
         Ok(())
@@ -54,7 +54,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Whether the client has got the beginning of a message of which more is to come, its
     /// fragments (RFC 6455 §5.4) included.
     fn has_half_a_message(&self) -> bool {
-        let is_told = matches!(&self.client, Client::Here(peer) if !peer.is_broken());
+        let is_told = matches!(&self.client, HeldClient::Here(peer) if !peer.is_broken());
         is_told && self.link.as_ref().is_some_and(Link::is_inside_passing)
     }
 
@@ -65,11 +65,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
         // The end of the frame that a client waited for before it goes will not come.
-        if let Client::Leaving(peer, farewell) = &mut self.client
+        if let HeldClient::Leaving(peer, farewell) = &mut self.client
             && !peer.outbox.is_at_boundary()
         {
             let farewell = mem::replace(farewell, super::Farewell::Lost);
-            self.client = Client::Gone(farewell);
+            self.client = HeldClient::Gone(farewell);
         }
         if self.session.entered_state() != SessionState::Reconnecting {
             self.session.enter(SessionState::Reconnecting, reason);

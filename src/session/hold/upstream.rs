@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Client, Holding, admission::RESERVE_BYTES, blame::Owed};
+use super::{HeldClient, Holding, admission::RESERVE_BYTES, blame::Owed};
 use crate::{
     session::{
         close::Forwards,
         gate::{self, Signal},
-        inspector::{Tap, Tapped, extend},
+        inspector::{Inspector, Tapped, extend},
         peer::{HIGH_WATER_BYTES, Peer},
-        termination::Cause,
+        termination::EndReason,
         timeouts,
     },
     transport::Stream,
@@ -29,7 +29,7 @@ const MAX_PING_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(in crate::session) struct Link<U> {
     pub(in crate::session) peer: Peer<U>,
-    pub(in crate::session) tap: Tap,
+    pub(in crate::session) tap: Inspector,
     /// Whether a message of the client has gone to it, or is on its way.
     has_client_message: bool,
     /// What it waits for from the client, if it does.
@@ -78,7 +78,7 @@ impl<U: Stream> Link<U> {
         });
         let mut link = Self {
             peer: Peer::new(opened),
-            tap: Tap::new(gate, agreement),
+            tap: Inspector::new(gate, agreement),
             has_client_message: false,
             owed: None,
             withheld: None,
@@ -146,7 +146,7 @@ impl<U: Stream> Link<U> {
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Looks at what the upstream has sent, as far as the client has room for it.
-    pub(super) fn take_from_upstream(&mut self) -> Result<(), Cause> {
+    pub(super) fn take_from_upstream(&mut self) -> Result<(), EndReason> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -167,7 +167,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Takes what there is; whether it stopped because the client does not read.
-    fn take_all_tapped(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+    fn take_all_tapped(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         while self.client.waiting_bytes() < HIGH_WATER_BYTES {
             if !self.take_tapped(input)? {
                 return Ok(false);
@@ -177,11 +177,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     /// Takes one thing that the upstream sent; whether there was one.
-    fn take_tapped(&mut self, input: &mut &[u8]) -> Result<bool, Cause> {
+    fn take_tapped(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         let Some(link) = &mut self.link else {
             return Ok(false);
         };
-        match link.tap.advance(input).map_err(Cause::UpstreamError)? {
+        match link.tap.advance(input).map_err(EndReason::UpstreamError)? {
             None => return Ok(false),
             Some(Tapped::MessageStart(bytes)) => {
                 if self.may_withhold()
@@ -281,7 +281,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn observe_message(&mut self) {
         // The sample is lent to the gate, which may send messages on this very link.
         let Some(link) = &mut self.link else { return };
-        let tap = std::mem::replace(&mut link.tap, Tap::blind(None));
+        let tap = std::mem::replace(&mut link.tap, Inspector::blind(None));
         self.observe(&Signal::Message(tap.sample()), "upstream message");
         if let Some(link) = &mut self.link {
             link.tap = tap;
@@ -291,7 +291,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    fn take_upstream_control(&mut self, control: &Control) -> Result<(), Cause> {
+    fn take_upstream_control(&mut self, control: &Control) -> Result<(), EndReason> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
@@ -304,10 +304,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         match (control.opcode, &mut self.client) {
             (Opcode::Close, _) => {
-                let frame = CloseFrame::parse(&control.payload).map_err(Cause::UpstreamError)?;
+                let frame =
+                    CloseFrame::parse(&control.payload).map_err(EndReason::UpstreamError)?;
                 self.upstream_closed(frame)
             }
-            (Opcode::Ping, Client::Leaving(..) | Client::Gone(_)) => {
+            (Opcode::Ping, HeldClient::Leaving(..) | HeldClient::Gone(_)) => {
                 let pong = control_frame(Opcode::Pong, &control.payload, Some(rand::random()));
                 link.peer.outbox.push_pong(pong);
                 Ok(())

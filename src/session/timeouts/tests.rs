@@ -24,9 +24,9 @@ const QUIET: Side = Side {
 };
 
 /// A side that has been asked at the end of the first interval.
-async fn asked() -> (Pulse, Outbox) {
-    let mut pulse = Pulse::new(Instant::now());
-    let mut outbox = Outbox::default();
+async fn asked() -> (Liveness, WriteBuffer) {
+    let mut pulse = Liveness::new(Instant::now());
+    let mut outbox = WriteBuffer::default();
     time::advance(INTERVAL).await;
     pulse.look(Instant::now(), INTERVAL, QUIET).unwrap();
     assert!(pulse.send(&mut outbox, Role::Client));
@@ -35,7 +35,7 @@ async fn asked() -> (Pulse, Outbox) {
 
 #[tokio::test(start_paused = true)]
 async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
-    let mut pulse = Pulse::new(Instant::now());
+    let mut pulse = Liveness::new(Instant::now());
     time::advance(INTERVAL / 2).await;
     pulse.heard_at = Instant::now();
     time::advance(INTERVAL / 2).await;
@@ -43,7 +43,7 @@ async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
     let next = pulse.look(Instant::now(), INTERVAL, QUIET);
 
     assert_eq!(next, Ok(Instant::now() + INTERVAL / 2));
-    assert!(!pulse.send(&mut Outbox::default(), Role::Client));
+    assert!(!pulse.send(&mut WriteBuffer::default(), Role::Client));
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,9 +54,9 @@ async fn a_side_that_does_not_answer_is_gone_and_one_that_says_anything_is_not()
     answering.heard_at = Instant::now();
     time::advance(INTERVAL / 2).await;
 
-    let look = |mut pulse: Pulse| pulse.look(Instant::now(), INTERVAL, QUIET);
+    let look = |mut pulse: Liveness| pulse.look(Instant::now(), INTERVAL, QUIET);
 
-    assert_eq!(look(silent), Err(Gone));
+    assert_eq!(look(silent), Err(PeerTimeout));
     assert_eq!(look(answering), Ok(Instant::now() + INTERVAL / 2));
 }
 
@@ -83,13 +83,13 @@ async fn a_side_is_not_gone_while_it_is_not_read_or_takes_what_waits_for_it() {
 
     assert!(look(unread).is_ok());
     assert!(look(taking).is_ok());
-    assert_eq!(look(stalled), Err(Gone));
+    assert_eq!(look(stalled), Err(PeerTimeout));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_waits_for_the_end_of_a_frame_and_its_answer_for_a_whole_interval() {
-    let mut pulse = Pulse::new(Instant::now());
-    let mut outbox = Outbox::default();
+    let mut pulse = Liveness::new(Instant::now());
+    let mut outbox = WriteBuffer::default();
     outbox.note_passed(false);
     for _ in 0..5 {
         time::advance(INTERVAL).await;
@@ -116,7 +116,7 @@ async fn the_greatest_age_is_reached_at_most_a_tenth_early_and_never_late() {
     };
     let now = Instant::now();
     let ages: Vec<_> = (0..1000)
-        .filter_map(|_| Watch::new(&settings, now)?.ends_at)
+        .filter_map(|_| Keepalive::new(&settings, now)?.ends_at)
         .map(|at| at - now)
         .collect();
 
@@ -134,8 +134,8 @@ async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
         ..Settings::default()
     };
     for is_client in [true, false] {
-        let record = Record::accepted();
-        let mut watch = Watch::new(&settings, record.started()).unwrap();
+        let record = SessionStats::accepted();
+        let mut watch = Keepalive::new(&settings, record.started()).unwrap();
         let mut idle_at = |taken_bytes| {
             let taking = Side {
                 has_backlog: true,
@@ -162,7 +162,7 @@ async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
 
 #[test]
 fn a_session_without_bounds_has_no_watch() {
-    assert!(Watch::new(&Settings::default(), Instant::now()).is_none());
+    assert!(Keepalive::new(&Settings::default(), Instant::now()).is_none());
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
             stream,
             read_buf: Bytes::new(),
         };
-        End::new(Peer::new(opened), FrameScanner::new(Role::Client))
+        TunnelEnd::new(Peer::new(opened), FrameScanner::new(Role::Client))
     };
     let (mut source, target) = (end(Transport::Tcp(near)), end(Transport::Tcp(far)));
     assert!(!source.waits_for(&target));

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use super::End;
+use super::TunnelEnd;
 use crate::{
     session::{
         peer::{Peer, with_scratch},
@@ -63,8 +63,8 @@ impl Passed {
 #[inline]
 pub(super) fn poll_direction<S: Stream, T: Stream>(
     context: &mut Context<'_>,
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Ending> {
     if source.is_waiting
@@ -82,8 +82,8 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
 #[inline(never)]
 fn poll_passes<S: Stream, T: Stream>(
     context: &mut Context<'_>,
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Ending> {
     for _ in 0..READS_PER_TURN {
@@ -129,8 +129,8 @@ fn poll_passes<S: Stream, T: Stream>(
 fn poll_pass<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     scratch: &mut [u8],
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Result<bool, Ending>> {
     let before;
@@ -174,8 +174,8 @@ fn poll_pass<S: Stream, T: Stream>(
 /// ready when there is no more to move.
 fn poll_splice<S: Stream, T: Stream>(
     context: &mut Context<'_>,
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Option<Ending>> {
     let (Some(from), Some(to)) = (source.peer.stream.as_tcp(), target.peer.stream.as_tcp()) else {
@@ -243,8 +243,8 @@ fn poll_splice<S: Stream, T: Stream>(
 #[cold]
 fn poll_rescue<S, T: Stream>(
     context: &mut Context<'_>,
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Option<Ending>> {
     if empty_pipe(source, target, passed).is_err() {
@@ -261,8 +261,8 @@ fn poll_rescue<S, T: Stream>(
 ///
 /// It cannot be taken out: the message that it belongs to stays in doubt.
 pub(super) fn empty_pipe<S, T>(
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> io::Result<()> {
     let Some(pipe) = source.pipe.take() else {
@@ -283,8 +283,8 @@ fn relay<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     mut bytes: &[u8],
     fresh: usize,
-    source: &mut End<S>,
-    target: &mut End<T>,
+    source: &mut TunnelEnd<S>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Option<Ending> {
     loop {
@@ -332,7 +332,7 @@ fn pass_pong<T: Stream>(
     rest: &mut &[u8],
     fresh: usize,
     scanner: &FrameScanner,
-    target: &mut End<T>,
+    target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> io::Result<bool> {
     let fresh_before = rest.len().min(fresh);
@@ -365,7 +365,7 @@ fn send<T: Stream>(
     context: &mut Context<'_>,
     mut bytes: &[u8],
     ends_frame: bool,
-    target: &mut End<T>,
+    target: &mut TunnelEnd<T>,
 ) -> io::Result<()> {
     let Peer { stream, outbox, .. } = &mut target.peer;
     let mut result = Ok(());

@@ -21,11 +21,11 @@ fn breaker(failures: u32) -> Breaker {
     Breaker::new(settings(failures), "/")
 }
 
-fn state(breaker: &Breaker) -> State {
+fn state(breaker: &Breaker) -> BreakerState {
     breaker.status().state
 }
 
-fn try_admit(breaker: &Breaker) -> Result<Ticket, Refused> {
+fn try_admit(breaker: &Breaker) -> Result<Ticket, Unhealthy> {
     breaker.admit(|| false).map(Option::unwrap)
 }
 
@@ -58,9 +58,9 @@ async fn it_opens_after_so_many_failures_and_says_when_to_come_back() {
 
     assert!(breaker.fail(&waiting));
 
-    assert_eq!(state(&breaker), State::Open);
+    assert_eq!(state(&breaker), BreakerState::Open);
     time::advance(COOLDOWN / 2).await;
-    let Refused { retry_after } = try_admit(&breaker).unwrap_err();
+    let Unhealthy { retry_after } = try_admit(&breaker).unwrap_err();
     assert!((COOLDOWN / 2..=COOLDOWN * 6 / 10).contains(&retry_after));
     assert_eq!(breaker.status().probe_in, Some(retry_after));
 }
@@ -85,11 +85,11 @@ async fn a_session_that_says_nothing_neither_resets_the_count_nor_counts() {
     for _ in 0..10 {
         breaker.give_up(&admit(&breaker));
     }
-    assert_eq!(state(&breaker), State::Closed);
+    assert_eq!(state(&breaker), BreakerState::Closed);
 
     fail(&breaker, 1);
 
-    assert_eq!(state(&breaker), State::Open);
+    assert_eq!(state(&breaker), BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,11 +97,11 @@ async fn a_few_are_let_through_after_the_cooldown_and_the_first_that_is_ready_cl
     let breaker = cooled_down().await;
     let trials: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
 
-    assert_eq!(state(&breaker), State::HalfOpen);
-    let Refused { retry_after } = try_admit(&breaker).unwrap_err();
+    assert_eq!(state(&breaker), BreakerState::HalfOpen);
+    let Unhealthy { retry_after } = try_admit(&breaker).unwrap_err();
     assert_eq!(retry_after, PATIENCE);
     breaker.succeed(&trials[1]);
-    assert_eq!(state(&breaker), State::Closed);
+    assert_eq!(state(&breaker), BreakerState::Closed);
     assert_eq!(breaker.status().failures, 0);
     breaker.fail(&trials[0]);
     assert_eq!(breaker.status().failures, 0);
@@ -115,7 +115,7 @@ async fn one_that_fails_soon_opens_it_again_for_no_longer_than_before() {
         let failing = admit(&breaker);
         assert!(breaker.fail(&failing));
 
-        let Refused { retry_after } = try_admit(&breaker).unwrap_err();
+        let Unhealthy { retry_after } = try_admit(&breaker).unwrap_err();
 
         let range = COOLDOWN..=COOLDOWN * 11 / 10;
         assert!(range.contains(&retry_after), "{retry_after:?}");
@@ -138,13 +138,13 @@ async fn one_that_is_undecided_makes_room_may_close_and_cannot_open_again() {
     assert!(!breaker.fail(&silent[0]));
     let next: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
     assert!(!breaker.fail(&silent[1]));
-    assert_eq!(state(&breaker), State::HalfOpen);
+    assert_eq!(state(&breaker), BreakerState::HalfOpen);
     assert!(try_admit(&breaker).is_err());
     breaker.give_up(&next[0]);
     admit(&breaker);
     breaker.succeed(&silent[2]);
 
-    assert_eq!(state(&breaker), State::Closed);
+    assert_eq!(state(&breaker), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +155,7 @@ async fn while_somebody_else_tries_nobody_is_let_through_until_that_helps() {
 
     breaker.hear();
 
-    assert_eq!(state(&breaker), State::Closed);
+    assert_eq!(state(&breaker), BreakerState::Closed);
     assert!(!is_refused());
 }
 
@@ -188,9 +188,9 @@ async fn sessions_that_began_before_do_not_speak_for_those_that_are_let_through(
 
     assert!(!breaker.fail(&waiting[1]));
 
-    assert_eq!(state(&breaker), State::HalfOpen);
+    assert_eq!(state(&breaker), BreakerState::HalfOpen);
     breaker.succeed(&waiting[2]);
-    assert_eq!(state(&breaker), State::Closed);
+    assert_eq!(state(&breaker), BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,9 +203,9 @@ async fn what_began_before_the_configuration_changed_says_nothing() {
 
     breaker.succeed(&waiting[1]);
 
-    assert_eq!(state(&breaker), State::Open);
+    assert_eq!(state(&breaker), BreakerState::Open);
     let next = breaker.follow(settings(1));
-    assert_eq!(state(&next), State::Closed);
+    assert_eq!(state(&next), BreakerState::Closed);
     assert_eq!(next.status().transitions, [1, 1, 0], "no count goes back");
 }
 
@@ -279,7 +279,7 @@ proptest! {
                         if let Some((ticket, _)) = pick(index, &mut sessions) {
                             breaker.succeed(&ticket);
                             (ready, failed) = (ready + 1, 0);
-                            assert_eq!(state(&breaker), State::Closed);
+                            assert_eq!(state(&breaker), BreakerState::Closed);
                         }
                     }
                     Step::Fail(index) => {
@@ -289,7 +289,7 @@ proptest! {
                             failed += u32::from(seen == ready);
                             assert_eq!(
                                 opens,
-                                before != State::Open && state(&breaker) == State::Open
+                                before != BreakerState::Open && state(&breaker) == BreakerState::Open
                             );
                         }
                     }
@@ -301,9 +301,9 @@ proptest! {
                 }
                 let after = state(&breaker);
                 match before {
-                    State::Closed => assert_eq!(after == State::Open, failed >= failures),
-                    State::HalfOpen => assert_eq!(after == State::Open, was_on_trial),
-                    State::Open => {}
+                    BreakerState::Closed => assert_eq!(after == BreakerState::Open, failed >= failures),
+                    BreakerState::HalfOpen => assert_eq!(after == BreakerState::Open, was_on_trial),
+                    BreakerState::Open => {}
                 }
                 let on_trial = |session: &&(Ticket, u32)| is_on_trial(&breaker, &session.0);
                 assert!(sessions.iter().filter(on_trial).count() <= TRIALS);

@@ -28,16 +28,16 @@ const QUIET: Duration = Duration::from_mins(1);
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Probes(Arc<Mutex<State>>);
+pub(super) struct Probes(Arc<Mutex<ProbeState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ProbeState {
     is_running: bool,
     /// Time of the last refusal.
     refused_at: Option<Instant>,
 }
 
-impl State {
+impl ProbeState {
     /// Time at which the attempts stop.
     fn quiet_at(&self) -> Instant {
         self.refused_at.unwrap_or_else(Instant::now) + QUIET
@@ -63,7 +63,7 @@ impl Probes {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ProbeState> {
         // No operation under the lock leaves the state inconsistent if it panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

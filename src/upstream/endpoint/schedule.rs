@@ -29,7 +29,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connection attempts to one address.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub(super) struct ConnectSchedule {
     retry: Retry,
     listens: AtomicBool,
     /// Number of connections so far.
@@ -51,7 +51,7 @@ struct Series {
     error: Option<(io::ErrorKind, String)>,
 }
 
-impl Schedule {
+impl ConnectSchedule {
     pub(super) fn new(retry: &Retry) -> Self {
         let now = Instant::now();
         Self {

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::{task::LocalSet, time::Instant};
 
 use super::*;
-use crate::upstream::breaker::State;
+use crate::upstream::breaker::BreakerState;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -227,7 +227,7 @@ async fn open(endpoint: &Arc<Endpoint>) {
         let _ = time::timeout(3 * SECOND, connect).await;
         trial.fail();
     }
-    assert_eq!(endpoint.status().state, State::Open);
+    assert_eq!(endpoint.status().state, BreakerState::Open);
 }
 
 /// An endpoint on a socket that is not there yet.
@@ -254,7 +254,7 @@ async fn an_open_breaker_closes_within_a_second_of_somebody_listening_without_a_
     let _listener = tokio::net::UnixListener::bind(path).unwrap();
     time::sleep(SECOND).await;
 
-    assert_eq!(endpoint.status().state, State::Closed);
+    assert_eq!(endpoint.status().state, BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,9 +276,9 @@ async fn the_proxys_own_attempts_stop_a_minute_after_the_last_refusal() {
     assert!(listener.accept().now_or_never().is_none(), "it may sleep");
     // And then a client is let through, who finds out.
     let _trial = endpoint.admit().unwrap();
-    assert_eq!(endpoint.status().state, State::HalfOpen);
+    assert_eq!(endpoint.status().state, BreakerState::HalfOpen);
     endpoint.connect_for(&Attempts::default()).await.unwrap();
-    assert_eq!(endpoint.status().state, State::Closed);
+    assert_eq!(endpoint.status().state, BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,7 +320,7 @@ async fn clients_that_hammer_do_not_get_through_half_open_while_nobody_listens()
     let _listener = tokio::net::UnixListener::bind(path).unwrap();
     time::sleep(SECOND).await;
 
-    assert_eq!(endpoint.status().state, State::Closed);
+    assert_eq!(endpoint.status().state, BreakerState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +349,7 @@ async fn a_breaker_that_is_open_for_another_reason_is_not_closed_by_a_connection
 
     endpoint.connect((), || async { Ok(()) }).await.unwrap();
 
-    assert_eq!(endpoint.status().state, State::Open);
+    assert_eq!(endpoint.status().state, BreakerState::Open);
     assert!(!endpoint.probes.is_running());
 }
 

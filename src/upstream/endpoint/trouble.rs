@@ -174,12 +174,12 @@ impl Troubles {
 
 /// Time that a session has waited while no other one got through.
 #[derive(Debug)]
-pub(in crate::upstream) struct Patience {
+pub(in crate::upstream) struct Tolerance {
     since: Instant,
     switched: u64,
 }
 
-impl Patience {
+impl Tolerance {
     /// Time that a session waits before the reason is reported.
     pub(in crate::upstream) const LENGTH: Duration = PATIENCE;
 

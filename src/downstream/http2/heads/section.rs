@@ -5,7 +5,7 @@ use hyper::{HeaderMap, header::HeaderName};
 use crate::{
     downstream::http2::{
         MAX_HEADER_LIST_BYTES,
-        hpack::{self, Field, Kind},
+        hpack::{self, Field, FieldKind},
     },
     local_reply::Refusal,
 };
@@ -123,10 +123,10 @@ impl Section {
             return;
         }
         match kind {
-            Kind::Method => self.is_connect = value == b"CONNECT",
-            Kind::Path if value.contains(&b'#') => self.set(Fault::Fragment),
+            FieldKind::Method => self.is_connect = value == b"CONNECT",
+            FieldKind::Path if value.contains(&b'#') => self.set(Fault::Fragment),
             // A tunnel's bytes are no content, and h2 would count them as that.
-            Kind::ContentLength if self.is_connect => {
+            FieldKind::ContentLength if self.is_connect => {
                 if value != b"0" || !is_first {
                     self.set(Fault::Content);
                 }
@@ -141,11 +141,11 @@ impl Section {
     }
 
     /// Adds what a request must have, in place of what h2 would not read.
-    fn add_instead(&mut self, kind: Kind) {
+    fn add_instead(&mut self, kind: FieldKind) {
         let (name, value) = match kind {
-            Kind::Method => (":method", "GET"),
-            Kind::Path => (":path", "/"),
-            Kind::Scheme => (":scheme", "http"),
+            FieldKind::Method => (":method", "GET"),
+            FieldKind::Path => (":path", "/"),
+            FieldKind::Scheme => (":scheme", "http"),
             _ => return,
         };
         hpack::encode(name.as_bytes(), value.as_bytes(), &mut self.block);
@@ -159,7 +159,7 @@ impl Section {
     /// Completes what h2 is to read, and returns whether that is not what the client has sent.
     pub(crate) fn end(&mut self) -> bool {
         let Some(fault) = self.fault else {
-            let has_length = self.kinds & bit(Kind::ContentLength) != 0;
+            let has_length = self.kinds & bit(FieldKind::ContentLength) != 0;
             return self.is_connect && has_length;
         };
         if !self.is_request {
@@ -186,6 +186,6 @@ pub(crate) fn reused(mut buffer: Vec<u8>) -> Vec<u8> {
     buffer
 }
 
-const fn bit(kind: Kind) -> u16 {
+const fn bit(kind: FieldKind) -> u16 {
     1 << kind as u16
 }

@@ -3,12 +3,12 @@
 mod random;
 
 use super::{section::MAX_LIST_BYTES, *};
-use crate::downstream::http2::hpack::{self, Kind};
+use crate::downstream::http2::hpack::{self, FieldKind};
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = BytesMut::new();
     let length = payload.len();
-    FrameHeader {
+    Http2FrameHeader {
         length,
         kind,
         flags,
@@ -29,7 +29,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// What h2 gets of a connection whose bytes come in pieces of `piece`.
 fn followed(bytes: &[u8], piece: usize) -> Vec<u8> {
-    let mut heads = Heads::default();
+    let mut heads = HeadReader::default();
     let mut all = Vec::new();
     for piece in bytes.chunks(piece) {
         let passed = heads.follow(piece);
@@ -157,10 +157,10 @@ fn of_a_section_that_is_too_large_little_is_kept() {
             is_legal,
         });
     };
-    add(b":path", &vec![b'p'; 2 * MAX_LIST_BYTES], Kind::Path);
+    add(b":path", &vec![b'p'; 2 * MAX_LIST_BYTES], FieldKind::Path);
     for _ in 0..100_000 {
-        add(b":path", b"/", Kind::Path);
-        add(b"a", b"b", Kind::Other);
+        add(b":path", b"/", FieldKind::Path);
+        add(b"a", b"b", FieldKind::Other);
     }
 
     assert!(section.end());

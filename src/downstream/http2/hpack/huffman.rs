@@ -3,7 +3,7 @@
 //! The code is canonical: codes of one length are consecutive, in the order of their symbols,
 //! and longer ones follow shorter ones. So the lengths alone are the whole table.
 
-use super::Malformed;
+use super::HpackError;
 
 /// The symbol that no string contains.
 const END: usize = 256;
@@ -33,7 +33,7 @@ const MAX_LENGTH: usize = 30;
 
 /// The codes of one length.
 #[derive(Clone, Copy)]
-struct Row {
+struct CodeRow {
     /// The first code behind them, and the first of them, in the highest of 32 bits.
     end: u32,
     first: u32,
@@ -41,11 +41,11 @@ struct Row {
     symbol: usize,
 }
 
-static ROWS: [Row; MAX_LENGTH + 1] = rows();
+static ROWS: [CodeRow; MAX_LENGTH + 1] = rows();
 static SYMBOLS: [u16; END + 1] = symbols();
 
-const fn rows() -> [Row; MAX_LENGTH + 1] {
-    let none = Row {
+const fn rows() -> [CodeRow; MAX_LENGTH + 1] {
+    let none = CodeRow {
         end: 0,
         first: 0,
         symbol: 0,
@@ -65,7 +65,7 @@ const fn rows() -> [Row; MAX_LENGTH + 1] {
         }
         // The last code of all is followed by none: it is compared as if it were.
         code = code.saturating_add(count << shift);
-        rows[length] = Row {
+        rows[length] = CodeRow {
             end: code,
             first,
             symbol,
@@ -100,7 +100,7 @@ const fn symbols() -> [u16; END + 1] {
 ///
 /// It contains the symbol of the end, or its padding is not the beginning of that, or is as
 /// long as a byte.
-pub(crate) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Result<(), Malformed> {
+pub(crate) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Result<(), HpackError> {
     let mut coded = coded.iter();
     // What is still to be decoded, in the highest bits.
     let (mut bits, mut count) = (0_u64, 0);
@@ -119,13 +119,13 @@ pub(crate) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Result<(), Malformed> 
         }
         if length > count {
             let is_padding = count < 8 && bits.leading_ones() as usize == count;
-            return is_padding.then_some(()).ok_or(Malformed);
+            return is_padding.then_some(()).ok_or(HpackError);
         }
         let row = ROWS[length];
         let at = ((code - row.first) >> (32 - length)) as usize;
         match u8::try_from(SYMBOLS[row.symbol + at]) {
             Ok(symbol) => text.push(symbol),
-            Err(_) => return Err(Malformed),
+            Err(_) => return Err(HpackError),
         }
         bits <<= length;
         count -= length;
@@ -153,7 +153,7 @@ mod tests {
         bits.chunks(8).map(byte).collect()
     }
 
-    fn decoded(coded: &[u8]) -> Result<Vec<u8>, Malformed> {
+    fn decoded(coded: &[u8]) -> Result<Vec<u8>, HpackError> {
         let mut text = Vec::new();
         decode(coded, &mut text).map(|()| text)
     }

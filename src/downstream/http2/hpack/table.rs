@@ -1,17 +1,17 @@
 //! The entries that every connection has (RFC 7541, appendix A).
 
-use super::Kind;
+use super::FieldKind;
 
 /// What kind of field entry `index` is, counted from 0.
-pub(crate) const fn static_kind(index: usize) -> Kind {
+pub(crate) const fn static_kind(index: usize) -> FieldKind {
     match index {
-        0 => Kind::Authority,
-        1 | 2 => Kind::Method,
-        3 | 4 => Kind::Path,
-        5 | 6 => Kind::Scheme,
-        7..=13 => Kind::Status,
-        27 => Kind::ContentLength,
-        _ => Kind::Other,
+        0 => FieldKind::Authority,
+        1 | 2 => FieldKind::Method,
+        3 | 4 => FieldKind::Path,
+        5 | 6 => FieldKind::Scheme,
+        7..=13 => FieldKind::Status,
+        27 => FieldKind::ContentLength,
+        _ => FieldKind::Other,
     }
 }
 

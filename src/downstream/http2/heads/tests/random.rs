@@ -172,7 +172,7 @@ async fn is_answered(bytes: &[u8], stream: u32) -> bool {
     let mut header = [0; HEADER_LENGTH];
     let mut is_answered = false;
     while !is_answered && client.read_exact(&mut header).await.is_ok() {
-        let header = FrameHeader::parse(header);
+        let header = Http2FrameHeader::parse(header);
         let mut payload = vec![0; header.length];
         client.read_exact(&mut payload).await.unwrap();
         is_answered = header.kind == HEADERS && header.stream == stream;
@@ -267,7 +267,7 @@ fn blocks(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = bytes.get(PREFACE.len()..).unwrap_or_default();
     let (mut blocks, mut block) = (Vec::new(), Vec::new());
     while let Some((header, behind)) = rest.split_first_chunk() {
-        let header = FrameHeader::parse(*header);
+        let header = Http2FrameHeader::parse(*header);
         let Some((payload, behind)) = behind.split_at_checked(header.length) else {
             break;
         };
