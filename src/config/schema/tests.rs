@@ -109,16 +109,16 @@ fn every_key_says_what_it_is_for_and_has_the_default_of_the_file() {
         assert!(is_status || !text.is_empty(), "{row:?}");
     }
     let about = |key: &Value| key["description"].as_str().unwrap().to_owned();
-    assert!(about(&limits["max_headers"]).starts_with("The most header lines"));
+    assert!(about(&limits["max_headers"]).starts_with("Most header lines"));
     assert_eq!(
         about(&limits["session_rate"]),
         about(&limits["session_rate_per_address"])
     );
-    assert!(about(&route["upstream"]).starts_with("Where the requests go"));
-    assert!(about(&route["tls"]["properties"]["ca"]).starts_with("The authorities"));
+    assert!(about(&route["upstream"]).starts_with("Destination of the requests"));
+    assert!(about(&route["tls"]["properties"]["ca"]).starts_with("CAs that are trusted"));
     assert_eq!(limits["max_headers"]["default"], 100);
     assert_eq!(route["gate"]["properties"]["timeout"]["default"], "30s");
     assert_eq!(schema["properties"]["workers"]["default"], "auto");
     // The first line of the file is no comment on the first key.
-    assert!(about(&schema["properties"]["trusted_proxies"]).starts_with("The proxies before"));
+    assert!(about(&schema["properties"]["trusted_proxies"]).starts_with("Proxies in front"));
 }
