@@ -109,7 +109,7 @@ use self::{
 };
 use crate::{
     client_addr::ClientAddr,
-    config::reload::{Outcome, Trigger},
+    config_file::reload::{Outcome, Trigger},
     observability,
     state::{process::ProcessState, worker_handle::WorkerHandle},
     transport::Transport,

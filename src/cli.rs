@@ -33,7 +33,7 @@ use clap::{
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::{
-    config::{
+    config_file::{
         Config, LoadError, Mistake, address, process_environment,
         reload::{self, Source, Trigger},
         units, userinfo,

@@ -53,7 +53,7 @@ use self::{
     tally::{DemoTotals, median},
 };
 use crate::{
-    config::{Config, Problems},
+    config_file::{Config, Problems},
     observability,
     server::{self, BindError, ListenAddress, Listener},
 };

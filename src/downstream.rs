@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     client_addr::{Client, Endpoints},
-    config::Config,
+    config_file::Config,
     headers::{forwarded, host, request_id::RequestId},
     limits::connections::Admission,
     local_reply::{Refusal, Shortage},

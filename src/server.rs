@@ -39,7 +39,7 @@ pub use self::{
 };
 use crate::{
     admin::Process,
-    config::{
+    config_file::{
         Config,
         reload::{self, Source, Trigger},
     },

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::{
         client_addr::{ClientAddr, Endpoints},
-        config::{Config, reload},
+        config_file::{Config, reload},
         downstream::{self, HttpVersions},
         limits::connections::Admission,
         state::{process::ProcessState, worker::WorkerState, worker_handle::Job},

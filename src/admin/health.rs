@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::{
         admin::Process,
-        config::{Config, reload},
+        config_file::{Config, reload},
         state::{process::ProcessState, worker::WorkerState, worker_handle::STUCK_AFTER},
     };
 

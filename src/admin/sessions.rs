@@ -19,7 +19,7 @@ use super::{
     unix_millis,
 };
 use crate::{
-    config::units,
+    config_file::units,
     session::{
         ledger::{Account, Ledger},
         rules::Priority,

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{ConfigurationError, Exit, chain, configuration, print, report, runtime};
 use crate::{
-    config::{address, units},
+    config_file::{address, units},
     server::{DEFAULT_ADMIN, ListenAddress},
     upstream::{
         self, Address,

@@ -6,7 +6,7 @@ use annotate_snippets::Level;
 use clap::Args;
 
 use super::{ConfigurationError, DEFAULT_FILE, Exit, is_stderr_colored, print, show, written};
-use crate::config::Config;
+use crate::config_file::Config;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Exit, Run, print};
-use crate::config::{default_file, reference, schema};
+use crate::config_file::{default_file, reference, schema};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -16,7 +16,7 @@ use hyper::header;
 use self::{request::ExplainedRequest, settings::Settings};
 use super::{Exit, configuration, print, report};
 use crate::{
-    config::{Concerns, Config, address},
+    config_file::{Concerns, Config, address},
     local_reply::Refusal,
     route::{Accept, Route},
 };

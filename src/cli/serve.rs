@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Exit, check::CheckSummary, runtime};
 use crate::{
-    config::{
+    config_file::{
         Config,
         reload::{Outcome, Source, Trigger},
     },

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{ListenAddress, ListenSettings, systemd::Inherited};
-use crate::{client_addr::ClientAddr, config::Config, transport::Transport};
+use crate::{client_addr::ClientAddr, config_file::Config, transport::Transport};
 
 /// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::raise_descriptor_limit;
 use crate::{
-    config::{
+    config_file::{
         Config,
         reload::{Order, Outcome, Source, Trigger, differences, fixed_differences},
     },

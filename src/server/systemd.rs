@@ -209,7 +209,7 @@ impl Inherited {
 mod tests {
     use super::*;
     use crate::{
-        config::Config,
+        config_file::Config,
         state::{process::ProcessState, worker::WorkerState, worker_handle::STUCK_AFTER},
     };
 

@@ -18,7 +18,7 @@ use super::{
     timer_anchor::TimerAnchor,
 };
 use crate::{
-    config::Config,
+    config_file::Config,
     limits::connections::WorkerConnections,
     state::{process::ProcessState, worker::WorkerState, worker_handle::Job},
 };

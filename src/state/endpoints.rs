@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::Config,
+        config_file::Config,
         upstream::{Address, breaker::BreakerState},
     };
 

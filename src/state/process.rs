@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     client_addr::Client,
-    config::Config,
+    config_file::Config,
     http_client::pending::HeldRequests,
     limits::{
         drain::Drain,

@@ -151,7 +151,7 @@ impl WorkerState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, state::process::ProcessState};
+    use crate::{config_file::Config, state::process::ProcessState};
 
     #[test]
     fn what_is_forgotten_stays_in_the_sum_and_begins_anew_where_somebody_counts() {

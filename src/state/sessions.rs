@@ -350,7 +350,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::Config,
+        config_file::Config,
         session::{EndReason, state::SessionState},
         state::process::ProcessState,
     };

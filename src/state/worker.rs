@@ -6,7 +6,7 @@ use arc_swap::Guard;
 
 use super::{process::ProcessState, route_stats::WorkerRouteStats, sessions::Sessions};
 use crate::{
-    config::Config,
+    config_file::Config,
     headers::request_id,
     http_client::pool::Pools,
     limits::{drain::Drain, per_ip::Addresses},

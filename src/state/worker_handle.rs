@@ -135,7 +135,7 @@ impl WorkerHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, state::process::ProcessState};
+    use crate::{config_file::Config, state::process::ProcessState};
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_does_not_answer_is_silent_and_after_a_while_stuck() {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use readygate::config::Config;
+use readygate::config_file::Config;
 
 use crate::support::{Proxy, config, gated};
 

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use readygate::{
-    config::Config,
+    config_file::Config,
     server::{self, ListenAddress, Listener, Listeners},
 };
 use serde_json::Value;

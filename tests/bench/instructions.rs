@@ -117,7 +117,7 @@ fn rules() -> (Rules, Vec<u8>) {
     let config = "[[route]]\nupstream = \"http://127.0.0.1:1\"\n[[route.message]]\n\
                   match = { json = { \"/type\" = [\"user_message\", \"agent_request\"] } }\n\
                   priority = \"critical\"\n";
-    let config = readygate::config::Config::parse("bench", config, &|_| None).expect("valid");
+    let config = readygate::config_file::Config::parse("bench", config, &|_| None).expect("valid");
     let rules = config
         .routes
         .iter()

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use readygate::config::Config;
+use readygate::config_file::Config;
 
 use crate::support::{VALID, directory_with, run, stderr, stdout};
 

@@ -10,7 +10,7 @@ mod strictness;
 mod tls;
 mod websocket;
 
-use readygate::config::Config;
+use readygate::config_file::Config;
 
 use crate::support::Proxy;
 

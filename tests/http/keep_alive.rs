@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use readygate::config::Config;
+use readygate::config_file::Config;
 
 use crate::support::{Client, Proxy, Upstream, config};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future;
 use readygate::{
     client_addr::{Network, TrustedProxies},
-    config::Config,
+    config_file::Config,
     route::Route,
     session::gate::Trigger,
 };

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use readygate::{
     client_addr::{Network, TrustedProxies},
-    config::Config,
+    config_file::Config,
     route::Route,
     server::{self, ListenAddress, ListenSettings},
     upstream::{self, Address, proxy_protocol::ProxyProtocolVersion},

@@ -11,7 +11,7 @@ use std::{
 
 use readygate::{
     client_addr::TrustedProxies,
-    config::{Cautions, Config, Effective},
+    config_file::{Cautions, Config, Effective},
     limits::drain,
     observability,
     route::{Route, Routes},

@@ -11,7 +11,7 @@ use std::{
 
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use readygate::{
-    config::Config,
+    config_file::Config,
     server::{self, ServerTls},
     transport::Transport,
     upstream::{

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{labels, page::Page};
-use crate::{config::Config, tls::CertifiedKeyFiles};
+use crate::{config_file::Config, tls::CertifiedKeyFiles};
 
 /// First expiry among the certificates of a listener or of a route's upstream connections, by side
 /// and name; in seconds since the epoch.

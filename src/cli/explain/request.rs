@@ -9,7 +9,7 @@ use hyper::{
 };
 
 use crate::{
-    config::{Config, Mistake},
+    config_file::{Config, Mistake},
     downstream::find_route,
     handshake::accept,
     headers::{framing::Framing, host::origin_form},

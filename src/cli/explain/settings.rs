@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use crate::config::{Concerns, Config, concerns};
+use crate::config_file::{Concerns, Config, concerns};
 
 /// The settings of a route and of the process, of which each that is asked for counts as told.
 pub(super) struct Settings {
