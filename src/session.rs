@@ -8,6 +8,7 @@ pub mod hold;
 mod inspector;
 pub mod ledger;
 mod peer;
+mod pings;
 pub mod queue;
 pub mod rules;
 mod splice;

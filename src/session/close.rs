@@ -28,10 +28,10 @@ use self::{
 use super::{
     Context,
     peer::{HIGH_WATER_BYTES, progress},
+    pings::own_pong,
     state::SessionState,
     stats::SessionStats,
     termination::EndReason,
-    timeouts,
     write_buffer::WriteBuffer,
 };
 use crate::{
@@ -356,8 +356,8 @@ fn take_frames<S: Stream, T: Stream>(
     if skipped.stop == Stop::Pong
         && let Some(pong) = Control::take_next(&from.scanner, input)
     {
-        if timeouts::is_own_pong(&pong) {
-            from.pongs += 1;
+        if let Some(number) = own_pong(&pong) {
+            from.note_own_pong(number);
         } else {
             to.peer.outbox.push_passing(&pong.wire, true);
         }
@@ -377,7 +377,9 @@ fn take_stop<S: Stream>(from: &mut CloseSide<S>, stop: Stop, input: &mut &[u8]) 
         // Nobody is there whom another one could be for.
         Stop::Pong => {
             let pong = Control::take_next(&from.scanner, input)?;
-            from.pongs += u64::from(timeouts::is_own_pong(&pong));
+            if let Some(number) = own_pong(&pong) {
+                from.note_own_pong(number);
+            }
         }
         Stop::Close => {
             let control = Control::take_next(&from.scanner, input)?;

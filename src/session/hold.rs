@@ -314,6 +314,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             opened,
             &self.settings.gate,
             self.agreed.compression,
+            self.session,
         ));
         self.observe(&Signal::Upgrade, "upstream connected");
     }
@@ -403,7 +404,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     fn look_at_clock(&mut self) -> Result<(), EndReason> {
         let now = Instant::now();
         if let Some(link) = &mut self.link {
-            link.ping_if_due(now);
+            link.ping_if_due(now, self.session);
         }
         if self.drain_deadline.is_some_and(|at| at <= now) {
             self.end_turn(now)?;

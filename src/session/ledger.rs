@@ -19,14 +19,18 @@
 //! written with that. What the upstream can say is
 //!
 //! * data: the end of a message;
-//! * a pong to a ping of the proxy's own. Its pings and its other pongs confirm nothing: libraries
-//!   send them on their own account;
 //! * the answer to the close frame that it was sent, which is the last thing that it reads. A close
 //!   frame is that answer when the socket was found empty after that frame was written and it has
 //!   the same code, none, 1000 or 3000 to 4999; or when it was found empty before and the code is
 //!   the same;
 //! * a close frame of its own, but only with 1000 or 3000 to 4999: whoever closes need not work
 //!   on what it has got (RFC 6455 §5.5.1), and with another code it gives up.
+//!
+//! A pong to a ping of the proxy's own needs no empty socket: it confirms what is before that ping in
+//! the stream, and what is before those that it stands for (`pings.rs`), and nothing behind. All
+//! other pongs, and the upstream's pings, confirm nothing: libraries send them on their own account,
+//! and to tell which of them answer a client's ping, each ping and pong of every session would have
+//! to be looked into, and the place of each ping be kept. A client's pings pass for free.
 //!
 //! Outside the tunnel the socket is asked whether it is empty. In the tunnel nothing is read
 //! without need: where the reactor has noted nothing to read when a message has been written, that
@@ -41,6 +45,8 @@
 //! * An application that works message by message confirms with its first answer all that had
 //!   been written to its socket by then: if it is killed before it comes to the others, some of
 //!   those that were counted as delivered are lost. So does one that speaks without reading.
+//! * A pong, and the answer to a close frame, are often the library's: the messages before have been
+//!   read from the socket, and may wait in the library for the application.
 //! * What an upstream says about when a message is written confirms that message, too, though it
 //!   has not seen it: within a round trip, and as long as it lies in the upstream's send buffers.
 //! * Unknown is not lost: an application that says nothing may have read everything.
@@ -136,10 +142,15 @@ impl Ledger {
         self.written
     }
 
+    /// Messages that were written and are in an account.
+    pub(super) const fn known(&self) -> u64 {
+        self.delivered + self.unknown
+    }
+
     /// Confirms the first `messages` of all that were written, as far as nothing is known of
     /// them.
     pub(super) const fn confirm(&mut self, messages: u64) {
-        let known = self.delivered + self.unknown;
+        let known = self.known();
         if messages > known {
             self.delivered += messages - known;
         }
@@ -195,7 +206,7 @@ impl Ledger {
     /// Messages that are written, while nothing is known of them.
     #[must_use]
     pub const fn unconfirmed(&self) -> u64 {
-        self.written - self.delivered - self.unknown
+        self.written - self.known()
     }
 
     /// Messages that are not written.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     close::{Unclosed, Written},
     ledger::{Account, Ledger},
+    pings::Pings,
     rules::Priority,
     state::{SessionState, Trail},
     termination::{EndReason, Report, Traffic},
@@ -47,6 +48,8 @@ pub struct SessionStats {
     last_traffic: Cell<Instant>,
     /// Messages that were written before the upstream's socket was last found empty.
     written_before_empty: Cell<u64>,
+    /// Where the upstream is pinged.
+    pings: RefCell<Option<Box<Pings>>>,
     client_code: Cell<Option<CloseCode>>,
     upstream_code: Cell<Option<CloseCode>>,
     unclosed: Cell<Unclosed>,
@@ -74,6 +77,7 @@ impl SessionStats {
             ready_after: Cell::default(),
             flush_time: Cell::default(),
             written_before_empty: Cell::default(),
+            pings: RefCell::default(),
             client_code: Cell::default(),
             upstream_code: Cell::default(),
             unclosed: Cell::default(),
@@ -284,6 +288,27 @@ impl SessionStats {
         let mut ledger = self.ledger.get();
         ledger.confirm(self.written_before_empty.get());
         self.ledger.set(ledger);
+    }
+
+    /// Numbers a ping for the upstream, which goes behind what is in `outbox`.
+    pub(super) fn number_ping(&self, outbox: &WriteBuffer) -> u32 {
+        let mut pings = self.pings.borrow_mut();
+        let pings = pings.get_or_insert_default();
+        pings.number(outbox.messages(), self.ledger.get().known())
+    }
+
+    /// Notes that the upstream has answered the ping with this `number`: what was before that
+    /// is delivered, though the outbox may not have counted it as written yet.
+    #[cold]
+    pub(super) fn confirm_by_pong(&self, number: u32) {
+        let mut pings = self.pings.borrow_mut();
+        let confirmed = pings.as_mut().and_then(|pings| pings.answer(number));
+        if let Some(messages) = confirmed {
+            let mut ledger = self.ledger.get();
+            ledger.note_written(messages);
+            ledger.confirm(messages);
+            self.ledger.set(ledger);
+        }
     }
 
     /// Gives up what is unconfirmed: nobody will say any more what became of it.

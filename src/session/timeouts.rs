@@ -20,7 +20,6 @@
 
 use std::{
     pin::Pin,
-    sync::LazyLock,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -28,30 +27,15 @@ use std::{
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
+    pings::{ping_for_client, ping_for_upstream},
     stats::SessionStats,
     termination::EndReason,
     tunnel::{Passed, Settings, TunnelEnd},
     write_buffer::WriteBuffer,
 };
-use crate::websocket::{Control, Opcode, Role, frame::control_frame};
-
-/// What the proxy's pings say, the gate's own among them, and their pongs after them: nobody
-/// else's do.
-static PAYLOAD: LazyLock<[u8; 8]> = LazyLock::new(rand::random);
 
 /// By how much of its greatest age a session may end earlier.
 const MAX_EARLINESS: f64 = 0.1;
-
-/// A ping of the proxy's own for the side of `role`.
-pub(super) fn own_ping(role: Role) -> Vec<u8> {
-    let mask = (role == Role::Server).then(rand::random);
-    control_frame(Opcode::Ping, &*PAYLOAD, mask)
-}
-
-/// Whether `control` answers a ping of the proxy's own.
-pub(super) fn is_own_pong(control: &Control) -> bool {
-    control.opcode == Opcode::Pong && control.payload == *PAYLOAD
-}
 
 /// The bounds of one session, and what is known of it.
 #[derive(Debug)]
@@ -153,14 +137,19 @@ impl Liveness {
 
     /// Sends the ping that is due, if there is one and `outbox` is between two frames; whether
     /// it did.
-    fn send(&mut self, outbox: &mut WriteBuffer, role: Role) -> bool {
+    fn send(
+        &mut self,
+        outbox: &mut WriteBuffer,
+        ping_behind: impl FnOnce(&WriteBuffer) -> Vec<u8>,
+    ) -> bool {
         let Some(ping) = self.ping.as_mut().filter(|ping| !ping.is_sent) else {
             return false;
         };
         if !outbox.is_at_boundary() {
             return false;
         }
-        outbox.push_control(own_ping(role));
+        let frame = ping_behind(outbox);
+        outbox.push_control(frame);
         ping.is_sent = true;
         ping.since = Instant::now();
         true
@@ -221,7 +210,7 @@ impl Keepalive {
 
     /// Sends the client the ping that is due, if one is.
     pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) {
-        self.client.send(outbox, Role::Client);
+        self.client.send(outbox, |_| ping_for_client());
     }
 
     fn check_age(&self, now: Instant) -> Result<(), EndReason> {
@@ -258,8 +247,12 @@ impl Keepalive {
         upstream: &mut TunnelEnd<U>,
     ) -> Poll<EndReason> {
         loop {
-            let to_client = self.client.send(&mut client.peer.outbox, Role::Client);
-            let to_upstream = self.upstream.send(&mut upstream.peer.outbox, Role::Server);
+            let to_client = &mut client.peer.outbox;
+            let to_client = self.client.send(to_client, |_| ping_for_client());
+            let to_upstream = &mut upstream.peer.outbox;
+            let to_upstream = self.upstream.send(to_upstream, |outbox| {
+                ping_for_upstream(session.number_ping(outbox))
+            });
             if to_client || to_upstream {
                 // What is in an outbox is written when the tunnel has its next turn.
                 context.waker().wake_by_ref();

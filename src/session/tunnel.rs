@@ -302,8 +302,11 @@ fn note<U>(
         session.accept(to_upstream.messages);
     }
     session.note_written(upstream.peer.outbox.messages_written());
-    if to_client.confirms() {
+    if to_client.messages > 0 {
         session.confirm();
+    }
+    if let Some(number) = to_client.own_pong {
+        session.confirm_by_pong(number);
     }
 }
 

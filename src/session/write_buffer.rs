@@ -148,6 +148,11 @@ impl WriteBuffer {
         })
     }
 
+    /// All messages that were ever pushed as a whole, written or not, but for those given up.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages_written + self.messages_passing + self.messages_waiting().0
+    }
+
     /// Adds one whole message.
     pub(super) fn push_message(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());

@@ -442,13 +442,13 @@ async fn idle_sides_are_pinged_and_their_pongs_not_forwarded() {
         .await;
         let (mut client, mut upstream) = world.tunnel().await;
 
-        let ping = client.read(10).await;
-        assert_eq!(ping[..2], [0x89, 8], "{sides:?}");
+        let ping = client.read(14).await;
+        assert_eq!(ping[..2], [0x89, 12], "{sides:?}");
         client
-            .send([&[0x8a, 0x88, 0, 0, 0, 0], &ping[2..]].concat())
+            .send([&[0x8a, 0x8c, 0, 0, 0, 0], &ping[2..]].concat())
             .await;
-        let ping = upstream.read(14).await;
-        assert_eq!(ping[..2], [0x89, 0x88], "{sides:?}");
+        let ping = upstream.read(18).await;
+        assert_eq!(ping[..2], [0x89, 0x8c], "{sides:?}");
         let message = client_frame(b"up");
         client.send(&message).await;
 

@@ -14,6 +14,7 @@ mod large_frames;
 mod linger;
 mod out_of_order;
 mod overflow;
+mod pongs;
 mod property;
 mod restarts;
 mod scene;

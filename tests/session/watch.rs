@@ -621,18 +621,18 @@ async fn a_ping_waits_for_the_end_of_a_spliced_frame() {
         for piece in frame.chunks(100_000) {
             upstream.write_all(piece).await.unwrap();
             if piece.len() == 100_000 {
-                let mut ping = [0; 14];
+                let mut ping = [0; 18];
                 upstream.read_exact(&mut ping).await.unwrap();
-                assert_eq!(ping[..2], [0x89, 0x88]);
+                assert_eq!(ping[..2], [0x89, 0x8c]);
             }
         }
         let mut at_client = vec![0; frame.len()];
         client.read_exact(&mut at_client).await.unwrap();
 
         assert!(at_client == frame, "the frame arrives in one piece");
-        let mut ping = [0; 10];
+        let mut ping = [0; 14];
         client.read_exact(&mut ping).await.unwrap();
-        assert_eq!(ping[..2], [0x89, 8]);
+        assert_eq!(ping[..2], [0x89, 12]);
         drop((client, upstream));
         report.await.unwrap();
     })

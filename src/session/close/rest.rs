@@ -2,7 +2,7 @@
 
 use super::{CloseSide, take_stop};
 use crate::{
-    session::timeouts,
+    session::pings::own_pong,
     transport::Stream,
     websocket::{Control, Opcode, frame::Stop},
 };
@@ -39,8 +39,8 @@ fn take_header<S: Stream, T: Stream>(
     }
     if header.opcode.is_control() {
         let control = Control::take(&header, header_bytes, input)?;
-        if timeouts::is_own_pong(&control) {
-            from.pongs += 1;
+        if let Some(number) = own_pong(&control) {
+            from.note_own_pong(number);
         } else {
             pass(from, to, &control.wire, false);
         }

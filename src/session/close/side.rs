@@ -18,8 +18,8 @@ pub(in crate::session) struct CloseSide<S> {
     pub(super) outgoing: Outgoing,
     /// Data messages that it has sent meanwhile.
     pub(super) messages: u64,
-    /// Its pongs to pings of the proxy's own.
-    pub(super) pongs: u64,
+    /// The greatest number of a ping of the proxy's own that it has answered meanwhile, or 0.
+    own_pong: u32,
     /// Whether nothing was to be read from it before it was told.
     pub(super) was_silent: bool,
     /// Whether nothing was to be read from it after it was told.
@@ -30,7 +30,7 @@ pub(in crate::session) struct CloseSide<S> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signs {
     messages: u64,
-    pongs: u64,
+    own_pong: u32,
     is_open: bool,
 }
 
@@ -84,7 +84,7 @@ impl<S: Stream> CloseSide<S> {
             incoming,
             outgoing,
             messages: 0,
-            pongs: 0,
+            own_pong: 0,
             was_silent: false,
             was_asked: false,
         }
@@ -184,19 +184,27 @@ impl<S: Stream> CloseSide<S> {
         self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
     }
 
+    /// Takes note of its pong to the proxy's ping with this `number`.
+    pub(super) fn note_own_pong(&mut self, number: u32) {
+        self.own_pong = self.own_pong.max(number);
+    }
+
     /// What it has said so far.
     pub(super) fn heard(&self) -> Signs {
         Signs {
             messages: self.messages,
-            pongs: self.pongs,
+            own_pong: self.own_pong,
             is_open: self.is_open(),
         }
     }
 
     /// Has `session` know what an upstream confirms by what it has said since `heard`.
     pub(super) fn confirm_since(&self, heard: Signs, session: &SessionStats) {
-        if self.messages > heard.messages || self.pongs > heard.pongs {
+        if self.messages > heard.messages {
             session.confirm();
+        }
+        if self.own_pong > heard.own_pong {
+            session.confirm_by_pong(self.own_pong);
         }
         let Incoming::Closed(Some(frame)) = &self.incoming else {
             return;

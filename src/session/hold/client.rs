@@ -5,8 +5,8 @@ use crate::{
     session::{
         ledger::Account,
         peer::{HIGH_WATER_BYTES, Peer},
+        pings::own_pong,
         termination::EndReason,
-        timeouts,
     },
     transport::Stream,
     websocket::{AssembleError, Assembled, CloseFrame, Control, Opcode, frame::control_frame},
@@ -185,7 +185,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 let frame = CloseFrame::parse(&control.payload).map_err(EndReason::ClientError)?;
                 self.client_left(Farewell::Closed(frame))
             }
-            _ if timeouts::is_own_pong(&control) => Ok(()),
+            _ if own_pong(&control).is_some() => Ok(()),
             _ => {
                 self.note_pong(&control.payload);
                 if let Some(link) = &mut self.link {

@@ -11,12 +11,13 @@ use crate::{
         gate::{self, Signal},
         inspector::{Inspector, Tapped, extend},
         peer::{HIGH_WATER_BYTES, Peer},
+        pings::{own_pong, ping_for_upstream},
+        stats::SessionStats,
         termination::EndReason,
-        timeouts,
     },
     transport::Stream,
     websocket::{
-        CloseFrame, Control, Opcode, Opened, Role, extension::Agreement, frame::control_frame,
+        CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame,
         message::max_compressed_bytes,
     },
 };
@@ -71,6 +72,7 @@ impl<U: Stream> Link<U> {
         opened: Opened<U>,
         gate: &gate::Settings,
         agreement: Option<Agreement>,
+        session: &SessionStats,
     ) -> Self {
         let ping = gate.wants_pong().then(|| GatePing {
             next_at: Instant::now(),
@@ -84,7 +86,7 @@ impl<U: Stream> Link<U> {
             withheld: None,
             ping,
         };
-        link.ping_if_due(Instant::now());
+        link.ping_if_due(Instant::now(), session);
         link
     }
 
@@ -129,14 +131,13 @@ impl<U: Stream> Link<U> {
         self.ping.as_ref().map(|ping| ping.next_at)
     }
 
-    pub(super) fn ping_if_due(&mut self, now: Instant) {
+    pub(super) fn ping_if_due(&mut self, now: Instant, session: &SessionStats) {
         let Some(ping) = &mut self.ping else { return };
         if ping.next_at <= now {
             // One that does not read has enough with the one that waits for it.
             if self.peer.outbox.is_empty() {
-                self.peer
-                    .outbox
-                    .push_control(timeouts::own_ping(Role::Server));
+                let number = session.number_ping(&self.peer.outbox);
+                self.peer.outbox.push_control(ping_for_upstream(number));
             }
             ping.next_at = now + ping.wait;
             ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
@@ -295,8 +296,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        if timeouts::is_own_pong(control) {
-            self.session.confirm();
+        if let Some(number) = own_pong(control) {
+            self.session.confirm_by_pong(number);
             if link.ping.take().is_some() {
                 self.observe(&Signal::Pong, "upstream answered the ping");
             }

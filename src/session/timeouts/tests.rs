@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     session::{peer::Peer, splice::Pipe},
     transport::Transport,
-    websocket::{FrameScanner, Opened},
+    websocket::{FrameScanner, Opened, Role},
 };
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ async fn asked() -> (Liveness, WriteBuffer) {
     let mut outbox = WriteBuffer::default();
     time::advance(INTERVAL).await;
     pulse.look(Instant::now(), INTERVAL, QUIET).unwrap();
-    assert!(pulse.send(&mut outbox, Role::Client));
+    assert!(pulse.send(&mut outbox, |_| ping_for_client()));
     (pulse, outbox)
 }
 
@@ -43,7 +43,7 @@ async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
     let next = pulse.look(Instant::now(), INTERVAL, QUIET);
 
     assert_eq!(next, Ok(Instant::now() + INTERVAL / 2));
-    assert!(!pulse.send(&mut WriteBuffer::default(), Role::Client));
+    assert!(!pulse.send(&mut WriteBuffer::default(), |_| ping_for_client()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,13 +94,13 @@ async fn a_ping_waits_for_the_end_of_a_frame_and_its_answer_for_a_whole_interval
     for _ in 0..5 {
         time::advance(INTERVAL).await;
         assert!(pulse.look(Instant::now(), INTERVAL, QUIET).is_ok());
-        assert!(!pulse.send(&mut outbox, Role::Client));
+        assert!(!pulse.send(&mut outbox, |_| ping_for_client()));
     }
 
     time::advance(INTERVAL / 2).await;
     outbox.note_passed(true);
-    assert!(pulse.send(&mut outbox, Role::Client));
-    assert!(!pulse.send(&mut outbox, Role::Client), "once");
+    assert!(pulse.send(&mut outbox, |_| ping_for_client()));
+    assert!(!pulse.send(&mut outbox, |_| ping_for_client()), "once");
 
     time::advance(INTERVAL / 2).await;
     let next = pulse.look(Instant::now(), INTERVAL, QUIET);

@@ -10,8 +10,8 @@ use super::TunnelEnd;
 use crate::{
     session::{
         peer::{Peer, with_scratch},
+        pings::own_pong,
         splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
-        timeouts,
     },
     transport::Stream,
     websocket::{CloseFrame, Control, FrameScanner, ProtocolError, frame::Stop},
@@ -42,16 +42,11 @@ pub(in crate::session) struct Passed {
     pub(super) messages: u64,
     /// How much of it was for the proxy, or may turn out to be.
     own_bytes: u64,
-    /// Whether a ping of the proxy's own was answered with it.
-    has_own_pong: bool,
+    /// The greatest number of a ping of the proxy's own that was answered with it.
+    pub(super) own_pong: Option<u32>,
 }
 
 impl Passed {
-    /// Whether its source has said what it says only when it has read what came before.
-    pub(super) const fn confirms(&self) -> bool {
-        self.messages > 0 || self.has_own_pong
-    }
-
     /// Whether nothing of it is for the other side.
     pub(super) const fn is_own(&self) -> bool {
         self.bytes <= self.own_bytes
@@ -340,8 +335,8 @@ fn pass_pong<T: Stream>(
         passed.own_bytes += fresh_before as u64;
         return Ok(false);
     };
-    if timeouts::is_own_pong(&pong) {
-        passed.has_own_pong = true;
+    if let Some(number) = own_pong(&pong) {
+        passed.own_pong = passed.own_pong.max(Some(number));
         passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
     } else {
         send(context, &pong.wire, true, target)?;

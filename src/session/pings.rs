@@ -1,0 +1,161 @@
+//! The proxy's own pings, and what the upstream's pongs to them confirm.
+//!
+//! # Invariants
+//!
+//! * Nobody else's pings say what these do, and those for one side say nothing of those for the
+//!   other: a client cannot answer for the upstream, nor have it do so.
+//! * A pong stands for all pings up to the one that it answers, the latest of which is all that
+//!   must be answered (RFC 6455 §5.5.3). One that answers none, or the same one again, confirms
+//!   nothing.
+//! * Only pings that may confirm something are remembered, at most [`MAX_UNANSWERED`]. One for which
+//!   there is no room confirms what the last one before it does.
+
+use std::{collections::VecDeque, sync::LazyLock};
+
+use crate::websocket::{Control, Opcode, frame::control_frame};
+
+/// The most pings that are remembered.
+const MAX_UNANSWERED: usize = 8;
+
+/// Bytes that the proxy's pings begin with.
+type Mark = [u8; 8];
+
+static TO_CLIENT: LazyLock<Mark> = LazyLock::new(rand::random);
+static TO_UPSTREAM: LazyLock<Mark> = LazyLock::new(rand::random);
+
+/// The number of every ping to a client, which confirms nothing.
+const NO_NUMBER: u32 = 0;
+
+/// A ping for the client.
+pub(super) fn ping_for_client() -> Vec<u8> {
+    control_frame(Opcode::Ping, &payload(*TO_CLIENT, NO_NUMBER), None)
+}
+
+/// The ping for the upstream that has this number.
+pub(super) fn ping_for_upstream(number: u32) -> Vec<u8> {
+    let payload = payload(*TO_UPSTREAM, number);
+    control_frame(Opcode::Ping, &payload, Some(rand::random()))
+}
+
+fn payload(mark: Mark, number: u32) -> [u8; 12] {
+    let mut payload = [0; 12];
+    payload[..8].copy_from_slice(&mark);
+    payload[8..].copy_from_slice(&number.to_be_bytes());
+    payload
+}
+
+/// The number of the proxy's own ping that `control` answers, if it does; 0 for the client's.
+pub(super) fn own_pong(control: &Control) -> Option<u32> {
+    if control.opcode != Opcode::Pong {
+        return None;
+    }
+    let (mark, number) = control.payload.split_first_chunk()?;
+    let number = u32::from_be_bytes(number.try_into().ok()?);
+    match mark {
+        mark if *mark == *TO_UPSTREAM => Some(number),
+        mark if *mark == *TO_CLIENT => Some(NO_NUMBER),
+        _ => None,
+    }
+}
+
+/// The pings that the upstream was sent.
+#[derive(Debug, Default)]
+pub(super) struct Pings {
+    /// The number of the latest.
+    last: u32,
+    /// Those that may confirm something, the oldest first.
+    unanswered: VecDeque<NumberedPing>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NumberedPing {
+    number: u32,
+    /// Messages of the client that are before it in the stream.
+    messages: u64,
+}
+
+impl Pings {
+    /// Numbers the next ping, which is sent behind so many `messages`, of which so many are
+    /// `known` to have arrived, or to have been given up.
+    pub(super) fn number(&mut self, messages: u64, known: u64) -> u32 {
+        self.last += 1;
+        let before = self.unanswered.back().map_or(known, |ping| ping.messages);
+        if messages > before && self.unanswered.len() < MAX_UNANSWERED {
+            self.unanswered.push_back(NumberedPing {
+                number: self.last,
+                messages,
+            });
+        }
+        self.last
+    }
+
+    /// Returns how many messages a pong to the ping with this `number` confirms, if any.
+    pub(super) fn answer(&mut self, number: u32) -> Option<u64> {
+        if number > self.last {
+            return None;
+        }
+        let mut confirmed = None;
+        while let Some(ping) = self.unanswered.pop_front_if(|ping| ping.number <= number) {
+            confirmed = Some(ping.messages);
+        }
+        if self.unanswered.is_empty() {
+            // Most of the time nothing is remembered, and takes no memory.
+            self.unanswered = VecDeque::new();
+        }
+        confirmed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_that_confirm_nothing_more_are_not_remembered() {
+        let mut pings = Pings::default();
+        assert_eq!(pings.number(3, 3), 1);
+        assert_eq!(pings.number(5, 3), 2);
+        assert_eq!(pings.number(5, 3), 3);
+        assert_eq!(pings.unanswered.len(), 1);
+
+        assert_eq!(pings.answer(1), None);
+        assert_eq!(pings.answer(3), Some(5));
+        assert_eq!(pings.answer(2), None);
+        assert_eq!(pings.unanswered.capacity(), 0);
+    }
+
+    #[test]
+    fn a_ping_without_room_confirms_what_the_one_before_does() {
+        let mut pings = Pings::default();
+        let most = MAX_UNANSWERED as u64;
+        for messages in 1..=most + 3 {
+            pings.number(messages, 0);
+        }
+        assert_eq!(pings.unanswered.len(), MAX_UNANSWERED);
+
+        assert_eq!(pings.answer(2), Some(2));
+        let next = pings.number(20, 2);
+        assert_eq!(pings.answer(next - 1), Some(most));
+        assert_eq!(pings.answer(next + 1), None, "it was not sent");
+        assert_eq!(pings.answer(next), Some(20));
+    }
+
+    #[test]
+    fn a_pong_is_own_only_if_it_says_what_a_ping_did() {
+        let own = |opcode, payload: &[u8]| {
+            own_pong(&Control {
+                opcode,
+                payload: payload.to_vec(),
+                wire: Vec::new(),
+            })
+        };
+        let said = payload(*TO_UPSTREAM, 7);
+        assert_eq!(own(Opcode::Pong, &said), Some(7));
+        assert_eq!(own(Opcode::Pong, &payload(*TO_CLIENT, 7)), Some(NO_NUMBER));
+        assert_eq!(own(Opcode::Ping, &said), None);
+        assert_eq!(own(Opcode::Pong, &said[..11]), None);
+        assert_eq!(own(Opcode::Pong, &[&said[..], b"x"].concat()), None);
+        assert_eq!(own(Opcode::Pong, b""), None);
+        assert_eq!(own(Opcode::Pong, &said[1..]), None);
+    }
+}
