@@ -50,6 +50,12 @@
 //! * What an upstream says about when a message is written confirms that message, too, though it
 //!   has not seen it: within a round trip, and as long as it lies in the upstream's send buffers.
 //! * Unknown is not lost: an application that says nothing may have read everything.
+//! * The reason that the client is told is made from the accounts of that moment. Where the upstream
+//!   has ended, they are final. Where the proxy ends the session itself, or the client has broken
+//!   the protocol, both sides are told at once: all that is open then may be lost, to the client, and
+//!   the report, after the upstream's answer, may say that it is delivered. To make the client wait
+//!   for that would be worse: what it sent meanwhile would go to nobody. A close frame of the
+//!   upstream's own goes on as it is, without numbers.
 //!
 //! # Invariants
 //!
@@ -213,6 +219,12 @@ impl Ledger {
     #[must_use]
     pub const fn held(&self) -> u64 {
         self.accepted - self.delivered - self.undelivered() - self.unconfirmed()
+    }
+
+    /// Messages that may be lost, for all that is known: those that are unknown or in no account.
+    #[must_use]
+    pub const fn in_doubt(&self) -> u64 {
+        self.unknown + self.unconfirmed() + self.held()
     }
 
     /// Whether all are in an account.

@@ -345,22 +345,25 @@ impl EndReason {
     }
 
     /// The reason text of a close frame for the client: the name, how many messages were not
-    /// delivered, and of how many that is unknown.
+    /// delivered, and how many may be lost.
+    ///
+    /// An upstream that has not ended may yet confirm what it has got. The client does not wait for
+    /// that: what it sent meanwhile would go to nobody. So to it what is open may be lost.
     #[must_use]
     pub fn close_reason(&self, ledger: &Ledger) -> String {
         let name = self.name();
-        let unknown = ledger.of(Account::Unknown);
-        let undelivered = ledger.undelivered() - unknown;
+        let undelivered = ledger.undelivered() - ledger.of(Account::Unknown);
+        let in_doubt = ledger.in_doubt();
         let messages = |count| match count {
             1 => "1 message".to_owned(),
             _ => format!("{count} messages"),
         };
-        match (undelivered, unknown) {
+        match (undelivered, in_doubt) {
             (0, 0) => name.to_owned(),
             (_, 0) => format!("{name}; {} not delivered", messages(undelivered)),
-            (0, _) => format!("{name}; {} may be lost", messages(unknown)),
+            (0, _) => format!("{name}; {} may be lost", messages(in_doubt)),
             _ => format!(
-                "{name}; {} not delivered, {unknown} may be lost",
+                "{name}; {} not delivered, {in_doubt} may be lost",
                 messages(undelivered)
             ),
         }

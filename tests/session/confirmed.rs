@@ -338,3 +338,37 @@ async fn the_client_is_told_what_is_lost_and_what_may_be() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_the_proxy_closes_is_told_what_is_open() {
+    local(async {
+        for is_answered in [false, true] {
+            let (mut running, mut upstream) = tunnel(Settings::default()).await;
+            tell(&mut running, &mut upstream).await;
+            if is_answered {
+                let answer = server_frame(0x81, b"answer");
+                write(&mut upstream, &answer, Segments::Whole).await;
+                assert_eq!(read_frame(&mut running.client).await.payload, b"answer");
+            }
+            running.drain.begin();
+            let close = read_frame(&mut running.client).await;
+            write(&mut upstream, &server_close(1001, ""), Segments::Whole).await;
+            write(
+                &mut running.client,
+                &client_close(1001, ""),
+                Segments::Whole,
+            )
+            .await;
+            drop((running.client, upstream));
+
+            let reason = if is_answered {
+                "shutting_down"
+            } else {
+                "shutting_down; 2 messages may be lost"
+            };
+            assert_eq!(Told::close(&[close]), (1001, reason.to_owned()));
+            assert_eq!(known_at_end(&running.report.await.unwrap()), (2, 0));
+        }
+    })
+    .await;
+}
