@@ -217,6 +217,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             if let Some(upstream) = upstream {
                 *written = Written::of(&upstream.peer.outbox);
                 session.note_written(written.messages);
+                session.check(&upstream.peer.outbox);
                 if let Some(heard) = heard {
                     upstream.confirm_since(heard, session);
                 }

@@ -227,6 +227,11 @@ impl Ledger {
         self.unknown + self.unconfirmed() + self.held()
     }
 
+    /// Messages that went the upstream's way: held, or written.
+    pub(super) const fn passed_on(&self) -> u64 {
+        self.accepted - self.shed - self.expired - self.discarded
+    }
+
     /// Whether all are in an account.
     #[must_use]
     pub const fn is_settled(&self) -> bool {

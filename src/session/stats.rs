@@ -269,6 +269,22 @@ impl SessionStats {
         self.ledger.set(ledger);
     }
 
+    /// Checks in a debug build that the ledger says of the upstream's messages what `outbox` does,
+    /// once no message waits anywhere else.
+    #[inline]
+    pub(super) fn check(&self, outbox: &WriteBuffer) {
+        debug_assert_eq!(
+            self.ledger().passed_on(),
+            outbox.messages(),
+            "every message is in an account or was pushed"
+        );
+        // A pong may tell that more is written than the outbox has counted.
+        debug_assert!(
+            (outbox.messages_written()..=outbox.messages()).contains(&self.ledger().written()),
+            "what is written was pushed, and what the outbox has written is"
+        );
+    }
+
     /// Notes that nothing is to be read from the upstream: what it says from here on, it says
     /// after what is written.
     pub(super) fn note_empty(&self) {

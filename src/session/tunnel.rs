@@ -302,6 +302,7 @@ fn note<U>(
         session.accept(to_upstream.messages);
     }
     session.note_written(upstream.peer.outbox.messages_written());
+    session.check(&upstream.peer.outbox);
     if to_client.messages > 0 {
         session.confirm();
     }

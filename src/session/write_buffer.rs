@@ -126,6 +126,12 @@ impl WriteBuffer {
         self.settle_passing();
     }
 
+    /// Counts messages that ended in bytes which are lost before they could be pushed, but not
+    /// all of which are: nothing is to be written any more.
+    pub(super) fn count_lost(&mut self, messages: u64) {
+        self.messages_passing += messages;
+    }
+
     fn settle_passing(&mut self) {
         if self.has_no_pieces() {
             self.messages_written += std::mem::take(&mut self.messages_passing);

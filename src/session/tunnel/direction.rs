@@ -265,7 +265,8 @@ pub(super) fn empty_pipe<S, T>(
     };
     let messages = u64::from(pipe.ends_message());
     passed.messages += messages;
-    let bytes = pipe.into_bytes()?;
+    let bytes = pipe.into_bytes();
+    let bytes = bytes.inspect_err(|_| target.peer.outbox.count_lost(messages))?;
     let ends_frame = source.scanner.is_at_boundary();
     target.peer.outbox.push_passing(&bytes, ends_frame);
     target.peer.outbox.count_passed(messages);
