@@ -36,6 +36,12 @@
 //! without need: where the reactor has noted nothing to read when a message has been written, that
 //! will do. What has come since its worker last looked at its sockets, one turn of the worker ago,
 //! is taken for something said after that message.
+//!
+//! That socket is the upstream's alone, for its sessions are opened over HTTP/1.1. Only clients
+//! share a connection, over HTTP/2, where no more could be found empty than a stream: another task
+//! reads the socket. Nothing is asked of them here. Under TLS a record that has come in part cannot
+//! be seen: its socket counts as empty.
+//!
 //! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
 //! *unknown*, before the client is told how many messages may be lost.
 //!
