@@ -12,6 +12,7 @@ that it has read everything up to the other side's close frame.
 import asyncio
 import contextlib
 import random
+import ssl
 from io import FileIO
 
 from websockets.asyncio.server import Request, Response, ServerConnection, serve
@@ -68,11 +69,17 @@ async def main() -> None:
     parser = announce.arguments(__doc__)
     parser.add_argument("--notes", required=True, help="the file, to which is added")
     parser.add_argument("--calm", action="store_true", help="end no session")
+    parser.add_argument("--certificate", help="PEM; with it, TLS")
+    parser.add_argument("--key", help="PEM")
     args = parser.parse_args()
+    tls = None
+    if args.certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(args.certificate, args.key)
     # Without a buffer: what is noted is noted, even if this is killed next.
     with open(args.notes, "ab", buffering=0) as notes:
         backend = Backend(notes, args.calm)
-        options = {"max_queue": 4, "process_request": backend.download}
+        options = {"max_queue": 4, "process_request": backend.download, "ssl": tls}
         async with serve(backend.session, args.host, args.port, **options) as server:
             announce.listening(server.sockets[0].getsockname()[1])
             await asyncio.Event().wait()
