@@ -17,6 +17,7 @@ mod direction;
 
 use std::{
     future::poll_fn,
+    mem,
     pin::{Pin, pin},
     ptr,
     task::{Context, Poll},
@@ -91,6 +92,9 @@ pub(super) struct TunnelEnd<S> {
     is_waiting: bool,
     /// Whether large payloads may go through pipes: until one of the sockets refuses.
     may_splice: bool,
+    /// The greatest number of a ping of the proxy's own that it has answered and that is not noted
+    /// yet, or 0.
+    own_pong: u32,
 }
 
 impl<S> TunnelEnd<S> {
@@ -102,6 +106,15 @@ impl<S> TunnelEnd<S> {
             has_begun: false,
             is_waiting: false,
             may_splice: true,
+            own_pong: 0,
+        }
+    }
+
+    /// Notes which ping of the proxy's own an upstream has answered, if it has.
+    fn note_pong(&mut self, session: &SessionStats) {
+        let number = mem::take(&mut self.own_pong);
+        if number > 0 {
+            session.confirm_by_pong(number);
         }
     }
 
@@ -202,6 +215,8 @@ pub(super) fn run<C: Stream, U: Stream>(
         let _ = empty_pipe(client, upstream, &mut to_upstream);
         let _ = empty_pipe(upstream, client, &mut to_client);
         note(session, to_upstream, to_client, upstream);
+        // Without a watch only the gate has pinged: what it had let pass can wait until here.
+        upstream.note_pong(session);
         if let Some(since) = idle_since {
             session.enter_idle(since);
         }
@@ -251,6 +266,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
         }
         if let Some(watch) = watch {
             watch.hear(&to_upstream, &to_client);
+            upstream.note_pong(session);
         }
         match (up, down) {
             // A side that takes nothing more may have said why before it went.
@@ -305,9 +321,6 @@ fn note<U>(
     session.check(&upstream.peer.outbox);
     if to_client.messages > 0 {
         session.confirm();
-    }
-    if let Some(number) = to_client.own_pong {
-        session.confirm_by_pong(number);
     }
 }
 

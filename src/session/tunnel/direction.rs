@@ -42,8 +42,6 @@ pub(in crate::session) struct Passed {
     pub(super) messages: u64,
     /// How much of it was for the proxy, or may turn out to be.
     own_bytes: u64,
-    /// The greatest number of a ping of the proxy's own that was answered with it.
-    pub(super) own_pong: Option<u32>,
 }
 
 impl Passed {
@@ -298,19 +296,17 @@ fn relay<S: Stream, T: Stream>(
             Stop::End | Stop::PartialHeader => None,
             Stop::Violation(error) => Some(Ending::Violated(error)),
             Stop::Close => closed(&source.scanner, rest),
-            Stop::Pong => {
-                match pass_pong(context, &mut rest, fresh, &source.scanner, target, passed) {
-                    Ok(true) => {
-                        bytes = rest;
-                        continue;
-                    }
-                    Ok(false) => None,
-                    Err(_) => {
-                        target.peer.stop_writing();
-                        Some(Ending::Undeliverable)
-                    }
+            Stop::Pong => match pass_pong(context, &mut rest, fresh, source, target, passed) {
+                Ok(true) => {
+                    bytes = rest;
+                    continue;
                 }
-            }
+                Ok(false) => None,
+                Err(_) => {
+                    target.peer.stop_writing();
+                    Some(Ending::Undeliverable)
+                }
+            },
         };
         if ending.is_none() && !rest.is_empty() {
             source.peer.inbox = rest.to_vec();
@@ -323,21 +319,21 @@ fn relay<S: Stream, T: Stream>(
 /// once it is there as a whole, and passes it on unless it answers a ping of the proxy's own;
 /// whether it was there.
 #[cold]
-fn pass_pong<T: Stream>(
+fn pass_pong<S, T: Stream>(
     context: &mut Context<'_>,
     rest: &mut &[u8],
     fresh: usize,
-    scanner: &FrameScanner,
+    source: &mut TunnelEnd<S>,
     target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> io::Result<bool> {
     let fresh_before = rest.len().min(fresh);
-    let Some(pong) = Control::take_next(scanner, rest) else {
+    let Some(pong) = Control::take_next(&source.scanner, rest) else {
         passed.own_bytes += fresh_before as u64;
         return Ok(false);
     };
     if let Some(number) = own_pong(&pong) {
-        passed.own_pong = passed.own_pong.max(Some(number));
+        source.own_pong = source.own_pong.max(number);
         passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
     } else {
         send(context, &pong.wire, true, target)?;
