@@ -249,7 +249,7 @@ async fn a_drain_says_goaway_and_lets_requests_finish() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_to_hear_what_a_client_speaks() {
-    let upstream = Reserved::port();
+    let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     // Whatever does not close by itself keeps this test from ending.
     config.drain.grace = Duration::from_hours(1);
@@ -259,7 +259,9 @@ async fn a_drain_does_not_wait_to_hear_what_a_client_speaks() {
     let mut undecided = proxy.connect().await;
     undecided.send("P").await;
     // They were accepted before it.
-    Connection::open(&proxy).await.ask(get("/")).await;
+    let mut last = Connection::open(&proxy).await;
+    assert!(is_answered(&mut last, &upstream).await);
+    drop(last);
 
     let ended = proxy.stop();
 
