@@ -192,6 +192,9 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_header_size(MAX_HEADER_BYTES)
+        // A client may send no more (RFC 9112 §9.6). One that is gone looks the same, and costs
+        // an answer at most, or the next event or two: nothing here waits for long.
+        .half_close(true)
         .serve_connection(TokioIo::new(connection), service_fn(respond));
     let mut http = pin!(http);
     let ended = tokio::select! {

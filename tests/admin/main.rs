@@ -10,6 +10,7 @@ mod breaker;
 mod certificates;
 mod crowd;
 mod events;
+mod half_closed;
 mod metrics;
 mod page;
 mod readiness;
