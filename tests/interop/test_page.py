@@ -360,7 +360,7 @@ def test_a_breaker_that_probes_is_named(start, admin: str, page: Page) -> None:
             open_live(page, admin)
 
             page.until(
-                "document.querySelector('#routes-rows .loss')?.innerText === 'half open, probing'"
+                "document.querySelector('#routes-rows .loss')?.innerText === 'half open, a few at a time'"
             )
 
 

@@ -286,5 +286,5 @@ function showRoutes(routes) {
 function breaker(it) {
   if (!it) return "–";
   if (it.state === "open") return it.probe_in_ms > 0 ? `open, probe in ${wait(it.probe_in_ms)}` : "open, probe is due";
-  return it.state === "half_open" ? "half open, probing" : "closed";
+  return it.state === "half_open" ? "half open, a few at a time" : "closed";
 }
