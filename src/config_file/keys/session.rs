@@ -127,7 +127,8 @@ section! {
     /// Retry-After instead. Only failures of the upstream count in which the client has no part: it does
     /// not listen until the gate's `timeout`, TLS fails, its response to the handshake is invalid, or it
     /// is lost, or closes as a failing one does, before it is ready. A valid status, or an upstream that
-    /// is connected and takes too long, does not count. Plain requests are not affected.
+    /// is connected and takes too long, does not count; nor does, where a message rule has a `release`
+    /// before readiness, anything after the upstream's 101. Plain requests are not affected.
     pub(in crate::config_file) BREAKER: breaker::Settings = "route[].breaker", websockets;
 
     /// Sessions that have to fail, with none becoming ready meanwhile. 0 disables the breaker.
