@@ -29,6 +29,10 @@
 //! | its last close frame before it started again | 125 bytes | no | `restarts`: `at_the_deadline_the_client_gets_the_last_restart_s_words` |
 //! | the head of a plain answer, its interim ones included | 64 KiB each, 100 headers, 10 interim answers | no | `http::framing::answers` |
 //! | the body of a plain answer | what hyper reads ahead; from an upstream of HTTP/2 256 KiB for each stream, 1 GiB for each connection | no | `multiplexed`: `answers_that_nobody_reads_do_not_stop_the_others` |
+//!
+//! What does not count is bounded for all together by `limits.max_connections`, and by the bound of
+//! memory, which is measured. Of it, what waits for a client that does not read is the most: while a
+//! session is held the upstream is not read beyond that.
 
 use std::sync::{
     Arc,

@@ -1,7 +1,9 @@
 //! Header sections as they are on the wire in HTTP/2 (RFC 7541), read beside the h2 crate.
 //!
-//! h2 does not lend its own reader, and those of other crates take whole sections only: what a
-//! client does not end would have to be kept. Field by field nothing is kept but the table.
+//! h2 does not lend its own reader: the module is private. loona-hpack, which was fluke-hpack and is
+//! a fork of hpack, takes whole sections only: one that ends inside a field is an error, and what was
+//! read of it before is in the table, so that what a client does not end would have to be kept.
+//! hpack and httlib-hpack are not maintained. Field by field nothing is kept but the table.
 //!
 //! # Invariants
 //!
