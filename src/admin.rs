@@ -165,6 +165,11 @@ impl Admin {
     pub async fn welcome(&self) -> Rc<Visitor> {
         self.places.welcome().await
     }
+
+    /// Has connections go that do nothing, for the process has only its last descriptors.
+    pub fn make_room(&self) {
+        self.places.make_room();
+    }
 }
 
 /// Serves a connection of `peer` to its end. When the listener stops, that is after the response in

@@ -11,6 +11,9 @@
 //! * A connection with an unread response goes first, the longest unread first; then an idle one;
 //!   then one that has had a response already.
 //! * A connection has [`PATIENCE`] to ask, however many others come.
+//! * While clients have taken all descriptors but those that are kept back for operators
+//!   ([`descriptors`](crate::transport::descriptors)), connections leave half of those to the next
+//!   ones: all places together are more than there are.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,9 +27,14 @@ use tokio::{
 };
 
 use super::connection::AdminActivity;
+use crate::transport::descriptors;
 
 /// Time for which a new connection keeps its slot without a request.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Connections at once while only the last descriptors are left, but for those that wait for their
+/// first answer.
+const FEW: usize = descriptors::MAX_RESERVE as usize / 2;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +100,11 @@ impl Visitor {
         self.was_answered.set(true);
     }
 
+    /// Whether it may go for one at another place: it does not wait for its first answer.
+    fn may_go(&self) -> bool {
+        self.place.get() == AdminSlot::Asking || self.worth().0 != Worth::Asking
+    }
+
     fn worth(&self) -> (Worth, Instant) {
         if self.place.get() == AdminSlot::Asking {
             // Bytes that are not a whole request earn nothing: a flood could send them.
@@ -134,6 +147,17 @@ impl AdminSlots {
         visitor
     }
 
+    /// Has connections go for the next ones, where there are more than [`FEW`].
+    pub(super) fn make_room(&self) {
+        let visitors = self.visitors.borrow();
+        let there = visitors.iter().filter_map(Weak::upgrade);
+        let mut there: Vec<_> = there.filter(|it| !it.activity.is_closed()).collect();
+        let surplus = there.len().saturating_sub(FEW);
+        there.retain(|it| it.may_go());
+        there.sort_by_key(|it| (it.place.get() == AdminSlot::Health, it.worth()));
+        there.iter().take(surplus).for_each(|it| close(it));
+    }
+
     /// Gives `visitor`, which has asked, that place; if there is none, another one goes.
     pub(super) fn seat(&self, visitor: &Visitor, place: AdminSlot) {
         visitor.asked.set(Instant::now());
@@ -168,7 +192,10 @@ fn close(visitor: &Visitor) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
     use super::*;
+    use crate::admin::connection::AdminConnection;
 
     async fn seated(places: &AdminSlots, place: AdminSlot) -> Rc<Visitor> {
         let visitor = places.welcome().await;
@@ -218,6 +245,62 @@ mod tests {
         let _further = seated(&places, AdminSlot::Health).await;
         assert!(crowd[0].activity.is_closed());
         assert!(!first.activity.is_closed());
+    }
+
+    /// Has a connection write an answer of which its peer reads nothing.
+    async fn leave_unread(visitor: &Visitor) {
+        let (ours, _peer) = duplex(1);
+        visitor.answered();
+        let mut connection = AdminConnection::new(ours, Rc::clone(&visitor.activity));
+        let written = time::timeout(PATIENCE, connection.write_all(b"ok\n"));
+        assert!(written.await.is_err());
+        assert!(visitor.activity.is_unread());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_its_answer_goes_first() {
+        let places = AdminSlots::default();
+        let mut crowd = Vec::new();
+        for _ in 0..AdminSlot::Other.count() {
+            let visitor = seated(&places, AdminSlot::Other).await;
+            visitor.answered();
+            crowd.push(visitor);
+        }
+        let unread = &crowd[7];
+        leave_unread(unread).await;
+
+        let _further = seated(&places, AdminSlot::Other).await;
+
+        let closed = crowd.iter().filter(|it| it.activity.is_closed());
+        assert_eq!(closed.count(), 1);
+        assert!(unread.activity.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_last_descriptors_only_those_stay_that_are_asking() {
+        let places = AdminSlots::default();
+        let health = seated(&places, AdminSlot::Health).await;
+        let stream = seated(&places, AdminSlot::Stream).await;
+        let mut crowd = Vec::new();
+        for _ in 0..AdminSlot::Other.count() {
+            let unread = seated(&places, AdminSlot::Other).await;
+            leave_unread(&unread).await;
+            crowd.push(unread);
+        }
+
+        places.make_room();
+
+        let left = crowd.iter().filter(|it| !it.activity.is_closed());
+        assert_eq!(left.count(), FEW - 2);
+        for _ in 0..FEW {
+            let further = seated(&places, AdminSlot::Health).await;
+            places.make_room();
+            crowd.push(further);
+        }
+        let left = crowd.iter().filter(|it| !it.activity.is_closed());
+        assert_eq!(left.count(), FEW, "all of which ask for health");
+        assert!(!health.activity.is_closed());
+        assert!(stream.activity.is_closed());
     }
 
     #[tokio::test(start_paused = true)]

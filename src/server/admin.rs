@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::listener::{Listener, OpenListener};
 use crate::{
     admin::{self, Admin, Process},
-    transport::Transport,
+    transport::{Transport, descriptors},
 };
 
 /// Concurrent connections: more than there are slots, for those that are being closed.
@@ -112,6 +112,9 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
                 continue;
             }
         };
+        if descriptors::check(&socket).is_err() {
+            admin.make_room();
+        }
         let visitor = admin.welcome().await;
         // A connection that has lost its slot ends as soon as its task is polled.
         let running = Arc::clone(places).acquire_owned().await;

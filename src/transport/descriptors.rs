@@ -16,7 +16,7 @@ use rustix::{
 };
 
 /// Upper bound on the reserve; of a low limit, an eighth is reserved.
-const MAX_RESERVE: u64 = 32;
+pub const MAX_RESERVE: u32 = 32;
 
 /// Lowest descriptor in the reserve. A static, as the limit is the process's; nothing is reserved
 /// before [`raise_limit`].
@@ -35,7 +35,7 @@ pub fn raise_limit() -> Option<u64> {
     };
     // Some systems enforce a bound of their own below an unlimited hard limit.
     let limit = setrlimit(Resource::Nofile, raised).map_or(current, |()| maximum);
-    let reserved_from = limit.map(|limit| limit - MAX_RESERVE.min(limit / 8));
+    let reserved_from = limit.map(|limit| limit - u64::from(MAX_RESERVE).min(limit / 8));
     let reserved_from = reserved_from.and_then(|from| RawFd::try_from(from).ok());
     RESERVED_FROM.store(reserved_from.unwrap_or(RawFd::MAX), Ordering::Relaxed);
     limit

@@ -58,6 +58,25 @@ async fn health_is_answered_while_a_crowd_does_not_read() {
 }
 
 #[tokio::test]
+async fn health_keeps_its_connection_while_a_crowd_asks() {
+    let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
+    let mut health = TcpStream::connect(proxy.admin).await.unwrap();
+    ask(&mut health, "/livez").await;
+
+    // Each has read its answer later than that, and is more than may be idle at once.
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(proxy.admin).await.unwrap();
+        let request = b"GET /build HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        assert_ne!(client.read(&mut [0; 4096]).await.unwrap(), 0);
+        crowd.push(client);
+    }
+
+    ask(&mut health, "/livez").await;
+}
+
+#[tokio::test]
 async fn events_go_on_while_a_crowd_does_not_read() {
     let proxy = Proxy::start(config(&gated(([127, 0, 0, 1], 1).into())));
     let mut listener = TcpStream::connect(proxy.admin).await.unwrap();
