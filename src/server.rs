@@ -162,6 +162,8 @@ pub async fn run_from(
         () = draining => WorkerEnded::Drained,
         () = drain.told(stops) => WorkerEnded::CutOff,
     };
+    // Whoever would have told in a second may end before.
+    shared.endpoints().log_refused();
     if how == WorkerEnded::CutOff {
         tracing::warn!("forcibly closed: stopped again during the drain");
         drain.cut_off();

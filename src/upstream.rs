@@ -32,7 +32,7 @@ use tokio::time;
 pub use self::{
     attempts::{Attempts, Failure, FailureCounts},
     backoff::Retry,
-    endpoint::{Endpoint, Permit},
+    endpoint::{Endpoint, Permit, Waiting},
     handshake::{Mismatch, OpeningRequest, Terms},
 };
 use self::{

@@ -15,7 +15,7 @@ use crate::{
     route::Route,
     state::process::ProcessState,
     transport::Transport,
-    upstream::{Endpoint, backoff::Backoff, dial::DialError},
+    upstream::{Endpoint, Waiting, backoff::Backoff, dial::DialError},
 };
 
 /// Connects for one request, and remembers for how long it has been held.
@@ -28,6 +28,8 @@ pub(crate) struct Connecting<'a> {
     deadline: Option<Instant>,
     /// Where it is held.
     place: Option<OwnedSemaphorePermit>,
+    /// Counts it for the log until it has a connection.
+    waiting: Option<Waiting>,
     /// Whether it has been sent again after a new connection that closed without an answer.
     is_repeated: bool,
     /// How often the upstream has refused to process it.
@@ -51,6 +53,7 @@ impl<'a> Connecting<'a> {
             shared,
             deadline: None,
             place: None,
+            waiting: None,
             is_repeated: false,
             refusals: 0,
         }
@@ -59,7 +62,7 @@ impl<'a> Connecting<'a> {
     /// A connection for this request alone, until it is in the pool.
     pub(crate) async fn connect(&mut self) -> Result<Box<Http1Connection>, Refusal> {
         let stream = self.dial().await?;
-        (self.downstream.set_held)(false);
+        self.go_on();
         let connection = Http1Connection::new(stream, self.route.http.response_limits).await;
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
@@ -67,8 +70,14 @@ impl<'a> Connecting<'a> {
     /// A stream on a connection that is shared, which somebody else may open meanwhile.
     pub(crate) async fn share(&mut self) -> Result<StreamSlot, Refusal> {
         let stream = self.share_held().await?;
-        (self.downstream.set_held)(false);
+        self.go_on();
         Ok(stream)
+    }
+
+    /// Notes that there is a connection.
+    fn go_on(&mut self) {
+        (self.downstream.set_held)(false);
+        self.waiting = None;
     }
 
     async fn share_held(&mut self) -> Result<StreamSlot, Refusal> {
@@ -149,6 +158,7 @@ impl<'a> Connecting<'a> {
         let deadline = self.deadline();
         let (route, client) = (self.route, self.downstream.client);
         let endpoint = self.shared.endpoints.of(route);
+        self.waiting.get_or_insert_with(|| endpoint.wait());
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
             let dialled = dial_at_once(&endpoint, route, client);
             match self.in_time(deadline, dialled).await? {
@@ -196,6 +206,9 @@ impl<'a> Connecting<'a> {
             self.place = Some(self.shared.held.enter(self.route)?);
         }
         (self.downstream.set_held)(true);
+        let endpoints = &self.shared.endpoints;
+        self.waiting
+            .get_or_insert_with(|| endpoints.of(self.route).wait());
         Ok(())
     }
 }

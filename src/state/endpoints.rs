@@ -73,13 +73,27 @@ impl RouteEndpoints {
             .collect()
     }
 
-    /// The upstream of `route`.
+    /// Logs for each upstream the sessions that its breaker has refused, where the log has not
+    /// told yet.
+    pub fn log_refused(&self) {
+        for (_, endpoint) in self.known.load().iter() {
+            endpoint.log_refused();
+        }
+    }
+
+    /// The upstream of `route`. That of a route which a reload has replaced is the one of the new
+    /// route, if that has the same name and reaches it in the same way; otherwise nothing is known
+    /// of it.
     #[must_use]
     pub fn of(&self, route: &Arc<Route>) -> Arc<Endpoint> {
         let known = self.known.load();
-        let known = known.iter().find(|(known, _)| Arc::ptr_eq(known, route));
-        // Or the configuration has just changed.
-        known.map_or_else(
+        let same = known.iter().find(|(known, _)| Arc::ptr_eq(known, route));
+        let replaced = || {
+            let label = route.label();
+            let mut known = known.iter();
+            known.find(|(known, _)| known.label() == label && known.upstream == route.upstream)
+        };
+        same.or_else(replaced).map_or_else(
             || endpoint(route, &self.names),
             |(_, endpoint)| Arc::clone(endpoint),
         )
@@ -202,6 +216,7 @@ mod tests {
         endpoints.set_routes(&same);
         assert_eq!(status().state, BreakerState::Open);
         assert!(admit(&same).is_err());
+        assert!(admit(&before).is_err(), "the upstream is the same one");
 
         let other = routes("/other");
         endpoints.set_routes(&other);
@@ -214,6 +229,7 @@ mod tests {
             BreakerState::Open,
             "the old one does not speak for it"
         );
+        assert!(admit(&before).is_ok(), "nothing is known of it");
     }
 
     #[test]

@@ -67,9 +67,9 @@ pub struct Endpoint {
     breaker: Breaker,
     probes: Probes,
     troubles: Troubles,
-    /// How many sessions and requests wait for it.
-    waiting: AtomicUsize,
-    /// How many sessions were refused since the log has told.
+    /// Sessions and requests that wait for it.
+    waiting: Arc<AtomicUsize>,
+    /// Sessions that were refused since the log has told.
     refused: AtomicU64,
 }
 
@@ -120,7 +120,7 @@ impl Endpoint {
             breaker,
             probes: Probes::default(),
             troubles: Troubles::default(),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             refused: AtomicU64::new(0),
         }
     }
@@ -202,14 +202,22 @@ impl Endpoint {
         let endpoint = Arc::clone(self);
         runtime.spawn(async move {
             time::sleep(SUMMARY).await;
-            let refused = endpoint.refused.swap(0, Ordering::Relaxed);
-            let route = &*endpoint.route;
-            tracing::warn!(route, refused, "sessions refused: the breaker is open");
+            endpoint.log_refused();
         });
     }
 
+    /// Logs the sessions that were refused and are not in the log yet; nothing without any.
+    pub fn log_refused(&self) {
+        let refused = self.refused.swap(0, Ordering::Relaxed);
+        if refused > 0 {
+            let route = &*self.route;
+            tracing::warn!(route, refused, "sessions refused: the breaker is open");
+        }
+    }
+
     /// Connects as soon as somebody listens, and speaks TLS where the upstream does; `preamble`
-    /// is what the connection begins with.
+    /// is what the connection begins with. Who waits for that counts while it has a
+    /// [`Waiting`].
     ///
     /// # Errors
     ///
@@ -219,13 +227,15 @@ impl Endpoint {
     ///
     /// Dropping the future closes the connection that was being made.
     pub async fn dial(&self, protocol: Protocol, preamble: &[u8]) -> Result<Transport, DialError> {
-        let _waiting = self.wait();
         let stream = self.connect((), || self.connect_once()).await?;
         dial::finish(&self.settings, stream, protocol, preamble).await
     }
 
     /// Connects as [`dial`](Self::dial) does, without waiting for somebody to listen: one attempt,
-    /// or none where that is known to be of no use.
+    /// or none where nobody listens and another attempt is under way, or none is due.
+    ///
+    /// While nothing is known yet, several try at once: whoever waited for the attempt of another
+    /// one would be held, for which there is less room than a new process may have requests.
     ///
     /// # Errors
     ///
@@ -239,10 +249,8 @@ impl Endpoint {
         protocol: Protocol,
         preamble: &[u8],
     ) -> Result<Transport, DialError> {
-        if let Some(error) = self.schedule.known_error() {
-            return Err(DialError::Unreachable(error));
-        }
-        let _waiting = self.wait();
+        let turn = self.schedule.turn_at_once();
+        let turn = turn.map_err(DialError::Unreachable)?;
         let seen = self.schedule.connections();
         let stream = match self.connect_once().await {
             Ok(stream) => stream,
@@ -252,6 +260,7 @@ impl Endpoint {
             }
         };
         self.note_connected();
+        drop(turn);
         dial::finish(&self.settings, stream, protocol, preamble).await
     }
 
@@ -387,9 +396,10 @@ impl Endpoint {
     }
 
     /// Counts one who waits, until what is returned is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
+    #[must_use]
+    pub fn wait(&self) -> Waiting {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
+        Waiting(Arc::clone(&self.waiting))
     }
 
     /// Records that a session got its `101`: the obstacle for the others is gone.
@@ -423,9 +433,10 @@ impl Tries for &Attempts {
 }
 
 /// One who waits for an endpoint.
-pub(super) struct Waiting<'a>(&'a AtomicUsize);
+#[derive(Debug)]
+pub struct Waiting(Arc<AtomicUsize>);
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

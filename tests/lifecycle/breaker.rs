@@ -223,17 +223,18 @@ fn lines_of(program: &Program, message: &str) -> Vec<serde_json::Value> {
         .collect()
 }
 
+const REFUSED: &str = "sessions refused: the breaker is open";
+
 #[tokio::test]
 async fn who_is_refused_by_a_breaker_has_no_line_but_a_part_of_one() {
     let upstream = Upstream::listen().await;
     let program = Program::start(&route(&upstream, 1, "1h")).await;
     fail(&program, &upstream).await;
-    let message = "sessions refused: the breaker is open";
     for _ in 0..20 {
         assert!(!is_admitted(&program).await);
     }
     let refused = || {
-        let lines = lines_of(&program, message);
+        let lines = lines_of(&program, REFUSED);
         let counts = lines.iter().map(|line| line["refused"].as_u64().unwrap());
         counts.sum::<u64>()
     };
@@ -241,11 +242,11 @@ async fn who_is_refused_by_a_breaker_has_no_line_but_a_part_of_one() {
     let mut lines = 0;
     while refused() < 20 {
         lines += 1;
-        program.logged_times(message, lines).await;
+        program.logged_times(REFUSED, lines).await;
     }
 
     assert_eq!(refused(), 20);
-    for line in lines_of(&program, message) {
+    for line in lines_of(&program, REFUSED) {
         assert_eq!(
             (&line["level"], &line["route"]),
             (&"WARN".into(), &"/".into())
@@ -255,4 +256,20 @@ async fn who_is_refused_by_a_breaker_has_no_line_but_a_part_of_one() {
     let (_, metrics) = program.ask("GET", "/metrics").await;
     let counted = "readygate_rejections_total{reason=\"breaker_open\"} 20\n";
     assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
+async fn refusals_of_the_last_second_are_told_before_the_end() {
+    let upstream = Upstream::listen().await;
+    let program = Program::start(&route(&upstream, 1, "1h")).await;
+    fail(&program, &upstream).await;
+    assert!(!is_admitted(&program).await);
+
+    program.signal("TERM");
+    program.end().await;
+
+    let [line] = &lines_of(&program, REFUSED)[..] else {
+        panic!("{:?}", program.log());
+    };
+    assert_eq!(line["refused"], 1);
 }

@@ -1,6 +1,9 @@
 //! The log while clients wait for a backend.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::support::{Program, Upstream, frame};
@@ -16,14 +19,19 @@ fn lines(program: &Program, message: &str) -> Vec<Value> {
     lines.filter(is_it).collect()
 }
 
-#[tokio::test]
-async fn an_unreachable_upstream_and_its_return_are_logged_once() {
-    let reserved =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+/// A port at which nobody listens yet.
+fn reserve() -> (Socket, SocketAddr) {
+    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
     reserved.bind(&any_port.into()).unwrap();
     reserved.set_nonblocking(true).unwrap();
     let address = reserved.local_addr().unwrap().as_socket().unwrap();
+    (reserved, address)
+}
+
+#[tokio::test]
+async fn an_unreachable_upstream_and_its_return_are_logged_once() {
+    let (reserved, address) = reserve();
     let routes = format!(
         "[[route]]\nupstream = \"http://{address}\"\n\
          [[route]]\npath = \"/other\"\nupstream = \"http://{address}\"\n"
@@ -54,6 +62,25 @@ async fn an_unreachable_upstream_and_its_return_are_logged_once() {
     };
     assert_eq!(back["level"], "INFO");
     assert!(back["unavailable_ms"].is_u64(), "{back}");
+}
+
+#[tokio::test]
+async fn held_requests_are_counted_among_those_that_wait() {
+    let (reserved, address) = reserve();
+    let program = Program::start(&format!("[[route]]\nupstream = \"http://{address}\"\n")).await;
+    let mut clients = Vec::new();
+    for held in 1..=5 {
+        let mut client = program.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+        let is_held = format!("readygate_http_held_requests{{route=\"/\"}} {held}\n");
+        while !program.ask("GET", "/metrics").await.1.contains(&is_held) {}
+    }
+
+    reserved.listen(128).unwrap();
+    program.logged(BACK).await;
+
+    assert_eq!(lines(&program, BACK)[0]["waiting"], 5);
 }
 
 #[tokio::test]

@@ -176,13 +176,22 @@ impl ConnectSchedule {
         Some(io::Error::new(*kind, text.clone()))
     }
 
-    /// The same where it is of no use to try at once: another attempt is under way, or not due.
-    pub(super) fn known_error(&self) -> Option<io::Error> {
+    /// The turn to try at once, which is needed only where nobody is known to listen.
+    ///
+    /// # Errors
+    ///
+    /// Why the latest attempt failed: another one is under way, or not due.
+    pub(super) fn turn_at_once(&self) -> io::Result<Option<SemaphorePermit<'_>>> {
         if self.listens() {
-            return None;
+            return Ok(None);
         }
-        let is_due = self.next_try(false).is_zero() && self.turn.available_permits() > 0;
-        self.last_error().filter(|_| !is_due)
+        let Some(error) = self.last_error() else {
+            return Ok(None);
+        };
+        if !self.next_try(false).is_zero() {
+            return Err(error);
+        }
+        self.turn.try_acquire().map(Some).map_err(|_taken| error)
     }
 
     fn series(&self) -> MutexGuard<'_, Series> {

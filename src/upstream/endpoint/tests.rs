@@ -376,3 +376,22 @@ async fn who_waits_for_nobody_is_not_kept_by_those_who_do() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_tries_at_once_takes_the_turn_while_nobody_listens() {
+    let endpoint = endpoint();
+    let schedule = &endpoint.schedule;
+    let is_free = || schedule.turn_at_once().is_ok();
+    // While nothing is known, none waits for another one.
+    let first = schedule.turn_at_once().unwrap();
+    assert!(first.is_none() && is_free());
+
+    schedule.note_failure(0, &refused());
+    assert!(!is_free(), "none is due");
+    time::advance(10 * SECOND).await;
+    let turn = schedule.turn_at_once().unwrap();
+
+    assert!(turn.is_some() && !is_free());
+    drop(turn);
+    assert!(is_free());
+}
