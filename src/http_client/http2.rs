@@ -12,6 +12,20 @@
 //!   the others: the connection's window has room for all streams doing that at once.
 //!
 //! h2 has no way to hand out interim answers, so that those are skipped here.
+//!
+//! # What one answer can do to the others
+//!
+//! | what comes | the other streams of the connection |
+//! |---|---|
+//! | a header section that is larger, or has more fields, than the route allows; an ambiguous length | go on: that answer alone is 502 |
+//! | pseudo-header fields that are repeated, missing or behind others, `Connection` and its like | go on: h2 resets that stream |
+//! | a field whose name or value HTTP does not allow, such as a name in upper case | end: h2 takes it for broken HPACK (RFC 9113 §4.3), and does not let its users decide otherwise |
+//! | a section of several times what the route allows, or in very many frames | end, for the same reason |
+//!
+//! The requests of streams that end so are sent again like those of any connection that has closed
+//! without an answer. What is repaired for clients ([`http2`](super::http2)) is not for upstreams:
+//! a connection to one is used by this proxy alone, which is trusted to have a server
+//! whose library does not let an application write such fields.
 
 use std::{
     cell::{Cell, RefCell},

@@ -464,3 +464,80 @@ async fn an_answer_whose_length_is_ambiguous_is_502() {
         asked = connection.streams.recv().await;
     }
 }
+
+#[tokio::test]
+async fn an_answer_with_too_many_or_too_long_headers_is_502_alone() {
+    let upstream = Upstream::listen().await;
+    let mut route = over_http2(upstream.route());
+    route.http.response_limits.max_headers = 3;
+    route.http.response_limits.max_header_bytes = 1024;
+    let proxy = Proxy::start(config(vec![route]));
+    let mut other = proxy.connect().await;
+    other.send(GET).await;
+    let mut connection = accept(&upstream, 100).await;
+    let (_other, mut respond_to_other) = connection.streams.recv().await.unwrap();
+
+    // As HTTP/2 counts: 32 bytes for each field, and `:status: 200` is one. To h2 a section that is
+    // as long as it may be is too long.
+    let most = 1023 - (32 + 10) - (32 + 1);
+    for (fields, length, status) in [(3, 1, 200), (4, 1, 502), (1, most, 200), (1, most + 1, 502)] {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let (_request, mut respond) = connection.streams.recv().await.unwrap();
+        let mut head = Response::builder();
+        for _ in 0..fields {
+            head = head.header("x", "y".repeat(length));
+        }
+        respond.send_response(head.body(()).unwrap(), true).unwrap();
+
+        let got = client.read_to_end().await;
+        assert!(
+            got.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{fields}, {length}: {got}"
+        );
+    }
+
+    answer(&mut respond_to_other, "ok");
+    let got = other.read_to_end().await;
+    assert!(got.ends_with("\r\nok\r\n0\r\n\r\n"), "{got}");
+}
+
+/// Reads frames until the heads of so many requests have come.
+async fn read_requests(upstream: &mut Client, count: usize) {
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    assert_eq!(upstream.read(preface.len()).await, preface.as_bytes());
+    let mut heads = 0;
+    while heads < count {
+        let head = upstream.read(9).await;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        upstream.read(length as usize).await;
+        heads += usize::from(head[3] == 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_beside_an_answer_that_is_no_hpack_to_h2_are_repeated() {
+    let upstream = Upstream::listen().await;
+    let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
+    let [mut broken, mut other] = [proxy.connect().await, proxy.connect().await];
+    broken.send(GET).await;
+    let mut raw = upstream.accept_raw().await;
+    other.send(GET).await;
+    // Settings, without which nothing else may come.
+    raw.send([0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+    read_requests(&mut raw, 2).await;
+
+    // An answer to the first: `:status: 200`, and a name in upper case.
+    raw.send([0, 0, 6, 1, 5, 0, 0, 0, 1]).await;
+    raw.send(b"\x88\x00\x01X\x01y").await;
+
+    let mut connection = accept(&upstream, 100).await;
+    for _ in 0..2 {
+        let (_request, mut respond) = connection.streams.recv().await.unwrap();
+        answer(&mut respond, "ok");
+    }
+    for client in [&mut broken, &mut other] {
+        let got = client.read_to_end().await;
+        assert!(got.ends_with("\r\nok\r\n0\r\n\r\n"), "{got}");
+    }
+}
