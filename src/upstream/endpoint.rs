@@ -371,9 +371,11 @@ impl Endpoint {
     }
 
     fn note_connected(&self) {
+        // Those that wait go on, on other workers, as soon as it is noted.
+        let waiting = self.waiting.load(Ordering::Relaxed);
         if self.schedule.note_connection() {
             self.breaker.hear();
-            self.troubles.heard(self);
+            self.troubles.heard(self, waiting);
         }
     }
 

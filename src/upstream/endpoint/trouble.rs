@@ -132,20 +132,22 @@ impl Troubles {
         }
     }
 
-    /// Records that the upstream listens again.
-    pub(super) fn heard(&self, endpoint: &Endpoint) {
-        self.end(endpoint, |reason| reason.failure == Failure::Unreachable);
+    /// Records that the upstream listens again, for which `waiting` sessions and requests waited.
+    pub(super) fn heard(&self, endpoint: &Endpoint, waiting: usize) {
+        let is_over = |reason: Reason| reason.failure == Failure::Unreachable;
+        self.end(endpoint, waiting, is_over);
     }
 
     /// Records that a session got through.
     pub(super) fn switched(&self, endpoint: &Endpoint) {
         self.switched.fetch_add(1, Ordering::Relaxed);
         if self.is_known.load(Ordering::Relaxed) {
-            self.end(endpoint, |_any| true);
+            let waiting = endpoint.waiting.load(Ordering::Relaxed);
+            self.end(endpoint, waiting, |_any| true);
         }
     }
 
-    fn end(&self, endpoint: &Endpoint, is_over: impl Fn(Reason) -> bool) {
+    fn end(&self, endpoint: &Endpoint, waiting: usize, is_over: impl Fn(Reason) -> bool) {
         let mut known = self.known();
         let trouble = known.trouble.take_if(|trouble| is_over(trouble.latest));
         let Some(trouble) = trouble else { return };
@@ -155,7 +157,6 @@ impl Troubles {
         if !trouble.told.iter().any(is_warning) {
             return;
         }
-        let waiting = endpoint.waiting.load(Ordering::Relaxed);
         let unavailable_ms = millis(trouble.since.elapsed());
         tracing::info!(
             route = &*endpoint.route,
