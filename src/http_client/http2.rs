@@ -23,7 +23,7 @@
 //! | a section of several times what the route allows, or in very many frames | end, for the same reason |
 //!
 //! The requests of streams that end so are sent again like those of any connection that has closed
-//! without an answer. What is repaired for clients ([`http2`](super::http2)) is not for upstreams:
+//! without an answer. What `http2` repairs for clients is not repaired for upstreams:
 //! a connection to one is used by this proxy alone, which is trusted to have a server
 //! whose library does not let an application write such fields.
 
