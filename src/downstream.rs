@@ -1,19 +1,28 @@
-//! One downstream connection: find the route, then upgrade or forward.
+//! One client connection: its bytes, its version of HTTP, its requests and their log.
 //!
 //! ```text
-//!  request ──► strict framing, host, route ──┬── WebSocket? ──► 101 ──► session
-//!                 └── Refusal ◄──────────────┴── else ────────► forward
+//!  bytes ──► detect ──┬── HTTP/1.1 ──► http1, over io ──────────┐
+//!                     └── HTTP/2 ────► http2, over gated_io ────┤
+//!                                                               ▼
+//!                      strict framing, client address, request id, limits, host, route
+//!                                  │                        │                 │
+//!                                  ▼                        ▼                 ▼
+//!                           local reply: 4xx, 5xx     proxy::forward     handshake ──► session
 //! ```
+//!
+//! A `Refusal` found on the way becomes a local reply; every request, however it ends, becomes
+//! one line of the request log (`request_log`).
 //!
 //! # Invariants
 //!
-//! * hyper's parser is lenient; what it lets pass and two parsers may read differently is
-//!   refused by [`framing`](crate::headers::framing), never repaired.
-//! * After the `101` nothing of HTTP/1.1 is left: the session gets the transport and the
-//!   bytes that were read beyond the head, and the connection is closed when it ends. Over
-//!   HTTP/2 the transport is one stream, and the connection goes on beside it.
-//! * What goes upstream is written anew from the parsed request; raw header bytes of a
-//!   client never are.
+//! * hyper's parser is lenient; what it accepts and two parsers may read differently is rejected
+//!   by [`framing`](crate::headers::framing), never repaired.
+//! * After the `101` nothing of HTTP/1.1 is left: the session gets the transport and the bytes
+//!   that were read beyond the head, and the connection is closed when it ends. Over HTTP/2 the
+//!   transport is one stream, and the connection continues beside it.
+//! * What goes upstream is built from the parsed request; a client's raw header bytes are never
+//!   forwarded.
+//! * A connection stays on the thread of one worker, as do the sessions that it becomes.
 
 mod detect;
 mod http1;
@@ -43,12 +52,14 @@ use crate::{
     transport::Transport,
 };
 
-/// The route of a request that is within the limits, and for one host or, where its client does
-/// not say, for any.
+/// Returns the route of a request that is within the limits on its target and its headers.
+///
+/// A request without a host matches only routes for any host.
 ///
 /// # Errors
 ///
-/// It is not, or there is none.
+/// The target or the headers exceed their limits, the host is malformed, a header value is not
+/// ASCII although the route requires that, or no route matches.
 pub fn find_route<'a, B>(
     request: &Request<B>,
     config: &'a Config,
@@ -69,21 +80,21 @@ pub fn find_route<'a, B>(
     Ok(route)
 }
 
-/// Which versions of HTTP a connection may speak.
+/// Versions of HTTP that a connection may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersions {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, as was agreed in the TLS handshake.
+    /// HTTP/2, negotiated by ALPN in the TLS handshake.
     Http2,
-    /// Either: the first bytes of the client tell (RFC 9113 §3.3).
+    /// Either: the client's first bytes tell (RFC 9113 §3.3).
     Either,
 }
 
-/// Serves one connection to its end, or until it becomes that of a session, which is returned.
+/// Serves one connection to its end, or until it becomes a session, which is returned.
 ///
-/// The session is to be run in a task of its own: that has nothing of hyper's for hours, and a
-/// message has less to go through in it.
+/// The session is to run in a task of its own: it would otherwise keep hyper's state for hours,
+/// and each message would pass through more layers of futures.
 pub fn serve(
     stream: Transport,
     protocol: HttpVersions,
@@ -107,17 +118,16 @@ pub fn serve(
     Box::pin(connection.serve(stream, protocol))
 }
 
-/// What the requests of one connection share, whatever their version.
+/// State that the requests of one connection share, in either version of HTTP.
 struct ClientConnection {
-    /// Before any of its headers is known.
+    /// The client as its socket shows it, before any forwarding header is applied.
     client: Client,
     admission: Admission,
     local: Rc<WorkerState>,
 }
 
 impl ClientConnection {
-    /// Serves requests until the connection ends, or becomes that of one session, which is
-    /// returned.
+    /// Serves requests until the connection ends, or becomes one session, which is returned.
     async fn serve(
         self,
         stream: Transport,
@@ -148,7 +158,7 @@ impl ClientConnection {
         }
     }
 
-    /// Counts a request that has come, and knows from then on who has sent it.
+    /// Starts the log of a request, and with it resolves its client's address and its id.
     fn meter<B>(&self, request: &Request<B>) -> RequestLog {
         let config = self.local.config();
         let headers = request.headers();
@@ -158,14 +168,14 @@ impl ClientConnection {
         RequestLog::start(request, client, identity, requests, &self.local)
     }
 
-    /// The answer to a request that is not served.
+    /// The local reply to a rejected request, which is counted and logged.
     fn refuse(&self, refusal: Refusal, meter: &RequestLog) -> Response<Body> {
         self.local.shared.rejections.count(refusal.into());
         meter.set_refused(refusal);
         refusal.into_response(meter.identity())
     }
 
-    /// The route of a request that may be served at all, and has its id from then on.
+    /// Admits a request, finds its route, and sets its `Host` and its id for everything behind.
     fn route<B>(
         &self,
         request: &mut Request<B>,

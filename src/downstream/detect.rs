@@ -1,4 +1,4 @@
-//! Which version of HTTP a client speaks, by the first bytes that it sends.
+//! Detection of the HTTP version that a client speaks, by the first bytes that it sends.
 
 use std::{
     io::{self, IoSlice},
@@ -15,8 +15,8 @@ use tokio::{
 
 use crate::transport::Transport;
 
-/// With what every HTTP/2 connection begins (RFC 9113 §3.4), chosen so that it is no
-/// HTTP/1 request of anybody.
+/// The connection preface of HTTP/2 (RFC 9113 §3.4), chosen so that no HTTP/1 request begins like
+/// it.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A version of HTTP.
@@ -26,23 +26,23 @@ pub(crate) enum Spoken {
     Http2,
 }
 
-/// Why it is not known what a client speaks.
+/// Why the version stays unknown.
 #[derive(Debug)]
 pub(crate) enum Unknown {
-    /// It has left, or said nothing: there is nobody to answer.
+    /// The client left or sent nothing, so that a response would have no reader.
     Silent,
-    /// What it has sent in time begins both.
+    /// The client sent a beginning that both versions share, and no more in time.
     Slow(Transport),
 }
 
-/// Reads no more than what tells the versions apart, and returns it with the stream.
+/// Reads no more than tells the versions apart, and returns it with the stream.
 ///
-/// A client that has not told them apart when `drained` resolves counts as one of HTTP/1, where
-/// it is known what becomes of a request that has not come by then.
+/// If `drained` resolves first, the connection counts as HTTP/1.1, whose code knows how to end a
+/// connection on which a request has not come whole.
 ///
 /// # Errors
 ///
-/// The client leaves first, or sends nothing that tells within `timeout`.
+/// The client leaves first, or does not send enough within `timeout`.
 pub(crate) async fn sniff(
     stream: Transport,
     timeout: Duration,
@@ -55,7 +55,7 @@ pub(crate) async fn sniff(
         loop {
             let mut rest = (&mut stream).take((PREFACE.len() - read.len()) as u64);
             let length = tokio::select! {
-                // What is there already tells more.
+                // Bytes that have arrived tell more than the drain does.
                 biased;
                 length = rest.read_buf(&mut read) => length.ok()?,
                 () = &mut drained => return Some(Spoken::Http1),
@@ -81,10 +81,10 @@ pub(crate) async fn sniff(
     }
 }
 
-/// A byte stream of which the beginning may have been read already.
+/// A byte stream whose first bytes may have been read already.
 #[derive(Debug)]
 pub(crate) struct Sniffed {
-    /// What is read again before anything else.
+    /// Bytes to be read again before those of the stream.
     read: Bytes,
     pub(crate) stream: Transport,
 }

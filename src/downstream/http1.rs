@@ -1,5 +1,9 @@
-//! A connection that speaks HTTP/1.1: requests one after the other, until one of them
-//! becomes a WebSocket.
+//! A connection that speaks HTTP/1.1: requests one after the other, until one of them becomes a
+//! WebSocket.
+//!
+//! hyper parses and writes; [`ClientIo`] beneath it adds what hyper's server lacks. An accepted
+//! WebSocket leaves hyper without a response: its service stays pending, the `101` is written
+//! here, and the transport goes to the session together with the bytes that hyper had read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -47,8 +51,8 @@ use crate::{
     websocket::{Opened, handshake::list},
 };
 
-/// How long a client that has got its last answer may go on sending, and one that has begun a
-/// request when the process drains.
+/// Time that a client has to stop sending after its last response, and to finish a request that
+/// it had begun when the drain started.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves requests until the connection ends, or a client has its `101`: then returns its
@@ -73,7 +77,8 @@ pub(crate) async fn serve(
     });
 
     let mut http = http1::Builder::new()
-        // hyper has one time for a head and for the wait before it.
+        // hyper has one timeout for a head and for the idle time before it; `RequestDeadline`
+        // tells them apart.
         .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .serve_connection(
@@ -112,7 +117,8 @@ pub(crate) async fn serve(
             if let Some((refusal, answered_by)) = refused {
                 let detail = ErrorChain(&error).to_string();
                 let answer = no_request(refusal, answered_by, &detail, client, &local);
-                // A client that does not take these few bytes at once is slow to read, too.
+                // A client that does not take these few bytes at once is too slow to read them as
+                // well.
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         }
@@ -128,19 +134,20 @@ pub(crate) async fn serve(
     None
 }
 
-/// Who answers what is no request.
+/// The author of the response to bytes that are not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnsweredBy {
-    /// hyper, with a status and nothing else.
+    /// hyper, with a bare status line.
     Hyper,
     Proxy,
-    /// The client would not understand it.
+    /// No response, for the client would not understand one.
     Nobody,
 }
 
-/// Why what a client has sent is no request, and does not get to [`respond`].
+/// Maps hyper's error to the reason why a client's bytes are not a request; those never reach
+/// [`respond`].
 fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
-    // The words are all by which hyper tells some of its errors apart.
+    // hyper tells some of its errors apart by their texts only.
     let has_word = |word| error.to_string().contains(word);
     if error.is_parse_too_large() && has_word("URI") {
         Some((Refusal::TargetTooLong, AnsweredBy::Hyper))
@@ -155,7 +162,7 @@ fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
     }
 }
 
-/// Ends a connection on which too little came in time to know what is spoken.
+/// Ends a connection on which too little came in time to tell its version of HTTP.
 pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &WorkerState) {
     let detail = "this may become HTTP/1.1 or HTTP/2";
     no_request(
@@ -168,7 +175,8 @@ pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &Worke
     close(stream, &local.shared.session.drain).await;
 }
 
-/// Counts and logs what is no request; returns what is still to be answered.
+/// Counts and logs bytes that are not a request; returns the response that is still to be sent,
+/// empty if there is none.
 fn no_request(
     refusal: Refusal,
     answered_by: AnsweredBy,
@@ -192,11 +200,11 @@ fn no_request(
     identity.map_or_else(String::new, |identity| refusal.to_http1(&identity))
 }
 
-/// Closes a connection so that the client can still read the last answer.
+/// Closes a connection so that the client can still read its last response.
 ///
-/// Closing while there are unread bytes, say of a body that was refused, resets the
-/// connection and takes the answer with it (RFC 9112 §9.6). So the client is told that
-/// nothing more comes, and what it still sends is read for a moment.
+/// Closing a socket with unread bytes, say of a rejected body, resets the connection and takes
+/// the response with it (RFC 9112 §9.6). So the write side is closed first, and the client's
+/// bytes are drained for a moment.
 async fn close(stream: Transport, drain: &Drain) {
     let mut stream = stream;
     if stream.shutdown().await.is_ok() {
@@ -204,16 +212,18 @@ async fn close(stream: Transport, drain: &Drain) {
     }
 }
 
-/// Reads what a client still sends that has been told that nothing more comes.
+/// Drains what a client still sends after our write side is closed, for [`LINGER`] at most.
 pub(crate) async fn linger(stream: Transport) {
     let mut stream = stream;
     let mut nowhere = tokio::io::sink();
     let _ = time::timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)).await;
 }
 
-/// Runs hyper's side of a connection until it ends, a client is to get its `101`, or a request
-/// was waited for too long; on drain it ends after the response under way, and a request that
-/// has not come whole soon after does not delay that.
+/// Runs hyper's side of a connection until it ends, a client is due its `101`, or a request
+/// missed its deadline.
+///
+/// On drain it ends after the response in progress; a request that does not come whole soon after
+/// the drain began does not delay that.
 async fn run_until_drained<S>(
     http: &mut http1::Connection<TokioIo<ClientIo>, S>,
     requests: &Http1Service,
@@ -235,9 +245,10 @@ where
     }
 }
 
-/// Polls hyper's side of a connection; ready as well when a client is to get its `101` and all
-/// answers before that have gone out, when a request was waited for too long, and when a client
-/// that sends no more has got its answer.
+/// Polls hyper's side of a connection.
+///
+/// Becomes ready also when a client is due its `101` and all responses before that have gone out,
+/// when a request missed its deadline, and when a client that sends no more has its response.
 fn poll_served<S>(
     http: &mut http1::Connection<TokioIo<ClientIo>, S>,
     requests: &Http1Service,
@@ -256,38 +267,39 @@ where
         requests.switching.take();
         return Poll::Ready(Ok(()));
     }
-    // hyper flushes what it has written before, and polls its stream for that, by itself.
+    // hyper flushes earlier responses by itself, and polls its stream for that.
     let is_switching = requests.switching.borrow().is_some() && requests.stream.is_flushed();
     if is_switching {
         return Poll::Ready(Ok(()));
     }
-    // What hyper has done may have begun or ended a request.
+    // hyper may have begun or ended a request in this poll.
     requests.stream.poll_too_slow(context).map(Ok)
 }
 
-/// A client that is to get its `101`.
+/// A client that is due its `101`.
 struct Switching {
-    /// What is written to it, by the proxy itself: hyper would add a `close` to `ClientConnection`
-    /// where the client has said that.
+    /// The head, written by the proxy: hyper would add `close` to `Connection` for a client that
+    /// sent it.
     head: Vec<u8>,
     accepted: Accepted,
 }
 
-/// What the requests of one connection share.
+/// State that the requests of one connection share.
 struct Http1Service {
     connection: ClientConnection,
     stream: ClientIo,
     is_body_broken: Rc<Cell<bool>>,
-    /// Set instead of an answer by hyper.
+    /// Set in place of a response by hyper.
     switching: RefCell<Option<Switching>>,
-    /// The connections to upstreams that are this connection's.
+    /// Upstream connections that are bound to this client connection.
     binding: Rc<Binding>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
-    // hyper reads on before it polls what is returned.
+    // Taken before the future is polled, for hyper reads on before that and must find the request
+    // in progress.
     let under_way = requests.stream.under_way();
     Box::pin(async move {
         let is_http_1_0 = request.version() == Version::HTTP_10;
@@ -299,6 +311,8 @@ fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
                 let head = head::switching_protocols(&response);
                 let switching = Switching { head, accepted };
                 *requests.switching.borrow_mut() = Some(switching);
+                // Never a response by hyper: `poll_served` sees `switching` and ends hyper's
+                // part.
                 return future::pending().await;
             }
             Ok((response, None)) => response,
@@ -306,7 +320,8 @@ fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
         };
         response.body_mut().keep(under_way);
         if requests.connection.local.drain().is_announced() {
-            // hyper closes the connection then, but does not say so.
+            // hyper closes the connection then, without a `Connection: close` that tells the
+            // client.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -320,10 +335,10 @@ fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
     })
 }
 
-/// Says to a client of HTTP/1.0 that the connection ends with its answer, where it does: that is
-/// the end of a body whose length is not known before (RFC 9112 §6.3).
+/// Tells an HTTP/1.0 client that the connection ends with its response, where it does: closing
+/// delimits a body of unknown length (RFC 9112 §6.3).
 ///
-/// hyper would say `keep-alive` to one that asks for that (RFC 9112 §9.3), and close.
+/// hyper would say `keep-alive` to a client that asks for it (RFC 9112 §9.3), and close.
 fn say_whether_it_ends(response: &mut Response<Body>) {
     let body = response.body();
     let is_without = matches!(
@@ -339,8 +354,8 @@ fn say_whether_it_ends(response: &mut Response<Body>) {
 }
 
 impl Http1Service {
-    /// Resolves when there is nothing to be answered, or to be sent, though there was time to
-    /// ask.
+    /// Resolves when no request is in progress and nothing is left to be written, after
+    /// [`LINGER`] in which a request could still have come.
     async fn no_longer_answered(&self) {
         loop {
             time::sleep(LINGER).await;
@@ -363,7 +378,7 @@ impl Http1Service {
             meter.set_handshake();
             let (mut parts, _body) = request.into_parts();
             parts.extensions.insert(self.stream.take_spelling());
-            // A WebSocket is of no use to a client that sends no more.
+            // A WebSocket is useless to a client that has closed its write side.
             self.stream.set_held(true);
             let is_client_gone = || self.stream.is_gone();
             let answer = accept::answer(

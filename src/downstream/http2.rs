@@ -1,53 +1,52 @@
-//! A connection that speaks HTTP/2: requests side by side, and each may become a session.
+//! A connection that speaks HTTP/2: concurrent requests, each of which may become a session.
 //!
-//! A WebSocket is opened by an extended `CONNECT` (RFC 8441), and its stream then is what a
-//! connection of its own is in HTTP/1.1: the same session runs on it, in a task of its own
-//! on the same worker.
+//! A WebSocket is opened by an extended `CONNECT` (RFC 8441). Its stream then takes the place of
+//! an HTTP/1.1 connection: the same session runs on it, in a task of its own on the same worker.
 //!
 //! # Invariants
 //!
-//! * The connection is served until the last of its streams has ended, and every session
-//!   on it, so that it counts for as long as any of them.
-//! * What one client can make the proxy keep is bounded: streams, header sections, unread
+//! * The connection is served until the last of its streams and of their sessions has ended, so
+//!   that it counts against the limits for as long as any of them.
+//! * Memory that one client can make the proxy keep is bounded: streams, header sections, unread
 //!   bytes of each stream, unsent bytes of each stream, and requests that it cancels.
-//! * While memory is short, a connection is not read that has streams which are not read
-//!   ([`handle`]): what its client sends waits in its socket then.
-//! * A session counts like a connection of its own, and no connection has more of them than
-//!   streams: a session may go on when its stream is reset, which makes room for another
-//!   stream but not for another session.
+//! * While memory is short, a connection that has unread streams is not read ([`gated_io`]): its
+//!   client's bytes then wait in the socket.
+//! * A session counts like a connection of its own, and no connection has more sessions than
+//!   streams: a session may outlive the reset of its stream, which makes room for another stream
+//!   but not for another session.
 //!
 //! # Flow control
 //!
-//! A client that is held, or whose upstream is slow, is not read; then its own window fills
-//! up and it stops. The connection's window has room for all streams doing that at once, so
-//! that they do not stop the others.
+//! A client that is held, or whose upstream is slow, is not read; its stream's window fills up
+//! and it stops. The connection's window has room for all streams doing that at once, so that
+//! they do not stop the others.
 //!
-//! That is not so for small frames: the h2 crate charges each `DATA` frame of less than 256
-//! bytes that is unread with what it lacks, for the whole connection, and ends that with
-//! `ENHANCE_YOUR_CALM`, all of its streams included, when half the connection's window is
-//! used up. So the window is larger than the streams need, and still only about seven of
-//! them, two where there is little memory, may be full of the smallest messages; and where
-//! there is little, one that is full of bytes which came in a frame each is too many.
+//! Small frames are the exception. The h2 crate charges an unread `DATA` frame of less than 256
+//! bytes as 256 against a budget of half the connection's window; when that is used up, it ends
+//! the connection and all of its streams with `ENHANCE_YOUR_CALM`. The window is therefore larger
+//! than the streams need. Still only about seven streams, two where memory is small, can be full
+//! of the smallest messages; where memory is small, one stream full of one-byte frames is too
+//! many.
 //!
-//! # What one stream can do to the others
+//! # Isolation of streams
 //!
-//! A proxy puts many clients on one connection, and what one of them sends must not end it for
-//! the others. These are all the ways in which h2 and hyper end a connection for what came on
-//! one of its streams:
+//! A proxy puts many clients on one connection, and bytes of one of them must not end it for the
+//! others. The table lists every way in which h2 and hyper end a connection because of one of its
+//! streams:
 //!
-//! | what comes | the connection |
+//! | the client sends | the connection |
 //! |---|---|
-//! | a header section that breaks the rules of HTTP, or is too large | goes on: [`heads`] |
-//! | a field that is longer than 64 KiB on the wire and in several frames, or a section of 256 KiB or in 65 frames | ends: whoever makes such frames has no bound of its own |
-//! | `CONNECT` with content | goes on: [`heads`] |
-//! | requests that are reset before they are looked at | goes on for as many as there may be streams at once; a flood ends it |
-//! | requests that are cancelled | goes on if they were there for [a while](activity), or as many are answered; ends after 200 otherwise |
-//! | more than 1024 streams that h2 resets: a body that is not as long as it says, a window that overflows | ends: those that translate HTTP/1.1 make no such frames |
-//! | small frames that are not read: of a session whose queue is full, or whose upstream takes nothing | ends, see above; hyper does not let its users set h2's budget, and without one each such frame would cost some 300 bytes of memory |
-//! | bytes that are not read while memory is short | ends after 5 s, see [`handle`] |
-//! | frames that HTTP/2 does not allow: behind the end of a stream, beyond a window, a section that is no HPACK, more than 100 `DATA` frames with nothing in them | ends (RFC 9113 §5.4.1): they are not what a client has said, but how the other end says it |
+//! | a header section that breaks the rules of HTTP, or is too large | continues: [`heads`] |
+//! | a field that is longer than 64 KiB on the wire and in several frames, or a section of 256 KiB or in 65 frames | ends: a sender of such frames has no bound of its own |
+//! | `CONNECT` with content | continues: [`heads`] |
+//! | requests that are reset before they are processed | continues for as many as there may be streams at once; a flood ends it |
+//! | requests that are cancelled | continues if they lasted [a while](stream_accounting), or as many are answered; ends after 200 otherwise |
+//! | more than 1024 streams that h2 resets: a body that is not as long as it says, a window that overflows | ends: translators of HTTP/1.1 make no such frames |
+//! | small frames that are not read: of a session whose queue is full, or whose upstream reads nothing | ends, see above; hyper does not expose h2's budget, and without one each such frame would cost some 300 bytes of memory |
+//! | bytes that are not read while memory is short | ends after 5 s, see [`gated_io`] |
+//! | frames that HTTP/2 does not allow: after the end of a stream, beyond a window, a section that is not HPACK, more than 100 empty `DATA` frames | ends (RFC 9113 §5.4.1): the fault is in the peer's framing, not in one client's request |
 //!
-//! The answer to a request, and what goes wrong with it, is its stream's alone.
+//! The response to a request, and any failure of it, concerns its stream alone.
 
 mod gated_io;
 mod heads;
@@ -97,32 +96,33 @@ use crate::{
     websocket::Opened,
 };
 
-/// What a client may send on one stream before it is read.
+/// Bytes that a client may send on one stream before it is read.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// The least that a client may send on all streams together before it is read: half of it is
-/// the budget for small frames. A stream full of the smallest messages that a WebSocket has,
-/// 7 bytes, takes 2.3 MB of that, and some 3 MB of memory.
+/// Bounds of the initial connection window without regard to the number of streams; half of a
+/// window is h2's budget for small frames.
 ///
-/// It is a part of the bound of memory within these, the largest without one.
+/// A stream full of a WebSocket's smallest messages, 7 bytes each, takes 2.3 MB of the budget,
+/// and some 3 MB of memory. Within the bounds the window is a fixed part of the limit on memory,
+/// and the upper bound without such a limit.
 const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 10 * 1024 * 1024..=32 * 1024 * 1024;
 const CONNECTION_WINDOW_PART: u64 = 32;
 
-/// What may wait to be sent on one stream.
+/// Bytes that may wait to be sent on one stream.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The longest header section, counted as RFC 9113 §6.5.2 does: names, values, and 32 bytes
-/// for each field. A few bytes on the wire may stand for much more than that.
+/// Longest header section, counted as RFC 9113 §6.5.2 does: names, values, and 32 bytes for each
+/// field. With indexed fields a few bytes on the wire can stand for far more.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 
-/// How often a client is asked whether it is there, and how long it may take to answer.
+/// Interval of `PING` frames, and the time that a client has to acknowledge one.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long it may take to tell a client that the connection ends, however it ended.
+/// Time for the last frames of a connection to go out, and for its write side to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves requests until the connection ends, and the sessions on it.
+/// Serves requests and the sessions that they become, until the connection ends.
 pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
     let client = connection.client;
     let shared = Arc::clone(&connection.local.shared);
@@ -159,8 +159,8 @@ pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
         }
         tracing::debug!(%client, %error, "connection ended");
     }
-    // Closing while the client still says something, be it that it has read the last answer,
-    // would reset the connection and might take that answer with it.
+    // Closing a socket with unread bytes resets the connection, and a reset might discard the
+    // last response; even a client that has read it may still send frames.
     if let Some(mut stream) = stream.into_inner() {
         let _ = time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
         http1::linger(stream).await;
@@ -168,7 +168,7 @@ pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
     activity.ended().await;
 }
 
-/// Why a connection did not end well.
+/// Why a connection was forcibly closed.
 #[derive(Debug, thiserror::Error)]
 enum Cut {
     #[error("{}", ErrorChain(.0))]
@@ -180,7 +180,7 @@ enum Cut {
 }
 
 impl Cut {
-    /// What the client has done to deserve it; `None`: nothing.
+    /// The rejection to be counted; `None` when the client has done nothing wrong.
     fn rejection(&self) -> Option<Rejection> {
         match self {
             Self::TooManyCancelled => Some(Rejection::CancelledRequests),
@@ -192,8 +192,8 @@ impl Cut {
 
 /// Runs hyper's side of a connection to its end.
 ///
-/// It is asked to end on drain and when there is nothing to do for too long, and cut off when
-/// it does not end then, or cancels too much.
+/// On drain, or when idle for too long, the connection is asked to end with `GOAWAY`; it is
+/// forcibly closed when it does not end within `header_timeout` then, or cancels too much.
 async fn run<S>(
     http: http2::Connection<TokioIo<Handle>, S, OnThisThread>,
     activity: &Activity,
@@ -246,7 +246,7 @@ fn builder(
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(max_streams)
-        // Of clients that share the connection many may leave at once: as many as there are.
+        // Clients that share the connection may all leave at once.
         .max_pending_accept_reset_streams(Some(max_streams as usize))
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -257,11 +257,11 @@ fn builder(
     builder
 }
 
-/// The largest window that there is (RFC 9113 §6.9.1).
+/// Largest window that HTTP/2 allows (RFC 9113 §6.9.1).
 const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
-/// Runs hyper's task of each stream where the connection is, until the client lets its answer
-/// wait for too long.
+/// Spawns hyper's task of each stream on the connection's own thread, and drops it when its
+/// client exceeds `write_timeout`.
 #[derive(Clone)]
 struct OnThisThread {
     write_timeout: Duration,
@@ -285,7 +285,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
     }
 }
 
-/// What the requests of one connection share.
+/// State that the requests of one connection share.
 struct Http2Service {
     connection: ClientConnection,
     activity: Rc<Activity>,
@@ -304,8 +304,8 @@ async fn respond(
     Ok(stream.answer(meter.answered(response)))
 }
 
-/// An answer of the proxy's own without what HTTP/2 does not have: fields of the connection,
-/// and the `426` that means nothing without them (RFC 9113 §8.6).
+/// Adapts a local reply to HTTP/2: no connection-specific fields, and `400` for a `426`, which
+/// means nothing without them (RFC 9113 §8.2.2 and §8.6).
 fn of_http2(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.headers = hop_by_hop::of_response(parts.headers);
@@ -328,12 +328,12 @@ impl Http2Service {
         let route = self.connection.route(&mut request, meter)?;
         let downstream = Downstream {
             client: meter.client(),
-            // Bodies cannot be framed in two ways here.
+            // Bodies cannot be framed in two ways in HTTP/2.
             is_body_broken: None,
-            // A request that the client cancels is dropped.
+            // hyper drops the future of a request that the client cancels.
             is_gone: &|| false,
             set_held: &|_| {},
-            // hyper's server has no way to send them over HTTP/2.
+            // hyper's server cannot send interim responses over HTTP/2.
             send_interim: &|_| {},
             backlog: Some(&self.backlog),
             binding: None,
@@ -341,7 +341,7 @@ impl Http2Service {
         forward::forward(request, downstream, &route, &self.connection.local).await
     }
 
-    /// Answers an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
+    /// Responds to an extended `CONNECT` (RFC 8441 §4), and starts the session on its stream.
     async fn connect(
         &self,
         mut request: Request<Incoming>,
@@ -363,7 +363,7 @@ impl Http2Service {
         let upgraded = on_upgrade(&mut request);
         let unread = Unread::begin(&self.backlog);
         let (parts, _body) = request.into_parts();
-        // A stream that the client cancels is dropped.
+        // hyper drops the future of a stream that the client cancels.
         let answer = accept::answer(&parts, client, &route, local, None, None);
         let (response, accepted) = answer.await?;
         match accepted {
@@ -371,15 +371,15 @@ impl Http2Service {
                 meter.set_session();
                 task::spawn_local(self.session(upgraded, unread, accepted, places));
             }
-            // An upstream that answers 200 to the handshake of HTTP/1.1 has refused it, which
-            // the client of HTTP/2 must not read as a success.
+            // A `200` to a handshake of HTTP/1.1 is a rejection; a client of HTTP/2 would read it
+            // as success.
             None if response.status().is_success() => return Err(Refusal::BadGateway),
             None => {}
         }
         Ok(response)
     }
 
-    /// The places of one more session: on its connection, and in the process.
+    /// Slots for one more session: on its connection, and in the process.
     fn admit_session(&self) -> Result<(Session, SessionPlace), Refusal> {
         let shared = &self.connection.local.shared;
         let limits = shared.config().limits.clone();
@@ -402,7 +402,7 @@ impl Http2Service {
         let local = Rc::clone(&self.connection.local);
         async move {
             let _places = places;
-            // A client that is gone before it has its answer never had a session.
+            // The client left before its response, so that no session ever was.
             let Ok(upgraded) = upgraded.await else {
                 return;
             };

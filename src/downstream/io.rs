@@ -1,17 +1,17 @@
-//! A client's byte stream while HTTP is read from it: shared and watched.
+//! A client's byte stream under hyper's HTTP/1.1 server, shared with the requests on it.
 //!
-//! hyper owns the stream that it serves. The requests still need to see two things there:
-//! whether the client has hung up, and how strictly a head was framed. And four things are
-//! done here that hyper's server does not do: interim answers, giving up on a client that
-//! takes nothing of its answer, waiting for another request in another way than for the
-//! rest of one, and answering a client that says with its last request that no other will come.
+//! hyper owns the stream that it serves. Requests need to know two things about it: whether the
+//! client has hung up, and how strictly a head was framed. The stream also does four things that
+//! hyper's server does not: it writes interim responses, disconnects a client that reads none of
+//! its response, tells the idle time before a request from the time for its head, and completes
+//! the response to a client that has closed its write side after its last request.
 //!
 //! # Invariants
 //!
-//! * hyper, which drops the request under way at the end of the stream, does not see that end
-//!   as long as a whole request is under way. Then nothing is left to be read, and the
-//!   connection ends with the answer (RFC 9112 §9.6).
-//! * Nothing waits for a backend for a client that sends no more.
+//! * hyper, which drops the request in progress at the end of the stream, does not see that end
+//!   while a whole request is in progress. Nothing is left to be read then, and the connection
+//!   ends with the response (RFC 9112 §9.6).
+//! * No request waits for a backend on behalf of a client that sends no more.
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,13 +35,13 @@ use crate::{
     websocket::spelling::Spelling,
 };
 
-/// How long a client that sends no more may have left before that is noticed.
+/// Interval at which a client that sends no more is checked for having left.
 const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 
-/// How many bytes of interim answers may wait for a client that does not read.
+/// Bytes of interim responses that may wait for a client that does not read.
 const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
-/// One of the handles to a client's stream.
+/// A handle to a client's stream; clones share it.
 #[derive(Clone)]
 pub(crate) struct ClientIo(Rc<RefCell<ClientIoState>>);
 
@@ -49,23 +49,23 @@ struct ClientIoState {
     stream: Sniffed,
     framing: Framing,
     patience: RequestDeadline,
-    /// Every answer has a clone.
+    /// Cloned into each response; a request is in progress while clones exist.
     under_way: UnderWay,
-    /// Whether hyper has nothing left to write, as far as it has shown.
+    /// Set once hyper's bytes have been flushed, until it writes again.
     is_flushed: bool,
-    /// The heads that hyper writes.
+    /// Spelling of the heads that hyper writes.
     heads: SpelledHeads,
-    /// What goes out before anything else that hyper writes.
+    /// Interim responses, sent before hyper's next byte.
     interim: Vec<u8>,
     write_timeout: Duration,
-    /// Set while the client takes nothing.
+    /// Set while the client reads nothing of what we write.
     watchdog: LazyDeadline,
-    /// Whether it took nothing for too long.
+    /// Set once the client exceeded `write_timeout`.
     is_stalled: bool,
-    /// Set once the client sends no more, though a request is under way: when to look whether it
-    /// is still there.
+    /// Time of the next check for the client's presence; `None` until it has closed its write
+    /// side with a request in progress.
     next_look: Option<Pin<Box<Sleep>>>,
-    /// Whether the request under way is over when the client sends no more.
+    /// Set while the end of the client's bytes ends the request in progress.
     is_held: bool,
 }
 
@@ -92,23 +92,25 @@ impl ClientIo {
         })))
     }
 
-    /// The stream alone; `None` while there are other handles.
+    /// Returns the stream; `None` while other handles exist.
     pub(crate) fn into_inner(self) -> Option<Transport> {
         Some(Rc::into_inner(self.0)?.into_inner().stream.stream)
     }
 
-    /// How the head was framed of the request that hyper has just parsed.
+    /// Returns how the head was framed that hyper has just parsed.
     pub(crate) fn next_verdict(&self) -> Verdict {
         self.0.borrow_mut().framing.next_verdict()
     }
 
-    /// See [`Framing::take_spelling`].
+    /// Takes the spelling of the last head, see [`Framing::take_spelling`].
     pub(crate) fn take_spelling(&self) -> Spelling {
         self.0.borrow_mut().framing.take_spelling()
     }
 
-    /// Spells the names in the head that hyper writes next; not while more goes out before it,
-    /// which happens to a client that reads too slowly what it has asked for before.
+    /// Applies a spelling to the head that hyper writes next.
+    ///
+    /// Without effect while earlier bytes are unsent, for then the next byte that hyper writes
+    /// does not begin a head: a pipelining client reads too slowly.
     pub(crate) fn spell_next(&self, spelling: Spelling) {
         let inner = &mut *self.0.borrow_mut();
         if inner.is_flushed {
@@ -116,22 +118,22 @@ impl ClientIo {
         }
     }
 
-    /// See [`Framing::is_body_broken`].
+    /// Shares the flag of a body with broken framing, see [`Framing::is_body_broken`].
     pub(crate) fn is_body_broken(&self) -> Rc<Cell<bool>> {
         self.0.borrow().framing.is_body_broken()
     }
 
-    /// What is there for as long as a request is under way.
+    /// Returns a guard that keeps a request in progress until it is dropped.
     pub(crate) fn under_way(&self) -> UnderWay {
         self.0.borrow().under_way.clone()
     }
 
-    /// Whether no request is under way.
+    /// Returns whether no request is in progress.
     pub(crate) fn is_idle(&self) -> bool {
         self.0.borrow().under_way.is_over()
     }
 
-    /// Ready when a request was waited for too long; to be asked after hyper has been polled.
+    /// Becomes ready when a request missed its deadline; to be polled after hyper.
     pub(crate) fn poll_too_slow(&self, context: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.0.borrow_mut();
         let is_under_way = !inner.under_way.is_over() || !inner.is_flushed;
@@ -139,27 +141,26 @@ impl ClientIo {
         inner.patience.poll_ended(context, is_under_way, has_begun)
     }
 
-    /// Whether a request was waited for too long.
+    /// Returns whether a request missed its deadline.
     pub(crate) fn is_too_slow(&self) -> bool {
         self.0.borrow().patience.has_ended()
     }
 
-    /// Whether the client has left, as far as that is known: while its request is held it has
-    /// when it sends no more, and otherwise when it takes no answer.
+    /// Returns whether the client is known to have left: for a held request when it sends no
+    /// more, for any other when it can receive no more.
     pub(crate) fn is_gone(&self) -> bool {
         let inner = self.0.borrow();
         let stream = &inner.stream.stream;
         stream.is_broken() || inner.is_held && stream.is_hung_up()
     }
 
-    /// Says whether the request under way is held, so that it is over when the client sends no
-    /// more.
+    /// Sets whether the request in progress is held, and so ends when the client sends no more.
     pub(crate) fn set_held(&self, is_held: bool) {
         self.0.borrow_mut().is_held = is_held;
     }
 
-    /// Ready when a client that sends no more has got its answer, or left; to be asked after hyper
-    /// has been polled.
+    /// Becomes ready when a client that sends no more has its response, or has left; to be polled
+    /// after hyper.
     pub(crate) fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.0.borrow_mut();
         let is_busy = inner.is_busy();
@@ -178,52 +179,54 @@ impl ClientIo {
         }
     }
 
-    /// Whether all that hyper has written has gone out.
+    /// Returns whether everything that hyper wrote has been flushed.
     pub(crate) fn is_flushed(&self) -> bool {
         self.0.borrow().is_flushed
     }
 
-    /// Whether the client has taken nothing for too long, so that its connection is an error.
+    /// Returns whether the client exceeded `write_timeout`, which failed its connection.
     pub(crate) fn is_stalled(&self) -> bool {
         self.0.borrow().is_stalled
     }
 
-    /// Writes `bytes` when hyper serves nothing on it any more.
+    /// Writes `bytes` after hyper is done with the stream.
     ///
     /// # Errors
     ///
-    /// Those of the stream, or the client takes nothing for too long.
+    /// Those of the stream, and [`TimedOut`](io::ErrorKind::TimedOut) when the client reads
+    /// nothing for `write_timeout`.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;
         self.flush().await
     }
 
-    /// Writes a `1xx` answer before the final one, which hyper's server cannot.
+    /// Sends a `1xx` response before the final one, which hyper's server cannot do.
     ///
-    /// To be called while hyper waits for that: it has encoded nothing since the answer
-    /// before, whose end it flushes before it asks for another one. While that does not go
-    /// out, neither does this.
+    /// To be called while hyper waits for the final response: hyper has encoded nothing since the
+    /// previous one, whose end it flushes before it polls for the next. An interim response waits
+    /// until that is flushed.
     pub(crate) fn send_interim(&self, interim: &Interim) {
         let inner = &mut *self.0.borrow_mut();
-        // An interim answer may be left out, and a client that does not read has others.
+        // Interim responses are optional (RFC 9110 §15.2), so a client that does not read them
+        // loses the excess.
         if inner.interim.len() > MAX_INTERIM_BYTES {
             return;
         }
         interim.write(&mut inner.interim);
         if inner.is_flushed {
-            // Errors and what did not fit are left for hyper to meet.
+            // hyper's next write or flush meets the error, and sends the rest.
             let _ = inner.poll_interim(&mut Context::from_waker(Waker::noop()));
         }
     }
 }
 
 impl ClientIoState {
-    /// Whether a request is under way, or its answer has not gone out.
+    /// Returns whether a request is in progress, or its response is not yet flushed.
     fn is_busy(&self) -> bool {
         !self.under_way.is_over() || !self.is_flushed || !self.interim.is_empty()
     }
 
-    /// Notes that the client sends no more, if hyper must not see it.
+    /// Notes that the client sends no more, and returns whether hyper must not see that.
     fn hides_end(&mut self) -> bool {
         let is_hidden = self.is_busy() && self.framing.is_between_requests();
         if is_hidden && self.next_look.is_none() {
@@ -233,7 +236,7 @@ impl ClientIoState {
         is_hidden
     }
 
-    /// Writes the interim answers that there are.
+    /// Writes the pending interim responses.
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() {
             return Poll::Ready(Ok(()));
@@ -249,7 +252,8 @@ impl ClientIoState {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    /// What came of a write or a flush; an error when nothing does for too long.
+    /// Passes on the outcome of a write or a flush, or fails once it has been pending for
+    /// `write_timeout`.
     fn in_time<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -268,7 +272,8 @@ impl ClientIoState {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 
-    /// The stream for what hyper writes, and the heads in that.
+    /// The stream for hyper's bytes and the spelling of their heads, once interim responses are
+    /// out.
     fn poll_stream(
         &mut self,
         context: &mut Context<'_>,
@@ -293,7 +298,7 @@ impl AsyncRead for ClientIo {
         let read = &mut buffer.filled_mut()[before..];
         let is_at_end = read.is_empty() && matches!(poll, Poll::Ready(Ok(())));
         inner.framing.watch(read);
-        // Whoever has polled hyper asks for the end then.
+        // `poll_ended` is polled after hyper and reports the end.
         if is_at_end && inner.hides_end() {
             return Poll::Pending;
         }

@@ -1,10 +1,10 @@
-//! How long a client's connection may wait for a request in HTTP/1.1.
+//! Deadlines for the requests of a client's HTTP/1.1 connection.
 //!
 //! # Invariants
 //!
-//! * While a request is under way nothing is waited for.
-//! * What a client says does not move a deadline, unless it begins or ends a request: who sends
-//!   a byte now and then does not wait for longer.
+//! * While a request is in progress no deadline is set.
+//! * Received bytes do not move a deadline unless they begin or end a request: a client that
+//!   trickles a byte now and then gains no time.
 
 use std::{
     task::{Context, Poll},
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::transport::lazy_deadline::LazyDeadline;
 
-/// Waits for the requests of one connection, and for none too long.
+/// The deadline for the next request on one connection, or for the rest of it.
 #[derive(Debug)]
 pub(crate) struct RequestDeadline {
     header_timeout: Duration,
@@ -25,22 +25,23 @@ pub(crate) struct RequestDeadline {
     has_ended: bool,
 }
 
-/// What a connection waits for.
+/// Events that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
-    /// The first request, be it that it has begun.
+    /// The whole first request, whether or not it has begun.
     First,
-    /// Another one.
+    /// The first byte of another request.
     Next,
-    /// The rest of another one.
+    /// The rest of another request's head.
     Rest,
-    /// Nothing: one is under way.
+    /// Nothing, because a request is in progress.
     Nothing,
 }
 
 impl RequestDeadline {
-    /// The first request has to come within `header_timeout` from now on, another one has to
-    /// begin within `keep_alive_timeout` and to come within `header_timeout` then.
+    /// Expects the whole first request within `header_timeout` from now; each later one has to
+    /// begin within `keep_alive_timeout`, and its head to end within `header_timeout` of its
+    /// beginning.
     pub(crate) fn new(header_timeout: Duration, keep_alive_timeout: Duration) -> Self {
         let mut watchdog = LazyDeadline::default();
         watchdog.set(Some(Instant::now() + header_timeout));
@@ -53,17 +54,20 @@ impl RequestDeadline {
         }
     }
 
-    /// Whether it has been waited for too long.
+    /// Returns whether a deadline has passed.
     pub(crate) const fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Ready when it is waited for too long. To be asked whenever one of these may have changed:
-    /// whether a request is under way, and whether one has begun whose head has not ended.
+    /// Becomes ready when a deadline has passed.
+    ///
+    /// To be polled whenever either may have changed: whether a request is in progress, and
+    /// whether one has begun whose head has not ended.
     pub(crate) fn poll_ended(
         &mut self,
         context: &mut Context<'_>,
         is_under_way: bool,
+        // An unfinished first request keeps its first deadline: it had the whole of it.
         has_begun: bool,
     ) -> Poll<()> {
         let awaited = match self.awaited {
@@ -98,7 +102,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// After how many seconds it has been waited for too long, if nothing changes.
+    /// Seconds until the deadline passes if nothing changes.
     async fn seconds_left(
         patience: &mut RequestDeadline,
         is_under_way: bool,
@@ -109,7 +113,7 @@ mod tests {
         asked.elapsed().as_secs()
     }
 
-    /// The same, when it has been asked a second before as well.
+    /// Polls without waiting, as hyper's activity would, and expects time to be left.
     fn ask(patience: &mut RequestDeadline, is_under_way: bool, has_begun: bool) {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let ended = patience.poll_ended(&mut context, is_under_way, has_begun);

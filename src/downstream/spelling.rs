@@ -1,12 +1,12 @@
-//! Spelling the names in the heads that hyper writes.
+//! Spelling of the field names in the heads that hyper writes.
 //!
-//! hyper writes them in lower case, or keeps the spelling of each in a map of its own. Here they
-//! are spelled in what it hands to the stream, so that no byte moves: what is written of a head is
-//! written of hyper's.
+//! hyper writes them in lower case, or keeps the spelling of each in a map of its own. Here
+//! letters change case in the bytes that hyper hands to the stream, so lengths stay as they are
+//! and a count of written bytes is a count of hyper's.
 //!
-//! That is done for the answers of the proxy itself, and for an upstream's refusal of a handshake.
-//! To do it for every request that is passed on and for its answer takes some 9 600 instructions,
-//! a good part of what plain HTTP takes in all: those go on as hyper writes them.
+//! Only the proxy's own responses and an upstream's rejection of a handshake are spelled. Doing
+//! it for every forwarded request and its response costs some 9 600 instructions, a good part of
+//! all that plain HTTP takes: those stay in lower case.
 
 use std::{
     io::{self, IoSlice},
@@ -18,29 +18,29 @@ use tokio::io::AsyncWrite;
 
 use crate::websocket::spelling::Spelling;
 
-/// How much of the first piece is taken for a head at most: what is behind is a body, or goes on
-/// as it is.
+/// Longest part of the first slice that is taken for a head; a body behind it, and the rest of a
+/// longer head, stay as hyper wrote them.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The pieces that go out at once; hyper has few that are not a long body's.
+/// Slices passed to the stream at once; hyper has more only within a long body.
 const MAX_PIECES: usize = 8;
 
-/// Heads that are kept to be written again.
+/// Capacity that is kept for the next head.
 const KEPT_BYTES: usize = 2 * 1024;
 
-/// What is known of the heads on one stream.
+/// The spelling of the next head on one stream.
 #[derive(Debug, Default)]
 pub(crate) struct SpelledHeads {
     spelling: Spelling,
-    /// Whether the next byte that is written begins a head.
+    /// Set when the next byte to be written begins a head.
     is_due: bool,
-    /// A head that is going out, and how much of it has gone; empty: none is.
+    /// The spelled head that is being written and its written bytes; empty when there is none.
     head: Vec<u8>,
     written: usize,
 }
 
 impl SpelledHeads {
-    /// The next byte begins a head, in which names are spelled so.
+    /// Expects a head at the next byte, and spells its names as `spelling` says.
     pub(crate) fn expect(&mut self, spelling: Spelling) {
         self.spelling = spelling;
         self.is_due = true;
@@ -59,7 +59,7 @@ impl SpelledHeads {
         stream.poll_write(context, bytes)
     }
 
-    /// Writes `slices`, and a head among them with its spelling.
+    /// Writes `slices`, with a head at their beginning spelled.
     pub(crate) fn poll_write_vectored(
         &mut self,
         stream: Pin<&mut impl AsyncWrite>,
@@ -78,6 +78,7 @@ impl SpelledHeads {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The head may take several writes, in which hyper passes the unspelled rest again.
         if self.is_due
             && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
         {
@@ -116,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that takes so many bytes at once.
+    /// A stream that takes a fixed number of bytes at once.
     struct Slow(Vec<u8>, usize);
 
     impl AsyncWrite for Slow {
@@ -156,8 +157,8 @@ mod tests {
         }
     }
 
-    /// What goes out of `pieces`, of which `at_once` bytes are taken each time, in one call or one
-    /// for each piece.
+    /// The bytes written for `pieces`, `at_once` at a time, in one vectored call or one per
+    /// piece.
     fn written(pieces: &[&[u8]], at_once: usize, is_vectored: bool) -> Vec<u8> {
         let mut heads = SpelledHeads::default();
         let mut stream = Slow(Vec::new(), at_once);

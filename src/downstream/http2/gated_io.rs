@@ -1,15 +1,15 @@
-//! A client's byte stream while hyper serves HTTP/2 on it, which afterwards would only be
-//! dropped.
+//! A client's byte stream under hyper's HTTP/2 server, which keeps it for a graceful close and
+//! stops reading it while memory is short.
 //!
-//! The header sections that go through it are those that h2 and hyper can read
+//! Header sections that pass through it are made readable for h2 and hyper
 //! ([`heads`](super::heads)).
 //!
-//! What a client sends on a stream that nobody reads, because its session has enough or its
-//! upstream takes nothing, is in this process and in no queue of it: up to a stream's window,
-//! and for small frames many times what they have on the wire. While memory is short that must
-//! not grow. So a connection with such streams is not read then: its client is slowed down by
-//! TCP, as one of HTTP/1.1 is. If that lasts, the connection ends: its streams may wait for
-//! each other, or for something that the client has long said.
+//! Bytes on a stream that is not read, because its session has enough or its upstream reads
+//! nothing, are in this process but in none of its queues: up to a stream's window, and for small
+//! frames many times their size on the wire. While memory is short they must not grow, so a
+//! connection with such streams is not read: TCP slows its client down, as it does one of
+//! HTTP/1.1. If that lasts, the connection ends, for its streams may wait for each other, or for
+//! something that the client has long sent.
 
 use std::{
     cell::RefCell,
@@ -34,16 +34,16 @@ use crate::{
     transport::{Transport, backlog::Backlog, lazy_deadline::LazyDeadline},
 };
 
-/// How much is read at once when little memory is left.
+/// Bytes read at once when little memory is left.
 const SMALL_READ_BYTES: usize = 2 * 1024;
 
-/// After this time a connection that is not read looks whether memory is still short.
+/// Interval at which a paused connection checks for memory.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a connection may not be read.
+/// Longest time that a connection may be paused.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// One of the handles to a stream.
+/// A handle to a client's stream; clones share it.
 #[derive(Clone)]
 pub(crate) struct Handle(Rc<RefCell<GatedState>>);
 
@@ -52,14 +52,14 @@ struct GatedState {
     heads: HeadReader,
     backlog: Arc<Backlog>,
     shared: Arc<ProcessState>,
-    /// Set while it is not read.
+    /// Set while the connection is paused.
     watchdog: LazyDeadline,
-    /// Since when it is not.
+    /// Start of the pause.
     waiting_since: Option<Instant>,
 }
 
 impl Handle {
-    /// The only handle to `stream`, which carries the streams of `backlog`.
+    /// The first handle to `stream`, whose unread HTTP/2 streams `backlog` counts.
     pub(crate) fn new(stream: Sniffed, backlog: Arc<Backlog>, shared: Arc<ProcessState>) -> Self {
         Self(Rc::new(RefCell::new(GatedState {
             stream,
@@ -71,7 +71,7 @@ impl Handle {
         })))
     }
 
-    /// The stream alone; `None` while there are other handles.
+    /// Returns the stream; `None` while other handles exist.
     pub(crate) fn into_inner(self) -> Option<Transport> {
         Some(Rc::into_inner(self.0)?.into_inner().stream.stream)
     }
@@ -82,11 +82,11 @@ impl Handle {
 }
 
 impl GatedState {
-    /// Ready when nothing is unread, or there is memory for more.
+    /// Becomes ready when no stream is unread, or there is memory for more.
     ///
     /// # Errors
     ///
-    /// That was not so for too long.
+    /// [`TimedOut`](io::ErrorKind::TimedOut) after [`MAX_WAIT`].
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.backlog.poll_empty(context).is_pending() && !self.shared.memory().has_room() {
             let now = Instant::now();
@@ -110,7 +110,7 @@ impl GatedState {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what the client has sent, little at a time when little memory is left.
+    /// Reads the client's bytes, in small pieces when little memory is left.
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -129,6 +129,8 @@ impl GatedState {
         } else {
             stream.poll_read(context, buffer)
         };
+        // Nothing else accounts for bytes that unread streams keep until memory is measured
+        // again.
         if !self.backlog.is_empty() {
             memory.take_in(buffer.filled().len() - before);
         }

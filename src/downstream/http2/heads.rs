@@ -1,27 +1,28 @@
-//! The header sections that a client sends, looked at before the h2 crate reads them.
+//! Header sections of a client, inspected before the h2 crate reads them.
 //!
-//! A section that breaks the rules of HTTP is the fault of one stream, and behind a proxy of
-//! one client among many. h2 ends the connection for some of them, hyper for another, and
-//! others cannot be told from what they say when they have read it. Here such a section becomes
-//! one that they can read, and that says why its request is to be refused.
+//! A section that breaks the rules of HTTP is the fault of one stream, and behind a proxy of one
+//! client among many. For some of these h2 ends the connection, for another one hyper does, and
+//! others are read so that the fault no longer shows. Here such a section is replaced by one that
+//! they can read and that carries the reason why its request is to be rejected.
 //!
 //! | a request | without this |
 //! |---|---|
-//! | `CONNECT` with content (RFC 9113 §8.5) | hyper ends the connection, without a word |
+//! | `CONNECT` with content (RFC 9113 §8.5) | hyper ends the connection without a response |
 //! | `CONNECT` with `content-length: 0` | h2 resets the stream at the tunnel's first byte |
 //! | `#` in `:path` (§8.3.1) | the http crate cuts the path there |
 //! | a name or a value that HTTP does not have (§8.2.1) | h2 ends the connection |
 //! | a section of more than 64 KiB, or in more than six frames | h2 ends the connection |
 //! | an ill-formed section in more than one frame | h2 ends the connection |
-//! | a stream that depends on itself (§5.3.1 of RFC 7540) | h2 loses its place in the table |
+//! | a stream that depends on itself (§5.3.1 of RFC 7540) | h2's table of fields goes out of step with the client's |
 //!
 //! # Invariants
 //!
-//! * Sections go on as they are until one has to be changed. From then on all of them are
-//!   written anew, without a table: that of h2 is no longer the client's.
+//! * Sections pass unchanged until one has to be changed. From then on all of them are encoded
+//!   again without the dynamic table, for h2's no longer equals the client's.
 //! * Between a section's first byte and its last h2 gets nothing.
-//! * What is no HTTP/2 is handed on, for h2 to say so.
-//! * Of a section [`MAX_PENDING_BYTES`] are kept, and [`MAX_LIST_BYTES`] for h2.
+//! * Bytes that are not HTTP/2 are passed on for h2 to reject.
+//! * At most [`MAX_PENDING_BYTES`] of a section are buffered, and [`MAX_LIST_BYTES`] of its
+//!   replacement.
 
 mod section;
 
@@ -32,11 +33,11 @@ pub(crate) use self::section::check;
 use self::section::{Section, reused};
 use super::hpack::{Decoder, Field, HpackError};
 
-/// The longest frame, which h2 has not told clients to exceed (RFC 9113 §4.2).
+/// Longest frame; h2 does not announce a larger one to clients (RFC 9113 §4.2).
 const MAX_FRAME_BYTES: usize = 16 * 1024;
 
-/// The longest field that may be split into frames, and the longest section on the wire in as
-/// many frames.
+/// Longest field that may be split across frames; longest section on the wire in several frames,
+/// and the most frames after its first.
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 const MAX_BLOCK_BYTES: usize = 256 * 1024;
 const MAX_CONTINUATIONS: usize = 64;
@@ -52,34 +53,35 @@ const END_HEADERS: u8 = 0x04;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 
-/// Follows the frames that a client sends on one connection.
+/// Parser of the frames that a client sends on one connection.
 #[derive(Debug, Default)]
 pub(crate) struct HeadReader {
     state: SectionState,
-    /// What has come of a frame's header.
+    /// Received part of a frame's header.
     header: [u8; HEADER_LENGTH],
     header_length: usize,
-    /// What has come of the payload of a frame with a section.
+    /// Received part of the payload of a frame that belongs to a section.
     payload: Vec<u8>,
     decoder: Decoder,
     section: Section,
-    /// The stream of the last request.
+    /// The highest stream that has begun; a section on a lower one is a trailer section.
     last_stream: u32,
     is_rewriting: bool,
-    /// What h2 is still to read before it gets anything else.
+    /// Bytes that h2 has to read before any others.
     output: BytesMut,
 }
 
-/// What the next byte is.
+/// Position of the next byte.
 #[derive(Clone, Copy, Debug)]
 enum SectionState {
-    /// Of the preface, or of the payload of a frame, which has so many left.
+    /// In the preface, or in the payload of a frame that passes unchanged, with the bytes left in
+    /// it.
     Passing(usize),
-    /// Of a frame's header.
+    /// In a frame's header.
     Header,
-    /// Of a frame with a section, which has so many left.
+    /// In a frame that belongs to a section, with the bytes left in it.
     Section(Http2FrameHeader, usize),
-    /// No matter: h2 is about to end the connection.
+    /// Irrelevant, for h2 is about to end the connection.
     Lost,
 }
 
@@ -119,7 +121,8 @@ impl Http2FrameHeader {
         self.flags & flag != 0
     }
 
-    /// A frame that is too long is h2's to refuse.
+    /// Returns whether the frame belongs to a header section that is inspected; a frame that is
+    /// too long is left for h2 to reject.
     const fn is_of_section(self) -> bool {
         matches!(self.kind, HEADERS | CONTINUATION)
             && self.length <= MAX_FRAME_BYTES
@@ -127,34 +130,34 @@ impl Http2FrameHeader {
     }
 }
 
-/// What becomes of a frame.
+/// The handling of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It goes on.
+    /// Passed on unchanged.
     AsItIs,
-    /// It is in the output, or will be.
+    /// Replaced by bytes that are, or will be, in the output.
     Taken,
 }
 
 impl HeadReader {
-    /// Whether there is something that h2 has to read first.
+    /// Returns whether there are bytes that h2 has to read first.
     pub(crate) fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Hands it on.
+    /// Moves output into `buffer`.
     pub(crate) fn read(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = buffer.remaining().min(self.output.len());
         buffer.put_slice(&self.output[..length]);
         self.output.advance(length);
         if self.output.is_empty() {
-            // So that it does not keep what one large section has taken.
+            // The allocation of one large section is not kept.
             self.output = BytesMut::new();
         }
     }
 
-    /// Follows what the client has sent next, and returns how much of it goes on as it is; the
-    /// rest goes into the output.
+    /// Inspects the client's next bytes, and returns how many of them pass unchanged; the rest
+    /// goes into the output.
     pub(crate) fn follow(&mut self, bytes: &[u8]) -> usize {
         debug_assert!(self.output.is_empty(), "h2 reads in order");
         let mut rest = bytes;
@@ -174,7 +177,7 @@ impl HeadReader {
         passed
     }
 
-    /// Follows at least one byte, and returns how many.
+    /// Inspects at least one byte, and returns how many.
     fn step(&mut self, bytes: &[u8]) -> (usize, Verdict) {
         match self.state {
             SectionState::Lost => (bytes.len(), Verdict::AsItIs),
@@ -198,7 +201,7 @@ impl HeadReader {
     }
 
     fn step_header(&mut self, bytes: &[u8]) -> (usize, Verdict) {
-        // Mostly a header is whole, and so is a section.
+        // The common case: the header and the payload are whole, so nothing is copied.
         if self.header_length == 0
             && let Some((header, rest)) = bytes.split_first_chunk()
         {
@@ -231,9 +234,10 @@ impl HeadReader {
         (length, Verdict::Taken)
     }
 
-    /// Lets a frame go on whose header has come.
+    /// Lets a frame pass whose header has come.
     fn pass_frame(&mut self, header: Http2FrameHeader) {
-        // None may come within a section, which h2 must have seen begin.
+        // A frame within a section is an error of the connection (RFC 9113 §4.3), which h2 only
+        // sees if it has seen the section begin.
         match self.section.stream {
             Some(stream) => self.write_unfinished(stream, 0),
             None => self.state = passing(header.length),
@@ -274,7 +278,8 @@ impl HeadReader {
         let is_request = header.stream > self.last_stream;
         self.last_stream = self.last_stream.max(header.stream);
         self.section.begin(is_request, header.has(END_STREAM));
-        // h2 would not read the section of a stream that depends on itself.
+        // h2 does not decode the section of a stream that depends on itself, so its table lacks
+        // those entries afterwards.
         if dependency == Some(header.stream) || !header.has(END_HEADERS) {
             self.is_rewriting = true;
         }
@@ -312,7 +317,7 @@ impl HeadReader {
         Verdict::Taken
     }
 
-    /// Reads what of `block` is whole, and keeps the rest until more has come.
+    /// Decodes the complete fields of `block`, and keeps the rest until more has come.
     fn decode(&mut self, header: Http2FrameHeader, block: &[u8]) -> Result<(), HpackError> {
         let section = &mut self.section;
         let mut has_begun = section.has_begun();
@@ -346,7 +351,7 @@ impl HeadReader {
         Verdict::Taken
     }
 
-    /// Tells h2 of a section that cannot be read, which ends the connection.
+    /// Makes h2 end the connection for a section that cannot be decoded.
     fn write_malformed(&mut self, stream: u32) {
         let header = Http2FrameHeader {
             length: 1,
@@ -355,13 +360,13 @@ impl HeadReader {
             stream,
         };
         header.write(&mut self.output);
-        // There is no entry 0 (RFC 7541 §6.1).
+        // Index 0 is a decoding error (RFC 7541 §6.1).
         self.output.extend_from_slice(&[0x80]);
         self.state = SectionState::Lost;
     }
 
-    /// Tells h2 of a section that does not end, and of so many more frames of it: too many of
-    /// them, or whatever comes next, end the connection.
+    /// Makes h2 end the connection for a section that does not end, by the number of
+    /// `continuations` or by the next frame of another kind.
     fn write_unfinished(&mut self, stream: u32, continuations: usize) {
         for index in 0..=continuations {
             let kind = if index == 0 { HEADERS } else { CONTINUATION };
@@ -386,8 +391,8 @@ const fn passing(left: usize) -> SectionState {
     }
 }
 
-/// The part of a section in the payload of a `HEADERS` frame, and on which stream its own
-/// depends; `None`: it is none.
+/// Splits off the field block in the payload of a `HEADERS` frame, and the stream that it depends
+/// on; `None` when the payload is malformed.
 fn block_of(header: Http2FrameHeader, payload: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let mut block = payload;
     let mut padding = 0;

@@ -1,15 +1,15 @@
-//! Header sections as they are on the wire in HTTP/2 (RFC 7541), read beside the h2 crate.
+//! Decoding of HTTP/2 header sections (RFC 7541), beside the h2 crate's own.
 //!
-//! h2 does not lend its own reader: the module is private. loona-hpack, which was fluke-hpack and is
-//! a fork of hpack, takes whole sections only: one that ends inside a field is an error, and what was
-//! read of it before is in the table, so that what a client does not end would have to be kept.
-//! hpack and httlib-hpack are not maintained. Field by field nothing is kept but the table.
+//! h2's own decoder is private. loona-hpack, a fork of hpack by way of fluke-hpack, takes whole
+//! sections only: one that ends inside a field is an error, and the fields before it are in the
+//! table by then, so that a section that the client does not end would have to be buffered. hpack
+//! and httlib-hpack are not maintained. Field by field, only the table is kept.
 //!
 //! # Invariants
 //!
-//! * The table is that of the client's encoder, whatever is in it: a field that is illegal in
-//!   HTTP is an entry like any other, for the table is the connection's and the field only one
-//!   request's.
+//! * The table equals that of the client's encoder, whatever it contains: a field that is illegal
+//!   in HTTP is an entry like any other, for the table belongs to the connection and the field to
+//!   one request.
 //! * The table has at most [`MAX_TABLE_BYTES`].
 
 mod huffman;
@@ -21,13 +21,14 @@ use hyper::{Method, StatusCode, header::HeaderName};
 
 use self::table::{STATIC, static_kind};
 
-/// What h2 lets clients have, for it says nothing else in its settings (RFC 9113 §6.5.2).
+/// Size of the table that clients may use: the default, which h2's settings do not change (RFC
+/// 9113 §6.5.2).
 const MAX_TABLE_BYTES: usize = 4096;
 
-/// What an entry takes beside its name and its value (RFC 7541 §4.1).
+/// Overhead of an entry, counted beside its name and its value (RFC 7541 §4.1).
 const ENTRY_BYTES: usize = 32;
 
-/// A section that is none: the connection cannot go on (RFC 7541 §2.4).
+/// A decoding error: the connection cannot continue (RFC 7541 §2.4 and RFC 9113 §4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HpackError;
 
@@ -37,11 +38,11 @@ pub(crate) struct Field<'a> {
     pub(crate) name: &'a [u8],
     pub(crate) value: &'a [u8],
     pub(crate) kind: FieldKind,
-    /// Whether HTTP allows such a name and such a value.
+    /// Set when HTTP allows the name and the value.
     pub(crate) is_legal: bool,
 }
 
-/// What kind of field a name stands for.
+/// Kinds of fields that are told apart, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldKind {
     Authority,
@@ -52,7 +53,7 @@ pub(crate) enum FieldKind {
     Status,
     ContentLength,
     Other,
-    /// None that HTTP knows (RFC 9113 §8.2.1 and §8.3).
+    /// A name that HTTP does not allow (RFC 9113 §8.2.1 and §8.3).
     Illegal,
 }
 
@@ -71,12 +72,12 @@ impl FieldKind {
         }
     }
 
-    /// Whether it is a field of the first line of HTTP/1.1.
+    /// Returns whether the field is a pseudo-header field.
     pub(crate) const fn is_pseudo(self) -> bool {
         !matches!(self, Self::ContentLength | Self::Other | Self::Illegal)
     }
 
-    /// Whether a field of this kind may have this value, as h2 sees it.
+    /// Returns whether a field of this kind may have this value, by h2's rules.
     fn allows(self, value: &[u8]) -> bool {
         match self {
             Self::Authority | Self::Path | Self::Protocol | Self::Scheme => {
@@ -95,7 +96,7 @@ impl FieldKind {
 /// An entry of the dynamic table.
 #[derive(Debug)]
 struct Entry {
-    /// The name, and the value behind it.
+    /// The name, followed by the value.
     text: Box<[u8]>,
     name_length: usize,
     kind: FieldKind,
@@ -118,14 +119,14 @@ impl Entry {
     }
 }
 
-/// Reads the sections of one connection, in their order.
+/// Decoder of one connection's sections, in their order.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    /// The newest first.
+    /// Newest first.
     entries: VecDeque<Entry>,
     bytes: usize,
     max_bytes: usize,
-    /// A literal field while it is read: its name, and its value behind it.
+    /// Scratch buffer of a literal field: its name, followed by its value.
     text: Vec<u8>,
 }
 
@@ -140,9 +141,9 @@ impl Default for Decoder {
     }
 }
 
-/// Why reading stops.
+/// Why decoding stops.
 enum DecodeStop {
-    /// More of the section is to come.
+    /// The field is incomplete.
     NeedsMore,
     Malformed,
 }
@@ -154,14 +155,14 @@ impl From<HpackError> for DecodeStop {
 }
 
 impl Decoder {
-    /// Reads the fields that are whole in `block`, and returns how many bytes they take.
+    /// Decodes the complete fields of `block`, and returns how many bytes they take.
     ///
-    /// `has_begun` says whether the section has had a field: behind that, the table may not
-    /// change its size (RFC 7541 §4.2).
+    /// `has_begun` says whether the section has had a field: after one, the table may not change
+    /// its size (RFC 7541 §4.2).
     ///
     /// # Errors
     ///
-    /// What has come cannot be the beginning of a section.
+    /// The bytes cannot be the beginning of a section.
     pub(crate) fn decode(
         &mut self,
         block: &[u8],
@@ -187,6 +188,8 @@ impl Decoder {
         each: &mut impl FnMut(Field<'_>),
     ) -> Result<(), DecodeStop> {
         let first = reader.0[0];
+        // The three forms differ in their first bits (RFC 7541 §6): a size update, an indexed
+        // field, and a literal, which may go into the table.
         if first & 0b1110_0000 == 0b0010_0000 {
             let max_bytes = reader.integer(5)?;
             if *has_begun || max_bytes > MAX_TABLE_BYTES {
@@ -230,7 +233,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Reads the name, unless it is that of entry `index`, and the value of a literal field.
+    /// Decodes a literal field: its name, unless that is the name of entry `index`, and its
+    /// value.
     fn literal(
         &self,
         reader: &mut Reader<'_>,
@@ -250,7 +254,7 @@ impl Decoder {
         Ok((kind, name_length))
     }
 
-    /// Entry `index` of the two tables (RFC 7541 §2.3.3).
+    /// Returns entry `index` of the two tables (RFC 7541 §2.3.3).
     fn get(&self, index: usize) -> Result<Field<'_>, HpackError> {
         let index = index.checked_sub(1).ok_or(HpackError)?;
         if let Some((name, value)) = STATIC.get(index) {
@@ -266,7 +270,7 @@ impl Decoder {
     }
 
     fn insert(&mut self, entry: Entry) {
-        // One that is larger than the table empties it.
+        // An entry larger than the table empties it (RFC 7541 §4.4).
         self.bytes += entry.bytes();
         self.entries.push_front(entry);
         self.evict();
@@ -281,7 +285,7 @@ impl Decoder {
     }
 }
 
-/// What is left of a section.
+/// The rest of a section.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -291,8 +295,8 @@ impl<'a> Reader<'a> {
         Ok(*first)
     }
 
-    /// An integer that begins in the last `bits` of a byte (RFC 7541 §5.1), of five bytes at
-    /// most, as h2 reads it.
+    /// Decodes an integer that begins in the last `bits` of a byte (RFC 7541 §5.1), in at most
+    /// five bytes, the bound that h2 has.
     fn integer(&mut self, bits: u32) -> Result<usize, DecodeStop> {
         let mask = (1 << bits) - 1;
         let mut value = usize::from(self.byte()?) & mask;
@@ -309,7 +313,7 @@ impl<'a> Reader<'a> {
         Err(DecodeStop::Malformed)
     }
 
-    /// Appends a string to `text` (RFC 7541 §5.2).
+    /// Appends a string literal to `text` (RFC 7541 §5.2).
     fn string(&mut self, text: &mut Vec<u8>) -> Result<(), DecodeStop> {
         let is_coded = self.0.first().is_some_and(|first| first & 0x80 != 0);
         let length = self.integer(7)?;
@@ -327,7 +331,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a field that no table keeps (RFC 7541 §6.2.2).
+/// Appends a literal field that no table keeps (RFC 7541 §6.2.2).
 pub(crate) fn encode(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
     block.push(0);
     for string in [name, value] {

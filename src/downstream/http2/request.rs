@@ -1,4 +1,4 @@
-//! An HTTP/2 request as the rest of the proxy reads requests: as HTTP/1.1 would have said it.
+//! An HTTP/2 request translated into the terms of HTTP/1.1, which the rest of the proxy reads.
 
 use hyper::{
     HeaderMap, Method, Request,
@@ -8,17 +8,16 @@ use hyper::{
 use super::heads;
 use crate::{headers::framing::has_one_length, local_reply::Refusal};
 
-/// Checks what HTTP/2 leaves open, and says the rest in the terms of HTTP/1.1: the authority
-/// is in `Host`, and there is one `Cookie`.
+/// Checks what h2 leaves open, and translates the rest into the terms of HTTP/1.1: the authority
+/// becomes `Host`, and cookies become one `Cookie`.
 ///
-/// The h2 crate has refused by then, each with an error of its stream: pseudo-header fields
-/// that are missing, there twice, or behind others, fields of the connection, any `TE` but
-/// `trailers` (RFC 9113 §8.2 and §8.3). What it would end the connection for is refused here
-/// ([`heads`]).
+/// The h2 crate has already reset streams with missing, repeated or misplaced pseudo-header
+/// fields, with connection-specific fields, and with any `TE` but `trailers` (RFC 9113 §8.2 and
+/// §8.3). Faults for which it would end the connection are rejected here ([`heads`]).
 ///
 /// # Errors
 ///
-/// What is refused in a head of HTTP/1.1 as well.
+/// Faults that are rejected in the head of an HTTP/1.1 request as well.
 pub(crate) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     let mut request = request;
     heads::check(request.headers())?;
@@ -49,22 +48,23 @@ pub(crate) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     Ok(request)
 }
 
-/// HTTP/1.1 would drop them, and in HTTP/2 they are malformed (RFC 9113 §8.2.1).
+/// Returns whether a value has a blank at either end, which HTTP/1.1 would drop and HTTP/2
+/// forbids (RFC 9113 §8.2.1).
 fn has_blank_at_an_end(value: &HeaderValue) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
 }
 
-/// Those of HTTP, and those that clients may write for a WebSocket; which one it is says
-/// nothing.
+/// Returns whether a scheme is one of HTTP's, or one that clients may write for a WebSocket;
+/// which of them has no effect.
 fn is_scheme(scheme: &str) -> bool {
     ["http", "https", "ws", "wss"]
         .iter()
         .any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// A `Host` that is there stays, and has to agree with the authority like the target of a
-/// request of HTTP/1.1.
+/// Sets `Host` from the authority. A `Host` that is present stays, and is later compared with the
+/// authority as it is in HTTP/1.1.
 fn set_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     let Some(authority) = request.uri().authority() else {
         return Ok(());
@@ -77,8 +77,8 @@ fn set_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Clients may send each cookie in a field of its own, so that it compresses better; a
-/// server of HTTP/1.1 expects one (RFC 9113 §8.2.3).
+/// Joins the cookies into one field: clients may send each in a field of its own so that they
+/// compress better, and a server of HTTP/1.1 expects one (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(_)) = (cookies.next(), cookies.next()) else {

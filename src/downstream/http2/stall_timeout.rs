@@ -1,11 +1,11 @@
-//! Giving up on an answer of which the client takes nothing, and on no other of its connection.
+//! Write timeout of one stream: the client reads nothing of its response.
 //!
-//! hyper keeps each stream in a task of its own, and what this sees of it is the body of the
-//! answer: a piece behind which hyper does not ask for the next one waits for the client's
-//! window. The task of such a stream is dropped after a time, which resets the stream and
-//! gives up what the upstream still sends.
+//! hyper runs each stream in a task of its own, of which this module sees the body of the
+//! response: a piece after which hyper does not poll for the next one waits for the client's
+//! window. After the timeout the stream's task is dropped, which resets the stream and cancels
+//! the upstream's response; the connection's other streams continue.
 //!
-//! A connection on which nothing at all is taken ends by its unanswered pings.
+//! A connection on which nothing at all is read ends by its unacknowledged pings.
 
 use std::{
     cell::Cell,
@@ -20,40 +20,42 @@ use tokio::{task_local, time::Instant};
 
 use crate::transport::lazy_deadline::LazyDeadline;
 
-/// How much of an answer is handed on at once, so that a client that takes so much in the
-/// time that it has is not given up on. A `DATA` frame is not longer (RFC 9113 §4.2), unless
-/// the client asks for it.
+/// Bytes of a response that are handed to hyper at once: a client that reads this much within the
+/// timeout is never disconnected. `DATA` frames are no longer than this unless the client asks
+/// for larger ones (RFC 9113 §4.2).
 pub(crate) const MAX_PIECE_BYTES: usize = 16 * 1024;
 
 task_local! {
-    /// That of the stream whose task is running.
+    /// The pace of the stream whose task is running.
     static CURRENT: Pace;
 }
 
-/// Since when a piece of one answer waits for its client; clones are of the same.
+/// Time since when a piece of one response waits for its client; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pace(Rc<Cell<Option<Instant>>>);
 
 impl Pace {
-    /// Of the stream whose task is running; of none when there is no such task.
+    /// Returns the pace of the stream whose task is running, or a detached one outside such a
+    /// task.
     pub(crate) fn current() -> Self {
         CURRENT.try_with(Self::clone).unwrap_or_default()
     }
 
-    /// A piece has been handed on.
+    /// Notes that a piece has been handed to hyper.
     pub(crate) fn wait(&self) {
         self.0.set(Some(Instant::now()));
     }
 
-    /// The next one is asked for, or none is left.
+    /// Notes that the next piece is polled for, or that none is left.
     pub(crate) fn go_on(&self) {
         self.0.set(None);
     }
 }
 
-/// Runs the `task` of a stream; false when its client has let a piece wait for `timeout`.
+/// Runs the `task` of a stream; returns false when its client has let a piece wait for `timeout`.
 ///
-/// As long as it is not `is_heard` that means nothing, and the time begins anew.
+/// While `is_heard` returns false the connection is not read, so that window updates may be
+/// waiting in it, and the time begins again.
 pub(crate) async fn run(
     task: impl Future<Output = ()>,
     timeout: Duration,

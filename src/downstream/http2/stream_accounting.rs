@@ -1,10 +1,10 @@
-//! What goes on on one connection: how many streams there are, and how many the client
-//! has cancelled.
+//! Accounting of one connection's streams: open ones, sessions, and requests that the client has
+//! cancelled.
 //!
 //! # Invariants
 //!
-//! * A request counts as answered only when its answer has reached its end: one whose body is
-//!   broken by a reset gets an answer, too, which nobody sends.
+//! * A request counts as answered only when its response has reached its end: one whose body is
+//!   broken by a reset gets a response as well, which is never sent.
 
 use std::{
     cell::Cell,
@@ -26,22 +26,21 @@ use tokio::{
 
 use super::stall_timeout::{MAX_PIECE_BYTES, Pace};
 
-/// So many requests a client may cancel before they are compared with those that it let end.
+/// Requests that a client may cancel before they are compared with the answered ones.
 ///
 /// Cancelling costs the client nothing and the upstream a request each (CVE-2023-44487). A
-/// browser may well cancel many, when somebody leaves a page, but not most.
+/// browser may cancel many when its user leaves a page, but not most.
 const MAX_CANCELLED: u32 = 200;
 
-/// One that has been there for so long counts as answered, however it ends: streams of events
-/// and polls that wait end when their clients leave. With 100 of them at a time, that is ten a
-/// second.
+/// Age at which a request counts as answered, however it ends: streams of events and long polls
+/// end when their clients leave. With 100 of them at a time, that is ten a second.
 const LONG: Duration = Duration::from_secs(10);
 
 /// The streams of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     open: Cell<usize>,
-    /// How many of them are sessions.
+    /// The sessions among `open`.
     sessions: Cell<u32>,
     answered: Cell<u32>,
     cancelled: Cell<u32>,
@@ -49,11 +48,11 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    /// Resolves when there has been no stream for `next`, or not even one for `first`.
+    /// Resolves when there has been no stream for `next`, or for `first` if there never was one.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling starts the time anew.
+    /// Cancelling restarts the time.
     pub(crate) async fn idle_for(&self, first: Duration, next: Duration) {
         loop {
             self.ended().await;
@@ -66,13 +65,12 @@ impl Activity {
         }
     }
 
-    /// Resolves when there is no stream.
+    /// Resolves when no stream is open and no session is left.
     pub(crate) async fn ended(&self) {
         self.until(|| self.open.get() == 0).await;
     }
 
-    /// Resolves when the client has cancelled more requests than anybody would who means
-    /// well.
+    /// Resolves when the client has cancelled more requests than a well-behaved one would.
     pub(crate) async fn too_many_cancelled(&self) {
         self.until(|| {
             let cancelled = self.cancelled.get();
@@ -102,7 +100,7 @@ impl Activity {
     }
 }
 
-/// A request that counts until it is dropped, when its answer is no longer under way.
+/// A request that counts as open until it is dropped with its response.
 #[derive(Debug)]
 pub(crate) struct StreamAccount {
     activity: Rc<Activity>,
@@ -111,7 +109,7 @@ pub(crate) struct StreamAccount {
 }
 
 impl StreamAccount {
-    /// One more request.
+    /// Opens the account of another request.
     pub(crate) fn request(activity: &Rc<Activity>) -> Self {
         activity.enter();
         Self {
@@ -121,7 +119,7 @@ impl StreamAccount {
         }
     }
 
-    /// Goes on until the body of `response` is sent or given up.
+    /// Keeps the account open until the body of `response` is sent or dropped.
     ///
     /// To be called in the task of the stream.
     pub(crate) fn answer<B: Body>(mut self, response: Response<B>) -> Response<Counted<B>> {
@@ -153,7 +151,7 @@ impl Drop for StreamAccount {
 pub(crate) struct Session(Rc<Activity>);
 
 impl Session {
-    /// One more session; `None` when the connection has `max` of them.
+    /// Acquires a slot for another session; `None` when the connection has `max` of them.
     pub(crate) fn begin(activity: &Rc<Activity>, max: u32) -> Option<Self> {
         let sessions = activity.sessions.get();
         if sessions >= max {
@@ -172,11 +170,11 @@ impl Drop for Session {
     }
 }
 
-/// The body of an answer, of which the stream counts as long as it is there.
+/// The body of a response, which keeps its stream's account open.
 #[derive(Debug)]
 pub(crate) struct Counted<B> {
     body: B,
-    /// What is left of its last piece.
+    /// Rest of the last piece that `body` yielded.
     rest: Bytes,
     pace: Pace,
     stream: StreamAccount,
@@ -204,8 +202,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
                 end @ (Some(Err(_)) | None) => Some(end),
             };
             if let Some(last) = last {
-                // Behind an error of the upstream, too, nothing is left that a client might
-                // cancel.
+                // After an error of the upstream, too, the client has nothing left to cancel.
                 self.stream.is_answered = true;
                 return Poll::Ready(last);
             }

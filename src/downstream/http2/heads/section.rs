@@ -1,4 +1,4 @@
-//! One header section while it is read, and as h2 is to read it.
+//! One header section while it is decoded, and its replacement for h2.
 
 use hyper::{HeaderMap, header::HeaderName};
 
@@ -13,13 +13,13 @@ use crate::{
 /// The longest section, counted as RFC 9113 §6.5.2 does.
 pub(crate) const MAX_LIST_BYTES: usize = MAX_HEADER_LIST_BYTES as usize;
 
-/// What is kept of a buffer that is empty.
+/// Capacity that is kept for the next section.
 const KEPT_BYTES: usize = 4 * 1024;
 
-/// Says why a request is to be refused; a client that sends it is refused for that.
+/// Carries the reason for a rejection; a client that sends it itself is rejected for that.
 static REFUSED: HeaderName = HeaderName::from_static("readygate-refused");
 
-/// Why a request is to be refused.
+/// Reasons to reject a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Field,
@@ -50,7 +50,7 @@ impl Fault {
     }
 }
 
-/// Why a request with these headers is to be refused, if a section has shown that.
+/// Rejects a request whose header section was found to be at fault.
 pub(crate) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(value) = headers.get(&REFUSED) else {
         return Ok(());
@@ -60,22 +60,22 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(fault.unwrap_or(Fault::Field).refusal())
 }
 
-/// A section while it is read.
+/// A section while it is decoded.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
-    /// The stream of one that has not ended.
+    /// The stream of a section that has not ended.
     pub(crate) stream: Option<u32>,
     is_request: bool,
     pub(crate) ends_stream: bool,
     pub(crate) continuations: usize,
-    /// What has come of it on the wire in further frames.
+    /// Bytes received in frames after the first.
     pub(crate) bytes: usize,
     /// A field that has not come whole.
     pub(crate) pending: Vec<u8>,
-    /// The fields as h2 is to read them, and where those of the first line end.
+    /// The replacement's fields, and the length of the pseudo-header fields in front.
     pub(crate) block: Vec<u8>,
     pseudo_length: usize,
-    /// The kinds of fields that have come, each a bit.
+    /// The kinds of fields that have come, one bit each.
     kinds: u16,
     list_bytes: usize,
     is_connect: bool,
@@ -93,7 +93,7 @@ impl Section {
         };
     }
 
-    /// Whether it has had a field.
+    /// Returns whether the section has had a field.
     pub(crate) fn has_begun(&self) -> bool {
         self.kinds != 0
     }
@@ -109,6 +109,8 @@ impl Section {
             .list_bytes
             .saturating_add(name.len() + value.len() + 32);
         let is_first = self.kinds & bit(kind) == 0;
+        // Only a first pseudo-header field is replaced: repeated ones would make the replacement
+        // grow with the section.
         self.kinds |= bit(kind);
         if self.list_bytes >= MAX_LIST_BYTES {
             self.fault = Some(Fault::TooLarge);
@@ -125,7 +127,7 @@ impl Section {
         match kind {
             FieldKind::Method => self.is_connect = value == b"CONNECT",
             FieldKind::Path if value.contains(&b'#') => self.set(Fault::Fragment),
-            // A tunnel's bytes are no content, and h2 would count them as that.
+            // The bytes of a tunnel are not content, but h2 would count them against the length.
             FieldKind::ContentLength if self.is_connect => {
                 if value != b"0" || !is_first {
                     self.set(Fault::Content);
@@ -140,7 +142,7 @@ impl Section {
         }
     }
 
-    /// Adds what a request must have, in place of what h2 would not read.
+    /// Adds a pseudo-header field that every request must have in place of an illegal one.
     fn add_instead(&mut self, kind: FieldKind) {
         let (name, value) = match kind {
             FieldKind::Method => (":method", "GET"),
@@ -156,15 +158,15 @@ impl Section {
         self.fault.get_or_insert(fault);
     }
 
-    /// Completes what h2 is to read, and returns whether that is not what the client has sent.
+    /// Completes the replacement, and returns whether it differs from the client's section.
     pub(crate) fn end(&mut self) -> bool {
         let Some(fault) = self.fault else {
             let has_length = self.kinds & bit(FieldKind::ContentLength) != 0;
             return self.is_connect && has_length;
         };
         if !self.is_request {
-            // Trailers have nobody to say it to: the stream is reset for a field that HTTP/2
-            // does not have (RFC 9113 §8.2.2).
+            // A trailer section gets no response that could carry the reason: a field that HTTP/2
+            // does not allow makes h2 reset the stream (RFC 9113 §8.2.2).
             self.block.clear();
             hpack::encode(b"connection", b"close", &mut self.block);
             return true;
@@ -177,7 +179,7 @@ impl Section {
     }
 }
 
-/// The buffer, empty, unless it has grown large.
+/// Empties a buffer for reuse, or drops it if it has grown large.
 pub(crate) fn reused(mut buffer: Vec<u8>) -> Vec<u8> {
     if buffer.capacity() > KEPT_BYTES {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Sections that need no change, those that do, and those that are none.
+//! Sections that pass unchanged, sections that are replaced, and bytes that are not sections.
 
 mod random;
 
@@ -27,7 +27,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// What h2 gets of a connection whose bytes come in pieces of `piece`.
+/// Bytes that h2 gets of a connection whose bytes come in pieces of `piece`.
 fn followed(bytes: &[u8], piece: usize) -> Vec<u8> {
     let mut heads = HeadReader::default();
     let mut all = Vec::new();
@@ -48,7 +48,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: u8 = 4;
 const GET: [(&str, &str); 3] = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
 
-/// A `CONNECT` whose length the table keeps, and a request that has it from there.
+/// A `CONNECT` whose length the table keeps, and a request that refers to that entry.
 fn with_a_table() -> (Vec<u8>, Vec<u8>) {
     let mut connect = block(&[(":method", "CONNECT"), (":authority", "a")]);
     connect.extend([0x5c, 1, b'0']);

@@ -1,14 +1,14 @@
-//! The code of strings in header sections (RFC 7541 §5.2 and appendix B).
+//! The Huffman code of strings in header sections (RFC 7541 §5.2 and appendix B).
 //!
-//! The code is canonical: codes of one length are consecutive, in the order of their symbols,
-//! and longer ones follow shorter ones. So the lengths alone are the whole table.
+//! The code is canonical: codes of one length are consecutive, in the order of their symbols, and
+//! longer ones follow shorter ones. So the lengths alone are the whole table.
 
 use super::HpackError;
 
-/// The symbol that no string contains.
+/// The end-of-string symbol, which no string contains.
 const END: usize = 256;
 
-/// How many bits the code of each symbol has.
+/// Bits in the code of each symbol.
 const LENGTHS: [u8; END + 1] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, //
     28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28, //
@@ -34,10 +34,11 @@ const MAX_LENGTH: usize = 30;
 /// The codes of one length.
 #[derive(Clone, Copy)]
 struct CodeRow {
-    /// The first code behind them, and the first of them, in the highest of 32 bits.
+    /// The first code after this length's, and this length's first, both aligned to the highest
+    /// of 32 bits.
     end: u32,
     first: u32,
-    /// Where the symbol of the first stands in [`SYMBOLS`].
+    /// Index in [`SYMBOLS`] of the symbol that `first` stands for.
     symbol: usize,
 }
 
@@ -63,7 +64,7 @@ const fn rows() -> [CodeRow; MAX_LENGTH + 1] {
             }
             each += 1;
         }
-        // The last code of all is followed by none: it is compared as if it were.
+        // The last code of all is 30 ones, so the code after it does not fit into 32 bits.
         code = code.saturating_add(count << shift);
         rows[length] = CodeRow {
             end: code,
@@ -76,7 +77,7 @@ const fn rows() -> [CodeRow; MAX_LENGTH + 1] {
     rows
 }
 
-/// The symbols in the order of their codes.
+/// Lists the symbols in the order of their codes.
 const fn symbols() -> [u16; END + 1] {
     let mut symbols = [0; END + 1];
     let (mut at, mut length) = (0, 1);
@@ -94,15 +95,15 @@ const fn symbols() -> [u16; END + 1] {
     symbols
 }
 
-/// Appends to `text` what `coded` stands for.
+/// Appends the decoded form of `coded` to `text`.
 ///
 /// # Errors
 ///
-/// It contains the symbol of the end, or its padding is not the beginning of that, or is as
-/// long as a byte.
+/// The end-of-string symbol occurs, or the padding is not a prefix of its code, or is 8 bits or
+/// longer.
 pub(crate) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Result<(), HpackError> {
     let mut coded = coded.iter();
-    // What is still to be decoded, in the highest bits.
+    // Bits that are still to be decoded, left-aligned.
     let (mut bits, mut count) = (0_u64, 0);
     loop {
         while count <= 56

@@ -1,8 +1,8 @@
-//! The entries that every connection has (RFC 7541, appendix A).
+//! The static table, which every connection has (RFC 7541, appendix A).
 
 use super::FieldKind;
 
-/// What kind of field entry `index` is, counted from 0.
+/// Returns the kind of field that entry `index` is, counted from 0.
 pub(crate) const fn static_kind(index: usize) -> FieldKind {
     match index {
         0 => FieldKind::Authority,

@@ -1,4 +1,4 @@
-//! Random header sections, and what h2 and hyper make of them when they have gone through here.
+//! Random header sections, passed through the reader to h2 and hyper.
 
 use std::convert::Infallible;
 
@@ -37,7 +37,7 @@ const NAMES: [&[u8]; 24] = [
     b"\xff",
 ];
 
-/// The same of values.
+/// Values that fields may have, and values that they must not have.
 const VALUES: [&[u8]; 24] = [
     b"",
     b"GET",
@@ -87,7 +87,7 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![2 => literal, 1 => entry]
 }
 
-/// The beginning of a request that is well-formed without what comes behind it, or nothing.
+/// The beginning of a request that is well-formed if nothing follows, or nothing.
 fn beginning() -> impl Strategy<Value = Vec<u8>> {
     let connect: &[_] = &[
         (":method", "CONNECT"),
@@ -106,7 +106,7 @@ struct Random {
     block: Vec<u8>,
     ends_stream: bool,
     depends_on_itself: bool,
-    /// Where it is cut into frames.
+    /// Positions of the boundaries between its frames.
     cuts: Vec<prop::sample::Index>,
 }
 
@@ -131,7 +131,7 @@ impl Random {
             payload.push(0);
         }
         payload.extend(&self.block);
-        // No frame is longer than any may be.
+        // No frame may exceed the maximum.
         let mut ends: Vec<_> = (1..=payload.len() / MAX_FRAME_BYTES)
             .map(|frames| frames * MAX_FRAME_BYTES)
             .chain(self.cuts.iter().map(|cut| cut.index(payload.len() + 1)))
@@ -158,8 +158,8 @@ impl Random {
     }
 }
 
-/// Whether hyper answers a request on `stream`, the last one of a connection on which a client
-/// sends `bytes`.
+/// Returns whether hyper responds to a request on `stream`, the last one of a connection on which
+/// a client sends `bytes`.
 async fn is_answered(bytes: &[u8], stream: u32) -> bool {
     let (server, mut client) = duplex(1 << 20);
     let mut http = http2::Builder::new(TokioExecutor::new());
@@ -216,7 +216,7 @@ proptest! {
     }
 }
 
-/// Fields that come again and again, so that the client's table has them, and new ones.
+/// Fields that recur, so that the client's table has them, and new ones.
 fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
     let names = [
         "user-agent",
@@ -237,7 +237,7 @@ fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
     )
 }
 
-/// What h2's client writes for a request with each of `requests` as its fields.
+/// Bytes that h2's client writes for a request with each of `requests` as its fields.
 async fn written(requests: &[Vec<(String, String)>]) -> Vec<u8> {
     let (client, mut server) = duplex(1 << 20);
     let (mut send, connection) = h2::client::handshake(client).await.unwrap();
@@ -251,7 +251,7 @@ async fn written(requests: &[Vec<(String, String)>]) -> Vec<u8> {
         let _ = send.send_request(request.body(()).unwrap(), true).unwrap();
         tokio::task::yield_now().await;
     }
-    // What is written, and then no more: it waits for answers.
+    // The client then waits for responses and writes no more.
     let mut bytes = Vec::new();
     let mut sections = 0;
     while sections < requests.len() {
@@ -262,7 +262,7 @@ async fn written(requests: &[Vec<(String, String)>]) -> Vec<u8> {
     bytes
 }
 
-/// The sections in what a client has sent so far, those of them that are whole.
+/// Returns the complete sections in what a client has sent so far.
 fn blocks(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = bytes.get(PREFACE.len()..).unwrap_or_default();
     let (mut blocks, mut block) = (Vec::new(), Vec::new());
@@ -301,7 +301,7 @@ proptest! {
             });
             prop_assert_eq!(length, Ok(block.len()));
             let mut sent = sent.clone();
-            // Those of one name keep their order, and no others need to.
+            // Only fields of the same name have to keep their order.
             read.sort_by(|one, other| one.0.cmp(&other.0));
             sent.sort_by(|one, other| one.0.cmp(&other.0));
             prop_assert_eq!(read, sent);
