@@ -33,13 +33,14 @@ use clap::{
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 use crate::{
+    config::ListenAddress,
     config_file::{
         Config, LoadError, Mistake, address, process_environment,
         reload::{self, Source, Trigger},
         units, userinfo,
     },
     observability::{self, FORMATS, LEVELS},
-    server::{ListenAddress, systemd::Inherited},
+    server::systemd::Inherited,
 };
 
 /// Configuration file used when the command line names none.

@@ -45,10 +45,10 @@ pub use values::{address, units};
 
 use crate::{
     client_addr::TrustedProxies,
+    config::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
     limits::drain,
     observability,
     route::{Route, Routes},
-    server,
     tls::{self as tls_files, CertifiedKeyFiles, Warnings},
 };
 use reader::{File, Table};
@@ -67,17 +67,17 @@ pub fn process_environment(name: &str) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Vec<server::ListenSettings>,
+    pub listen: Vec<ListenSettings>,
     /// Whose word about the clients behind them counts; default nobody's.
     pub trusted_proxies: TrustedProxies,
     /// Threads that serve; default one per core.
     pub workers: NonZeroUsize,
     /// Where the admin listener is; default 127.0.0.1:9901, `None`: there is none.
-    pub admin: Option<server::ListenAddress>,
+    pub admin: Option<ListenAddress>,
     /// The log.
     pub log: observability::Settings,
     /// Bounds of the process.
-    pub limits: server::Limits,
+    pub limits: Limits,
     /// What happens after SIGTERM.
     pub drain: drain::Settings,
     /// How often the file is looked at for changes; default never.
@@ -191,9 +191,9 @@ impl Config {
             listen: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             workers: units::all_cores(),
-            admin: Some(server::ListenAddress::Tcp(server::DEFAULT_ADMIN)),
+            admin: Some(ListenAddress::Tcp(DEFAULT_ADMIN)),
             log: observability::Settings::default(),
-            limits: server::Limits::new(0),
+            limits: Limits::new(0),
             drain: drain::Settings::default(),
             reload_poll: None,
             sha256: None,

@@ -53,9 +53,10 @@ use self::{
     tally::{DemoTotals, median},
 };
 use crate::{
+    config::ListenAddress,
     config_file::{Config, Problems},
     observability,
-    server::{self, BindError, ListenAddress, Listener},
+    server::{self, BindError, Listener},
 };
 
 /// Time for all clients to finish.

@@ -40,24 +40,25 @@
 //!
 //! | module | imports | contents |
 //! |---|---|---|
-//! | `cli` | `config_file`, `demo`, `downstream`, `handshake`, `headers`, `local_reply`, `observability`, `route`, `server`, `upstream`, `websocket` | arguments, exit status |
-//! | `demo` | `config_file`, `observability`, `server`, `session` | backends that are not ready, with the proxy and without |
-//! | `server` | `admin`, `client_addr`, `config_file`, `downstream`, `limits`, `observability`, `route`, `state`, `tls`, `transport` | listeners, accepting, workers, reload, systemd, drain |
+//! | `cli` | `config`, `config_file`, `demo`, `downstream`, `handshake`, `headers`, `local_reply`, `observability`, `route`, `server`, `upstream`, `websocket` | arguments, exit status |
+//! | `demo` | `config`, `config_file`, `observability`, `server`, `session` | backends that are not ready, with the proxy and without |
+//! | `server` | `admin`, `client_addr`, `config`, `config_file`, `downstream`, `limits`, `observability`, `route`, `state`, `tls`, `transport` | listeners, accepting, workers, reload, systemd, drain |
 //! | `admin` | `client_addr`, `config_file`, `limits`, `observability`, `route`, `session`, `state`, `tls`, `transport`, `upstream`, `websocket` | operators' listener: health, metrics, sessions, dashboard |
 //! | `downstream` | `client_addr`, `config_file`, `handshake`, `headers`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `websocket` | one client connection: HTTP/1.1 or HTTP/2, its requests and their log |
 //! | `handshake` | `client_addr`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `upstream`, `websocket` | the WebSocket opening handshake, accepted early or after the upstream, and the session from it |
 //! | `proxy` | `client_addr`, `downstream`, `headers`, `http_client`, `local_reply`, `route`, `state`, `transport`, `upstream`, `websocket` | plain HTTP: forward, hold, respond |
 //! | `state` | `client_addr`, `config_file`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `route`, `session`, `upstream`, `websocket` | state that connections share: of the process, of each worker |
-//! | `config_file` | `client_addr`, `limits`, `matcher`, `observability`, `route`, `server`, `session`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
+//! | `config_file` | `client_addr`, `config`, `limits`, `matcher`, `observability`, `route`, `session`, `tls`, `upstream`, `websocket` | `proxy.toml`: only valid values, every problem at once |
 //! | `http_client` | `headers`, `local_reply`, `observability`, `route`, `transport`, `upstream`, `websocket` | connections for plain HTTP to upstreams: HTTP/1.1, HTTP/2, pools |
 //! | `local_reply` | `headers`, `observability`, `proxy`, `route`, `websocket` | responses that the proxy makes itself: status, name, headers |
 //! | `headers` | `client_addr`, `local_reply`, `observability`, `route`, `websocket` | header sections: framing, host, forwarding, request id |
 //! | `route` | `session`, `upstream`, `websocket` | host and path to upstream and settings |
 //! | `observability` | `client_addr`, `session`, `upstream`, `websocket` | logs, counts |
 //! | `session` | `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
-//! | `limits` | `client_addr`, `observability` | connections, addresses, held bytes, memory, drain |
+//! | `limits` | `client_addr`, `config`, `observability` | connections, addresses, held bytes, memory, drain |
 //! | `client_addr` |  | addresses of clients, and proxies trusted to name them |
 //! | `upstream` | `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
+//! | `config` | `tls` | settings with their defaults: listeners, limits of the process |
 //! | `matcher` |  | comparisons with messages |
 //! | `tls` |  | certificates and keys from files, and their reload |
 //! | `transport` |  | byte streams, and deadlines on them |
@@ -79,6 +80,7 @@
 pub mod admin;
 pub mod cli;
 pub mod client_addr;
+pub mod config;
 pub mod config_file;
 pub mod demo;
 pub mod downstream;

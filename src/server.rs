@@ -21,12 +21,10 @@ mod proxy_protocol;
 mod reloader;
 pub mod systemd;
 mod timer_anchor;
-pub mod tls;
+mod tls;
 mod worker;
 
-use std::{
-    convert::Infallible, fmt, future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, future, io, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time};
 use tracing::field::debug;
@@ -34,8 +32,7 @@ use tracing::field::debug;
 use self::{admin::AdminThread, systemd::Service, worker::Workers};
 pub use self::{
     descriptors::raise_descriptor_limit,
-    listener::{BindError, DEFAULT_ADMIN, Listener, Listeners, bind},
-    tls::ServerTls,
+    listener::{BindError, Listener, Listeners, bind},
 };
 use crate::{
     admin::Process,
@@ -43,7 +40,6 @@ use crate::{
         Config,
         reload::{self, Source, Trigger},
     },
-    limits::overload::Bound,
     state::{process::ProcessState, worker_handle},
 };
 
@@ -178,116 +174,4 @@ pub async fn run_from(
     }
     drop(watched);
     workers.join().map(|()| how)
-}
-
-/// Settings of one listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenSettings {
-    /// Address to bind.
-    pub address: ListenAddress,
-    /// Requires every connection to begin with a PROXY protocol header from a trusted proxy; others
-    /// are closed. Default false.
-    pub proxy_protocol: bool,
-    /// TLS with its certificates; `None`: plain text.
-    pub tls: Option<Arc<ServerTls>>,
-    /// Accepts HTTP/2 without TLS by prior knowledge (RFC 9113 §3.3); default false.
-    pub h2c: bool,
-}
-
-impl fmt::Display for ListenSettings {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.address, &self.tls) {
-            (ListenAddress::Tcp(address), Some(_)) => write!(formatter, "https://{address}"),
-            (address @ ListenAddress::Unix(_), Some(_)) => write!(formatter, "{address} (TLS)"),
-            (address, None) => address.fmt(formatter),
-        }
-    }
-}
-
-impl From<ListenAddress> for ListenSettings {
-    /// The defaults for a listener at `address`.
-    fn from(address: ListenAddress) -> Self {
-        Self {
-            address,
-            proxy_protocol: false,
-            tls: None,
-            h2c: false,
-        }
-    }
-}
-
-/// Address of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// A Unix domain socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(formatter, "http://{address}"),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// Limits of the process.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Concurrent client connections; default 10000.
-    pub max_connections: usize,
-    /// Concurrent client connections per public address; default 1000.
-    pub max_connections_per_address: Option<usize>,
-    /// New WebSocket sessions per second; default unlimited.
-    pub session_rate: Option<u32>,
-    /// New WebSocket sessions per second and public address; default 100.
-    pub session_rate_per_address: Option<u32>,
-    /// Accounted bytes that all sessions together may hold; default a quarter of the cgroup's
-    /// memory.
-    pub max_held_bytes: usize,
-    /// Memory use above which new sessions, and requests that would be held, are rejected; default
-    /// 85 % of the cgroup's limit, if it has one.
-    pub max_memory: Option<Bound>,
-    /// Longest header section of a request in bytes; default 32 KiB.
-    pub max_header_bytes: usize,
-    /// Most header lines of a request; default 100, which is also the upper bound.
-    pub max_headers: usize,
-    /// Longest path and query of a request in bytes; default 8 KiB.
-    pub max_uri_bytes: usize,
-    /// Time for a client to send a header section, and from `accept` to the end of its first one;
-    /// default 10 s.
-    pub header_timeout: Duration,
-    /// Idle time of a connection between requests; default 75 s, longer than most load balancers
-    /// keep theirs.
-    pub keep_alive_timeout: Duration,
-    /// Concurrent requests and sessions on one HTTP/2 connection; default 100.
-    pub max_streams: u32,
-    /// Time without progress while a response waits for the client to read: no byte over HTTP/1.1,
-    /// less than 16 KiB over HTTP/2; default 60 s.
-    pub write_timeout: Duration,
-}
-
-impl Limits {
-    /// Returns the defaults; that of `max_held_bytes` depends on the machine.
-    #[must_use]
-    pub const fn new(max_held_bytes: usize) -> Self {
-        Self {
-            max_connections: 10_000,
-            max_connections_per_address: Some(1000),
-            session_rate: None,
-            session_rate_per_address: Some(100),
-            max_held_bytes,
-            max_memory: None,
-            max_header_bytes: 32 * 1024,
-            max_headers: 100,
-            max_uri_bytes: 8 * 1024,
-            header_timeout: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(75),
-            max_streams: 100,
-            write_timeout: Duration::from_mins(1),
-        }
-    }
 }

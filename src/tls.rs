@@ -9,6 +9,7 @@
 
 mod files;
 mod reload;
+pub mod server;
 mod validity;
 
 use std::sync::{Arc, LazyLock};
@@ -18,6 +19,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use self::{
     files::{CertifiedKeyFiles, FileError, IdentityFiles, authorities, certificates, private_key},
     reload::{Reloadable, fingerprint},
+    server::ServerTls,
     validity::{Warnings, date},
 };
 

@@ -21,8 +21,8 @@ use tokio::{
 
 use super::{ConfigurationError, Exit, chain, configuration, print, report, runtime};
 use crate::{
+    config::{DEFAULT_ADMIN, ListenAddress},
     config_file::{address, units},
-    server::{DEFAULT_ADMIN, ListenAddress},
     upstream::{
         self, Address,
         dial::{DialError, Protocol, dial},

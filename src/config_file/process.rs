@@ -17,8 +17,8 @@ use super::{
     values::{address, bounds, units::Memory},
 };
 use crate::{
+    config::{Limits, ListenAddress, ListenSettings},
     observability::{Platform, Settings},
-    server::{Limits, ListenAddress, ListenSettings},
 };
 
 /// How much memory may be in use. The rest is for what comes before the next look, and for what

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::{
+    config::ListenAddress,
     matcher::Sample,
     route::{Accept, HttpSettings},
-    server::ListenAddress,
     session::{self, rules::Priority},
     upstream,
 };

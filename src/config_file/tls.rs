@@ -12,8 +12,7 @@ use super::{
     values::{address::Upstream, files::server_name},
 };
 use crate::{
-    server,
-    tls::{CertifiedKeyFiles, FileError, IdentityFiles},
+    tls::{CertifiedKeyFiles, FileError, IdentityFiles, ServerTls, server},
     upstream::{self, Address, tls::Roots},
 };
 
@@ -51,7 +50,7 @@ pub(super) struct UpstreamTls {
 }
 
 /// `[listen.tls]`; `None` when there is a problem.
-pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::ServerTls>> {
+pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<ServerTls>> {
     let mut written = ListenerTls::default();
     report_half_pair(table);
     keys::LISTEN_TLS.read(table, &mut written);
@@ -82,12 +81,12 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<server::ServerTls>> 
         return None;
     }
     let identities = first.into_iter().chain(additional.into_iter().flatten());
-    let settings = server::tls::Settings {
+    let settings = server::Settings {
         identities: identities.collect(),
         client_ca: written.client_ca,
         h2: written.h2,
     };
-    loaded(table, server::ServerTls::load(settings))
+    loaded(table, ServerTls::load(settings))
 }
 
 /// The authorities of the machine, once somebody has needed them.

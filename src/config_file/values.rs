@@ -18,7 +18,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 pub(super) use self::notation::{MAX_COUNT, Notation};
 use super::{reader::Value, report::Mistake};
-use crate::{client_addr::TrustedProxies, route::origin::OriginPattern, server::ListenAddress};
+use crate::{client_addr::TrustedProxies, config::ListenAddress, route::origin::OriginPattern};
 
 /// A kind of value.
 pub(super) trait Kind {

@@ -9,12 +9,14 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
+
+pub use crate::config::{Bound, Usage};
 
 /// One part in `RELIEF` of the bound must be free again before memory is no longer short.
 const RELIEF: u64 = 20;
@@ -26,36 +28,6 @@ const NEAR: u64 = 4;
 /// Bytes that may be taken in between two checks before that: 16 bytes on the wire may become 500
 /// in memory.
 const LOOK_BYTES: u64 = 16 * 1024;
-
-/// Bound on memory in use, beyond which new work is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// Bound in bytes.
-    pub max_bytes: u64,
-    /// Source of the bytes in use.
-    pub usage: Usage,
-}
-
-/// Source of the number of bytes in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Usage {
-    /// A cgroup of version 1 or 2: everything that counts against its limit, except the pages of
-    /// inactive files, which the kernel reclaims first. Kubernetes calls this the working set.
-    Cgroup {
-        /// File with the total.
-        total: PathBuf,
-        /// File with the breakdown of the total.
-        details: PathBuf,
-        /// Name of its line for inactive file pages.
-        reclaimable: &'static str,
-    },
-    /// Resident memory of this process, for use where no cgroup has a limit: the memory of other
-    /// processes is not attributable to this one.
-    Process {
-        /// `/proc/self/statm`.
-        statm: PathBuf,
-    },
-}
 
 impl Usage {
     /// Usage of the version 2 cgroup in this directory.

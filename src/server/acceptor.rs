@@ -9,14 +9,16 @@ use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{task, time};
 
 use super::{
-    ListenSettings, Listener, ServerTls,
+    Listener,
     listener::{AcceptedSocket, OpenListener, UnregisteredSocket},
     proxy_protocol::{self, Behind},
     timer_anchor::TimerAnchor,
+    tls,
     worker::Seat,
 };
 use crate::{
     client_addr::{ClientAddr, Endpoints},
+    config::ListenSettings,
     downstream::{self, HttpVersions},
     limits::{
         connections::{Admission, ConnectionSlot},
@@ -25,6 +27,7 @@ use crate::{
     observability::{connections::Connections, rejections::Rejection},
     route::Route,
     state::worker::WorkerState,
+    tls::ServerTls,
     transport::{Transport, descriptors},
 };
 
@@ -332,7 +335,7 @@ async fn shake_hands(
     client: ClientAddr,
     local: Rc<WorkerState>,
 ) -> Option<Transport> {
-    let handshake = tls.accept(socket, local.config().limits.header_timeout);
+    let handshake = tls::accept(&tls, socket, local.config().limits.header_timeout);
     let stream = local.drain().run_until_begun(handshake).await?;
     stream
         .inspect_err(|error| {

@@ -1,7 +1,6 @@
 //! File descriptors of the process: a connection takes one, and mostly another one to its upstream.
 
-use super::Limits;
-use crate::transport::descriptors;
+use crate::{config::Limits, transport::descriptors};
 
 /// Descriptors of other kinds: listeners, runtimes, the log, name resolution, and those kept back
 /// for operators.

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{self, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{self, SocketAddr},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::{self, fs::FileTypeExt},
@@ -15,8 +15,13 @@ use std::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::{ListenAddress, ListenSettings, systemd::Inherited};
-use crate::{client_addr::ClientAddr, config_file::Config, transport::Transport};
+use super::systemd::Inherited;
+use crate::{
+    client_addr::ClientAddr,
+    config::{DEFAULT_ADMIN, ListenAddress, ListenSettings},
+    config_file::Config,
+    transport::Transport,
+};
 
 /// Length of the kernel's queue of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -112,9 +117,6 @@ fn bind_admin(address: &ListenAddress) -> Result<Option<Listener>, BindError> {
         }),
     }
 }
-
-/// Default address of the admin listener; the port is also Envoy's.
-pub const DEFAULT_ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9901));
 
 impl From<Vec<Listener>> for Listeners {
     /// Converts listeners into a process without an admin listener.

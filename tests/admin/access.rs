@@ -96,7 +96,7 @@ async fn a_port_that_is_taken_is_an_error_that_says_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(&gated(([127, 0, 0, 1], 1).into()));
     let address = taken.local_addr().unwrap();
-    config.admin = Some(readygate::server::ListenAddress::Tcp(address));
+    config.admin = Some(readygate::config::ListenAddress::Tcp(address));
 
     let error = Listeners::bind(&config).unwrap_err().to_string();
 
@@ -114,7 +114,7 @@ async fn a_unix_socket_needs_no_host() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let mut config = config(&gated(([127, 0, 0, 1], 1).into()));
-    config.admin = Some(readygate::server::ListenAddress::Unix(path.clone()));
+    config.admin = Some(readygate::config::ListenAddress::Unix(path.clone()));
     let listeners = Listeners::bind(&config).unwrap();
     let traffic = port(&listeners.traffic[0]);
     let run = tokio::spawn(readygate::server::run(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use readygate::server::{ListenAddress, Listeners};
+use readygate::{config::ListenAddress, server::Listeners};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UnixStream},

@@ -3,8 +3,9 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use readygate::{
+    config::ListenAddress,
     config_file::Config,
-    server::{self, ListenAddress, Listener, Listeners},
+    server::{self, Listener, Listeners},
 };
 use serde_json::Value;
 use tokio::{

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use readygate::{
     route::{Accept, Route},
-    server,
+    tls::ServerTls,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -260,7 +260,7 @@ async fn a_login_over_tls_is_the_clients_alone_as_well() {
     let upstream = Upstream::listen().await;
     let mut config = config(vec![upstream.route()]);
     let identity = folder.identity("server", &issued);
-    let tls = server::ServerTls::load(pki::listener(identity)).unwrap();
+    let tls = ServerTls::load(pki::listener(identity)).unwrap();
     config.listen[0].tls = Some(Arc::new(tls));
     let proxy = Proxy::start(config);
     let _ends = serve(upstream);

@@ -8,7 +8,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use readygate::server::{self, ListenAddress, ServerTls};
+use readygate::{config::ListenAddress, server, tls::ServerTls};
 
 use crate::{
     pki::{self, Authority, Folder},

@@ -10,8 +10,7 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use readygate::{
     route::Route,
-    server,
-    tls::{IdentityFiles, provider},
+    tls::{IdentityFiles, provider, server},
     transport::Transport,
     upstream::tls::{self, Roots},
 };
@@ -113,8 +112,8 @@ impl Folder {
 }
 
 /// TLS of a listener with one certificate, which clients need none for.
-pub(crate) fn listener(identity: IdentityFiles) -> server::tls::Settings {
-    server::tls::Settings {
+pub(crate) fn listener(identity: IdentityFiles) -> server::Settings {
+    server::Settings {
         identities: vec![identity],
         client_ca: None,
         h2: true,

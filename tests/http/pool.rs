@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use readygate::{route::Route, server::ListenAddress};
+use readygate::{config::ListenAddress, route::Route};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Client, Exchange, Proxy, Upstream, config};

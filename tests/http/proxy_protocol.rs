@@ -4,9 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use readygate::{
     client_addr::{Network, TrustedProxies},
+    config::{ListenAddress, ListenSettings},
     config_file::Config,
     route::Route,
-    server::{self, ListenAddress, ListenSettings},
+    server,
     upstream::{self, Address, proxy_protocol::ProxyProtocolVersion},
 };
 use tokio::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use readygate::server::{self, ListenAddress};
+use readygate::{config::ListenAddress, server};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpStream, UnixStream},

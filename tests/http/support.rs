@@ -11,11 +11,12 @@ use std::{
 
 use readygate::{
     client_addr::TrustedProxies,
+    config::{Limits, ListenAddress},
     config_file::{Cautions, Config, Effective},
     limits::drain,
     observability,
     route::{Route, Routes},
-    server::{self, Limits, ListenAddress, Listener, Listeners},
+    server::{self, Listener, Listeners},
     upstream::Address,
 };
 use socket2::{Domain, Socket, Type};

@@ -12,7 +12,7 @@ use std::{
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use readygate::{
     config_file::Config,
-    server::{self, ServerTls},
+    tls::{ServerTls, server},
     transport::Transport,
     upstream::{
         dial::{DialError, Protocol, dial},
@@ -44,7 +44,7 @@ struct Front {
     authority: Authority,
     issued: Issued,
     folder: Folder,
-    settings: server::tls::Settings,
+    settings: server::Settings,
     /// Address on which nothing listens, so that sessions stay held.
     upstream: Reserved,
 }

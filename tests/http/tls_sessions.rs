@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use readygate::{
     matcher::Matcher,
     route::Route,
-    server,
     session::{
         gate::Trigger,
         rules::{Priority, Release, Rule, Rules},
     },
+    tls::ServerTls,
     transport::Transport,
     upstream::Retry,
 };
@@ -74,7 +74,7 @@ impl World {
         }
         let mut config = config(vec![route]);
         if sides.client {
-            let tls = server::ServerTls::load(pki::listener(identity)).unwrap();
+            let tls = ServerTls::load(pki::listener(identity)).unwrap();
             config.listen[0].tls = Some(Arc::new(tls));
         }
         Self {

@@ -1,6 +1,7 @@
 //! Keys of listeners.
 
 use crate::{
+    config::ListenSettings,
     config_file::{
         section::section,
         tls::{ListenerTls, Pair},
@@ -9,7 +10,6 @@ use crate::{
             files::{AUTHORITIES, CERTIFICATE, PRIVATE_KEY},
         },
     },
-    server::ListenSettings,
 };
 
 section! {

@@ -1,6 +1,7 @@
 //! Keys of the process.
 
 use crate::{
+    config::Limits,
     config_file::{
         Config,
         section::section,
@@ -13,7 +14,6 @@ use crate::{
     },
     limits::drain,
     observability,
-    server::Limits,
 };
 
 section! {

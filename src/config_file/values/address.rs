@@ -8,7 +8,7 @@ use std::{
 use http::Uri;
 
 use crate::config_file::{reader::Value, report::Mistake};
-use crate::{server::ListenAddress, upstream::Address};
+use crate::{config::ListenAddress, upstream::Address};
 
 /// `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
 ///

@@ -1,7 +1,7 @@
 //! Faults of one stream: behind a proxy, the other streams of the connection belong to other
 //! clients.
 
-use readygate::server::ListenAddress;
+use readygate::config::ListenAddress;
 
 use super::{
     client::{Connection, get, handshake},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use h2::{Reason, client::Builder};
-use readygate::server::ListenAddress;
+use readygate::config::ListenAddress;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use readygate::server::ListenAddress;
+use readygate::config::ListenAddress;
 use tokio::time::timeout;
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use readygate::server;
+use readygate::tls::ServerTls;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -30,7 +30,7 @@ impl World {
         settings.h2 = h2;
         let upstream = Upstream::listen().await;
         let mut config = config(vec![upstream.route()]);
-        config.listen[0].tls = Some(Arc::new(server::ServerTls::load(settings).unwrap()));
+        config.listen[0].tls = Some(Arc::new(ServerTls::load(settings).unwrap()));
         let mut client = pki::client_config(authority.roots());
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Self {
