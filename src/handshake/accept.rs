@@ -1,10 +1,10 @@
-//! The opening handshake with a client (RFC 6455 §4.2, and RFC 8441 over HTTP/2), and the
-//! session after it.
+//! The opening handshake with a client (RFC 6455 §4.2, and RFC 8441 over HTTP/2), and the session
+//! after it.
 //!
 //! The `101`, which over HTTP/2 is a `200`, is the proxy's own and does not wait for the
-//! upstream, unless the route says so, or only the upstream can tell what is right for this
-//! client (`ask.rs`). hyper answers `101` to whatever it is told
-//! to (`POST`, HTTP/1.0, a request with a body), so every check is here.
+//! upstream, unless the route says so, or only the upstream can tell the right answer for this
+//! client ([`after_upstream`]). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0,
+//! a request with a body), so every check is here.
 
 use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
 
@@ -42,29 +42,29 @@ use crate::{
     },
 };
 
-/// A handshake that a client has its `101` for.
+/// A handshake whose client gets a `101`.
 #[derive(Debug)]
 pub struct Accepted {
     route: Arc<Route>,
-    /// The handshake that the upstream gets, once for all attempts.
+    /// The handshake for the upstream, the same for all attempts.
     request: OpeningRequest,
-    /// Where the client is, and the path that it asked for: for the log.
+    /// Address of the client and the path that it requested, for the log.
     client: ClientAddr,
     path: String,
-    /// The session's own place, behind a trusted proxy or over HTTP/2.
+    /// The session's own slot of its address, behind a trusted proxy or over HTTP/2.
     place: Option<AddressPlace>,
-    /// The version of HTTP that it speaks, and what the request was called: for the log, too.
+    /// Version of HTTP and id of the request, for the log.
     version: Version,
     identity: RequestId,
-    /// What is settled about the session.
+    /// Results of the negotiation.
     agreed: Agreed,
-    /// The connection to an upstream that was asked first.
+    /// Connection to the upstream if that was asked first.
     connected: Option<Box<Connected>>,
 }
 
 impl Accepted {
-    /// What was accepted because the upstream has accepted it on this connection; `request` is
-    /// for further ones.
+    /// Accepts a client for which the upstream has accepted `connected`; `request` serves further
+    /// connections to it.
     pub(crate) fn connected(
         route: &Arc<Route>,
         request: OpeningRequest,
@@ -87,9 +87,9 @@ impl Accepted {
     }
 }
 
-/// Whether a request means to open a WebSocket.
+/// Returns whether a request asks for a WebSocket.
 ///
-/// One with an `Upgrade` that `Connection` does not name, or to another protocol, is plain
+/// A request with an `Upgrade` that `Connection` does not name, or to another protocol, is plain
 /// HTTP: the header is removed on the way (RFC 9110 §7.8).
 #[must_use]
 pub fn is_websocket(headers: &HeaderMap) -> bool {
@@ -99,15 +99,17 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// Answers a handshake: at once or, where the route or what is known of its upstream says so, as
-/// the upstream does, while `is_client_gone` is asked now and then; `None` where a client that
-/// leaves takes the future with it. `binding` is what belongs to the client's connection, where
-/// that is its alone.
+/// Answers a handshake: at once, or as the upstream does where the route requires that or recent
+/// handshakes make an early answer doubtful.
+///
+/// `is_client_gone` is polled at intervals; `None` where a client that leaves drops the future.
+/// `binding` holds the upstream connections bound to the client's connection, where that belongs
+/// to one client.
 ///
 /// # Errors
 ///
-/// The request is not a valid handshake, its origin is not allowed, the process drains or has
-/// no room for the session or for what it would hold, the route's breaker is open, or an upstream
+/// The request is not a valid handshake, its origin is not allowed, the process drains or has no
+/// room for the session or for what it would hold, the route's breaker is open, or an upstream
 /// that was asked has given no valid answer in time.
 pub async fn answer(
     request: &Parts,
@@ -140,15 +142,15 @@ pub async fn answer(
     .await
 }
 
-/// The terms of a handshake that does not wait for the upstream.
+/// The terms of an answer that does not wait for the upstream.
 struct Early {
     terms: Terms,
     opening: OpeningRequest,
 }
 
 impl Early {
-    /// `None`: only the upstream knows with which subprotocol it will answer, or it has lately
-    /// refused such a handshake.
+    /// Returns `None` if only the upstream knows which subprotocol it will choose, or if it
+    /// recently rejected such a handshake.
     fn of(
         request: &Parts,
         client: Client,
@@ -181,7 +183,7 @@ impl Early {
         route: &Arc<Route>,
         shared: &ProcessState,
     ) -> Result<(Response<Body>, Accepted), Refusal> {
-        // The limits come first: who is over one takes no place of those that a breaker lets through.
+        // Limits first: a client over one does not take a permit of a half-open breaker.
         let place = shared.admit_session(client, request.version)?;
         let agreed = Agreed {
             trial: shared.endpoints.of(route).admit()?,
@@ -203,7 +205,7 @@ impl Early {
     }
 }
 
-/// Checks a handshake by itself, whatever goes on in the process, and chooses its subprotocol.
+/// Checks a handshake without regard to the state of the process, and chooses its subprotocol.
 ///
 /// # Errors
 ///
@@ -214,8 +216,8 @@ pub fn judge<'a>(request: &'a Parts, route: &Route) -> Result<Subprotocol<'a>, R
     Ok(route.choose_subprotocol(offered_subprotocols(&request.headers)?))
 }
 
-/// Remembers what `outcome`, which the upstream has given to a handshake, says about the next one
-/// like it, where that might have its answer before the upstream's.
+/// Remembers from the `outcome` of an upstream handshake whether the next one like it can have an
+/// early answer.
 pub(crate) fn learn<T>(
     outcome: &Result<T, ConnectError>,
     route: &Arc<Route>,
@@ -228,8 +230,8 @@ pub(crate) fn learn<T>(
     match outcome {
         Ok(_) => shared.refusals.forget(route, request),
         Err(ConnectError::Refused(status)) => {
-            // From the code of its own a client can tell what has happened, and of a status a
-            // page learns nothing.
+            // A close code of its own tells a client what happened; a page cannot see an HTTP
+            // status.
             if !route.session.close_codes.name(*status) {
                 shared.refusals.note(route, request);
             }
@@ -242,7 +244,7 @@ pub(crate) fn learn<T>(
     }
 }
 
-/// The same of the `terms` of an upstream that was asked first.
+/// Remembers the `terms` of an upstream that was asked first.
 pub(crate) fn learn_terms(
     terms: &Terms,
     route: &Arc<Route>,
@@ -255,7 +257,8 @@ pub(crate) fn learn_terms(
     }
 }
 
-/// Checks whether a handshake may be answered with a `101` at all.
+/// Checks whether a handshake may be accepted at all: its form, its origin, drain, held bytes,
+/// and memory.
 pub(crate) fn check<'a>(
     request: &'a Parts,
     route: &Route,
@@ -276,7 +279,7 @@ pub(crate) fn check<'a>(
     Ok(handshake)
 }
 
-/// The settings of a session, kept alive with it.
+/// Settings of a session, kept alive with it.
 #[derive(Clone)]
 struct RouteSettings(Rc<LiveSession>);
 
@@ -288,7 +291,7 @@ impl Deref for RouteSettings {
     }
 }
 
-/// What a session shares with the process, kept alive with all that connections share.
+/// State that a session shares with the process, kept alive with it.
 #[derive(Clone)]
 struct SharedContext(Rc<LiveSession>);
 
@@ -300,7 +303,7 @@ impl Deref for SharedContext {
     }
 }
 
-/// What a session has done.
+/// Statistics of a session.
 #[derive(Clone)]
 struct SharedRecord(Rc<LiveSession>);
 
@@ -312,10 +315,10 @@ impl Deref for SharedRecord {
     }
 }
 
-/// The session of an accepted client; the connection is closed when it ends.
+/// Runs the session of an accepted client; the connection is closed when it ends.
 ///
-/// The request for the upstream belongs to `connect`, which the session drops when it will
-/// not connect again.
+/// The upstream request belongs to `connect`, which the session drops once it will not connect
+/// again.
 pub fn session(
     opened: Opened<Transport>,
     accepted: Accepted,
@@ -359,26 +362,26 @@ pub fn session(
     let context = SharedContext(Rc::clone(&running));
     let record = SharedRecord(running);
     let session = session::run_agreed(opened, agreed, connect, settings, context, record);
-    // Not an `async` block, which would have room for the session twice.
+    // An `async` block would have room for the session twice.
     session.map(move |report| {
         drop(place);
         entry.end(report);
     })
 }
 
-/// A valid handshake.
+/// The form of a valid handshake.
 pub(crate) enum Handshake<'a> {
-    /// HTTP/1.1 with this key (RFC 6455 §4.2.1).
+    /// HTTP/1.1, with its key (RFC 6455 §4.2.1).
     Upgrade(&'a HeaderValue),
-    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It needs no key; proxies that translate
-    /// the handshake of HTTP/1.1 pass on that of their client, for which they need the answer.
+    /// An extended `CONNECT` of HTTP/2 (RFC 8441 §5). It needs no key; translating proxies pass
+    /// on the key of their HTTP/1.1 client, for which they need the accept value.
     Connect(Option<&'a HeaderValue>),
 }
 
-/// Checks what a handshake must be.
+/// Checks the form of a handshake.
 ///
-/// Of an extended `CONNECT` the rest has been checked: its target is complete, and nothing
-/// but frames comes behind it.
+/// For an extended `CONNECT` the rest has been checked: its target is complete, and only frames
+/// follow.
 fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
     if request.version == Version::HTTP_2 {
         check_version(&request.headers)?;
@@ -391,7 +394,7 @@ fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
     if request.version != Version::HTTP_11 {
         return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
     }
-    // A client that also offers something else could take the 101 for that.
+    // A client that also offers another protocol could take the `101` for that.
     if !only(headers, &header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
     {
@@ -413,7 +416,7 @@ fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
         .ok_or(Refusal::BadRequest("illegal Sec-WebSocket-Key"))
 }
 
-/// The key, if there is one and it is legal.
+/// Returns the key, if there is one and it is legal.
 fn key(headers: &HeaderMap) -> Option<&HeaderValue> {
     only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()))
 }
@@ -425,14 +428,14 @@ fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// The value of a header that is there exactly once.
+/// Returns the value of a header that occurs exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Checks where the page that opens the WebSocket comes from (RFC 6455 §10.2): browsers do
-/// not apply the same-origin policy to them.
+/// Checks the origin of the page that opens the WebSocket (RFC 6455 §10.2): browsers do not apply
+/// the same-origin policy to WebSockets.
 fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
@@ -442,13 +445,13 @@ fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     if route.allows_origin(origin.map(HeaderValue::as_bytes)) {
         Ok(())
     } else {
-        // In its escaped form: what a client sends does not write lines of the log.
+        // Debug format escapes the value, so that a client cannot write lines of the log.
         tracing::debug!(?origin, "origin not allowed");
         Err(Refusal::OriginNotAllowed)
     }
 }
 
-/// What the client offers, in its order.
+/// Returns the client's subprotocols, in its order.
 pub(crate) fn offered_subprotocols(
     headers: &HeaderMap,
 ) -> Result<impl Iterator<Item = &str>, Refusal> {
@@ -460,8 +463,8 @@ pub(crate) fn offered_subprotocols(
 }
 
 impl Handshake<'_> {
-    /// The answer with which the WebSocket is open, which tells the client `terms` and
-    /// whatever else is in `headers`.
+    /// Builds the response that opens the WebSocket, with `terms` and with whatever else is in
+    /// `headers`.
     pub(crate) fn accept(&self, terms: &Terms, headers: HeaderMap) -> Response<Body> {
         let mut response = Response::new(Body::default());
         *response.headers_mut() = headers;
@@ -488,11 +491,11 @@ impl Handshake<'_> {
     }
 }
 
-/// The handshake for the upstream: the client's own target and end-to-end headers, with
-/// its credentials and its whole list of subprotocols, in which some carry tokens.
+/// Builds the handshake for the upstream: the client's own target and end-to-end headers, with
+/// its credentials and its whole list of subprotocols, some of which carry tokens.
 ///
-/// `make` is given the target and the headers. Their names are spelled as the [`Spelling`] among
-/// the extensions of `request` says, if there is one.
+/// `make` is given the target and the headers. Names are spelled as the [`Spelling`] among the
+/// extensions of `request` says, if there is one.
 pub(crate) fn upstream_request(
     request: &Parts,
     client: Client,

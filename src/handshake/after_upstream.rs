@@ -1,6 +1,6 @@
 //! The opening handshake of a client that gets its upstream's own answer: because its route says
-//! so, or because an early one is likely to be wrong for it. What an early route declines, which
-//! is compression, it declines here, too: only when it answers is another matter.
+//! so, or because an early answer is likely to be wrong for it. An early route declines
+//! compression here as well: it differs only in when it answers.
 //!
 //! ```text
 //!  client's handshake, checked ──► upstream, again and again ──┬── 101 ──► 101 ──► session
@@ -11,13 +11,12 @@
 //!
 //! # Invariants
 //!
-//! * Nothing that a client sent behind its handshake goes upstream before both have their
-//!   `101`.
-//! * A client that leaves while it waits takes the attempt with it.
-//! * An answer that is kept occupies no connection: the upstream may serve one at a time.
-//! * What the client is told of compression is what the upstream has agreed to, and at most
-//!   more strictly that the client must not take over its context, which every client obeys
-//!   and no server needs to know (RFC 7692 §7.1.1.2).
+//! * Nothing that a client sent behind its handshake goes upstream before both have their `101`.
+//! * A client that leaves while it waits cancels the attempt.
+//! * A response that is kept occupies no connection: the upstream may serve one at a time.
+//! * The client is told of compression what the upstream has negotiated, at most with the
+//!   stricter demand that the client must not take over its context, which every client obeys and
+//!   no server needs to know (RFC 7692 §7.1.1.2).
 
 use std::{fmt::Display, future, mem, rc::Rc, sync::Arc, time::Duration};
 
@@ -55,24 +54,24 @@ use crate::{
     },
 };
 
-/// How often a client that waits is looked at, in case it has gone: behind bytes that it has
-/// sent too early, hyper does not notice.
+/// Interval at which a waiting client is checked for having left: hyper does not notice that
+/// behind bytes that it sent too early.
 const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
-/// How much of the body of an answer is kept while the upstream is asked again, in bytes.
+/// Bytes of a response's body that are kept while the upstream is asked again.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// How long that may take to arrive.
+/// Time for that body to arrive.
 const KEEP_TIME: Duration = Duration::from_secs(1);
 
-/// The connection to an upstream whose answer a client has got.
+/// Connection to an upstream that has accepted the client.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) upstream: Opened<Transport>,
     pub(crate) attempts: Attempts,
 }
 
-/// Asks the route's upstream and returns its answer, and what a `101` of it has accepted.
+/// Gets the answer of the route's upstream, and the accepted handshake if it is a `101`.
 ///
 /// # Errors
 ///
@@ -160,7 +159,7 @@ pub(crate) async fn ask(
     Ok((response, Some(accepted)))
 }
 
-/// The attempts for one client, which count as those of no session where none takes them.
+/// Attempts for one client, which count for the route on drop unless a session takes them.
 struct ClientAttempts {
     attempts: Attempts,
     tally: Rc<RouteStats>,
@@ -184,21 +183,21 @@ impl Drop for ClientAttempts {
     }
 }
 
-/// What the upstream has said, for the client.
+/// The upstream's answer for the client.
 enum Said {
     Switched(Box<Switched>),
     Refused(Result<Response<Body>, Refusal>),
-    /// The latest that might have been another a moment later.
+    /// The latest response that might have been different a moment later.
     Unavailable(Result<Response<Body>, Refusal>),
 }
 
-/// Nothing that a client can be given as the upstream's answer.
+/// Failure to get an answer of the upstream that the client could be given.
 struct Unanswered(Refusal, Blamed);
 
 /// The party at fault.
 enum Blamed {
     Upstream,
-    /// Not the upstream's: the client has a part in it, or the proxy.
+    /// The proxy, or a fault in which the client has a part.
     Nobody,
 }
 
@@ -218,7 +217,7 @@ impl From<ConnectError> for Unanswered {
     }
 }
 
-/// The upstream's answer; at the gate's deadline the latest that was not final.
+/// Gets the upstream's answer; at the gate's deadline, the latest one that was not final.
 async fn until_deadline(
     endpoint: &Endpoint,
     route: &Route,
@@ -238,7 +237,7 @@ async fn until_deadline(
                 HandshakeOutcome::Refused(refused) => {
                     return Ok(Said::Refused(refuse(refused, client, limits, own).await));
                 }
-                // On another connection nobody would be logged in.
+                // The client is not logged in on any other connection.
                 HandshakeOutcome::Unavailable(refused) if own.is_some_and(|on| on.is_bound) => {
                     return Ok(Said::Unavailable(
                         refuse(refused, client, limits, own).await,
@@ -263,8 +262,8 @@ async fn until_deadline(
     }
 }
 
-/// Puts the upstream's refusal into `latest` and closes its connection; without its body
-/// where that does not come as a whole within the bounds.
+/// Puts the upstream's response into `latest` and closes its connection; drops the body unless it
+/// arrives whole within [`MAX_KEPT_BYTES`] and [`KEEP_TIME`].
 async fn keep(
     refused: Refused,
     client: Client,
@@ -287,7 +286,7 @@ async fn keep(
     }
 }
 
-/// An answer of which only the head is there, and what that says of the body is gone.
+/// Builds a response without the body, and without the fields that describe one.
 fn without_body(mut head: response::Parts) -> Response<Body> {
     let names: Vec<_> = head.headers.keys().cloned().collect();
     for name in names {
@@ -298,9 +297,10 @@ fn without_body(mut head: response::Parts) -> Response<Body> {
     Response::from_parts(head, Body::default())
 }
 
-/// What of the client's offers the upstream gets to see.
+/// Returns the client's offers as the upstream gets to see them.
 ///
-/// Where the ready message is kept from the client, no other may refer to it.
+/// Where the ready message is withheld from the client, no other may refer to it, so the server
+/// must not take over its context.
 fn offers(request: &Parts, settings: &session::Settings) -> Result<Vec<Offer>, Refusal> {
     let lines = request.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     let mut offers = extension::offers(lines)
@@ -313,7 +313,7 @@ fn offers(request: &Parts, settings: &session::Settings) -> Result<Vec<Offer>, R
     Ok(offers)
 }
 
-/// What the client is told of what the upstream has chosen.
+/// Returns the terms to tell the client, given what the upstream has chosen.
 fn told(terms: &Terms, settings: &session::Settings) -> Terms {
     let is_alone = settings.wants_independent_messages();
     Terms {
@@ -325,8 +325,8 @@ fn told(terms: &Terms, settings: &session::Settings) -> Terms {
     }
 }
 
-/// The upstream's refusal, after which the connection is closed: what the client may have
-/// sent behind its handshake is no request.
+/// Passes on a rejection, and closes the connection after it: bytes that the client may have sent
+/// behind its handshake are not a request.
 async fn pass_on(
     refused: Refused,
     client: Client,
@@ -348,8 +348,8 @@ async fn pass_on(
     Ok(response)
 }
 
-/// The upstream's refusal. Where its connection is the client's, or is to be, both go on: the
-/// client may log in, and ask again.
+/// Passes on a rejection. An upstream connection that is bound to the client's, or now becomes
+/// so, stays open with it: the client may log in and repeat the handshake.
 async fn refuse(
     refused: Refused,
     client: Client,
@@ -371,6 +371,7 @@ async fn refuse(
     let (mut head, incoming) = answer.map_err(|error| failed(&error))?.into_parts();
     head.headers = hop_by_hop::of_response(head.headers);
     head.version = Version::HTTP_11;
+    // The rejection starts an NTLM login, or the connection is logged in already.
     let home = if *is_bound || binding::is_offered(head.status, &head.headers) {
         own.bind();
         Home::Own(own.clone())
@@ -383,7 +384,7 @@ async fn refuse(
     Ok(Response::from_parts(head, body))
 }
 
-/// Resolves some time after `condition` has become true; never without one.
+/// Resolves within [`HANG_UP_CHECK`] of `condition` becoming true; never without a condition.
 async fn until(condition: Option<&dyn Fn() -> bool>) {
     let Some(condition) = condition else {
         return future::pending().await;

@@ -1,5 +1,5 @@
-//! An answer of which the head was read, once more for hyper, which knows how long its body
-//! is.
+//! A rejected handshake's response, whose head has been read already, replayed to hyper, which
+//! finds the end of its body.
 
 use std::{
     io,
@@ -26,12 +26,12 @@ use crate::{
     websocket::{Opened, spelling::Spelling},
 };
 
-/// How names are spelled in the head at the beginning of what `answer` has read, if that can be
+/// Returns the spelling of the names in the head that `answer` begins with, if the head can be
 /// read in one way only.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The flaw in its framing.
 pub(crate) fn check(
     answer: &Opened<Transport>,
     limits: ResponseLimits,
@@ -42,12 +42,12 @@ pub(crate) fn check(
     answers.verdict().map(|()| answers.take_spelling())
 }
 
-/// Reads the answer that begins with what `answer` has read, in which names are spelled so; its
-/// body comes as it comes.
+/// Replays to hyper the response that `answer` begins with, and returns it with its body streamed
+/// and its names to be spelled as given.
 ///
 /// # Errors
 ///
-/// What hyper does not take for an answer, or a connection that ends inside its head.
+/// hyper does not accept the response, or the connection ends inside its head.
 pub(crate) async fn response(
     answer: Opened<Transport>,
     limits: ResponseLimits,
@@ -57,13 +57,14 @@ pub(crate) async fn response(
     let (mut sender, connection) = builder
         .handshake(TokioIo::new(RejectedBody::of(answer)))
         .await?;
-    // It ends with the body, or when the client stops taking it.
+    // Ends with the body, or once the client no longer reads it.
     task::spawn_local(async move {
         if let Err(error) = connection.await {
             tracing::debug!(error = %ErrorChain(&error), "connection to upstream ended");
         }
     });
-    // Any request with an answer that may have a body: it has been sent, and goes nowhere.
+    // Any request whose response may have a body: the real one has been sent, this one is
+    // discarded.
     let response = sender
         .send_request(Request::new(Empty::<Bytes>::new()))
         .await?;
@@ -76,10 +77,10 @@ pub(crate) async fn response(
     ))
 }
 
-/// A stream that begins with what was read from it before, and to which nothing is written.
+/// A stream that begins with bytes read from it earlier, and that discards writes.
 struct RejectedBody {
     answer: Opened<Transport>,
-    /// An answer that is there before the request has been written would be an error.
+    /// Set by the first write: to hyper a response before its request would be an error.
     is_asked: bool,
     waker: Option<Waker>,
 }

@@ -1,25 +1,25 @@
-//! An HTTP/1.1 connection to an upstream, and one request with its answer on it.
+//! An HTTP/1.1 connection to an upstream, and one request with its response on it.
 //!
 //! ```text
-//!             ┌──────────── drives ────────────┐
-//!  request ──►│ Connection ──► hyper's client  │──► upstream
-//!   answer ◄──│            ◄── Answers, strict │◄──
-//!             └────────────────────────────────┘
+//!              ┌──────────── drives ────────────────┐
+//!   request ──►│ Http1Connection ──► hyper's client │──► upstream
+//!  response ◄──│                ◄── Answers, strict │◄──
+//!              └────────────────────────────────────┘
 //! ```
 //!
-//! hyper's client is a future of its own which somebody has to poll. Here whoever waits for
-//! the answer does that, in the task of the client's connection: a task for each upstream
-//! connection would be two more wake-ups for each request.
+//! hyper's client is a future of its own that has to be polled. The task that waits for the
+//! response does that, which is the task of the client's connection: a task for each upstream
+//! connection would cost two more wake-ups for each request.
 //!
 //! # Invariants
 //!
-//! * The connection's future is polled right before what it fills is looked at, so that
-//!   nothing else has to wake the task.
-//! * A connection is [reusable](Http1Connection::is_reusable) only when hyper has read the answer
-//!   to its end, written the request to its end, and found nothing behind the answer.
-//! * An upstream that answers and closes while it still gets the request is heard: a write
-//!   that fails ends nothing, for hyper would read no more after it. What is written then is
-//!   discarded, until the answer or the end has been read.
+//! * The connection's future is polled right before its results are read, so that nothing else
+//!   has to wake the task.
+//! * A connection is [reusable](Http1Connection::is_reusable) only when hyper has read the
+//!   response to its end, written the request to its end, and found nothing behind the response.
+//! * A response that the upstream sends before it has read the whole request is delivered, even
+//!   if it closes the connection: after a failed write hyper would stop reading, so write errors
+//!   are hidden from it. Later writes are discarded until the response or the end has been read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -57,48 +57,48 @@ use crate::{
 #[derive(Debug)]
 pub struct Http1Connection {
     sender: http1::SendRequest<Upload>,
-    /// `None` when it has ended.
+    /// `None` after it has ended.
     driver: Option<http1::Connection<TokioIo<Http1Link>, Upload>>,
     seen: Rc<ResponseSeen>,
     watchdog: LazyDeadline,
 }
 
-/// What has been seen of the stream below hyper.
+/// Observations of the stream below hyper.
 #[derive(Debug)]
 struct ResponseSeen {
     answers: RefCell<Answers>,
-    /// Whether the upstream takes nothing any more.
+    /// Set after a write failed: the upstream reads no more.
     is_deaf: Cell<bool>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// The connection had ended before any of the request was written.
     #[error("closed before the request")]
     NotSent(Box<Request<Upload>>),
-    /// It ended before any byte of an answer.
+    /// The connection ended before any byte of a response.
     #[error("closed before the answer")]
     NoAnswer,
-    /// The upstream has not processed the request and says so (RFC 9113 §8.7).
+    /// The upstream says that it has not processed the request (RFC 9113 §8.7).
     #[error("refused unprocessed")]
     Refused,
-    /// The answer is none, or can be read in two ways.
+    /// The response is malformed, or can be read in two ways.
     #[error("{0}")]
     Malformed(&'static str),
-    /// TLS was refused: in TLS 1.3 a client learns only now that its certificate is.
+    /// TLS was rejected: in TLS 1.3 a client learns only at this point that its certificate is.
     #[error("TLS with the upstream failed: {0}")]
     Tls(TlsError),
-    /// It ended within the answer, or the request was not written whole.
+    /// The connection ended within the response, or the request was not written whole.
     #[error(transparent)]
     Broken(hyper::Error),
-    /// The answer did not begin in time after the request.
+    /// The response did not begin in time after the request.
     #[error("no answer in time")]
     TimedOut,
 }
 
 impl Http1Connection {
-    /// Wraps a stream on which nothing has been sent, and whose answers are within `limits`.
+    /// Wraps a stream on which nothing has been sent; its responses have to be within `limits`.
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl Http1Connection {
         Self::with_replay(stream, limits, None).await
     }
 
-    /// A connection on which a request has been sent, whose answer begins with what `answer` has
-    /// read: the next request is not sent, and has that answer.
+    /// Wraps a connection on which a request has been sent, and whose response begins with the
+    /// bytes that `answer` has read: the next request is not sent, and gets that response.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Http1Connection {
         })
     }
 
-    /// Drives the connection; `false` when it has ended.
+    /// Drives the connection; returns `false` after it has ended.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         let Some(driver) = &mut self.driver else {
             return false;
@@ -161,14 +161,14 @@ impl Http1Connection {
         false
     }
 
-    /// Whether an idle connection is still open, as far as the process knows.
+    /// Returns whether an idle connection is still open, as far as the process knows.
     ///
-    /// Whoever had it before is not woken for it any more.
+    /// Its previous task is no longer woken for it.
     pub fn is_open(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// The stream alone, to speak another protocol on it; `None`: it cannot carry another
+    /// Returns the stream, to speak another protocol on it; `None` if it cannot carry another
     /// request.
     #[must_use]
     pub fn into_stream(self) -> Option<Transport> {
@@ -180,20 +180,20 @@ impl Http1Connection {
         is_all_read.then(|| parts.io.into_inner().stream)
     }
 
-    /// Whether it may carry another request.
+    /// Returns whether the connection may carry another request.
     pub fn is_reusable(&self) -> bool {
         self.driver.is_some() && self.sender.is_ready() && !self.seen.is_deaf.get()
     }
 
-    /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
-    /// piece of the request's body.
+    /// Sends `request` and waits for the head of its response, for at most `timeout` after the
+    /// last piece of the request's body.
     ///
-    /// `on_interim` gets the `1xx` answers before it. The body of the answer gets something
-    /// only while this connection is driven.
+    /// `on_interim` is called with each `1xx` response before it. The body of the response makes
+    /// progress only while this connection is driven.
     ///
     /// # Errors
     ///
-    /// There is no answer; the connection is of no use then.
+    /// There is no response; the connection is of no use then.
     ///
     /// # Cancel safety
     ///
@@ -210,6 +210,7 @@ impl Http1Connection {
         let progress = request.body().progress();
         let mut sent = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
+            // Driven before its results are read, so the noop waker below misses nothing.
             let is_open = self.drive(context);
             let mut answers = self.seen.answers.borrow_mut();
             answers.take_interims().iter().for_each(&on_interim);
@@ -245,33 +246,33 @@ impl Http1Connection {
     }
 }
 
-/// Connections to upstreams whose answers are within `limits`.
+/// Configures hyper's client for responses within `limits`.
 pub(crate) fn builder(limits: ResponseLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_header_size(limits.max_header_bytes as usize);
-    // Where that is said hyper allocates room for each answer; [`Answers`] knows when there
-    // are fewer.
+    // With `max_headers` set, hyper allocates room for each response; [`Answers`] enforces a
+    // lower limit.
     if limits.max_headers > ResponseLimits::default().max_headers {
         builder.max_headers(usize::from(limits.max_headers));
     }
     builder
 }
 
-/// The stream to an upstream, whose answers are watched while hyper reads them, and which
-/// never fails to be written.
+/// The stream to an upstream, whose responses are inspected while hyper reads them, and whose
+/// writes never fail.
 #[derive(Debug)]
 struct Http1Link {
     stream: Transport,
     seen: Rc<ResponseSeen>,
-    /// An answer that has begun before.
+    /// Beginning of a response that was read earlier.
     replay: Option<Box<Replay>>,
 }
 
-/// The beginning of an answer that was read before hyper asked for it.
+/// Beginning of a response that was read before hyper expected it.
 #[derive(Debug)]
 struct Replay {
     read_buf: Bytes,
-    /// An answer that is there before the request has been written would be an error.
+    /// Set by the first write: to hyper a response before its request would be an error.
     is_asked: bool,
     reader: Option<Waker>,
 }
@@ -288,7 +289,7 @@ impl Replay {
         Poll::Ready(())
     }
 
-    /// The request is written, to nobody.
+    /// Notes that hyper has written the request, which is discarded.
     fn ask(&mut self) {
         self.is_asked = true;
         if let Some(reader) = self.reader.take() {
@@ -298,8 +299,7 @@ impl Replay {
 }
 
 impl Http1Link {
-    /// Writes, unless the upstream takes nothing any more; then `discarded` stands for what
-    /// came of it.
+    /// Writes, or returns `discarded` in place of the result once the upstream reads no more.
     fn poll_hearing<T>(
         &mut self,
         discarded: T,

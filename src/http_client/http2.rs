@@ -1,31 +1,31 @@
-//! The HTTP/2 connections to an upstream, by prior knowledge (RFC 9113 §3.3), which all the
-//! requests of one worker share.
+//! HTTP/2 connections to an upstream, by prior knowledge (RFC 9113 §3.3), which all requests of
+//! one worker share.
 //!
 //! # Invariants
 //!
-//! * One is opened on demand, and another one when all of them have as many streams as the
+//! * A connection is opened on demand, and another one when all have as many streams as the
 //!   upstream allows, up to eight; then further requests wait in h2. A request goes to the
-//!   one that has the fewest streams.
-//! * One that has ended, or on which the upstream has said `GOAWAY`, gets no request; what is
-//!   under way on it goes on.
-//! * What is unread of each answer is bounded, and an answer that is not read does not stop
-//!   the others: the connection's window has room for all streams doing that at once.
+//!   connection with the fewest streams.
+//! * A connection that has ended, or on which the upstream has sent `GOAWAY`, gets no further
+//!   request; requests in progress on it continue.
+//! * Unread bytes of each response are bounded, and a response that is not read does not stop the
+//!   others: the connection's window has room for all streams doing that at once.
 //!
-//! h2 has no way to hand out interim answers, so that those are skipped here.
+//! h2 has no way to hand out interim responses, so they are skipped.
 //!
-//! # What one answer can do to the others
+//! # Isolation of streams
 //!
-//! | what comes | the other streams of the connection |
+//! | the upstream sends | the other streams of the connection |
 //! |---|---|
-//! | a header section that is larger, or has more fields, than the route allows; an ambiguous length | go on: that answer alone is 502 |
-//! | pseudo-header fields that are repeated, missing or behind others, `Connection` and its like | go on: h2 resets that stream |
-//! | a field whose name or value HTTP does not allow, such as a name in upper case | end: h2 takes it for broken HPACK (RFC 9113 §4.3), and does not let its users decide otherwise |
+//! | a header section that is larger, or has more fields, than the route allows; an ambiguous length | continue: that response alone becomes a `502` |
+//! | pseudo-header fields that are repeated, missing or misplaced, `Connection` and its like | continue: h2 resets that stream |
+//! | a field whose name or value HTTP does not allow, such as a name in upper case | end: h2 takes it for broken HPACK (RFC 9113 §4.3), and its users cannot decide otherwise |
 //! | a section of several times what the route allows, or in very many frames | end, for the same reason |
 //!
-//! The requests of streams that end so are sent again like those of any connection that has closed
-//! without an answer. What `http2` repairs for clients is not repaired for upstreams:
-//! a connection to one is used by this proxy alone, which is trusted to have a server
-//! whose library does not let an application write such fields.
+//! Requests of streams that end so are sent again like those of any connection that has closed
+//! without a response. The repairs that `downstream::http2` makes for clients are not made for
+//! upstreams: a connection to one serves this proxy alone, which trusts the upstream's library
+//! not to let an application write such fields.
 
 use std::{
     cell::{Cell, RefCell},
@@ -56,100 +56,101 @@ use crate::{
     transport::{Transport, lazy_deadline::LazyDeadline},
 };
 
-/// What the upstream may send on one stream before it is read.
+/// Bytes that the upstream may send on one stream before it is read.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// What it may send on all of them together: as much as Go's client allows, which is enough
-/// for 4096 streams that nobody reads. The budget for small frames, too, is half of it (see
-/// [`http2`](crate::downstream::http2)).
+/// Bytes that the upstream may send on all streams together: as many as Go's client allows,
+/// enough for 4096 unread streams. Half of it is also the budget for small frames (see
+/// `downstream::http2`).
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
-/// What may wait to be sent on one stream.
+/// Bytes that may wait to be sent on one stream.
 const MAX_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How long the upstream may be silent while streams are open before it is asked whether it
-/// is there, and how long it may take to say so.
+/// Silence after which the upstream is pinged while streams are open, and the time that it has to
+/// acknowledge.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// How many connections may be open at a time.
+/// Maximum number of connections open at a time.
 const MAX_CONNECTIONS: usize = 8;
 
-/// How many streams of one may be open at a time, where the upstream allows more.
+/// Maximum number of streams open at a time on one connection, where the upstream allows more.
 const MAX_STREAMS: usize = (CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES) as usize;
 
-/// How many streams are opened until the upstream has said how many it allows.
+/// Streams that are opened before the upstream has announced how many it allows.
 const INITIAL_STREAMS: usize = 1;
 
-/// How many requests until then go to the connection: an upstream should allow as many
+/// Requests that are assigned to a connection until then: the least that an upstream should allow
 /// (RFC 9113 §6.5.2).
 const EXPECTED_STREAMS: usize = 100;
 
-/// How long no further connection is tried when the upstream has not taken one.
+/// Pause in opening further connections after the upstream has not accepted one.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How often it is looked for idle connections at most.
+/// Shortest interval between checks for idle connections.
 const MIN_IDLE: Duration = Duration::from_millis(100);
 
-/// One worker's HTTP/2 connections to the upstream of one route.
+/// HTTP/2 connections of one worker to the upstream of one route.
 #[derive(Debug, Default)]
 pub struct Multiplexed {
     open: Rc<RefCell<Vec<Rc<SharedConnection>>>>,
     opening: Mutex<()>,
-    /// When the upstream has last not taken another one.
+    /// Time at which the upstream last did not accept another connection.
     refused: Cell<Option<Instant>>,
 }
 
-/// A connection. Each of its streams holds on to it, which tells how many there are.
+/// A connection. Each of its streams holds a reference, and the references are its count of
+/// streams.
 #[derive(Debug)]
 struct SharedConnection {
     sender: http2::SendRequest<Upload>,
-    /// How many an answer may have.
+    /// Maximum number of headers that a response may have.
     max_headers: usize,
-    /// Gone when it takes no more requests.
+    /// Dangling once it takes no more requests.
     driver: Weak<Driver>,
-    /// Whether the upstream has answered on it, so that it has said what it allows.
+    /// Set once the upstream has responded on it, and so has announced its limits.
     has_answered: Cell<bool>,
-    /// Whether it has had a stream since that was last looked at.
+    /// Set when it has had a stream since the last check for idleness.
     was_used: Cell<bool>,
 }
 
 type Driver = RefCell<http2::Connection<TokioIo<Transport>, Upload, LocalExecutor>>;
 
-/// The place of one request on a connection, until it is dropped.
+/// Slot of one request on a connection, until it is dropped.
 #[derive(Debug)]
 pub struct StreamSlot(Rc<SharedConnection>);
 
 impl Multiplexed {
-    /// A stream on the connection that has the fewest, of those that have room for one.
+    /// Acquires a stream on the connection with the fewest, among those that have room.
     pub fn stream(&self) -> Option<StreamSlot> {
         self.fewest(SharedConnection::has_room)
     }
 
-    /// A stream that waits in h2 for others to end.
+    /// Acquires a stream that waits in h2 for others to end.
     pub fn waiting_stream(&self) -> Option<StreamSlot> {
         self.fewest(|_| true)
     }
 
-    /// Whether there may be another connection.
+    /// Returns whether another connection may be opened.
     pub fn may_open(&self) -> bool {
         let refused = self.refused.get();
         self.open.borrow().len() < MAX_CONNECTIONS
             && refused.is_none_or(|refused| refused.elapsed() >= RETRY_AFTER)
     }
 
-    /// Notes that the upstream has not taken another connection.
+    /// Notes that the upstream did not accept another connection.
     pub fn set_refused(&self) {
         self.refused.set(Some(Instant::now()));
     }
 
-    /// Waits until nobody else is opening one.
+    /// Waits until no other request is opening a connection.
     pub async fn lock(&self) -> MutexGuard<'_, ()> {
         self.opening.lock().await
     }
 
-    /// Makes a connection of `stream`, and opens the first of its streams.
+    /// Opens a connection on `stream`, and the first of its streams.
     ///
-    /// It ends when it has had none for the `idle_timeout` of `settings` and others are open.
+    /// It ends after `idle_timeout` of `settings` without a stream, if others are open.
     ///
     /// # Errors
     ///
@@ -159,7 +160,7 @@ impl Multiplexed {
         stream: Transport,
         settings: &HttpSettings,
     ) -> hyper::Result<StreamSlot> {
-        // As h2 counts (RFC 9113 §6.5.2).
+        // Counted as RFC 9113 §6.5.2 does, by h2.
         let max_header_bytes = settings.response_limits.max_header_bytes;
         let (sender, driver) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
@@ -169,7 +170,7 @@ impl Multiplexed {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
-            // Until the upstream has said how many it allows: a stream too many is refused.
+            // Effective until the upstream announces its limit: it would refuse excess streams.
             .initial_max_send_streams(INITIAL_STREAMS)
             .handshake(TokioIo::new(stream))
             .await?;
@@ -204,9 +205,9 @@ impl Multiplexed {
 }
 
 impl SharedConnection {
-    /// How many streams there are, those that wait included.
+    /// Returns the number of streams, waiting ones included.
     fn streams(self: &Rc<Self>) -> usize {
-        // One reference is that of the list.
+        // One reference belongs to the list.
         Rc::strong_count(self) - 1
     }
 
@@ -229,8 +230,8 @@ async fn drive(driver: Rc<Driver>) {
     }
 }
 
-/// Lets go of a connection that has had no stream for a while, unless it is the only one:
-/// it ends when nobody can send on it any more.
+/// Drops a connection that has had no stream for a while, unless it is the only one: it ends once
+/// no sender for it is left.
 async fn end_when_idle(
     shared: Weak<SharedConnection>,
     open: Weak<RefCell<Vec<Rc<SharedConnection>>>>,
@@ -243,7 +244,7 @@ async fn end_when_idle(
         };
         let mut open = open.borrow_mut();
         open.retain(|shared| !shared.sender.is_closed());
-        // The references are those of the list and of this function.
+        // The list and this function hold one reference each.
         let is_idle = Rc::strong_count(&shared) == 2 && !shared.was_used.replace(false);
         if is_idle && open.len() > 1 {
             open.retain(|other| !Rc::ptr_eq(other, &shared));
@@ -253,12 +254,12 @@ async fn end_when_idle(
 }
 
 impl StreamSlot {
-    /// Sends `request` and waits for the head of its answer, `timeout` at most after the last
-    /// piece of the request's body.
+    /// Sends `request` and waits for the head of its response, for at most `timeout` after the
+    /// last piece of the request's body.
     ///
     /// # Errors
     ///
-    /// There is no answer.
+    /// There is no response.
     ///
     /// # Cancel safety
     ///
@@ -285,7 +286,7 @@ impl StreamSlot {
         let mut error = match sent.await? {
             Ok(answer) => {
                 self.0.has_answered.set(true);
-                // h2 reads an empty length as none, and two that are alike as one.
+                // h2 accepts an empty length, and two equal ones.
                 if !has_one_length(answer.headers()) {
                     return Err(SendError::Malformed("illegal Content-Length"));
                 }
@@ -299,8 +300,8 @@ impl StreamSlot {
         if let Some(request) = error.take_message() {
             return Err(SendError::NotSent(Box::new(request)));
         }
-        // Whether only the stream has ended, or the connection, which then is about to say so;
-        // and whoever has the body gives it up.
+        // Lets h2 find out whether only the stream has ended or the whole connection, and lets
+        // its task return the body.
         task::yield_now().await;
         let error = error.into_error();
         Err(if was_refused(&error) {
@@ -313,9 +314,9 @@ impl StreamSlot {
     }
 }
 
-/// Whether the upstream has not processed the request (RFC 9113 §8.7): it has reset the
-/// stream with that reason, or has said `GOAWAY` with a lower stream as the last, which are
-/// the only streams that h2 gives that error.
+/// Returns whether the upstream has not processed the request (RFC 9113 §8.7): it has reset the
+/// stream with that reason, or has sent `GOAWAY` with a lower last stream; h2 gives that error to
+/// no other streams.
 fn was_refused(error: &hyper::Error) -> bool {
     let error = error.source().and_then(<dyn Error>::downcast_ref);
     error.is_some_and(|error: &h2::Error| {
@@ -324,7 +325,7 @@ fn was_refused(error: &hyper::Error) -> bool {
     })
 }
 
-/// Runs the streams of a connection where the connection is.
+/// Spawns tasks of a connection's streams on the connection's own thread.
 #[derive(Clone, Copy, Debug)]
 struct LocalExecutor;
 

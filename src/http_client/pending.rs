@@ -1,16 +1,16 @@
-//! Requests that wait for an upstream which does not listen yet.
+//! Requests held for an upstream that does not listen yet.
 //!
-//! They take turns: one of them on each worker waits, with the sessions, for somebody to
+//! One of them on each worker waits, with the sessions, for the upstream to
 //! [listen](crate::upstream::endpoint), and the others wait behind it. Once an attempt succeeds,
-//! two may try at a time, then four, and so on: an upstream that has just started is not met by all
-//! of them at once.
+//! two may try at a time, then four, and so on: an upstream that has just started does not meet
+//! all of them at once.
 //!
 //! # Invariants
 //!
-//! * A request is held only while nothing of it has been written, and nothing of its body
-//!   is read then: what it takes is its head, and the bound on held requests bounds that.
+//! * A request is held only while none of it has been written, and its body is not read
+//!   meanwhile: it occupies its head, and the bound on held requests bounds that.
 //! * A request whose client has left does not connect.
-//! * A process that drains holds none.
+//! * A draining process holds none.
 
 use std::{
     cell::{Cell, RefCell},
@@ -34,17 +34,17 @@ use crate::{
     },
 };
 
-/// How many may try to connect at a time at most.
+/// Maximum number of requests that try to connect at a time.
 const MAX_TURNS: usize = 64;
 
-/// How long a client may have left before that is noticed.
+/// Interval at which a waiting client is checked for having left.
 const LOOK_AFTER_CLIENT: Duration = Duration::from_secs(1);
 
-/// How many requests each route may still hold, in all workers.
+/// Slots for held requests, of each route and for all workers.
 #[derive(Debug)]
 pub struct HeldRequests(Mutex<Vec<HeldSlots>>);
 
-/// The requests of one route.
+/// Slots of one route.
 #[derive(Debug)]
 struct HeldSlots {
     route: Arc<Route>,
@@ -60,7 +60,7 @@ impl HeldSlots {
         }
     }
 
-    /// How many there are, and how many there may be.
+    /// Returns the number of held requests, and the most there may be.
     fn usage(&self) -> (usize, usize) {
         let max = self
             .route
@@ -72,21 +72,21 @@ impl HeldSlots {
 }
 
 impl HeldRequests {
-    /// No request is held for any of `routes` yet.
+    /// Creates free slots for each of `routes`.
     #[must_use]
     pub fn new(routes: &Routes) -> Self {
         Self(Mutex::new(routes.iter().map(HeldSlots::of).collect()))
     }
 
-    /// Requests are held for `routes` from now on; those that are held for others stay.
+    /// Replaces the routes; requests held for earlier ones keep their slots.
     pub fn set_routes(&self, routes: &Routes) {
         let mut known = self.known();
         known.retain(|places| places.usage().0 > 0);
         known.extend(routes.iter().map(HeldSlots::of));
     }
 
-    /// The name of each route, how many requests it holds, and how many it may. Those of a
-    /// route that is no more count for the one of the same name.
+    /// Lists each route's name, its held requests, and the most there may be. Requests held for a
+    /// route before a reload count for the route of the same name.
     #[must_use]
     pub fn usage(&self) -> Vec<(String, usize, usize)> {
         let mut usage: Vec<(String, usize, usize)> = Vec::new();
@@ -100,18 +100,18 @@ impl HeldRequests {
         usage
     }
 
-    /// A place for one more request, until it is dropped.
+    /// Acquires a slot, which is released when the permit is dropped.
     ///
     /// # Errors
     ///
-    /// There is none left.
+    /// No slot is free.
     pub fn enter(&self, route: &Arc<Route>) -> Result<OwnedSemaphorePermit, Refusal> {
         let mut known = self.known();
         let found = known
             .iter()
             .position(|places| Arc::ptr_eq(&places.route, route));
         let index = found.unwrap_or_else(|| {
-            // The route of a request that began before a reload.
+            // A request that began before a reload brings its own route.
             known.insert(0, HeldSlots::of(route));
             0
         });
@@ -121,12 +121,12 @@ impl HeldRequests {
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<HeldSlots>> {
-        // Nothing that is done under the lock can leave it half done.
+        // No panic under the lock can leave the list in disorder.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The answer when a further attempt at the upstream would not help.
+/// Maps an error after which another attempt would not help to the response.
 pub(crate) fn give_up(error: &DialError) -> Refusal {
     match error {
         DialError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
@@ -137,12 +137,13 @@ pub(crate) fn give_up(error: &DialError) -> Refusal {
     }
 }
 
-/// Who of one worker's held requests for a route may try to connect, and when.
+/// Admission of one worker's held requests for a route to connecting: how many at a time, and
+/// when.
 #[derive(Debug)]
 pub struct ConnectGate {
     retry: Retry,
     permits: Semaphore,
-    /// How many permits there are, those that are taken included.
+    /// All permits, acquired ones included.
     count: Cell<usize>,
     waiting: Cell<usize>,
     backoff: RefCell<Backoff>,
@@ -150,7 +151,7 @@ pub struct ConnectGate {
 }
 
 impl ConnectGate {
-    /// Nobody waits yet.
+    /// Creates a gate at which no request waits.
     #[must_use]
     pub fn new(retry: &Retry) -> Self {
         Self {
@@ -163,21 +164,21 @@ impl ConnectGate {
         }
     }
 
-    /// Whether others wait already, so that it is of no use to try first.
+    /// Returns whether requests wait already, so that a new one should not try ahead of them.
     #[must_use]
     pub fn is_anyone_waiting(&self) -> bool {
         self.waiting.get() > 0
     }
 
-    /// Connects when it is this request's turn, again and again.
+    /// Connects when this request has a permit, repeatedly until that succeeds.
     ///
     /// # Errors
     ///
-    /// The client has left, or a further attempt would not help.
+    /// The client has left, or another attempt would not help.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the turn to the next one.
+    /// Dropping the future passes the permit to the next request.
     pub async fn connect(
         &self,
         dial: impl AsyncFn() -> Result<Transport, DialError>,
@@ -207,20 +208,21 @@ impl ConnectGate {
         }
     }
 
-    /// An upstream that listened closed the connection before anything was written: that
-    /// counts as not listening.
+    /// Notes that the upstream accepted and then closed a connection before anything was written,
+    /// which counts as not listening.
     pub fn set_back(&self) {
+        // All free permits but one; those in use are returned by their attempts.
         let kept = self.count.get() - self.permits.forget_permits(self.count.get() - 1);
         self.count.set(kept);
         self.wait_longer();
     }
 
-    /// The upstream answers: the next time it does not listen, the waits begin anew.
+    /// Notes a response of the upstream: the back-off begins again from its start.
     pub fn set_forward(&self) {
         *self.backoff.borrow_mut() = Backoff::new(&self.retry);
     }
 
-    /// Waits for this request's turn, for as long as its client is there.
+    /// Waits for a permit, as long as the client is present.
     async fn turn(
         &self,
         is_client_gone: impl Fn() -> bool,
@@ -244,12 +246,13 @@ impl ConnectGate {
     fn shrink(&self, turn: SemaphorePermit<'_>) {
         if self.count.get() > 1 {
             self.count.set(self.count.get() - 1);
+            // The permit of a failed attempt disappears, down to one attempt at a time.
             turn.forget();
         }
     }
 }
 
-/// What comes of `waiting`, unless the client leaves.
+/// Waits for an outcome, unless the client leaves.
 async fn while_here<T>(
     waiting: impl Future<Output = T>,
     is_client_gone: impl Fn() -> bool,
@@ -264,7 +267,7 @@ async fn while_here<T>(
     }
 }
 
-/// One who waits, until this is dropped.
+/// Counts a waiting request until it is dropped.
 struct WaitingRequest<'a>(&'a Cell<usize>);
 
 impl<'a> WaitingRequest<'a> {
@@ -291,7 +294,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    // X28
+    // However many requests wait, one attempt at a time is made; after the first success the
+    // number doubles with each round.
     #[tokio::test(start_paused = true)]
     async fn attempts_are_few_however_many_wait_and_then_twice_as_many_each_time() {
         let turns = ConnectGate::new(&Retry::default());
@@ -313,10 +317,10 @@ mod tests {
         let connected = join_all((0..500).map(|_| turns.connect(&dial, || false))).await;
 
         assert!(connected.iter().all(Result::is_ok));
-        // Five shorter waits, and then each is half a second at least.
+        // Five shorter waits, then at least half a second each.
         assert!(refused.get() <= 6 + 20, "{}", refused.get());
         assert_eq!(peak.get(), MAX_TURNS);
-        // All of them within the time of a few attempts.
+        // All of them connect within the time of a few attempts.
         assert!(Instant::now() - listens_at < 2 * SECOND);
         assert!(!turns.is_anyone_waiting());
     }

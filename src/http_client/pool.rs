@@ -1,12 +1,12 @@
-//! Connections to the upstreams that wait for their next request.
+//! Idle HTTP/1.1 connections to the upstreams.
 //!
 //! # Invariants
 //!
-//! * Nobody has logged in on any of them ([`binding`](crate::proxy::binding)).
+//! * No client has logged in on any of them ([`binding`](crate::proxy::binding)).
 //! * A connection never leaves its thread: each worker has its own [`Pools`].
-//! * The one that was used last is used next, so that the others grow old and go.
-//! * What waits here for longer than the route's `idle_timeout`, or is closed by the
-//!   upstream meanwhile, is dropped within a second, and is not used in any case.
+//! * The most recently used one is used next, so that the others reach the idle timeout.
+//! * A connection that is idle for longer than the route's `idle_timeout`, or is closed by the
+//!   upstream meanwhile, is dropped within a second, and is never used.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,15 +27,15 @@ use tokio::{
 use super::{http1::Http1Connection, http2::Multiplexed, pending::ConnectGate};
 use crate::route::{Route, Routes};
 
-/// How often idle connections are looked at.
+/// Interval at which idle connections are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The pools of one worker, one for each route that has been asked for.
+/// Pools of one worker, one for each route that has been requested.
 #[derive(Debug, Default)]
 pub struct Pools(RefCell<Vec<Rc<Pool>>>);
 
 impl Pools {
-    /// The pool of `route`, one of `routes` or of those before a reload.
+    /// Returns the pool of `route`, which is one of `routes` or predates a reload.
     pub fn of(&self, route: &Arc<Route>, routes: impl FnOnce() -> Routes) -> Rc<Pool> {
         let mut pools = self.0.borrow_mut();
         if let Some(known) = pools.iter().find(|pool| Arc::ptr_eq(&pool.route, route)) {
@@ -48,7 +48,7 @@ impl Pools {
             idle: RefCell::default(),
             is_swept: Cell::new(false),
         });
-        // Those of routes that are no more go, with what is idle in them.
+        // Pools of routes that a reload removed are dropped, with their idle connections.
         let routes = routes();
         pools.retain(|pool| routes.iter().any(|route| Arc::ptr_eq(&pool.route, route)));
         pools.push(Rc::clone(&pool));
@@ -56,12 +56,12 @@ impl Pools {
     }
 }
 
-/// The connections of one worker to the upstream of one route.
+/// Connections of one worker to the upstream of one route.
 pub struct Pool {
     route: Arc<Route>,
-    /// Who may try to connect while the upstream does not listen.
+    /// Admission to connecting while the upstream does not listen.
     pub turns: ConnectGate,
-    /// The connections of a route whose upstream speaks HTTP/2.
+    /// Connections of a route whose upstream speaks HTTP/2.
     pub multiplexed: Multiplexed,
     idle: RefCell<VecDeque<Idle>>,
     is_swept: Cell<bool>,
@@ -73,12 +73,12 @@ struct Idle {
 }
 
 impl Pool {
-    /// The connection that was used last, of those that are still open.
+    /// Takes the most recently used connection that is still open.
     pub fn take(&self) -> Option<Box<Http1Connection>> {
         let timeout = self.route.http.idle_timeout;
         loop {
             let mut idle = self.idle.borrow_mut().pop_back()?;
-            // The clock is left alone where the sweeper is in time.
+            // The sweeper runs once a second, so the timeout may have passed.
             if idle.since.elapsed() < timeout && idle.connection.is_open() {
                 return Some(idle.connection);
             }
@@ -104,8 +104,8 @@ impl Pool {
         }
     }
 
-    /// Drops what has been idle for too long or was closed; the rest wakes the sweeper
-    /// when that happens to it.
+    /// Drops connections that have been idle for too long or were closed; the others wake the
+    /// sweeper when they are closed.
     fn drop_useless(&self, context: &mut Context<'_>) {
         let timeout = self.route.http.idle_timeout;
         self.idle
@@ -114,7 +114,7 @@ impl Pool {
     }
 }
 
-/// Looks at the idle connections of a pool until there are none.
+/// Checks the idle connections of a pool until none is left.
 async fn sweep(pool: Weak<Pool>) {
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -122,6 +122,7 @@ async fn sweep(pool: Weak<Pool>) {
         let Some(pool) = pool.upgrade() else {
             return Poll::Ready(());
         };
+        // A tick only wakes; polling it to pending registers the next one.
         while ticks.poll_tick(context).is_ready() {}
         pool.drop_useless(context);
         if pool.idle.borrow().is_empty() {

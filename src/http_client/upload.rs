@@ -2,9 +2,9 @@
 //!
 //! # Invariants
 //!
-//! * It is read only when the upstream is there to take it: a client that waits for a `100`
-//!   gets it then, and what a client sends meanwhile waits in its socket.
-//! * As long as nothing of it has been read it can be had back, to be sent again.
+//! * The body is read only when the upstream is there to take it: a client that expects `100`
+//!   gets it then, and other bytes of a client wait in its socket meanwhile.
+//! * An unread body can be taken back and sent again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,84 +33,85 @@ struct Sending {
     /// `None` only while this is dropped.
     body: Option<Incoming>,
     timeout: Option<Duration>,
-    /// How many bytes it may still have.
+    /// Bytes that the body may still have.
     left: u64,
     watchdog: LazyDeadline,
     progress: Rc<UploadProgress>,
 }
 
-/// Whether a body that has said how long it is is longer than the limit.
+/// Returns whether a body of known length exceeds the limit.
 #[must_use]
 pub fn is_too_large(body: &Incoming, settings: &HttpSettings) -> bool {
     let max_bytes = settings.max_body_bytes.unwrap_or(u64::MAX);
     body.size_hint().lower() > max_bytes
 }
 
-/// Until when an answer has to begin that may take `timeout` after the last piece of the body;
-/// `None`: nothing of that has gone upstream, or it may take any time.
+/// Deadline for the response to begin, `timeout` after the last piece of the body; `None` if no
+/// piece has gone upstream, or without a timeout.
 #[must_use]
 pub fn deadline(progress: Option<&UploadProgress>, timeout: Option<Duration>) -> Option<Instant> {
     Some(progress?.last_piece.get()? + timeout?)
 }
 
-/// How far an upload has got, for whoever awaits the answer.
+/// Progress of an upload, shared with the wait for the response.
 #[derive(Debug, Default)]
 pub struct UploadProgress {
     state: Cell<UploadState>,
     is_answered: Cell<bool>,
-    /// When a piece of it last went upstream.
+    /// Time at which a piece of the body last went upstream.
     last_piece: Cell<Option<Instant>>,
-    /// Set when what looked like the body turns out to be none.
+    /// Set when bytes that looked like the body turn out not to be one.
     is_broken: Option<Rc<Cell<bool>>>,
-    /// The body, if it was given up before anything of it had been read.
+    /// The body, if it was dropped unread.
     returned: RefCell<Option<Incoming>>,
-    /// What it is on its connection, as long as it is there, if that has several streams.
+    /// Account of the body on a client connection with several streams, for as long as it is
+    /// open.
     unread: RefCell<Option<Unread>>,
-    /// What has been found of it when nobody wanted to read.
+    /// A frame that was found before the body was wanted.
     found: RefCell<Option<Found>>,
 }
 
-/// What comes of reading a piece of a body.
+/// Result of reading a piece of a body.
 type Found = Option<Result<Frame<Bytes>, hyper::Error>>;
 
-/// How far an upload has got.
+/// States of an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UploadState {
-    /// Nothing of it has been read.
+    /// None of the body has been read.
     #[default]
     Unread,
-    /// Some of it has.
+    /// Some of the body has been read.
     Reading,
-    /// All of it has.
+    /// All of the body has been read.
     Complete,
-    /// What the client sent is no body, or it left before the end.
+    /// The client's bytes are not a body, or it left before the end.
     Broken,
-    /// The client sent nothing for too long.
+    /// The client paused for too long.
     TooSlow,
-    /// It is larger than the route's limit.
+    /// The body exceeds the route's limit.
     TooLarge,
 }
 
 /// Why a body did not reach the upstream whole.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// What the client sent is no body, or it left before the end.
+    /// The client's bytes are not a body, or it left before the end.
     #[error("broken body")]
     Broken(#[source] Option<hyper::Error>),
-    /// The client sent nothing for too long.
+    /// The client paused for too long.
     #[error("body too slow")]
     TooSlow,
-    /// It is larger than the route's limit.
+    /// The body exceeds the route's limit.
     #[error("body too large")]
     TooLarge,
 }
 
 impl Upload {
-    /// The body of a request, and how far it gets, unless there is none.
+    /// Wraps the body of a request, and returns its progress unless there is no body.
     ///
-    /// `is_broken` is set by whoever follows the bytes more strictly than hyper. The client may
-    /// send nothing for `body_timeout` only before the upstream answers; after that the two may
-    /// be talking to each other, and silence means nothing. `unread` follows what is read of it.
+    /// `is_broken` is set by a parser that is stricter than hyper's. `body_timeout` applies only
+    /// before the upstream responds; after that the two may be talking to each other, and silence
+    /// means nothing. `unread` accounts for the body until it is read.
     #[must_use]
     pub fn new(
         body: Incoming,
@@ -131,7 +132,7 @@ impl Upload {
         (Self::again(body, settings, &progress), Some(progress))
     }
 
-    /// The body of a request that is sent again, of which nothing had been read.
+    /// Wraps a body that was taken back unread, to be sent again.
     #[must_use]
     pub fn again(body: Incoming, settings: &HttpSettings, progress: &Rc<UploadProgress>) -> Self {
         Self(Some(Box::new(Sending {
@@ -143,7 +144,7 @@ impl Upload {
         })))
     }
 
-    /// How far it gets, unless there is none.
+    /// Returns the progress, unless there is no body.
     #[must_use]
     pub fn progress(&self) -> Option<Rc<UploadProgress>> {
         let sending = self.0.as_ref()?;
@@ -152,7 +153,7 @@ impl Upload {
 }
 
 impl UploadState {
-    /// Whether it has ended before its end, which the client is to blame for.
+    /// Returns whether the upload failed through the client's fault.
     #[must_use]
     pub const fn is_failed(self) -> bool {
         match self {
@@ -163,13 +164,13 @@ impl UploadState {
 }
 
 impl UploadProgress {
-    /// How far it has got.
+    /// Returns the current state.
     #[must_use]
     pub fn state(&self) -> UploadState {
         self.state.get()
     }
 
-    /// Looks whether something of `body` has come, so that it is unread no sooner than that.
+    /// Checks whether a frame of `body` has come: before that it does not count as unread.
     fn look(&self, body: &mut Incoming) {
         if self.unread.borrow().is_some()
             && let Poll::Ready(found) = self.poll_frame(body, &Context::from_waker(Waker::noop()))
@@ -189,7 +190,7 @@ impl UploadProgress {
         }
     }
 
-    /// How many bytes have been found.
+    /// Returns the length of a frame that was found early.
     fn found_bytes(&self) -> u64 {
         let found = self.found.borrow();
         let Some(Some(Ok(frame))) = &*found else {
@@ -198,12 +199,12 @@ impl UploadProgress {
         frame.data_ref().map_or(0, |data| data.len() as u64)
     }
 
-    /// Notes that the upstream has begun to answer.
+    /// Notes that the response has begun.
     pub fn set_answered(&self) {
         self.is_answered.set(true);
     }
 
-    /// The body, if it was given up before anything of it had been read.
+    /// Takes the body, if it was dropped unread.
     #[must_use]
     pub fn take_unread(&self) -> Option<Incoming> {
         self.returned.take()
@@ -233,6 +234,7 @@ impl Sending {
             self.left = left;
         }
         let (state, frame) = match read {
+            // The last byte may still reveal a broken body, so this comes before the end.
             Some(Ok(_)) | None if self.progress.is_broken.as_ref().is_some_and(|it| it.get()) => {
                 (UploadState::Broken, Some(Err(UploadError::Broken(None))))
             }
@@ -252,7 +254,7 @@ impl Sending {
         Poll::Ready(frame.map(|frame| frame.map(hop_by_hop::without_forbidden_trailers)))
     }
 
-    /// Nothing has come: that is an error after a while.
+    /// Fails once the client has paused for the timeout.
     fn poll_expired(
         &mut self,
         context: &mut Context<'_>,

@@ -1,26 +1,26 @@
-//! Connections to upstreams that belong to the connection of one client.
+//! Upstream connections bound to the connection of one client.
 //!
-//! NTLM logs in a connection and not a request, and so does `Negotiate`, which may turn out to
-//! be NTLM (RFC 4559): whatever comes on that connection afterwards comes from who has logged in.
-//! A connection of the pool would be that of the next client.
+//! NTLM authenticates a connection and not a request, and so does `Negotiate`, which may turn out
+//! to be NTLM (RFC 4559): all later requests on that connection have the rights of the user who
+//! logged in. From the pool, the connection would go to the next client.
 //!
 //! ```text
 //!  request with such credentials ──┐
-//!  401 that offers them ───────────┴──► the upstream's connection is the client's connection's:
-//!                                       its next requests go on it, its WebSocket, too
+//!  401 that offers them ───────────┴──► the upstream connection is bound to the client's:
+//!                                       it carries the client's next requests and WebSocket
 //! ```
 //!
 //! # Invariants
 //!
-//! * From the first such request or answer on, no connection on which the client's connection has
-//!   sent anything to that route gets to a pool, whether or not one may be kept there.
+//! * From the first such request or response on, no connection on which the client's connection
+//!   has sent anything to that route enters a pool, whether or not it may be kept there.
 //! * It is closed with the client's connection. When the upstream closes it, the next request
-//!   goes on a new one, on which nobody has logged in.
-//! * Where a trusted proxy says who sends each request, each of them has its own.
-//! * A WebSocket's handshake on it, or with such credentials, has the upstream's own answer: an
-//!   early one would be given before anybody has logged in.
-//! * Over HTTP/2, where a connection is that of many requests, and often of many clients, there is
-//!   none: such a connection to an upstream carries one request and is closed.
+//!   goes on a new one, which is not logged in.
+//! * Where a trusted proxy names the client of each request, each client has its own.
+//! * A WebSocket's handshake on it, or with such credentials, gets the upstream's own answer: an
+//!   early one would precede the login.
+//! * Over HTTP/2, where a connection carries many requests, and often many clients, nothing is
+//!   bound: an upstream connection with such credentials carries one request and is closed.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -37,11 +37,11 @@ use crate::{
     transport::Transport,
 };
 
-/// How many there may be for one connection of a client; the one that has been there for longest
-/// is closed for another.
+/// Maximum number of upstream connections bound to one client connection; the oldest one is closed for
+/// another.
 const MAX_BOUND: usize = 16;
 
-/// The connections to upstreams that belong to one connection of a client.
+/// Upstream connections bound to one client connection.
 #[derive(Debug, Default)]
 pub struct Binding(RefCell<Vec<BoundConnection>>);
 
@@ -49,12 +49,12 @@ pub struct Binding(RefCell<Vec<BoundConnection>>);
 struct BoundConnection {
     route: Arc<Route>,
     client: ClientAddr,
-    /// `None` while it carries a request, and when it has ended.
+    /// `None` while it carries a request, and after it has ended.
     connection: Option<Box<Http1Connection>>,
 }
 
 impl Binding {
-    /// Whether a connection to the upstream of `route` belongs to `client`.
+    /// Returns whether a connection to the upstream of `route` is bound to `client`.
     #[must_use]
     pub fn includes(&self, route: &Arc<Route>, client: ClientAddr) -> bool {
         let all = self.0.borrow();
@@ -68,7 +68,7 @@ impl BoundConnection {
     }
 }
 
-/// The one of them that is to the upstream of one route, for one client.
+/// The bound connection of one client to the upstream of one route, or the slot for it.
 #[derive(Clone, Debug)]
 pub struct Own {
     binding: Rc<Binding>,
@@ -77,7 +77,7 @@ pub struct Own {
 }
 
 impl Own {
-    /// That of `client` to the upstream of `route`.
+    /// Names the connection of `client` to the upstream of `route`, which need not exist.
     #[must_use]
     pub fn new(binding: &Rc<Binding>, route: &Arc<Route>, client: ClientAddr) -> Self {
         Self {
@@ -87,13 +87,13 @@ impl Own {
         }
     }
 
-    /// Whether there is one, or was.
+    /// Returns whether a connection is or was bound.
     #[must_use]
     pub fn is_bound(&self) -> bool {
         self.binding.includes(&self.route, self.client)
     }
 
-    /// From now on there is one.
+    /// Binds the next connection that is put back.
     pub fn bind(&self) {
         if self.is_bound() {
             return;
@@ -109,7 +109,7 @@ impl Own {
         });
     }
 
-    /// The connection, if it is open and carries nothing.
+    /// Takes the connection, if it is open and carries nothing.
     #[must_use]
     pub fn take(&self) -> Option<Box<Http1Connection>> {
         let mut all = self.binding.0.borrow_mut();
@@ -120,7 +120,7 @@ impl Own {
         connection.is_open().then_some(connection)
     }
 
-    /// What [`take`](Self::take) returns, without HTTP.
+    /// Takes the connection's stream, without HTTP.
     #[must_use]
     pub fn take_stream(&self) -> Option<Transport> {
         self.take()?.into_stream()
@@ -140,17 +140,17 @@ impl Own {
     }
 }
 
-/// That connection for a handshake, which may come to belong to the client only with the answer.
+/// The bound connection for a handshake, or the slot where its response may bind one.
 #[derive(Debug)]
 pub struct OnOwn {
-    /// The connection.
+    /// The connection or its slot.
     pub own: Own,
-    /// Whether it belongs to the client already, or the client is logging in on it.
+    /// Set when the connection is bound already, or the request itself carries credentials.
     pub is_bound: bool,
 }
 
 impl OnOwn {
-    /// That of `client` for `request` to the upstream of `route`.
+    /// Describes the connection for `request` of `client` to the upstream of `route`.
     #[must_use]
     pub fn new(
         binding: &Rc<Binding>,
@@ -165,19 +165,19 @@ impl OnOwn {
     }
 }
 
-/// Where a connection goes that has carried a request.
+/// Destination of a connection after its request.
 #[derive(Clone, Debug)]
 pub enum Home {
-    /// To those that anybody's request may go on.
+    /// The pool, from which any client's request may take it.
     Pool(Rc<Pool>),
-    /// To the client whose it is.
+    /// The client to which it is bound.
     Own(Own),
-    /// It is closed.
+    /// None: it is closed.
     Nowhere,
 }
 
 impl Home {
-    /// Keeps a connection there, if it can carry another request.
+    /// Keeps a connection for another request, if it can carry one.
     pub fn put(&self, connection: Box<Http1Connection>) {
         match self {
             Self::Pool(pool) => pool.put(connection),
@@ -187,19 +187,19 @@ impl Home {
     }
 }
 
-/// Whether a request carries credentials that log in its connection.
+/// Returns whether a request carries credentials that authenticate its connection.
 #[must_use]
 pub fn is_carried(headers: &HeaderMap) -> bool {
     has_scheme(headers, &header::AUTHORIZATION)
 }
 
-/// Whether an answer asks for such credentials.
+/// Returns whether a response asks for such credentials.
 #[must_use]
 pub fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
     status == StatusCode::UNAUTHORIZED && has_scheme(headers, &header::WWW_AUTHENTICATE)
 }
 
-/// Whether a field names such a scheme, as one of several or alone (RFC 9110 §11.6).
+/// Returns whether a field names such a scheme, alone or in a list (RFC 9110 §11.6).
 fn has_scheme(headers: &HeaderMap, name: &HeaderName) -> bool {
     let is_one = |element: &[u8]| {
         let mut words = element.trim_ascii().split(u8::is_ascii_whitespace);

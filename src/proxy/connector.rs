@@ -1,4 +1,4 @@
-//! Connecting for one request, which may have to be held for it.
+//! Connecting to the upstream on behalf of one request, which may have to be held meanwhile.
 
 use std::sync::Arc;
 
@@ -18,25 +18,25 @@ use crate::{
     upstream::{Endpoint, Waiting, backoff::Backoff, dial::DialError},
 };
 
-/// Connects for one request, and remembers for how long it has been held.
+/// The attempts of one request to get a connection, and the time for which it has been held.
 pub(crate) struct Connecting<'a> {
     route: &'a Arc<Route>,
     downstream: Downstream<'a>,
     pool: &'a Pool,
     shared: &'a ProcessState,
-    /// Until when it may be held, from the first attempt on.
+    /// Deadline of the hold, from the first attempt on.
     deadline: Option<Instant>,
-    /// Where it is held.
+    /// Slot among the held requests; `None` until it is held.
     place: Option<OwnedSemaphorePermit>,
-    /// Counts it for the log until it has a connection.
+    /// Counts the request as waiting, for the log, until it has a connection.
     waiting: Option<Waiting>,
-    /// Whether it has been sent again after a new connection that closed without an answer.
+    /// Set once the request was repeated after a new connection that closed without a response.
     is_repeated: bool,
-    /// How often the upstream has refused to process it.
+    /// Times that the upstream refused to process the request.
     refusals: u32,
 }
 
-/// How often a request that the upstream refuses to process is sent again.
+/// Number of times that a request is repeated after the upstream refused to process it.
 const MAX_REFUSALS: u32 = 3;
 
 impl<'a> Connecting<'a> {
@@ -59,7 +59,7 @@ impl<'a> Connecting<'a> {
         }
     }
 
-    /// A connection for this request alone, until it is in the pool.
+    /// Connects for this request alone; the connection may go to the pool afterwards.
     pub(crate) async fn connect(&mut self) -> Result<Box<Http1Connection>, Refusal> {
         let stream = self.dial().await?;
         self.go_on();
@@ -67,14 +67,14 @@ impl<'a> Connecting<'a> {
         Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
     }
 
-    /// A stream on a connection that is shared, which somebody else may open meanwhile.
+    /// Acquires a stream on a shared connection, which another request may open meanwhile.
     pub(crate) async fn share(&mut self) -> Result<StreamSlot, Refusal> {
         let stream = self.share_held().await?;
         self.go_on();
         Ok(stream)
     }
 
-    /// Notes that there is a connection.
+    /// Notes that the request has its connection.
     fn go_on(&mut self) {
         (self.downstream.set_held)(false);
         self.waiting = None;
@@ -87,6 +87,7 @@ impl<'a> Connecting<'a> {
         }
         let deadline = self.deadline();
         let _opening = self.in_time(deadline, multiplexed.lock()).await?;
+        // Another request may have opened one while this one waited for the lock.
         if let Some(stream) = multiplexed.stream() {
             return Ok(stream);
         }
@@ -99,8 +100,8 @@ impl<'a> Connecting<'a> {
         opened.await.or(Err(Refusal::BadGateway))
     }
 
-    /// A stream on another connection, as all have as many as they may have, if the upstream
-    /// takes one.
+    /// Opens a stream on another connection, when the streams of all are used up; `None` when the
+    /// upstream does not accept one more.
     async fn share_another(&self, deadline: Instant) -> Option<StreamSlot> {
         let multiplexed = &self.pool.multiplexed;
         if !multiplexed.may_open() {
@@ -121,21 +122,21 @@ impl<'a> Connecting<'a> {
         opened
     }
 
-    /// Notes that a new connection had ended before anything was written, as if the upstream
-    /// did not listen: from now on the request counts as held.
+    /// Notes that a new connection ended before anything was written, as if the upstream did not
+    /// listen: the request counts as held from now on.
     pub(crate) fn set_back(&mut self) -> Result<(), Refusal> {
         self.pool.turns.set_back();
         self.hold()
     }
 
-    /// Whether it may be sent once more after a new connection that closed without an answer;
-    /// the next time it may not.
+    /// Returns whether the request may be repeated after a new connection that closed without a
+    /// response: true the first time only.
     pub(crate) fn may_repeat(&mut self) -> bool {
         !std::mem::replace(&mut self.is_repeated, true)
     }
 
-    /// Waits before that, held like one whose upstream does not listen. Others do not wait with it:
-    /// it may be only this request that the upstream does not survive.
+    /// Waits before that repetition, held like a request whose upstream does not listen. Others
+    /// do not wait with it: the upstream may fail at this request only.
     pub(crate) async fn pause(&self) -> Result<(), Refusal> {
         (self.downstream.set_held)(true);
         let wait = Backoff::new(&self.route.upstream.retry).next(rand::random());
@@ -146,14 +147,14 @@ impl<'a> Connecting<'a> {
         Ok(())
     }
 
-    /// Whether it may be sent again after the upstream has refused to process it: the upstream
-    /// is there, and has had enough of the connection, or of requests.
+    /// Returns whether the request may be repeated after the upstream refused to process it: the
+    /// upstream is there, but at a limit of the connection or of its requests.
     pub(crate) const fn may_insist(&mut self) -> bool {
         self.refusals += 1;
         self.refusals <= MAX_REFUSALS
     }
 
-    /// Dials, and as long as the upstream does not listen holds the request.
+    /// Dials, and holds the request as long as the upstream does not listen.
     async fn dial(&mut self) -> Result<Transport, Refusal> {
         let deadline = self.deadline();
         let (route, client) = (self.route, self.downstream.client);
@@ -173,8 +174,8 @@ impl<'a> Connecting<'a> {
         self.in_time(deadline, dialled).await?
     }
 
-    /// What comes of `waiting`, unless it takes too long, or the process drains and the
-    /// request is held: nothing of it is lost then, and another process may serve it.
+    /// Waits for an outcome until `deadline`; a held request also ends when the process drains,
+    /// for nothing of it is lost and another process may serve it.
     async fn in_time<T>(
         &self,
         deadline: Instant,
@@ -213,7 +214,7 @@ impl<'a> Connecting<'a> {
     }
 }
 
-/// Dials once, if that may be of any use.
+/// Dials once, unless the endpoint is known not to listen.
 async fn dial_at_once(
     endpoint: &Endpoint,
     route: &Route,
@@ -223,7 +224,7 @@ async fn dial_at_once(
     endpoint.dial_at_once(route.http.version, &preamble).await
 }
 
-/// Dials as soon as somebody listens.
+/// Dials as soon as the endpoint listens.
 async fn dial_in_turn(
     endpoint: &Endpoint,
     route: &Route,

@@ -1,26 +1,26 @@
-//! Plain HTTP: a request to the upstream and its answer back, both as they come.
+//! Forwarding of plain HTTP: a request to the upstream and its response back, both streamed.
 //!
 //! ```text
-//!  pool ──► connection ──► send ──► answer
+//!  pool ──► connection ──► send ──► response
 //!   dial ──────▲   │         │
-//!    ▲ │           │         └─► closed without an answer: perhaps once more
+//!    ▲ │           │         └─► closed without a response: perhaps sent again
 //!    └─┘ held: the upstream does not listen yet
 //! ```
 //!
 //! # Invariants
 //!
-//! * A request is sent again when nothing of it has been written. After a kept connection
-//!   that closes without a byte of an answer it is, too, if it is idempotent (RFC 9110
-//!   §9.2.2) and nothing of its body has been read: that one may have been closing already.
-//!   A new connection that does so may do it because of the request: one that is safe
-//!   (§9.2.1) and has no body gets one more.
-//! * Any request of whose body nothing has been read is sent again when the upstream says
-//!   that it has not processed it (RFC 9113 §8.7), a few times.
+//! * A request is sent again when none of it has been written. After a kept connection that
+//!   closes without a byte of a response it is sent again if it is idempotent (RFC 9110 §9.2.2)
+//!   and none of its body has been read: that connection may have been closing already. A new
+//!   connection may close because of the request: a safe one (§9.2.1) without a body is sent once
+//!   more.
+//! * Any request with an unread body is sent again when the upstream says that it has not
+//!   processed it (RFC 9113 §8.7), a few times.
 //! * A request whose client has left while it was held does not reach the upstream.
-//! * No upgrade is forwarded, and a `101` that nobody asked for is not passed on.
-//! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees
-//!   it may withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a
-//!   gateway with one upstream for each route does not make.
+//! * No upgrade is forwarded, and an unsolicited `101` is not passed on.
+//! * `Via` is passed on and not added to, as Envoy and nginx do: a server that sees it may
+//!   withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a gateway with one
+//!   upstream for each route does not make.
 
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
@@ -51,35 +51,36 @@ use crate::{
     upstream::{self, dial::Protocol},
 };
 
-/// What a `405` to another method names.
+/// `Allow` of the `405` to any other method.
 pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// The client's side of one request.
 #[derive(Clone, Copy)]
 pub struct Downstream<'a> {
-    /// Who has sent it.
+    /// The client, as far as its proxy is trusted to name it.
     pub client: Client,
-    /// Set when what it sends of the body turns out to be none (HTTP/1.1).
+    /// Set when the bytes of its body turn out to be badly framed (HTTP/1.1).
     pub is_body_broken: Option<&'a Rc<Cell<bool>>>,
-    /// Whether it has left; asked while the request is held, or waits to be sent again.
+    /// Returns whether the client has left; called while the request is held or waits to be sent
+    /// again.
     pub is_gone: &'a dyn Fn() -> bool,
-    /// Told whether the request is held: then it is over when the client sends no more
-    /// (HTTP/1.1).
+    /// Called when the request becomes held or ceases to be; a held one ends when the client
+    /// closes its write side (HTTP/1.1).
     pub set_held: &'a dyn Fn(bool),
-    /// Passes a `1xx` answer on, whose headers are clean.
+    /// Passes on a `1xx` response whose headers are already filtered.
     pub send_interim: &'a dyn Fn(&Interim),
-    /// The streams of its connection, if the request is one.
+    /// Unread streams of the client's connection, if the request is a stream of one (HTTP/2).
     pub backlog: Option<&'a Arc<Backlog>>,
-    /// The connections to upstreams that belong to its connection (HTTP/1.1).
+    /// Upstream connections bound to the client's connection (HTTP/1.1).
     pub binding: Option<&'a Rc<Binding>>,
 }
 
-/// Sends one request to the route's upstream and returns the answer.
+/// Sends one request to the route's upstream and returns the response.
 ///
 /// # Errors
 ///
-/// A method or expectation that is not for a reverse proxy, no place to wait, a broken
-/// body, or no answer.
+/// The method or the expectation is not for a reverse proxy, no slot is free to be held in, the
+/// body is broken, or there is no response.
 ///
 /// # Cancel safety
 ///
@@ -115,20 +116,20 @@ pub async fn forward(
         route,
     };
     let answered = asked.send(upload, &pool, &local.shared).await?;
-    // Whoever asked for no upgrade cannot tell its bytes from HTTP.
+    // Without an upgrade in its request, a client cannot tell where HTTP ends.
     if answered.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::BadGateway);
     }
     Ok(asked.answer(answered, pool))
 }
 
-/// The `Host` of a request whose client does not say for which host it is (HTTP/1.0).
+/// Returns the `Host` for a request whose client names none (HTTP/1.0).
 fn own_host(upstream: &upstream::Settings) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(upstream.authority()).or(Err(Refusal::BadGateway))
 }
 
-/// hyper answers `Expect: 100-continue` when the body is first read, that is when the
-/// upstream is there to take it.
+/// Rejects any expectation but `100-continue`, which hyper fulfils when the body is first read:
+/// that is when the upstream is there to take it.
 fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_known = headers
         .get_all(header::EXPECT)
@@ -141,34 +142,34 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// A request of a client, and what is known about it.
+/// A client's request, and the facts that decide whether it may be sent again.
 struct Asked<'a> {
     head: Request<()>,
-    /// `None`: it has no body.
+    /// `None` for a request without a body.
     progress: Option<Rc<UploadProgress>>,
     downstream: Downstream<'a>,
     route: &'a Arc<Route>,
-    /// The connection that belongs to its client.
+    /// The upstream connection bound to its client.
     own: Option<Own>,
-    /// Whether it carries credentials that log in its connection.
+    /// Set when it carries credentials that authenticate its connection.
     logs_in: bool,
 }
 
-/// What the upstream answers.
+/// The upstream's response, and the connection that carries its body.
 struct Forwarded {
     answer: Response<Incoming>,
     carrier: Carrier,
 }
 
-/// What the answer comes on.
+/// The connection of a response.
 enum Carrier {
-    /// A connection that is this request's alone.
+    /// A connection that carries this request only.
     Alone(Box<Http1Connection>),
     Shared(StreamSlot),
 }
 
 impl Asked<'_> {
-    /// Sends it until there is an answer, as often as that is safe.
+    /// Sends the request until there is a response, as often as that is safe.
     async fn send(
         &self,
         upload: Upload,
@@ -183,8 +184,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Sends it on a connection of its own, first on the one that is its client's, or one from
-    /// the pool.
+    /// Sends the request on a connection of its own: first on the one bound to its client, or one
+    /// from the pool.
     async fn send_alone(
         &self,
         request: Request<Upload>,
@@ -217,7 +218,7 @@ impl Asked<'_> {
         }
     }
 
-    /// Sends it on a connection that is shared.
+    /// Sends the request on a shared connection.
     async fn send_shared(
         &self,
         request: Request<Upload>,
@@ -245,8 +246,9 @@ impl Asked<'_> {
         }
     }
 
-    /// The request for another attempt, if there may be one after this error of a connection,
-    /// which `is_fresh` when it carried nothing before.
+    /// Prepares the request for another attempt, if this error of a connection allows one.
+    ///
+    /// A connection `is_fresh` when it carried nothing before.
     async fn again(
         &self,
         error: SendError,
@@ -283,8 +285,8 @@ impl Asked<'_> {
 }
 
 impl Asked<'_> {
-    /// The request as the upstream gets it: the same target in origin form (RFC 9112
-    /// §3.2.1), the end-to-end headers, and where it came from.
+    /// Builds the request for the upstream: the same target in origin form (RFC 9112 §3.2.1), the
+    /// end-to-end headers, and the forwarding headers.
     fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
         let head = &self.head;
         let mut headers = hop_by_hop::of_request(head.headers(), self.route.http.underscores);
@@ -310,12 +312,12 @@ impl Asked<'_> {
         Ok(request)
     }
 
-    /// Whether it does nothing however often it is sent.
+    /// Returns whether sending the request twice has the effect of sending it once.
     fn is_harmless(&self) -> bool {
         self.head.method().is_safe() && self.progress.is_none()
     }
 
-    /// The body for another attempt, if nothing of it has been read.
+    /// Takes back the body for another attempt, if none of it has been read.
     fn unread_upload(&self) -> Option<Upload> {
         let Some(progress) = &self.progress else {
             return Some(Upload::default());
@@ -325,7 +327,7 @@ impl Asked<'_> {
     }
 
     fn pass_on(&self, interim: &Interim) {
-        // The proxy itself has told a client that waits for it to go on.
+        // A client that expects `100` gets the proxy's own, when its body is first read.
         let is_for_client = interim.status != StatusCode::CONTINUE
             || !self.head.headers().contains_key(header::EXPECT);
         if is_for_client && self.head.version() >= Version::HTTP_11 {
@@ -355,7 +357,7 @@ impl Asked<'_> {
         }
     }
 
-    /// Where its connection goes after the answer.
+    /// Chooses the destination of the connection after its response.
     fn home(&self, answer: &Response<Incoming>, pool: Rc<Pool>) -> Home {
         let Downstream {
             binding, client, ..
@@ -376,7 +378,8 @@ impl Asked<'_> {
     fn answer(self, answered: Forwarded, pool: Rc<Pool>) -> Response<Body> {
         let Forwarded { answer, carrier } = answered;
         let home = self.home(&answer, pool);
-        // What hyper's client noted beside the head (the reason phrase) is for its server.
+        // The extensions of hyper's client (the reason phrase) are dropped, for hyper's server
+        // would send them.
         let (mut head, incoming) = answer.into_parts();
         head.headers = hop_by_hop::of_response(head.headers);
         head.version = Version::HTTP_11;
