@@ -34,15 +34,19 @@ use std::{
 
 use toml::de::DeTable;
 
-pub use effective::{Effective, Setting};
-pub use keys::concerns;
-pub use reference::reference;
-pub use report::{Cautions, Mistake, Problems, userinfo};
-pub use schema::schema;
-pub use section::Concerns;
-pub use shipped::default_file;
-pub use values::{address, units};
+pub use self::effective::{Effective, Setting};
+pub use self::keys::concerns;
+pub use self::reference::reference;
+pub use self::report::{Cautions, Mistake, Problems, userinfo};
+pub use self::schema::schema;
+pub use self::section::Concerns;
+pub use self::shipped::default_file;
+pub use self::values::{address, units};
 
+use self::{
+    reader::{File, Table},
+    report::Problem,
+};
 use crate::{
     client_addr::TrustedProxies,
     config::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
@@ -51,8 +55,6 @@ use crate::{
     route::{Route, Routes},
     tls::{self as tls_files, CertifiedKeyFiles, Warnings},
 };
-use reader::{File, Table};
-use report::Problem;
 
 /// Looks up an environment variable; [`process_environment`] is the real one.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -50,6 +50,7 @@ use crate::{
     route::Route,
     state::worker::WorkerState,
     transport::Transport,
+    websocket::spelling::Spelling,
 };
 
 /// Returns the route of a request that is within the limits on its target and its headers.
@@ -172,7 +173,8 @@ impl ClientConnection {
     fn refuse(&self, refusal: Refusal, meter: &RequestLog) -> Response<Body> {
         self.local.shared.rejections.count(refusal.into());
         meter.set_refused(refusal);
-        refusal.into_response(meter.identity())
+        let response = refusal.into_response(meter.identity());
+        response.map(|text| Body::from(text).spelled(Spelling::default()))
     }
 
     /// Admits a request, finds its route, and sets its `Host` and its id for everything behind.

@@ -5,5 +5,6 @@ pub mod connections;
 pub mod drain;
 pub mod held_bytes;
 pub mod memory;
+pub mod open_connections;
 pub mod overload;
 pub mod per_ip;

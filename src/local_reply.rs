@@ -9,9 +9,8 @@ use hyper::{
 use crate::{
     headers::{framing::Flaw, request_id::RequestId},
     observability::rejections::Rejection,
-    proxy::bodies::Body,
     route::Unrouted,
-    websocket::{handshake::VERSION, spelling::Spelling},
+    websocket::handshake::VERSION,
 };
 
 /// How long a client should wait before it comes again, in seconds.
@@ -220,7 +219,7 @@ impl Refusal {
     ///
     /// After a request that cannot be trusted to end where it seems to, and after one that
     /// met a limit, the connection is closed.
-    pub(crate) fn into_response(self, identity: &RequestId) -> Response<Body> {
+    pub(crate) fn into_response(self, identity: &RequestId) -> Response<Bytes> {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
         let extra: &[(HeaderName, HeaderValue)] = match self {
             Self::BadRequest(_)
@@ -254,8 +253,7 @@ impl Refusal {
             | Self::NoAnswer => &[],
         };
         let text = self.text(identity);
-        let mut response =
-            Response::new(Body::from(Bytes::from(text)).spelled(Spelling::default()));
+        let mut response = Response::new(Bytes::from(text));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

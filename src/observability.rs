@@ -4,7 +4,6 @@
 //! without blocking any worker.
 
 pub mod access_log;
-pub mod connections;
 pub mod error_chain;
 pub mod histogram;
 mod lines;

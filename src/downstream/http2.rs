@@ -77,10 +77,9 @@ use super::{ClientConnection, detect::Sniffed, http1, request_log::RequestLog};
 use crate::{
     handshake::accept::{self, Accepted},
     headers::hop_by_hop,
-    limits::drain::Drain,
+    limits::{drain::Drain, open_connections::SessionPlace},
     local_reply::{Refusal, Shortage},
     observability::{
-        connections::SessionPlace,
         error_chain::{self, ErrorChain},
         rejections::Rejection,
     },

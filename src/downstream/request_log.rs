@@ -25,7 +25,7 @@ use crate::{
         error_chain::ErrorChain,
         rejections::Rejection,
     },
-    proxy::bodies::Body,
+    proxy::bodies::{Body, BodyObserver},
     route::Route,
     session::EndReason,
     state::{route_stats::RouteStats, worker::WorkerState},
@@ -138,7 +138,7 @@ impl RequestLog {
         if !line.is_due && !may_break {
             return response;
         }
-        response.map(|body| body.logged(Box::new(line)))
+        response.map(|body| body.observed(Box::new(line)))
     }
 }
 
@@ -175,14 +175,12 @@ enum ResponseEnd {
     Broken(String),
 }
 
-impl RequestLine {
-    /// Notes how long the body of the answer will be, if that is known.
-    pub(crate) fn set_length(&mut self, bytes: Option<u64>) {
+impl BodyObserver for RequestLine {
+    fn set_length(&mut self, bytes: Option<u64>) {
         self.length = bytes;
     }
 
-    /// Counts what was sent of the body of the answer.
-    pub(crate) fn add_bytes(&mut self, bytes: usize) {
+    fn add_bytes(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
         // Whatever may come behind that, hyper's server does not ask for it.
         if self.length == Some(self.response_bytes) {
@@ -190,17 +188,17 @@ impl RequestLine {
         }
     }
 
-    /// Notes that all of the answer has been handed on.
-    pub(crate) fn set_whole(&mut self) {
+    fn set_whole(&mut self) {
         self.end = ResponseEnd::Whole;
     }
 
-    /// Notes that the upstream has not sent all of its answer.
-    pub(crate) fn set_broken(&mut self, error: &hyper::Error) {
+    fn set_broken(&mut self, error: &hyper::Error) {
         self.end = ResponseEnd::Broken(ErrorChain(error).to_string());
         self.is_due |= self.requests != RequestLogging::None;
     }
+}
 
+impl RequestLine {
     /// Why the request did not get a whole answer of the upstream, by name and in words.
     fn reason(&self) -> Option<(&'static str, String)> {
         let refusal = self.answer.and_then(|(_, refusal)| refusal);

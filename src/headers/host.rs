@@ -8,7 +8,7 @@ use hyper::{
     http::uri::{Authority, PathAndQuery, Scheme},
 };
 
-use crate::local_reply::Refusal;
+use super::framing::Flaw;
 
 /// The one host that a request is for, as the client sent it; `None`: a client of HTTP/1.0
 /// does not say (RFC 9112 §3.2).
@@ -19,16 +19,16 @@ use crate::local_reply::Refusal;
 ///
 /// No `Host` or several, one that is not an authority without user information, or one
 /// that `:authority` contradicts (RFC 9113 §8.3.1).
-pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
+pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Flaw> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let version = request.version();
     let named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => {
             let host = host.to_str().ok().filter(|host| is_host(host));
-            Some(host.ok_or(Refusal::BadRequest("illegal Host"))?)
+            Some(host.ok_or(Flaw::Malformed("illegal Host"))?)
         }
         (None, _) if version == Version::HTTP_10 => None,
-        _ => return Err(Refusal::BadRequest("exactly one Host is needed")),
+        _ => return Err(Flaw::Malformed("exactly one Host is needed")),
     };
     let Some(authority) = request.uri().authority().map(Authority::as_str) else {
         return Ok(named);
@@ -38,12 +38,12 @@ pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
         return Ok(named);
     }
     if version == Version::HTTP_2 {
-        return Err(Refusal::BadRequest("Host differs from :authority"));
+        return Err(Flaw::Malformed("Host differs from :authority"));
     }
     if is_host(authority) {
         Ok(Some(authority))
     } else {
-        Err(Refusal::BadRequest("illegal host in the target"))
+        Err(Flaw::Malformed("illegal host in the target"))
     }
 }
 
@@ -52,11 +52,11 @@ pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Refusal> {
 /// # Errors
 ///
 /// Those of [`host`].
-pub(crate) fn settle_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+pub(crate) fn settle_host<B>(request: &mut Request<B>) -> Result<(), Flaw> {
     if request.uri().authority().is_some()
         && let Some(host) = host(request)?
     {
-        let host = HeaderValue::from_str(host).or(Err(Refusal::BadRequest("illegal Host")))?;
+        let host = HeaderValue::from_str(host).or(Err(Flaw::Malformed("illegal Host")))?;
         request.headers_mut().insert(header::HOST, host);
     }
     Ok(())
@@ -90,7 +90,7 @@ pub fn origin_form(target: &Uri) -> Uri {
 /// # Errors
 ///
 /// The host is no authority.
-pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Result<Uri, Refusal> {
+pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Result<Uri, Flaw> {
     let host = headers.remove(header::HOST);
     let mut parts = target.clone().into_parts();
     let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
@@ -98,7 +98,7 @@ pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Re
     parts.authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
     let path = parts.path_and_query.take();
     parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
-    Uri::from_parts(parts).or(Err(Refusal::BadRequest("illegal Host")))
+    Uri::from_parts(parts).or(Err(Flaw::Malformed("illegal Host")))
 }
 
 /// A name or IP address, and a port or none (RFC 9110 §7.2).

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::observability::connections::Connections;
+use super::open_connections::Connections;
 
 /// Whether the process has room for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

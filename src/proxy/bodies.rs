@@ -10,6 +10,7 @@
 //!   once.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -22,7 +23,6 @@ use tokio::task::{self, AbortHandle};
 
 use super::binding::Home;
 use crate::{
-    downstream::request_log::RequestLine,
     headers::hop_by_hop,
     http_client::{http1::Http1Connection, http2::StreamSlot, upload::UploadProgress},
     websocket::spelling::Spelling,
@@ -33,7 +33,7 @@ use crate::{
 pub struct Body {
     kind: BodyKind,
     /// The request's line in the log, if it gets one when this ends.
-    line: Option<Box<RequestLine>>,
+    observer: Option<Box<dyn BodyObserver>>,
     under_way: Option<UnderWay>,
     /// How names are spelled in the head of the answer.
     spelling: Option<Spelling>,
@@ -53,6 +53,23 @@ impl UnderWay {
     pub fn is_over(&self) -> bool {
         Rc::strong_count(&self.0) == 1
     }
+}
+
+/// Follows the body of a response to its end, for the log of requests.
+///
+/// It is dropped with the body, whole or not.
+pub(crate) trait BodyObserver: fmt::Debug {
+    /// Notes the length of the body in bytes, if that is known.
+    fn set_length(&mut self, bytes: Option<u64>);
+
+    /// Counts `bytes` of the body that were sent.
+    fn add_bytes(&mut self, bytes: usize);
+
+    /// Notes that all of the body has been handed on.
+    fn set_whole(&mut self);
+
+    /// Notes that the upstream broke off its response.
+    fn set_broken(&mut self, error: &hyper::Error);
 }
 
 #[derive(Debug)]
@@ -154,7 +171,7 @@ impl Body {
     const fn of(kind: BodyKind) -> Self {
         Self {
             kind,
-            line: None,
+            observer: None,
             under_way: None,
             spelling: None,
             upload: None,
@@ -162,16 +179,16 @@ impl Body {
         }
     }
 
-    /// The same body, whose end writes `line`.
-    pub(crate) fn logged(self, line: Box<RequestLine>) -> Self {
-        let mut line = line;
+    /// The same body, watched by `observer`, which is dropped with it.
+    pub(crate) fn observed(self, observer: Box<dyn BodyObserver>) -> Self {
+        let mut observer = observer;
         // The proxy's own are short; and nobody asks for that of an answer to HEAD.
         if matches!(self.kind, BodyKind::Own(_)) || self.is_end_stream() {
-            line.set_whole();
+            observer.set_whole();
         }
-        line.set_length(hyper::body::Body::size_hint(&self).exact());
+        observer.set_length(hyper::body::Body::size_hint(&self).exact());
         Self {
-            line: Some(line),
+            observer: Some(observer),
             ..self
         }
     }
@@ -179,7 +196,7 @@ impl Body {
     /// Tells the line what has become of the answer.
     fn note(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) {
         let is_at_end = self.is_end_stream();
-        let Some(line) = &mut self.line else {
+        let Some(observer) = &mut self.observer else {
             return;
         };
         let is_client_at_fault = || {
@@ -188,14 +205,14 @@ impl Body {
         };
         match frame {
             Some(Ok(frame)) => {
-                line.add_bytes(frame.data_ref().map_or(0, Bytes::len));
+                observer.add_bytes(frame.data_ref().map_or(0, Bytes::len));
                 if is_at_end || frame.is_trailers() {
-                    line.set_whole();
+                    observer.set_whole();
                 }
             }
-            Some(Err(error)) if !is_client_at_fault() => line.set_broken(error),
+            Some(Err(error)) if !is_client_at_fault() => observer.set_broken(error),
             Some(Err(_)) => {}
-            None => line.set_whole(),
+            None => observer.set_whole(),
         }
     }
 }

@@ -22,9 +22,10 @@ use crate::{
     downstream::{self, HttpVersions},
     limits::{
         connections::{Admission, ConnectionSlot},
+        open_connections::Connections,
         per_ip::AddressPlace,
     },
-    observability::{connections::Connections, rejections::Rejection},
+    observability::rejections::Rejection,
     route::Route,
     state::worker::WorkerState,
     tls::ServerTls,

@@ -51,7 +51,7 @@ mod tests {
     use tokio::{task::LocalSet, time::Instant};
 
     use super::*;
-    use crate::{limits::connections::ConnectionSlot, observability::connections::Connections};
+    use crate::limits::{connections::ConnectionSlot, open_connections::Connections};
 
     #[tokio::test(start_paused = true)]
     async fn it_runs_while_there_are_connections_and_again_for_the_next() {

@@ -16,11 +16,12 @@ use crate::{
     limits::{
         drain::Drain,
         held_bytes::Budget,
+        open_connections::Connections,
         overload::Pressure,
         per_ip::{AddressPlace, Addresses, Gcra},
     },
     local_reply::{Refusal, Shortage},
-    observability::{connections::Connections, rejections::Rejections, reloads::Reloads},
+    observability::{rejections::Rejections, reloads::Reloads},
     session,
 };
 

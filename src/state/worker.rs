@@ -9,8 +9,8 @@ use crate::{
     config_file::Config,
     headers::request_id,
     http_client::pool::Pools,
-    limits::{drain::Drain, per_ip::Addresses},
-    observability::{connections::Connections, rejections::Rejections},
+    limits::{drain::Drain, open_connections::Connections, per_ip::Addresses},
+    observability::rejections::Rejections,
 };
 
 /// What the connections of one worker share.
