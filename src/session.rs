@@ -39,24 +39,24 @@ use crate::{
     websocket::{Opened, Role, extension::Agreement},
 };
 
-/// How the sessions of a route behave.
+/// Settings of the sessions of a route.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// When the gate opens.
+    /// Conditions under which the gate opens.
     pub gate: gate::Settings,
-    /// How client messages are classified.
+    /// Classification of client messages.
     pub rules: rules::Rules,
     /// The hold queue.
     pub hold: hold::Settings,
     /// The tunnel and the closing handshake.
     pub tunnel: tunnel::Settings,
-    /// Which close code an upstream's HTTP status becomes.
+    /// Close codes for the HTTP statuses of an upstream.
     pub close_codes: close::CloseCodes,
 }
 
 impl Settings {
-    /// Whether no message of the client may depend on those before it: because one may be
-    /// looked into by itself, overtake others, or be given up.
+    /// Returns whether every client message must be decodable on its own: because rules inspect
+    /// it, or because another may overtake it, be shed or expire.
     #[must_use]
     pub fn wants_independent_messages(&self) -> bool {
         !self.rules.is_empty()
@@ -65,33 +65,32 @@ impl Settings {
     }
 }
 
-/// What was settled before a session began, perhaps with an upstream that was asked first.
+/// Outcome of the opening handshake, which the upstream may already have taken part in.
 #[derive(Debug, Default)]
 pub struct Agreed {
-    /// What the client and the upstream may compress, and how; the same for every connection
-    /// to the upstream.
+    /// Compression negotiated with the client; every connection to the upstream has to agree to
+    /// the same.
     pub compression: Option<Agreement>,
-    /// How much of the gate's timeout is over.
+    /// Part of the readiness timeout that has already elapsed.
     pub waited: Duration,
-    /// Where it is said whether the upstream is in order, as soon as the gate opens or the
-    /// session ends.
+    /// Receives the verdict on the upstream's health once the gate opens or the session ends.
     pub trial: Permit,
 }
 
-/// What a session shares with the process it runs in.
+/// State of the process that its sessions share.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// What all sessions together may hold.
+    /// Bound on the bytes that all sessions together may hold.
     pub budget: Arc<Budget>,
-    /// When they all have to end.
+    /// Signals the sessions to end.
     pub drain: Drain,
 }
 
 /// Runs one session to its end.
 ///
-/// `client` has its `101`. `connect` makes one connection to the upstream, retrying what
-/// may be retried until it is dropped; it is called again when the upstream is lost, or goes to
-/// start again, before it is ready and before any message of the client has gone to it.
+/// `client` has already received its `101`. `connect` makes one connection to the upstream,
+/// retrying as the route allows until it is dropped; it is called again when the upstream is lost
+/// or restarts before it is ready, provided that no client message has been sent to it.
 ///
 /// `settings` and `context` are references or shared pointers.
 pub fn run<C, U>(
@@ -115,8 +114,8 @@ where
     )
 }
 
-/// [`run`] for a client and an upstream that have `agreed` on something, with a `record` that
-/// others can look at meanwhile.
+/// Like [`run`], for a session whose opening handshake had the outcome `agreed`, with a `record`
+/// that other tasks of the thread can read while the session runs.
 pub fn run_agreed<C, U>(
     client: Opened<C>,
     agreed: Agreed,
@@ -129,8 +128,8 @@ where
     C: Stream,
     U: Stream,
 {
-    // Boxed before the future begins: what it takes as arguments it keeps to its end, and a
-    // session in its tunnel must not carry what only holding needs.
+    // Boxed before the future begins: a future keeps its arguments until it completes, and a
+    // session in its tunnel must not pay for the state that only holding needs.
     let (route, process) = (settings.clone(), context.clone());
     let held = Box::pin(hold(
         client,
@@ -157,10 +156,10 @@ where
     }
 }
 
-/// Both ends of the tunnel, or why there is none and what is left to close.
+/// Both ends of the tunnel, or the reason that there is none and the connections left to close.
 type Held<C, U> = Result<Box<Ends<C, U>>, Box<(EndReason, Closing<C, U>)>>;
 
-/// Holds and flushes; returns both ends of the tunnel, or why there is none.
+/// Holds and flushes; returns both ends of the tunnel, or the reason that there is none.
 async fn hold<C, U>(
     client: Opened<C>,
     agreed: Agreed,
@@ -190,7 +189,7 @@ where
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Hands over to the tunnel, with a message that the client has sent only in part.
+    /// Moves the session on to the tunnel, with a message that the client has sent only in part.
     ///
     /// # Panics
     ///
@@ -199,6 +198,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let (HeldClient::Here(client), Some(link)) = (self.client, self.link) else {
             unreachable!("a flush succeeds only while both sides are there");
         };
+        // The client may have been in the middle of a message when the gate opened: the part that
+        // was assembled goes out raw, and the tunnel relays the rest.
         let (partial, scanner) = self.assembler.into_parts();
         let mut charge = self.charge;
         charge.set(partial.capacity());
@@ -211,18 +212,19 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Box::new(Ends::new(client, upstream, Some(charge), self.watch))
     }
 
-    /// Says what the session's beginning tells of the upstream. That the gate opens without
-    /// readiness, for the route says so, is as good: the client is served.
+    /// Reports to the circuit breaker how the upstream did. A gate that the route opens without
+    /// readiness counts as a success, since the client is served.
     fn judge(&mut self, open: &Result<(), EndReason>) {
         let trial = mem::take(&mut self.agreed.trial);
         match open {
             Ok(()) => trial.succeed(),
             Err(cause) if self.is_upstreams_fault(cause) => trial.fail(),
+            // The client or the proxy ended it: that says nothing about the upstream.
             Err(_) => drop(trial),
         }
     }
 
-    /// Settles what is held when the session ends before its tunnel.
+    /// Settles the held messages of a session that ends before its tunnel.
     fn give_up(&mut self, cause: &EndReason) {
         self.session
             .settle(self.queue.len() as u64, Account::Discarded);
@@ -308,7 +310,7 @@ mod tests {
 
         let session = run(client, connect, &settings, &context);
 
-        // What the tunnel needs, apart from the task around it and the sockets.
+        // The tunnel's own state, apart from the task around it and the sockets.
         assert!(size_of_val(&session) <= 256, "{}", size_of_val(&session));
         assert!(
             size_of::<SessionStats>() <= 288,
@@ -316,7 +318,7 @@ mod tests {
             size_of::<SessionStats>()
         );
         let ends = size_of::<Ends<Transport, Transport>>();
-        // What the allocator has a size class for.
+        // The allocator has a size class of 320 bytes.
         assert!(ends <= 320, "{ends}");
     }
 }

@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 
 use super::open_connections::Connections;
 
-/// Whether the process has room for a connection.
+/// Result of the check against the limit on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// It is served.
+    /// Within the limits: the connection is served.
     Admitted,
-    /// It is over the limit: it only gets a `503`.
+    /// Over the limit of the process: the only response is a `503`.
     OverLimit,
-    /// It is over the limit of its address: it only gets a `429`.
+    /// Over the limit of its address: the only response is a `429`.
     OverAddressLimit,
 }
 

@@ -1,4 +1,4 @@
-//! The end of a process: what it leaves open has a grace period to end well.
+//! The drain: the end of a process, whose open sessions get a grace period to end in order.
 //!
 //! ```text
 //!  0                        spread                 ¾ grace          19/20     grace
@@ -7,13 +7,13 @@
 //!  └── closing handshakes ──────────────────────────────────────────────┤   cut off
 //! ```
 //!
-//! Before that it is announced, and for as long as its delay says nothing changes but what those
-//! are told who ask whether new clients are welcome: so that they are sent elsewhere by then.
+//! A drain is announced first. During its delay nothing changes except that readiness checks
+//! fail, so that load balancers send new clients elsewhere by the time it begins.
 //!
 //! # Invariants
 //!
-//! * There is one beginning for the whole process, however late a thread learns of it.
-//! * Until then nobody has a timer for it.
+//! * A drain begins once for the whole process, however late a thread notices.
+//! * Until then, no session has a timer for it.
 
 use std::{
     future,
@@ -30,17 +30,17 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// How long a drain takes.
+/// Durations of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long nobody is turned away yet once it is announced; default none. Told once more
-    /// to stop, the process ends it.
+    /// Time between the announcement and the beginning, during which no client is turned away;
+    /// default none. A second stop signal ends it.
     pub delay: Duration,
-    /// How long everything together may take; default 8 s, for Cloud Run kills after 10 s.
+    /// Time limit of the whole drain; default 8 s, since Cloud Run kills after 10 s.
     pub grace: Duration,
-    /// Over how much of that the ends of tunnels are spread, so that not all clients come back
-    /// at once; default 5 s, and never more than three quarters of the grace period: the
-    /// rest is for the closing handshake.
+    /// Time over which the ends of tunnels are spread, so that not all clients reconnect at once;
+    /// default 5 s, and at most three quarters of the grace period: the rest is for the closing
+    /// handshakes.
     pub spread: Duration,
 }
 
@@ -54,9 +54,9 @@ impl Default for Settings {
     }
 }
 
-/// The drain of a process: whether it has begun, and what is to be over when.
+/// Drain of a process: whether it has begun, and its deadlines.
 ///
-/// Clones are of the same drain.
+/// Clones refer to the same drain.
 #[derive(Clone, Debug)]
 pub struct Drain(Arc<DrainState>);
 
@@ -69,7 +69,7 @@ struct DrainState {
     is_cut_off: CancellationToken,
 }
 
-/// What is to be over when, once a drain has begun.
+/// Deadlines of a drain that has begun.
 #[derive(Clone, Copy, Debug)]
 struct DrainSchedule {
     began: Instant,
@@ -77,7 +77,7 @@ struct DrainSchedule {
 }
 
 impl Drain {
-    /// One that has not begun.
+    /// Creates a drain that has not begun.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self(Arc::new(DrainState {
@@ -89,31 +89,31 @@ impl Drain {
         }))
     }
 
-    /// How long it takes, unless it begins with other settings.
+    /// Current settings; a drain that has begun keeps those that it began with.
     #[must_use]
     pub fn settings(&self) -> Settings {
         let settings = self.0.settings.lock();
         *settings.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long it takes from now on; one that has begun goes on as it is.
+    /// Changes the settings; a drain that has begun is not affected.
     pub fn set(&self, settings: Settings) {
         let current = self.0.settings.lock();
         *current.unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// Says that it will begin; somebody else lets it.
+    /// Announces the drain without beginning it.
     pub fn announce(&self) {
         self.0.is_announced.cancel();
     }
 
-    /// Whether it has been announced, or has begun.
+    /// Returns whether the drain has been announced or has begun.
     #[must_use]
     pub fn is_announced(&self) -> bool {
         self.0.is_announced.is_cancelled()
     }
 
-    /// Resolves when it is announced, or begins, at once if it has been.
+    /// Resolves when the drain is announced or begins; immediately if it has been.
     ///
     /// # Cancel safety
     ///
@@ -122,11 +122,11 @@ impl Drain {
         self.0.is_announced.cancelled()
     }
 
-    /// Lets it begin after its delay, unless it has begun.
+    /// Begins the drain after its delay, unless it has begun.
     ///
     /// # Cancel safety
     ///
-    /// The delay begins anew.
+    /// A later call waits for the whole delay again.
     pub async fn begin_late(&self) {
         self.announce();
         let Settings { delay, .. } = self.settings();
@@ -136,11 +136,11 @@ impl Drain {
         self.begin();
     }
 
-    /// Does what is to be done each time that the process is told to stop, until nothing is to be
-    /// waited for: announces it, begins it during its delay, and then returns.
+    /// Handles stop signals until nothing is to be waited for any longer: the first announces the
+    /// drain, one during the delay begins it, and one after that returns.
     ///
-    /// Whoever has asked for it by other means stops the process all the same: the first time
-    /// that it is told, nothing is cut off.
+    /// If the drain was started by other means, the first signal only confirms it: nothing is
+    /// forcibly closed before the second.
     pub async fn told(&self, stops: mpsc::UnboundedReceiver<()>) {
         let mut stops = stops;
         let mut is_first = true;
@@ -157,7 +157,7 @@ impl Drain {
         future::pending::<()>().await;
     }
 
-    /// Begins, unless it has.
+    /// Begins the drain, unless it has begun.
     pub fn begin(&self) {
         self.announce();
         self.0.schedule.get_or_init(|| DrainSchedule {
@@ -167,13 +167,13 @@ impl Drain {
         self.0.has_begun.cancel();
     }
 
-    /// Ends it at once, whatever is left of the grace period.
+    /// Ends the drain at once, regardless of the rest of the grace period.
     pub fn cut_off(&self) {
         self.begin();
         self.0.is_cut_off.cancel();
     }
 
-    /// Resolves when everything is over: what is left then is dropped.
+    /// Resolves when the drain is over: whatever is open then is dropped.
     ///
     /// # Cancel safety
     ///
@@ -183,19 +183,19 @@ impl Drain {
         self.0.is_cut_off.run_until_cancelled(in_time).await;
     }
 
-    /// Begins when what is returned is dropped.
+    /// Returns a guard that begins the drain when it is dropped.
     #[must_use]
     pub fn begin_on_drop(&self) -> BeginOnDrop {
         BeginOnDrop(self.clone())
     }
 
-    /// Whether it has begun.
+    /// Returns whether the drain has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.0.schedule.get().is_some()
     }
 
-    /// Resolves when it begins, at once if it has.
+    /// Resolves when the drain begins; immediately if it has.
     ///
     /// # Cancel safety
     ///
@@ -204,28 +204,29 @@ impl Drain {
         self.0.has_begun.cancelled()
     }
 
-    /// What comes of `future`; `None` if the drain begins before.
+    /// Runs `future` to its output; `None` if the drain begins before.
     pub async fn run_until_begun<F: Future>(&self, future: F) -> Option<F::Output> {
         self.0.has_begun.run_until_cancelled(future).await
     }
 
-    /// The wait for a turn, to be polled with [`poll_turn`](Self::poll_turn).
+    /// Wait of one session for its turn, to be polled with [`poll_turn`](Self::poll_turn).
     #[must_use]
     pub fn turn(&self) -> Turn<'_> {
         Either::Left(self.begun())
     }
 
-    /// Ready once it has begun and whoever waits has his turn: at a random instant of what is
-    /// left of the spread.
+    /// Returns `Ready` once the drain has begun and the caller has its turn: at a random instant
+    /// of the remaining spread.
     ///
-    /// Not an `async fn`: that has room for its argument twice for as long as nothing happens.
+    /// Not an `async fn`, whose future would store its argument twice for as long as nothing
+    /// happens.
     pub fn poll_turn(&self, turn: Pin<&mut Turn<'_>>, context: &mut Context<'_>) -> Poll<()> {
         let mut turn = turn;
         if matches!(*turn, Either::Left(_)) {
             ready!(turn.as_mut().poll(context));
             let at = self.draw_turn();
-            // Without a spread the upstream, which is often told to stop at the same time, is
-            // not given the millisecond that a timer takes.
+            // Without a spread, the millisecond that a timer takes at least would be a race with
+            // the upstream, which is often stopped at the same time.
             if at <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -234,7 +235,7 @@ impl Drain {
         turn.poll(context)
     }
 
-    /// A random instant of what is left of the spread; now, once that is over.
+    /// Random instant of the remaining spread; the current time once that is over.
     #[must_use]
     pub fn draw_turn(&self) -> Instant {
         let DrainSchedule { began, settings } = self.schedule();
@@ -244,28 +245,29 @@ impl Drain {
         now + left.mul_f64(rand::random())
     }
 
-    /// Until when a session that holds messages may become ready.
+    /// Time until which a session that holds messages may become ready.
     #[must_use]
     pub fn ready_by(&self) -> Instant {
         let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace * 3 / 4
     }
 
-    /// When closing handshakes are broken off, so that both sides still learn why.
+    /// Time at which closing handshakes are broken off, early enough to send both sides the
+    /// reason.
     #[must_use]
     pub fn closed_by(&self) -> Instant {
         let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace * 19 / 20
     }
 
-    /// When everything is over.
+    /// Time at which everything is over.
     #[must_use]
     pub fn over_at(&self) -> Instant {
         let DrainSchedule { began, settings } = self.schedule();
         began + settings.grace
     }
 
-    /// Of one that has not begun: as if it began now.
+    /// Schedule of the drain; of one that has not begun, as if it began now.
     fn schedule(&self) -> DrainSchedule {
         let schedule = self.0.schedule.get().copied();
         schedule.unwrap_or_else(|| DrainSchedule {
@@ -275,10 +277,10 @@ impl Drain {
     }
 }
 
-/// A wait for one's turn in a drain: for the beginning, and then with a timer.
+/// Wait for one's turn in a drain: for its beginning, then for a timer.
 pub type Turn<'d> = Either<WaitForCancellationFuture<'d>, Pin<Box<Sleep>>>;
 
-/// Begins a drain when it is dropped.
+/// Guard that begins a drain when it is dropped.
 #[derive(Debug)]
 pub struct BeginOnDrop(Drain);
 

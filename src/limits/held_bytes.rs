@@ -1,28 +1,28 @@
-//! What all sessions of the process together may hold.
+//! Budget of the bytes that all sessions of the process together may hold.
 //!
 //! # Invariants
 //!
-//! * What is charged is given back, at the latest when its [`Charge`] is dropped.
-//! * Nobody who has more than a reserve of 4 KiB reads more from a client while the budget is
-//!   used up, and of an upstream's message no more than 4 KiB is kept then, so that it is
+//! * Charged bytes are released, at the latest when their [`Charge`] is dropped.
+//! * While the budget is used up, a session with more than its reserve of 4 KiB does not read its
+//!   client, and no session keeps more than 4 KiB of an upstream's message. So the budget is
 //!   exceeded by at most these reserves for each session and one read for each worker thread.
 //!
-//! # What an upstream can fill
+//! # Memory that an upstream can fill
 //!
-//! An upstream is trusted with memory no more than a client is. Wherever something of it waits,
-//! this is the bound, for each session or request unless another unit is given, and the test
-//! that holds it:
+//! An upstream is trusted with memory no more than a client. This table lists every buffer for
+//! its data, the bound, which is for each session or request unless another unit is given, and
+//! the test that checks it:
 //!
 //! | buffer | bound | counts in the budget | test |
 //! |---|---|---|---|
-//! | the head of its answer to an opening handshake | 32 KiB and one read, 100 headers, 10 interim answers one after the other | no | `upstream::handshake`: `an_endless_head_is_broken_at_the_limit` |
-//! | the body of a refusal that is kept for a client that waits | 64 KiB | no | `ask`: `a_kept_answer_whose_body_is_too_long_is_passed_on_without_it` |
-//! | what was read and is not looked at | 16 KiB, and what came with the `101` | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
-//! | a message that may be the ready one, and is withheld | twice `inspect_bytes`, 1 KiB and one read of 16 KiB; 4 KiB and one read once the budget is used up; none while closing | yes | `withheld` |
-//! | what matchers see of a message | `inspect_bytes`; 4 KiB and one read once the budget is used up | yes | `withheld`, `budget`: `the_kept_part_of_a_possible_ready_message_is_charged` |
-//! | what inflates compressed messages for them | 44 KiB | yes | `compression`: `between_messages_that_stand_alone_nothing_is_kept` |
-//! | what waits for a client that does not read | 64 KiB and one read: 16 KiB, in the tunnel 64 KiB; and a message that was withheld and passes after all, as above | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
-//! | the same for a client that has left inside a frame | 128 KiB and one read; then it is given up | no | `closing_handshake`: `a_close_inside_an_upstream_frame_does_not_block_the_gate` |
+//! | the head of its response to an opening handshake | 32 KiB and one read, 100 headers, 10 interim responses one after the other | no | `upstream::handshake`: `an_endless_head_is_broken_at_the_limit` |
+//! | the body of a rejection that is kept for a waiting client | 64 KiB | no | `ask`: `a_kept_answer_whose_body_is_too_long_is_passed_on_without_it` |
+//! | data read and not yet processed | 16 KiB, and the data that came with the `101` | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
+//! | a withheld message that may be the ready one | twice `inspect_bytes`, 1 KiB and one read of 16 KiB; 4 KiB and one read once the budget is used up; none while closing | yes | `withheld` |
+//! | the sample of a message for matchers | `inspect_bytes`; 4 KiB and one read once the budget is used up | yes | `withheld`, `budget`: `the_kept_part_of_a_possible_ready_message_is_charged` |
+//! | the inflater for compressed messages | 44 KiB | yes | `compression`: `between_messages_that_stand_alone_nothing_is_kept` |
+//! | the write buffer of a client that does not read | 64 KiB and one read: 16 KiB, in the tunnel 64 KiB; and a withheld message that is forwarded after all, as above | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
+//! | the same for a client that has left inside a frame | 128 KiB and one read; then it is dropped | no | `closing_handshake`: `a_close_inside_an_upstream_frame_does_not_block_the_gate` |
 //! | a large frame between two sockets | a pipe of the kernel of 256 KiB, only while it moves | no | `large_frames`: `a_slow_reader_gets_every_byte_of_a_large_frame` |
 //! | answers to its pings, once the client has left | 33 pongs | yes | `outbox`: `a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest` |
 //! | the gate's pings that it does not read | one | yes | `gate_pings`: `a_backend_that_does_not_read_is_owed_one_ping` |
@@ -41,7 +41,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// The accounted bytes that all sessions of the process together may hold.
+/// Accounted bytes that all sessions of the process together may hold.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -50,7 +50,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of `max_bytes`.
+    /// Creates a budget of `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
         Self {
@@ -60,38 +60,38 @@ impl Budget {
         }
     }
 
-    /// The accounted bytes that are held at this instant.
+    /// Accounted bytes held at present.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The limit.
+    /// Limit in bytes.
     #[must_use]
     pub fn max_bytes(&self) -> usize {
         self.max_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sets the limit. What is held beyond a lower one stays held.
+    /// Sets the limit. Bytes held beyond a lower one stay held.
     pub fn set_max_bytes(&self, max_bytes: usize) {
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
         self.freed.notify_one();
     }
 
-    /// Whether nothing is left, so that nobody may take more and no new session should be
-    /// accepted.
+    /// Returns whether the budget is used up: sessions stop reading, and new ones should be
+    /// refused.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.used_bytes() >= self.max_bytes()
     }
 
-    /// Resolves when something may have been given back.
+    /// Resolves when bytes may have been released.
     ///
     /// One waiter at a time is woken; each that finds room wakes the next.
     ///
     /// # Cancel safety
     ///
-    /// A wake-up is passed on to the next waiter when this is dropped before it resolves.
+    /// A wake-up is passed on to the next waiter when this future is dropped before it resolves.
     pub async fn freed(&self) {
         loop {
             let freed = self.freed.notified();
@@ -104,7 +104,7 @@ impl Budget {
     }
 }
 
-/// One session's part of the budget.
+/// Share of one session in the budget.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -112,25 +112,25 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// A charge of nothing.
+    /// Creates a charge of 0 bytes.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Self {
         Self { budget, bytes: 0 }
     }
 
-    /// The budget that is charged.
+    /// The budget charged.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// What is charged.
+    /// Charged bytes.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Makes the charge `bytes`, more or less than before.
+    /// Changes the charge to `bytes`.
     pub fn set(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             self.budget

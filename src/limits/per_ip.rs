@@ -1,15 +1,15 @@
-//! What the clients of each address have open, and how fast they open sessions.
+//! Open connections and session rate of each client address.
 //!
-//! Only addresses that are reached from the Internet are counted, an IPv6 address by its /64
-//! network, which is what one customer has. Behind a private address there may be a load
-//! balancer with everybody behind it, as there is behind trusted proxies, which whoever asks
-//! here leaves out; their clients are counted by their own addresses, as far as sessions go.
+//! Only public addresses are counted; IPv6 addresses by their /64 network, the usual assignment
+//! to one customer. A private address may be a load balancer that stands for every client behind
+//! it. So may a trusted proxy, which the caller excludes; its clients are counted by their own
+//! addresses, as far as sessions are concerned.
 //!
 //! # Invariants
 //!
 //! * A connection or session counts for as long as its [`AddressPlace`] lives.
-//! * An address without a connection is forgotten once it may open as many sessions as one
-//!   that was never seen.
+//! * An address without connections is forgotten once its session rate has recovered as if it had
+//!   never been seen.
 
 use std::{
     collections::HashMap,
@@ -25,27 +25,28 @@ use tokio::time::Instant;
 
 use crate::client_addr::{ClientAddr, PRIVATE_NETWORKS};
 
-/// How many connections over the limit of an address are still told so; further ones are
-/// just closed.
+/// Connections over the limit of an address that still get a `429`; further ones are closed
+/// without a response.
 const MAX_OVER_LIMIT: usize = 16;
 
-/// What stands for no limit of connections.
+/// Value that stands for no limit on connections.
 const UNLIMITED: usize = usize::MAX - MAX_OVER_LIMIT;
 
-/// How much of a rate may be used up at once.
+/// Share of a rate that may be used up at once, as the time in which it recovers.
 const BURST: Duration = Duration::from_secs(10);
 
-/// How many addresses there may be before forgotten ones are looked for.
+/// Number of addresses from which on forgotten ones are removed.
 const MIN_SWEEP: usize = 1024;
 
-/// A rate of events, of which as many as its burst allows may come at once.
+/// Rate limit with a burst: the generic cell rate algorithm (GCRA), which needs one instant as
+/// its state.
 #[derive(Clone, Copy, Debug)]
 pub struct Gcra {
     interval: Duration,
 }
 
 impl Gcra {
-    /// So many events in a second.
+    /// Creates a limit of `events` per second.
     #[must_use]
     pub fn per_second(events: u32) -> Self {
         Self {
@@ -53,8 +54,8 @@ impl Gcra {
         }
     }
 
-    /// Whether an event may come at `now`; then `next`, when all of what came before is paid
-    /// for, moves on.
+    /// Returns whether an event is admitted at `now`. If so, `next`, the time at which all events
+    /// so far are paid for, advances by one interval.
     pub fn admit(self, next: &mut Option<Instant>, now: Instant) -> bool {
         let paid = next.map_or(now, |next| next.max(now));
         let is_admitted = paid < now + BURST;
@@ -64,8 +65,8 @@ impl Gcra {
         is_admitted
     }
 
-    /// How much of what may come at once has been used up by `now`, from 0 to 1, where what came
-    /// is paid for at `next`.
+    /// Fraction of the burst that is used up at `now`, from 0 to 1, if the events so far are paid
+    /// for at `next`.
     #[must_use]
     pub fn used(next: Option<Instant>, now: Instant) -> f64 {
         let unpaid = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
@@ -73,20 +74,20 @@ impl Gcra {
     }
 }
 
-/// What the addresses have of their limits that have the most.
+/// Highest use of each limit among all addresses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Busiest {
-    /// Connections, and how many there may be; `None`: there is no limit.
+    /// Connections, and their limit; `None` without a limit.
     pub connections: Option<(usize, usize)>,
-    /// How much of its rate of sessions, from 0 to 1; `None`: there is no limit.
+    /// Fraction of the session rate that is used up, from 0 to 1; `None` without a limit.
     pub session_rate: Option<f64>,
 }
 
-/// All addresses that have something open, or had lately.
+/// Addresses with open connections or recent sessions.
 #[derive(Debug)]
 pub struct Addresses {
     max_connections: AtomicUsize,
-    /// Sessions in a second; 0: no limit.
+    /// Sessions per second; 0 for no limit.
     session_rate: AtomicU32,
     known: Mutex<KnownAddress>,
 }
@@ -94,11 +95,11 @@ pub struct Addresses {
 #[derive(Debug)]
 struct KnownAddress {
     addresses: HashMap<AddressKey, AddressUsage>,
-    /// With how many addresses forgotten ones are looked for.
+    /// Number of addresses at which forgotten ones are removed next.
     sweep_at: usize,
 }
 
-/// What clients share that count as one.
+/// Unit that is limited: an IPv4 address or an IPv6 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum AddressKey {
     V4([u8; 4]),
@@ -112,7 +113,7 @@ struct AddressUsage {
 }
 
 impl Addresses {
-    /// With no limit where it is `None`.
+    /// Creates the table; `None` stands for no limit.
     #[must_use]
     pub fn new(max_connections: Option<usize>, session_rate: Option<u32>) -> Arc<Self> {
         let addresses = Self {
@@ -127,8 +128,8 @@ impl Addresses {
         Arc::new(addresses)
     }
 
-    /// Sets the limits, connections and sessions in a second. What is open beyond lower ones
-    /// stays open.
+    /// Sets the limits on connections and on sessions per second. Connections open beyond a lower
+    /// limit stay open.
     pub fn set_limits(&self, max_connections: Option<usize>, session_rate: Option<u32>) {
         let max_connections = max_connections.unwrap_or(UNLIMITED);
         self.max_connections
@@ -137,8 +138,8 @@ impl Addresses {
             .store(session_rate.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// A place for one more connection of `client`, and whether that is within the limit;
-    /// `None` when there is not even room to say that it is not.
+    /// Acquires a slot for one more connection of `client`; returns whether that is within the
+    /// limit, and `None` when there is not even room for a response that refuses it.
     #[must_use]
     pub fn enter(self: &Arc<Self>, client: ClientAddr) -> Option<(AddressPlace, bool)> {
         let Some(key) = AddressKey::of(client) else {
@@ -155,7 +156,7 @@ impl Addresses {
         Some((AddressPlace(Some((Arc::clone(self), key))), is_within))
     }
 
-    /// Whether `client` may open one more session; then that counts.
+    /// Admits one more session of `client`, if its rate allows.
     #[must_use]
     pub fn admit_session(&self, client: ClientAddr) -> bool {
         let rate = self.session_rate.load(Ordering::Relaxed);
@@ -167,7 +168,7 @@ impl Addresses {
         rate.admit(&mut self.known().address(key, now).next_session, now)
     }
 
-    /// How close to its limits the address is that is the closest; looks at every address.
+    /// Returns the highest use of each limit; scans every address.
     #[must_use]
     pub fn busiest(&self) -> Busiest {
         let max_connections = self.max_connections.load(Ordering::Relaxed);
@@ -186,7 +187,7 @@ impl Addresses {
     }
 
     fn known(&self) -> MutexGuard<'_, KnownAddress> {
-        // Nothing that is done under the lock can leave it half done.
+        // No operation under the lock can be left half done by a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -196,7 +197,7 @@ impl KnownAddress {
         if self.addresses.len() >= self.sweep_at {
             self.addresses.retain(|_, address| !address.is_over(now));
             self.addresses.shrink_to(MIN_SWEEP);
-            // Whoever comes pays for looking at two addresses, whatever there is to forget.
+            // Doubling makes the scan cost each new address no more than two entries.
             self.sweep_at = MIN_SWEEP.max(2 * self.addresses.len());
         }
         self.addresses.entry(key).or_default()
@@ -204,14 +205,14 @@ impl KnownAddress {
 }
 
 impl AddressUsage {
-    /// Whether it is like one that was never seen.
+    /// Returns whether it can be forgotten: it is like one that was never seen.
     fn is_over(&self, now: Instant) -> bool {
         self.connections == 0 && self.next_session.is_none_or(|next| next <= now)
     }
 }
 
 impl AddressKey {
-    /// `None`: it is not counted.
+    /// Returns the key of an address; `None` if it is not counted.
     fn of(client: ClientAddr) -> Option<Self> {
         let address = client.ip()?;
         if PRIVATE_NETWORKS.iter().any(|it| it.contains(address)) {
@@ -227,7 +228,7 @@ impl AddressKey {
     }
 }
 
-/// A connection or session that counts for an address, until it is dropped.
+/// Slot of a connection or session, counted for its address until it is dropped.
 #[derive(Debug)]
 pub struct AddressPlace(Option<(Arc<Addresses>, AddressKey)>);
 

@@ -1,14 +1,14 @@
 //! The closing handshake on both sides.
 //!
-//! Whatever ends a session, each side that is still there gets a close frame: the other
-//! side's own, or one that the proxy makes.
+//! However a session ends, each side that is still connected receives a close frame: the one of
+//! the other side, or one that the proxy generates.
 //!
 //! # Invariants
 //!
-//! * A side gets at most one close frame, and no data after it (RFC 6455 §5.5.1).
-//! * A close frame never goes into the middle of a frame: what is half sent is completed
-//!   first, and where that is not possible the connection is cut.
-//! * It is over within `close_timeout`, and in a drain within the grace period.
+//! * A side receives at most one close frame, and no data after it (RFC 6455 §5.5.1).
+//! * A close frame is never sent inside another frame: one sent in part is completed first, and
+//!   where that is not possible the connection is closed without.
+//! * The handshake ends within `close_timeout`, and in a drain within the grace period.
 
 mod codes;
 mod rest;
@@ -39,7 +39,7 @@ use crate::{
     websocket::{CloseCode, CloseFrame, Control, Role, frame::Stop},
 };
 
-/// How long a peer may take to close its connection once nothing more is to be said.
+/// Time for a peer to close its connection after the closing handshake.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Both sides while the session closes.
@@ -49,12 +49,12 @@ pub(super) struct Closing<C, U> {
     pub(super) upstream: Option<CloseSide<U>>,
 }
 
-/// What became of the client's messages in the upstream's outbox.
+/// Fate of the client's messages in the upstream's write buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
     /// Written as a whole.
     pub(super) messages: u64,
-    /// Perhaps written, perhaps in part.
+    /// Possibly written, possibly in part.
     pub(super) in_doubt: u64,
 }
 
@@ -67,7 +67,7 @@ impl Written {
     }
 }
 
-/// Who was told to close and sent no close frame of its own within `close_timeout`.
+/// Sides that were sent a close frame and did not send one within `close_timeout`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unclosed {
     /// The client.
@@ -76,7 +76,7 @@ pub struct Unclosed {
     pub upstream: bool,
 }
 
-/// Why nobody waits any longer.
+/// Reason to stop waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
     Done,
@@ -85,8 +85,8 @@ enum Over {
 }
 
 impl<C: Stream, U: Stream> Closing<C, U> {
-    /// Ends the session for `cause`; `close_codes` and what the session's ledger says go
-    /// into the close frames.
+    /// Ends the session for `cause`; the close frames are made from `close_codes` and the
+    /// session's ledger.
     pub(super) async fn run(
         mut self,
         cause: &EndReason,
@@ -111,7 +111,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             });
         }
         if over != Over::Done {
-            // What is then left is dropped, and with it the connections.
+            // The rest is dropped together with the connections.
             self.answer_now().await;
             self.note_codes(session);
         }
@@ -121,8 +121,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         written
     }
 
-    /// Settles what the cause alone says of the client's messages, before anybody is told how
-    /// many are lost.
+    /// Settles the messages whose fate the cause alone decides, before a close frame tells the
+    /// client how many are lost.
     fn settle(&mut self, cause: &EndReason, session: &SessionStats) {
         let Some(upstream) = &mut self.upstream else {
             return;
@@ -132,15 +132,17 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         {
             session.confirm();
         }
+        // The upstream will confirm nothing more, so the client can be told the final numbers.
         if cause.ends_upstream() {
             session.settle_all(Written::of(&upstream.peer.outbox));
+        // An empty socket at this point makes the upstream's next close frame a confirmation.
         } else if !upstream.scanner.is_in_message() && upstream.peer.is_silent() {
             session.note_found_empty(&upstream.peer.outbox);
             upstream.was_silent = true;
         }
     }
 
-    /// Says who is told what to begin with.
+    /// Records the close frames that have come, and sends the ones that the cause calls for.
     fn begin(&mut self, cause: &EndReason, session: &SessionStats, close_codes: &CloseCodes) {
         let ledger = session.ledger();
         if let Some(client) = &mut self.client {
@@ -148,7 +150,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 EndReason::ClientClosed(frame) if client.is_open() => {
                     client.incoming = Incoming::Closed(Some(frame.clone()));
                 }
-                // Half-closed, it may still read what the upstream has to say.
+                // A client that has only shut down its writing half may still read the upstream's
+                // last messages.
                 EndReason::ClientLost if !client.peer.is_broken() => {
                     client.incoming = Incoming::Closed(None);
                 }
@@ -183,8 +186,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    /// Answers a close frame whose answer the other side owes: RFC 6455 §5.5.1 promises one
-    /// to whoever has closed.
+    /// Answers a close frame whose answer has to come from the other side: RFC 6455 §5.5.1
+    /// requires one for a peer that has closed.
     async fn answer_now(&mut self) {
         if let Some(client) = &mut self.client {
             client.answer(client.said());
@@ -196,7 +199,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
     }
 
-    /// Notes what was told to both, as far as it is written.
+    /// Records the close codes sent to both sides, once they are written.
     fn note_codes(&self, session: &SessionStats) {
         if let Some(code) = self.client.as_ref().and_then(written_code) {
             session.note_client_code(Some(code));
@@ -210,6 +213,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         loop {
             let Self { client, upstream } = self;
             session.accept(take(client.as_mut(), upstream.as_mut()));
+            // A confirmation covers the messages written before it was sent, and `take` may write
+            // more.
             let heard = upstream.as_ref().map(CloseSide::heard);
             session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
             self.note_codes(session);
@@ -228,6 +233,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             drop_if(upstream, |upstream| {
                 upstream.peer.is_broken() && !upstream.is_open()
             });
+            // With both close frames exchanged, the client need not wait for the upstream.
             if let Some(party) = client
                 && party.is_done()
                 && !party.is_garbled()
@@ -251,7 +257,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     }
 }
 
-/// [`progress`] of the upstream, which takes note when nothing is to be read from it.
+/// [`progress`] of the upstream; records when its socket is found empty.
 async fn progress_upstream<U: Stream>(
     party: Option<&mut CloseSide<U>>,
     may_read: bool,
@@ -274,7 +280,7 @@ async fn progress_upstream<U: Stream>(
     peer.progress_or(may_read, on_empty).await;
 }
 
-/// The code that `party` was told, once that is written.
+/// Code of the close frame sent to `party`, once that is written.
 fn written_code<S: Stream>(party: &CloseSide<S>) -> Option<CloseCode> {
     party.told().filter(|_| party.peer.outbox.is_empty())
 }
@@ -285,12 +291,12 @@ async fn drain_deadline(context: &Context) {
     time::sleep_until(context.drain.closed_by()).await;
 }
 
-/// Whether what the other side sends can be taken.
+/// Returns whether the other side may be read: `to` has room for its data.
 fn room<S: Stream>(to: Option<&CloseSide<S>>) -> bool {
     to.is_none_or(|to| to.peer.is_broken() || to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
 }
 
-/// Looks at what `from` sent; returns how many data messages of it went to `to`.
+/// Processes the data of `from`; returns the number of data messages forwarded to `to`.
 fn take<S: Stream, T: Stream>(
     from: Option<&mut CloseSide<S>>,
     mut to: Option<&mut CloseSide<T>>,
@@ -305,6 +311,7 @@ fn take<S: Stream, T: Stream>(
         };
         messages += passed;
     }
+    // Data behind a close frame is not part of the conversation (RFC 6455 §5.5.1).
     let left = if from.is_open() { input.len() } else { 0 };
     from.peer.put_back(inbox, left);
     if from.is_open() && from.peer.has_ended() {
@@ -322,18 +329,21 @@ fn take_frames<S: Stream, T: Stream>(
     to: Option<&mut CloseSide<T>>,
     input: &mut &[u8],
 ) -> Option<u64> {
+    // The message in progress has ended: whatever follows must not reach the other side.
     if from.forwards == Forwards::RestOfMessage && !from.scanner.is_in_message() {
         from.forwards = Forwards::Nothing;
     }
     let forwards = from.forwards;
     let Some(to) = to.filter(|to| forwards != Forwards::Nothing && to.takes_data()) else {
+        // Read to the close frame all the same, which has to be answered.
         let skipped = from.scanner.skip(input);
         from.messages += skipped.messages;
         *input = &input[skipped.bytes..];
         return take_stop(from, skipped.stop, input).map(|()| 0);
     };
     if to.outgoing != Outgoing::Open {
-        // Only the rest of the frame that is half sent.
+        // A close frame is due: only the rest of the frame that was sent in part may go before
+        // it.
         let (taken, ended) = from.scanner.take_payload(input.len());
         to.peer
             .outbox
@@ -364,18 +374,19 @@ fn take_frames<S: Stream, T: Stream>(
         }
         return Some(skipped.messages);
     }
+    // With bytes forwarded there is progress to report, even if the close frame is incomplete.
     if take_stop(from, skipped.stop, input).is_none() && skipped.bytes == 0 {
         return None;
     }
     Some(skipped.messages)
 }
 
-/// Takes what a scan stopped at; `None` when more bytes are needed.
+/// Takes the frame that the scan stopped at; `None` when more bytes are needed.
 fn take_stop<S: Stream>(from: &mut CloseSide<S>, stop: Stop, input: &mut &[u8]) -> Option<()> {
     match stop {
         Stop::End | Stop::PartialHeader => return None,
         Stop::Violation(_) => from.incoming = Incoming::Garbled,
-        // Nobody is there whom another one could be for.
+        // Only counted: nothing of this side is forwarded any more.
         Stop::Pong => {
             let pong = Control::take_next(&from.scanner, input)?;
             if let Some(number) = own_pong(&pong) {
@@ -393,21 +404,21 @@ fn take_stop<S: Stream>(from: &mut CloseSide<S>, stop: Stop, input: &mut &[u8]) 
     Some(())
 }
 
-/// `from` sends nothing more that counts: tells `to`, or answers `from` when there is
-/// nobody else to ask.
+/// Handles the end of `from`'s data: tells `to`, or answers `from` when there is no other side to
+/// ask.
 fn pass_on_end<S: Stream, T: Stream>(from: &mut CloseSide<S>, to: Option<&mut CloseSide<T>>) {
     let Some(to) = to else {
         from.answer(from.said());
         return;
     };
-    // A side that has closed is answered with its own words.
+    // A side that has closed receives its own code and reason as the answer.
     to.tell(
         from.said()
             .or_else(|| to.said())
             .unwrap_or_else(|| from.loss()),
     );
     if !to.is_told() {
-        // The rest of the half-sent frame will never come: its stream ends there.
+        // The rest of the frame sent in part will never come, so the connection ends inside it.
         to.lose();
     }
     if !to.is_open() && !from.is_told() {
@@ -421,9 +432,10 @@ fn drop_if<S>(slot: &mut Option<CloseSide<S>>, is_over: impl Fn(&CloseSide<S>) -
     }
 }
 
-/// Waits a moment for the peer to close its connection first, as RFC 6455 §7.1.1 wants of an
-/// upstream, unless it was left inside a frame, and lets what it still sends go: closing with
-/// unread bytes would reset the connection, and the close frame might be lost with it.
+/// Waits for the peer to close its connection, if only for a moment. RFC 6455 §7.1.1 has the
+/// server close first, so an upstream is waited for, unless it was left inside a frame. Data that
+/// still arrives is discarded: closing with unread bytes would reset the connection and could
+/// destroy the close frame in transit.
 async fn linger<S: Stream>(slot: &mut Option<CloseSide<S>>) {
     let Some(party) = slot else { return };
     let _ = time::timeout(LINGER, async {
@@ -436,8 +448,9 @@ async fn linger<S: Stream>(slot: &mut Option<CloseSide<S>>) {
         }
     })
     .await;
-    // Where a stream has a last word of its own, as TLS has its `close_notify`, the peer may
-    // wait for it, also one that has not closed in time. There is room for it, or nobody reads.
+    // Some streams end with a message of their own, like TLS with `close_notify`, which the peer
+    // may wait for, even one that did not close in time. Either there is room for it, or the peer
+    // no longer reads.
     if party.peer.stream.as_tcp().is_none() {
         let _ = party.peer.stream.shutdown().now_or_never();
     }

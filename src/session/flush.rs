@@ -1,14 +1,13 @@
-//! The flush: what was held goes upstream, by priority, with as few system calls as
-//! possible.
+//! Sends the held messages upstream, by priority, with as few system calls as possible.
 //!
 //! # Invariants
 //!
-//! * What the client sends meanwhile is written behind what was held when the gate opened,
-//!   in the order in which it came.
-//! * Once what was held is written, the client is not read until the rest is: the flush
+//! * Messages that the client sends during the flush are written behind the held ones, in the
+//!   order of arrival.
+//! * Once the held messages are written, the client is not read until the rest is, too: the flush
 //!   ends however fast the client sends.
-//! * A drain leaves the flush the time that holding has; an upstream that takes nothing for as
-//!   long as the gate may take ends the session.
+//! * A drain gives the flush as much time as holding; an upstream that accepts nothing for as
+//!   long as the gate's timeout ends the session.
 
 use tokio::time::{self, Instant};
 
@@ -20,10 +19,10 @@ use super::{
 };
 use crate::transport::Stream;
 
-/// What was held when the gate opened.
+/// Messages held when the gate opened.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Snapshot {
-    /// The outbox's count of written messages once all of it is written.
+    /// Count of written messages at which all of them are written.
     last_message: u64,
 }
 
@@ -34,19 +33,19 @@ impl Snapshot {
         }
     }
 
-    /// Whether everything that was held is written.
+    /// Returns whether every held message is written.
     pub(super) fn is_written(self, outbox: &WriteBuffer) -> bool {
         outbox.messages_written() >= self.last_message
     }
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Writes everything that is held to the upstream.
+    /// Writes every held message to the upstream.
     ///
     /// # Errors
     ///
-    /// Why the session ends instead of becoming a tunnel; also when the client has left, all its
-    /// messages are written, and the upstream has had its time for them.
+    /// The reason that the session ends instead of becoming a tunnel; also after the client has
+    /// left, all its messages are written, and the upstream has had its time for them.
     pub(super) async fn flush(&mut self) -> Result<(), EndReason> {
         let started = Instant::now();
         self.line_up();
@@ -61,8 +60,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Err(farewell.cause())
     }
 
-    /// Moves the queue to the upstream's outbox.
+    /// Moves the queue to the upstream's write buffer.
     fn line_up(&mut self) {
+        // A message that began before the gate opened is no longer a candidate for the ready
+        // message.
         self.let_pass();
         if let Some(max_age) = self.settings.hold.max_age {
             let expired = self.queue.expire(max_age, Instant::now());
@@ -83,6 +84,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         loop {
             self.exchange()?;
             self.look_at_watch()?;
+            // A withheld ready message is received to its end: the tunnel would forward the rest
+            // of it.
             let is_over = |link: &Link<U>| link.peer.outbox.is_empty() && link.withheld.is_none();
             if self.link.as_ref().is_none_or(is_over) {
                 return Ok(());
@@ -99,6 +102,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                         return Err(EndReason::Drained);
                     }
                     if stalls_at <= Instant::now() {
+                        // One write per period is progress enough: a slow upstream is not a
+                        // stalled one.
                         if self.bytes_written() == written_before {
                             return Err(EndReason::FlushStalled);
                         }

@@ -1,29 +1,29 @@
 //! The gate: shut until readiness, then open for good.
 //!
-//! Pure: it is told what the upstream did and says how far the session is with it. It only
-//! ever moves forward, until the upstream connection is replaced.
+//! Pure: it is told the upstream's signals and returns the stage that the session has reached.
+//! The stage only moves forward, until the upstream connection is replaced.
 
 use std::time::Duration;
 
 use crate::matcher::{Matcher, Sample};
 
-/// What advances a session to its next state: any one of the list does.
+/// Alternatives that advance a session to its next state: any one of them suffices.
 pub type Triggers = Vec<Trigger>;
 
-/// One thing that can advance a session.
+/// Signal that advances a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trigger {
     /// The upstream's validated `101`.
     Upgrade,
     /// The upstream's pong to the proxy's own ping.
     Pong,
-    /// The upstream's first data message, whatever it says.
+    /// The upstream's first data message, whatever its content.
     First,
     /// An upstream message that matches.
     Message(Matcher),
 }
 
-/// What to do when readiness does not come in time.
+/// Action when readiness does not come in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnTimeout {
     /// Close the client with 1013.
@@ -34,7 +34,7 @@ pub enum OnTimeout {
 }
 
 impl OnTimeout {
-    /// Its name in the configuration.
+    /// Name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,24 +44,24 @@ impl OnTimeout {
     }
 }
 
-/// When the gate opens.
+/// Conditions under which the gate opens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What makes a session `authenticated`.
+    /// Triggers of the state `authenticated`.
     pub authenticated: Triggers,
-    /// What makes a session `services_ready`; empty: that state is skipped.
+    /// Triggers of the state `services_ready`; if empty, that state is skipped.
     pub services_ready: Triggers,
-    /// What opens the gate.
+    /// Triggers that open the gate.
     pub ready: Triggers,
-    /// How long to wait after `ready` before opening; default 0.
+    /// Time between `ready` and the opening of the gate; default 0.
     pub settle: Duration,
-    /// How long after the client's `101` readiness may take; default 30 s.
+    /// Time limit for readiness, counted from the client's `101`; default 30 s.
     pub timeout: Duration,
-    /// What to do then.
+    /// Action when the time limit expires.
     pub on_timeout: OnTimeout,
-    /// Whether the client sees the ready message; default true.
+    /// Whether the ready message is forwarded to the client; default true.
     pub forward_ready: bool,
-    /// How much of a message matchers see, in bytes; default 64 KiB.
+    /// Length of a message's beginning that matchers inspect, in bytes; default 64 KiB.
     pub inspect_bytes: usize,
 }
 
@@ -81,33 +81,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether the gate opens as soon as the upstream has accepted the handshake.
+    /// Returns whether the gate opens as soon as the upstream has accepted the handshake.
     #[must_use]
     pub fn opens_on_upgrade(&self) -> bool {
         self.ready.contains(&Trigger::Upgrade)
     }
 
-    /// Whether a pong to the proxy's own ping would advance a session.
+    /// Returns whether a pong to the proxy's own ping would advance a session.
     #[must_use]
     pub fn wants_pong(&self) -> bool {
         self.triggers()
             .any(|trigger| matches!(trigger, Trigger::Pong))
     }
 
-    /// Whether the upstream's messages could advance a session.
+    /// Returns whether messages of the upstream could advance a session.
     #[must_use]
     pub fn wants_messages(&self) -> bool {
         self.triggers()
             .any(|trigger| matches!(trigger, Trigger::First | Trigger::Message(_)))
     }
 
-    /// Whether a message of the upstream may be kept from the client.
+    /// Returns whether a message of the upstream may be withheld from the client.
     #[must_use]
     pub fn withholds_messages(&self) -> bool {
         !self.forward_ready && self.wants_messages()
     }
 
-    /// Whether what the upstream's messages say could advance a session.
+    /// Returns whether the content of the upstream's messages could advance a session.
     #[must_use]
     pub fn reads_messages(&self) -> bool {
         self.triggers()
@@ -122,23 +122,23 @@ impl Settings {
     }
 }
 
-/// What the upstream did.
+/// Signal of the upstream.
 #[derive(Clone, Copy, Debug)]
 pub enum Signal<'a> {
-    /// It answered the opening handshake with a valid `101`.
+    /// Valid `101` to the opening handshake.
     Upgrade,
-    /// It answered the proxy's own ping.
+    /// Pong to the proxy's own ping.
     Pong,
-    /// It sent a data message.
+    /// Data message.
     Message(Sample<'a>),
 }
 
-/// How far the upstream is with a session.
+/// Progress of the upstream with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// It accepted the client's credentials.
+    /// The upstream accepted the client's credentials.
     Authenticated,
-    /// The intermediate message came.
+    /// The intermediate message arrived.
     ServicesReady,
     /// The application is ready.
     Ready,
@@ -163,25 +163,26 @@ impl<'s> Gate<'s> {
         }
     }
 
-    /// The furthest stage reached.
+    /// Furthest stage reached.
     #[must_use]
     pub const fn stage(&self) -> Option<Stage> {
         self.stage
     }
 
-    /// Whether the readiness signal has come.
+    /// Returns whether the readiness signal has come.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.stage == Some(Stage::Ready)
     }
 
-    /// What the gate says about a message before it is complete, without remembering it.
+    /// Returns whether a message, judged before it is complete, would open the gate; records
+    /// nothing.
     #[must_use]
     pub fn would_make_ready(&self, sample: Sample<'_>) -> bool {
         !self.is_ready() && self.fires(&self.settings.ready, &Signal::Message(sample))
     }
 
-    /// Takes note of `signal`; returns the stage when it is further than before.
+    /// Records `signal`; returns the stage if it advances the session.
     ///
     /// A signal that fits several stages counts for the furthest, and stages in between
     /// are skipped.

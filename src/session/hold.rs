@@ -1,21 +1,21 @@
-//! Holding: the client's messages wait until the gate opens; the upstream's pass.
+//! Holds the client's messages until the gate opens; those of the upstream pass.
 //!
-//! The same exchange goes on during the flush, when the client's messages no longer wait
-//! for the gate but only for those before them.
+//! The flush uses the same exchange: there, the client's messages wait only for the ones in front
+//! of them.
 //!
 //! # Invariants
 //!
 //! * A message goes upstream only after the state that its rule names, and never before the
 //!   upstream's validated `101`.
 //! * Control frames are never held (RFC 6455 §5.5).
-//! * While the queue is full, the client is not read, or what the route's policy says is
-//!   done. Under [`Overflow::Backpressure`] memory stays within the bounds but for one read of
-//!   at most 16 KiB; under the other policies the message that is being received may take up
-//!   to `max_bytes` more, for it must be whole to be weighed against the others.
-//! * Of the upstream's present message no more is kept than matchers look at, and where it may
-//!   have to be withheld twice as much of its wire bytes. What goes beyond, or beyond 4 KiB while
-//!   the budget is used up, is judged by what has been seen: it is no longer a whole message, and
-//!   passes unless that is enough to know that it is the ready one.
+//! * While the queue is full, the client is not read, or the route's overflow policy applies.
+//!   Under [`Overflow::Backpressure`] memory stays within the limits but for one read of at most
+//!   16 KiB; under the other policies the message being received may take up to `max_bytes` more,
+//!   since it must be complete to be weighed against the others.
+//! * Of the upstream's current message no more is kept than matchers inspect, and twice that in
+//!   wire bytes where it may have to be withheld. A message that goes beyond this, or beyond 4
+//!   KiB while the budget is used up, is judged by the part that was inspected: it is not a whole
+//!   message, and passes unless that part already makes it the ready message.
 
 mod admission;
 mod blame;
@@ -56,57 +56,57 @@ use crate::{
     websocket::{Assembler, CloseFrame, Compression, Opened, Role, deflate::Inflation},
 };
 
-/// What happens when the hold queue is full.
+/// Policy for a full hold queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
     /// Stop reading the client.
     #[default]
     Backpressure,
-    /// Give up the oldest message of the lowest priority.
+    /// Discard the oldest message of the lowest priority.
     Shed,
     /// Close the client with 1013.
     Close,
 }
 
-/// In which order held messages are flushed.
+/// Order in which held messages are flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// By priority, and by arrival within a priority.
     #[default]
     Priority,
-    /// By arrival; priorities only decide what is shed.
+    /// By arrival; priorities only decide which messages are shed.
     Arrival,
 }
 
-/// What becomes of held messages when the client has gone.
+/// Treatment of held messages after the client has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnClientGone {
-    /// They are still delivered once the gate opens.
+    /// Deliver them once the gate opens.
     #[default]
     Deliver,
-    /// They are discarded, and the upstream is closed.
+    /// Discard them and close the upstream.
     Discard,
 }
 
-/// The bounds and the policy of a route's hold queues.
+/// Limits and policies of a route's hold queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Messages in one session's queue; default 1000.
     pub max_messages: usize,
     /// Accounted bytes in one session's queue, payload plus overhead; default 1 MiB.
     pub max_bytes: usize,
-    /// What happens at a bound.
+    /// Policy at a limit.
     pub overflow: Overflow,
-    /// The order of the flush.
+    /// Order of the flush.
     pub order: Order,
     /// Messages held longer than this are dropped at the flush; default none.
     pub max_age: Option<Duration>,
-    /// What becomes of the queue when the client has gone.
+    /// Treatment of held messages after the client has left.
     pub on_client_gone: OnClientGone,
-    /// How long the upstream may say nothing, once it has got the messages of a client that has
-    /// gone, before it is closed; default 1 s.
+    /// Silence after which the upstream is closed once it has received the messages of a client
+    /// that has left; default 1 s.
     pub linger: Duration,
-    /// How long after that the upstream is closed whatever it says; default 10 s.
+    /// Time limit of that wait, whatever the upstream sends; default 10 s.
     pub max_linger: Duration,
 }
 
@@ -126,8 +126,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The most wire bytes that one message may have: under [`Overflow::Backpressure`] the
-    /// client is just not read any further, otherwise it must fit into the queue.
+    /// Maximum wire bytes of one message: unlimited under [`Overflow::Backpressure`], which just
+    /// stops reading the client; otherwise a message must fit into the queue.
     fn max_message_bytes(&self) -> usize {
         match self.overflow {
             Overflow::Backpressure => usize::MAX,
@@ -138,7 +138,7 @@ impl Settings {
     }
 }
 
-/// How often a client that is not being read is looked at, in case it has gone.
+/// Interval at which a client that is not being read is checked for having left.
 const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
 /// A session whose client is held.
@@ -150,33 +150,33 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) settings: &'s super::Settings,
     pub(super) client: HeldClient<C>,
     pub(super) assembler: Assembler,
-    /// How much the client's messages have been inflated to look at them.
+    /// Bytes inflated so far to inspect the client's messages.
     pub(super) inflation: Inflation,
     pub(super) queue: HoldQueue,
     pub(super) charge: Charge,
     gate: Gate<'s>,
     pub(super) link: Option<Link<U>>,
-    /// What the last upstream said that went to start again.
+    /// Close frame of the last upstream that restarted.
     last_close: Option<Box<CloseFrame>>,
-    /// Whether the client has had a part in what becomes of the session, whatever it does now.
+    /// Whether the client has influenced the session's outcome, whatever it does from here on.
     has_client_part: bool,
-    /// How much the upstream has sent of its messages, in bytes.
+    /// Payload bytes received from the upstream.
     heard_bytes: u64,
-    /// The close frame of an upstream whose client had gone before.
+    /// Close frame of an upstream whose client had left before.
     pub(super) parting: Option<CloseFrame>,
-    /// When and why the gate opens, once that is known.
+    /// Opening of the gate, once it is certain.
     opening: Option<Opening>,
-    /// When a held session is cut although it might still become ready.
+    /// Time at which a drain ends the held session although it might still become ready.
     pub(super) drain_deadline: Option<Instant>,
-    /// Set during the flush: what was held when the gate opened.
+    /// Messages held when the gate opened; set during the flush.
     pub(super) snapshot: Option<Snapshot>,
-    /// Where the route bounds what it watches.
+    /// Keepalive and timeouts, where the route sets any.
     pub(super) watch: Option<Box<Keepalive>>,
-    /// When that is to look again.
+    /// Time of the next check of these timeouts.
     watch_at: Option<Instant>,
 }
 
-/// The gate's opening, now or after it has settled.
+/// The gate's opening, immediate or after the settle time.
 #[derive(Clone, Copy, Debug)]
 struct Opening {
     at: Instant,
@@ -225,7 +225,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     ///
     /// # Errors
     ///
-    /// Why the session ends instead. What was held is still in the queue.
+    /// The reason that the session ends instead. Held messages are still in the queue.
     pub(super) async fn until_open(
         &mut self,
         connect: &impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
@@ -233,6 +233,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let context = self.context;
         let mut attempt = None;
         loop {
+            // Everything that has arrived is processed before any deadline is checked, so that a
+            // ready message received in time counts.
             self.exchange()?;
             self.look_at_watch()?;
             if let Some(opening) = self.due_opening() {
@@ -240,6 +242,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                 self.session.note_ready();
                 return Ok(());
             }
+            // Also after an upstream that restarted was dropped.
             if self.link.is_none() && attempt.is_none() {
                 attempt = Some(Box::pin(connect(self.session.attempts())));
             }
@@ -252,7 +255,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                 }
                 () = self.progress() => {}
                 () = time::sleep_until(wake_at) => {
-                    // The runtime looks at its sockets meanwhile.
+                    // Lets the runtime poll its sockets, which may have become ready at the same
+                    // instant.
                     task::yield_now().await;
                     self.look_at_clock()?;
                 }
@@ -261,7 +265,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         }
     }
 
-    /// Waits until a side did something, or there is room again for what was not read.
+    /// Waits until a side makes progress, or there is room again for data that was left unread.
     pub(super) async fn progress(&mut self) {
         let may_read_client = self.may_read_client();
         let is_starved = self.is_starved();
@@ -275,7 +279,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         }
     }
 
-    /// Looks at everything that has arrived.
+    /// Processes everything that has arrived.
     pub(super) fn exchange(&mut self) -> Result<(), EndReason> {
         let exchanged = self
             .take_from_upstream()
@@ -319,7 +323,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         self.observe(&Signal::Upgrade, "upstream connected");
     }
 
-    /// Tells the gate, and follows it.
+    /// Reports a signal to the gate and enters the state that results.
     fn observe(&mut self, signal: &Signal<'_>, reason: &'static str) {
         match self.gate.observe(signal) {
             None => {}
@@ -343,7 +347,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         }
     }
 
-    /// When the clock has to be looked at next.
+    /// Time of the next check of the clock.
     fn wake_at(&self) -> Instant {
         let deadline = self
             .opening
@@ -373,7 +377,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         self.session.started() + left
     }
 
-    /// Lets the watch, if there is one, look after the session and ping the client.
+    /// Checks the timeouts, if the route sets any, and pings the client when that is due.
     pub(super) fn look_at_watch(&mut self) -> Result<(), EndReason> {
         if self.watch.is_none() {
             return Ok(());
@@ -396,7 +400,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         Ok(())
     }
 
-    /// When the watch is to look again.
+    /// Time of the next check of the timeouts.
     pub(super) const fn watch_at(&self) -> Option<Instant> {
         self.watch_at
     }
@@ -416,8 +420,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     fn time_out(&mut self, now: Instant) -> Result<(), EndReason> {
-        // A process that was stopped for a while, or throttled, finds its clock and what the
-        // upstream has said in time at the same instant.
+        // After the process was suspended or throttled, the deadline and a ready message that
+        // arrived before it are seen at the same instant.
         let upstream = self.link.as_mut().map(|link| &mut link.peer);
         if progress(upstream, true).now_or_never().is_some() {
             self.exchange()?;
@@ -441,9 +445,9 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         })
     }
 
-    /// A drain has begun: a session that holds something, or of which something that is written
-    /// is not confirmed, may still become ready; any other waits for its turn, or for something
-    /// to hold.
+    /// Begins the session's part in a drain. A session that holds messages, or has written some
+    /// that are unconfirmed, may still become ready; any other waits for its turn, or for
+    /// messages to hold.
     pub(super) fn start_drain(&mut self) {
         let drain = &self.context.drain;
         self.drain_deadline = Some(if self.session.ledger().is_settled() {
@@ -453,7 +457,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         });
     }
 
-    /// Ends the session in a drain, unless it has got something to hold meanwhile.
+    /// Ends the session in a drain, unless it has received messages to hold meanwhile.
     fn end_turn(&mut self, now: Instant) -> Result<(), EndReason> {
         let ready_by = self.context.drain.ready_by();
         if self.session.ledger().is_settled() || ready_by <= now {
@@ -464,7 +468,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 }
 
-/// [`progress`] of an upstream, which tells `session` when nothing is to be read from it.
+/// [`progress`] of an upstream; records in `session` when its socket is found empty.
 async fn progress_upstream<U: Stream>(
     link: Option<&mut Link<U>>,
     may_read: bool,
@@ -482,7 +486,7 @@ async fn progress_upstream<U: Stream>(
     peer.progress_or(may_read, on_empty).await;
 }
 
-/// Resolves with `future`, or never when there is none.
+/// Resolves with `future`; never when there is none.
 async fn resolve<F: Future>(future: Option<Pin<&mut F>>) -> F::Output {
     match future {
         Some(future) => future.await,

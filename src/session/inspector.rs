@@ -1,12 +1,12 @@
-//! What the gate sees of the upstream's messages while they pass to the client.
+//! Inspection of the upstream's messages for the gate, while they pass to the client.
 //!
 //! # Invariants
 //!
 //! * Every byte of a data frame is reported exactly once and in order; control frames are
 //!   reported as a whole.
-//! * Of a message at most `inspect_bytes` are kept, inflated where it is compressed.
-//! * While compressed messages depend on those before them, each is inflated to its end,
-//!   whatever is kept of it: the next one refers to its last 32 KiB.
+//! * At most `inspect_bytes` of a message are kept, inflated if it is compressed.
+//! * While compressed messages depend on those before them, each is inflated to its end, however
+//!   little of it is kept: the next one refers to its last 32 KiB.
 
 use super::gate;
 use crate::{
@@ -27,49 +27,50 @@ pub(super) struct Inspector {
     sample: Vec<u8>,
     inspect_bytes: usize,
     is_text: bool,
-    /// More of the message has come than the sample holds.
+    /// Whether the message is longer than the sample.
     is_cut: bool,
     message_ended: bool,
     compressed: Compressed,
 }
 
-/// What there is beyond a plain message's sample.
+/// State for compressed messages.
 #[derive(Debug, Default)]
 struct Compressed {
-    /// Whether the present message is.
+    /// Whether the current message is compressed.
     is_present: bool,
-    /// How much of it has come.
+    /// Compressed bytes of it received so far.
     bytes: usize,
-    /// Whether each message stands alone.
+    /// Whether each message can be inflated on its own.
     is_independent: bool,
-    /// Whether anybody asks what messages say.
+    /// Whether any trigger depends on the content of messages.
     is_read: bool,
-    /// Made for the first compressed message; gone when none is looked at any more.
+    /// Created for the first compressed message; dropped once no more are inspected.
     inflater: Option<Box<Inflater>>,
-    /// What is wrong with the present message, to be said where its frame ends: the client
-    /// can be told then.
+    /// Error in the current message; returned where its frame ends, since only there the client
+    /// can be sent a close frame.
     error: Option<ProtocolError>,
 }
 
-/// What came.
+/// Item that the upstream sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tapped<'i> {
     /// The header of a message's first frame.
     MessageStart(&'i [u8]),
     /// Further bytes of data frames.
     Data(&'i [u8]),
-    /// A data message is complete: [`Inspector::sample`] is about it until the next call.
+    /// End of a data message; [`Inspector::sample`] is about it until the next call.
     MessageEnd,
     /// A control frame.
     Control(Control),
 }
 
 impl Inspector {
-    /// A tap at the start of what an upstream sends with which `agreement` was made, for `gate`.
+    /// Creates an inspector at the beginning of an upstream's data, for `gate`, with the
+    /// `agreement` on compression.
     pub(super) fn new(gate: &gate::Settings, agreement: Option<Agreement>) -> Self {
         let mut tap = Self::blind(agreement);
         if gate.wants_pong() {
-            // Whoever has the scanner after the tap is to see pongs, too.
+            // The scanner outlives the inspector, and whatever reads with it needs to see pongs.
             tap.scanner.stop_at_pongs();
         }
         Self {
@@ -83,7 +84,7 @@ impl Inspector {
         }
     }
 
-    /// A tap that keeps nothing of what it sees.
+    /// Creates an inspector that keeps no samples.
     pub(super) fn blind(agreement: Option<Agreement>) -> Self {
         let compression = match agreement {
             Some(_) => Compression::Agreed,
@@ -107,7 +108,7 @@ impl Inspector {
         self.compressed.inflater = None;
     }
 
-    /// The beginning of the present message.
+    /// Beginning of the current message.
     pub(super) fn sample(&self) -> Sample<'_> {
         Sample {
             is_text: self.is_text,
@@ -116,47 +117,49 @@ impl Inspector {
         }
     }
 
-    /// Whether more of the message has come than matchers look at.
+    /// Returns whether the message is longer than matchers inspect.
     pub(super) const fn is_sample_cut(&self) -> bool {
         self.is_cut
     }
 
-    /// How much of the present message is kept, in bytes.
+    /// Bytes kept of the current message.
     pub(super) const fn sample_bytes(&self) -> usize {
         self.sample.len()
     }
 
-    /// The memory that the sample occupies, and what is needed to take it.
+    /// Memory occupied by the sample and by the inflater.
     pub(super) fn held_bytes(&self) -> usize {
         let inflater = self.compressed.inflater.as_ref();
         self.sample.capacity() + inflater.map_or(0, |_| INFLATER_BYTES)
     }
 
-    /// Whether the next byte starts a frame.
+    /// Returns whether the next byte starts a frame.
     pub(super) const fn is_at_boundary(&self) -> bool {
         self.scanner.is_at_boundary()
     }
 
-    /// Whether a data message has begun and not ended.
+    /// Returns whether a data message has begun and not ended.
     pub(super) const fn is_in_message(&self) -> bool {
         self.scanner.is_in_message()
     }
 
-    /// Whether each message that has begun has ended, and that has been reported.
+    /// Returns whether every message that has begun has ended and been reported.
     pub(super) const fn is_between_messages(&self) -> bool {
         !self.scanner.is_in_message() && !self.message_ended
     }
 
-    /// The scanner at this place of the stream.
+    /// Returns the scanner, at its position in the stream.
     pub(super) fn into_scanner(self) -> FrameScanner {
         self.scanner
     }
 
-    /// Takes from the front of `input`; `None` when more bytes are needed.
+    /// Takes the next item from the front of `input`; `None` when more bytes are needed.
     pub(super) fn advance<'i>(
         &mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<Tapped<'i>>, ProtocolError> {
+        // Inflating the end may fail, which has to be known before the message is reported as
+        // complete.
         if self.message_ended {
             self.end_compressed();
         }
@@ -179,6 +182,8 @@ impl Inspector {
             if self.compressed.is_present {
                 self.inflate(payload);
             } else {
+                // Frames are opaque from here on: the payload is reported as it comes, never
+                // collected.
                 self.keep(payload);
             }
             return Ok(Some(Tapped::Data(payload)));
@@ -202,12 +207,12 @@ impl Inspector {
         Ok(Some(Tapped::MessageStart(bytes)))
     }
 
-    /// Keeps no more of the present message than there is: its sample is cut here.
+    /// Cuts the sample of the current message: no more of it is kept.
     pub(super) const fn cut_sample(&mut self) {
         self.is_cut = true;
     }
 
-    /// Adds to the sample what there is room for.
+    /// Adds `plain` to the sample, as far as there is room.
     fn keep(&mut self, plain: &[u8]) {
         if self.is_cut {
             return;
@@ -218,9 +223,10 @@ impl Inspector {
         self.is_cut |= plain.len() > room;
     }
 
-    /// Adds to the sample what `payload` inflates to.
+    /// Adds the inflated `payload` to the sample.
     ///
-    /// A message that grows without saying anything is cut, too.
+    /// A message whose compressed form is longer than any with `inspect_bytes` of content should
+    /// be is cut, too.
     fn inflate(&mut self, payload: &[u8]) {
         self.compressed.bytes = self.compressed.bytes.saturating_add(payload.len());
         let is_unread = self.inspect_bytes == 0 || !self.compressed.is_read;
@@ -243,7 +249,7 @@ impl Inspector {
         }
     }
 
-    /// Inflates what is left of a compressed message.
+    /// Inflates the rest of a compressed message.
     fn end_compressed(&mut self) {
         if !self.compressed.is_present || self.compressed.bytes == 0 {
             return;
@@ -259,8 +265,8 @@ impl Inspector {
     }
 }
 
-/// Adds `bytes` to what is `kept`, which is not to grow far beyond `max_bytes`; it is copied
-/// seldom, and never takes twice the memory that it needs.
+/// Appends `bytes` to `kept`, which should not grow far beyond `max_bytes`. Grows by half, so
+/// that it copies seldom and never occupies twice the memory it needs.
 pub(super) fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
     if kept.capacity() - kept.len() < bytes.len() {
         let ahead = (kept.len() / 2).min(max_bytes.saturating_sub(kept.len()));

@@ -2,9 +2,9 @@
 //!
 //! # What confirms a message
 //!
-//! A message that was written is in the buffers of two sockets. TCP acknowledges it there,
-//! and takes no note of an application that dies before it reads it. So it is *unconfirmed*
-//! until the upstream does something that it does only when it has read it:
+//! A message that was written lies in the buffers of two sockets. TCP acknowledges it there,
+//! whether or not the application lives to read it. So it is *unconfirmed* until the upstream
+//! sends something that it sends only after having read it:
 //!
 //! ```text
 //!  written to the upstream    m1    m2        │        m3
@@ -12,11 +12,11 @@
 //!                                  its socket is empty       it says d
 //! ```
 //!
-//! What comes from a socket that was found empty was not there before: when the upstream said
-//! `d`, `m1` and `m2` had been written, and an application that reads all there is before it
-//! says something has read them. Of `m3` nothing is known: `d` may have been on its way. While a
-//! part of what it says has come, its socket does not count as empty: the rest may have been
-//! written with that. What the upstream can say is
+//! Data from a socket that was found empty was not there before: when the upstream sent `d`, `m1`
+//! and `m2` had been written, and an application that reads everything available before it sends
+//! has read them. Nothing is known of `m3`: `d` may have been on its way. While only a part of a
+//! message has arrived, the socket does not count as empty: the rest may have been sent together
+//! with that part. The upstream confirms with
 //!
 //! * data: the end of a message;
 //! * the answer to the close frame that it was sent, which is the last thing that it reads. A close
@@ -45,7 +45,7 @@
 //! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
 //! *unknown*, before the client is told how many messages may be lost.
 //!
-//! # What it cannot mean
+//! # Limits of a confirmation
 //!
 //! * Delivered is not worked on: an application may read a message and fail.
 //! * An application that works message by message confirms with its first answer all that had
@@ -67,11 +67,11 @@
 //!
 //! * `accepted = delivered + shed + expired + discarded + unknown + unconfirmed + held`, at
 //!   every instant; neither `unconfirmed` nor `held` can be negative, and both are 0 at the end.
-//! * A message gets into one of the [accounts](Account) once, and stays there.
+//! * A message enters one of the [accounts](Account) once, and stays there.
 
 use std::ops::AddAssign;
 
-/// The accounts of one session, or of many, in messages.
+/// Accounts of one session, or the sum of several, in messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     accepted: u64,
@@ -80,8 +80,8 @@ pub struct Ledger {
     expired: u64,
     discarded: u64,
     unknown: u64,
-    /// All that is written to the upstream, perhaps in part: `delivered`, `unknown`, and what is
-    /// unconfirmed.
+    /// Messages written to the upstream, perhaps in part: `delivered`, `unknown` and unconfirmed
+    /// ones.
     written: u64,
 }
 
@@ -97,23 +97,23 @@ impl AddAssign for Ledger {
     }
 }
 
-/// Where a message ends.
+/// Account in which a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// Written, and confirmed by what the upstream has said since.
+    /// Written, and confirmed by something that the upstream sent later.
     Delivered,
-    /// Gave way to another one in a full queue.
+    /// Dropped from a full queue in favour of another one.
     Shed,
-    /// Was held longer than `max_age`.
+    /// Held longer than `max_age`.
     Expired,
-    /// The session ended before it could be written.
+    /// Dropped because the session ended before it could be written.
     Discarded,
-    /// Written, perhaps in part, to an upstream that ended before it confirmed it.
+    /// Written, perhaps in part, to an upstream that ended without confirming it.
     Unknown,
 }
 
 impl Account {
-    /// All of them.
+    /// Every account.
     pub const ALL: [Self; 5] = [
         Self::Delivered,
         Self::Shed,
@@ -122,7 +122,7 @@ impl Account {
         Self::Unknown,
     ];
 
-    /// The name in logs and labels.
+    /// Name in logs and labels.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -136,13 +136,13 @@ impl Account {
 }
 
 impl Ledger {
-    /// Takes responsibility for `messages`: they are held.
+    /// Accepts `messages`: they are held.
     pub fn accept(&mut self, messages: u64) {
         self.accepted += messages;
     }
 
-    /// Notes that so many messages are written to the upstream, those that are in an account
-    /// included.
+    /// Records that N messages have been written to the upstream, including those already in an
+    /// account.
     pub(super) const fn note_written(&mut self, messages: u64) {
         if messages > self.written {
             self.written = messages;
@@ -168,12 +168,12 @@ impl Ledger {
         }
     }
 
-    /// Gives up what is unconfirmed.
+    /// Moves the unconfirmed messages to [`Account::Unknown`].
     pub(super) const fn give_up_unconfirmed(&mut self) {
         self.unknown += self.unconfirmed();
     }
 
-    /// Moves `messages` held ones to `account`.
+    /// Moves `messages` from the held ones to `account`.
     ///
     /// # Panics
     ///
@@ -197,7 +197,7 @@ impl Ledger {
         } += messages;
     }
 
-    /// All messages the proxy took responsibility for.
+    /// Messages accepted from the client.
     #[must_use]
     pub const fn accepted(&self) -> u64 {
         self.accepted
@@ -215,7 +215,7 @@ impl Ledger {
         }
     }
 
-    /// Messages that are written, while nothing is known of them.
+    /// Messages that are written and neither confirmed nor given up.
     #[must_use]
     pub const fn unconfirmed(&self) -> u64 {
         self.written - self.known()
@@ -244,7 +244,7 @@ impl Ledger {
         self.held() + self.unconfirmed() == 0
     }
 
-    /// Messages that did not certainly arrive, of those whose end is decided.
+    /// Messages whose end is decided and that have not certainly arrived.
     #[must_use]
     pub const fn undelivered(&self) -> u64 {
         self.shed + self.expired + self.discarded + self.unknown

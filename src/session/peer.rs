@@ -1,5 +1,5 @@
-//! One side of a session: its byte stream, what it sent that is not yet looked at, and
-//! what waits to be sent to it.
+//! One side of a session: its byte stream, the received bytes that are still to be processed, and
+//! its write buffer.
 
 use std::{
     cell::RefCell,
@@ -15,23 +15,22 @@ use tokio::task::coop;
 use super::write_buffer::WriteBuffer;
 use crate::{transport::Stream, websocket::Opened};
 
-/// The most bytes that one read takes in.
+/// Maximum size of one read.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// The most bytes that one read takes in while they are looked at one message at a time;
-/// so much may wait in an inbox beyond the bounds of the hold queue.
+/// Maximum size of one read while messages are processed one by one; up to this much may be in
+/// the read buffer beyond the limits of the hold queue.
 const INBOX_READ_BYTES: usize = 16 * 1024;
 
-/// Room in front of a read for what is left of the one before: part of a frame header or
-/// of a close frame.
+/// Space in front of a read for the rest of the one before: part of a frame header or of a close
+/// frame.
 pub(super) const CARRY_BYTES: usize = 256;
 
-/// Reading from one side stops while this many bytes wait for the other.
+/// Number of bytes waiting for one side at which reading from the other stops.
 pub(super) const HIGH_WATER_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// Every read of a thread goes through this buffer, so that a session that waits has
-    /// none.
+    /// Buffer of all reads of the thread, so that a waiting session owns none.
     static SCRATCH: RefCell<Box<[u8]>> =
         RefCell::new(vec![0; CARRY_BYTES + READ_BYTES].into_boxed_slice());
 }
@@ -40,21 +39,21 @@ thread_local! {
 ///
 /// # Panics
 ///
-/// When `with` calls this again.
+/// When `with` calls this function again.
 pub(super) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
-/// What a side did.
+/// Progress made by a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndpointEvent {
-    /// Bytes were added to the inbox.
+    /// Bytes were added to the read buffer.
     Read,
-    /// It will send nothing more: end of stream, or an error.
+    /// End of the stream, or an error: nothing more will be read.
     Ended,
-    /// It takes nothing more.
+    /// Nothing more can be written to it.
     Broken,
-    /// Everything that waited for it is written.
+    /// Everything in its write buffer is written.
     Written,
 }
 
@@ -62,7 +61,7 @@ pub(super) enum EndpointEvent {
 #[derive(Debug)]
 pub(super) struct Peer<S> {
     pub(super) stream: S,
-    /// Bytes that were read and not yet looked at.
+    /// Bytes that were read and are still to be processed.
     pub(super) inbox: Vec<u8>,
     pub(super) outbox: WriteBuffer,
     has_ended: bool,
@@ -80,40 +79,39 @@ impl<S: Stream> Peer<S> {
         }
     }
 
-    /// Whether it will send nothing more.
+    /// Returns whether nothing more will be read from it.
     pub(super) const fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Whether nothing can be sent to it any more.
+    /// Returns whether nothing more can be written to it.
     pub(super) const fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// Notes that it takes nothing more. What it has sent before can still be read: a close
-    /// frame often is the reason.
+    /// Records that nothing more can be written to it. Data that it sent before can still be
+    /// read, often a close frame that gives the reason.
     pub(super) fn stop_writing(&mut self) {
         self.is_broken = true;
     }
 
-    /// Notes an error on the stream: nothing goes either way any more.
+    /// Records an error on the stream: nothing more can be read or written.
     pub(super) fn break_off(&mut self) {
         self.is_broken = true;
         self.has_ended = true;
     }
 
-    /// Notes that it will send nothing more.
+    /// Records that nothing more will be read from it.
     pub(super) fn end(&mut self) {
         self.has_ended = true;
     }
 
-    /// Removes and returns the inbox, to be put back with
-    /// [`put_back`](Self::put_back).
+    /// Removes and returns the read buffer, to be returned by [`put_back`](Self::put_back).
     pub(super) fn take_inbox(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.inbox)
     }
 
-    /// Makes what is left of a taken inbox the inbox again.
+    /// Restores the last `left` bytes of a read buffer that was taken.
     pub(super) fn put_back(&mut self, mut inbox: Vec<u8>, left: usize) {
         debug_assert!(self.inbox.is_empty());
         if left > 0 {
@@ -122,18 +120,19 @@ impl<S: Stream> Peer<S> {
         }
     }
 
-    /// Writes what waits and, if `may_read`, reads into the inbox; resolves when either did
-    /// something.
+    /// Writes the write buffer and, if `may_read`, reads into the read buffer; resolves when
+    /// either made progress.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: what was read is in the inbox, what was not written in the outbox.
+    /// Loses nothing: bytes that were read are in the read buffer, unwritten ones in the write
+    /// buffer.
     pub(super) async fn progress(&mut self, may_read: bool) -> EndpointEvent {
         poll_fn(|context| self.poll_progress(context, may_read)).await
     }
 
-    /// [`progress`](Self::progress), which says so each time that it finds nothing to read: its
-    /// socket itself is asked, also when all has just been written.
+    /// Like [`progress`](Self::progress), and calls `on_empty` each time that nothing is to be
+    /// read: the socket itself is asked, also after everything has just been written.
     pub(super) async fn progress_or(
         &mut self,
         may_read: bool,
@@ -142,13 +141,15 @@ impl<S: Stream> Peer<S> {
         poll_fn(|context| {
             let mut progress = self.poll_progress(context, may_read);
             let mut looked = progress;
+            // `Written` came before the read: look at the socket also, since from here on every
+            // read is of data sent later.
             if progress == Poll::Ready(EndpointEvent::Written) {
                 looked = self.poll_progress(context, may_read);
                 if looked.is_ready() {
                     progress = looked;
                 }
             }
-            // A task that has used up its budget has not looked.
+            // A task without coop budget gets `Pending` without a look at the socket.
             let has_looked = may_read && !self.has_ended && coop::has_budget_remaining();
             if has_looked && looked.is_pending() && self.stream.is_drained() {
                 on_empty(&self.outbox);
@@ -158,7 +159,8 @@ impl<S: Stream> Peer<S> {
         .await
     }
 
-    /// Writes what it takes at once, and says whether nothing is to be read from it.
+    /// Writes as much as the stream accepts at once; returns whether the socket is known to have
+    /// nothing to read.
     pub(super) fn is_silent(&mut self) -> bool {
         if !self.inbox.is_empty() {
             return false;
@@ -176,6 +178,8 @@ impl<S: Stream> Peer<S> {
 
     fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<EndpointEvent> {
         if !self.is_broken && !self.outbox.is_empty() {
+            // Written before it is read: a peer that waits for this data sends nothing until it
+            // has come.
             match self.outbox.poll_write(context, &mut self.stream) {
                 Poll::Ready(Ok(())) => return Poll::Ready(EndpointEvent::Written),
                 Poll::Ready(Err(_)) => {
@@ -188,6 +192,7 @@ impl<S: Stream> Peer<S> {
         if !may_read || self.has_ended {
             return Poll::Pending;
         }
+        // Into the thread's buffer first, so that the allocation has the size of the data.
         match ready!(self.poll_read(context)) {
             Ok(0) => self.has_ended = true,
             Ok(_) => return Poll::Ready(EndpointEvent::Read),
@@ -206,7 +211,7 @@ impl<S: Stream> Peer<S> {
         })
     }
 
-    /// Writes as much of what waits as the stream takes at once.
+    /// Writes as much of the write buffer as the stream accepts at once.
     pub(super) async fn write_now(&mut self) {
         poll_fn(|context| {
             let _ = self.poll_progress(context, false);
@@ -215,7 +220,7 @@ impl<S: Stream> Peer<S> {
         .await;
     }
 
-    /// Writes what waits and closes the writing half.
+    /// Writes the write buffer and shuts down the writing half.
     pub(super) async fn finish(&mut self) {
         poll_fn(|context| {
             if self.is_broken || ready!(self.outbox.poll_write(context, &mut self.stream)).is_err()
@@ -231,7 +236,7 @@ impl<S: Stream> Peer<S> {
     }
 }
 
-/// [`Peer::progress`] of a side that may not be there; then it never resolves.
+/// [`Peer::progress`] of a side that may be missing; in that case it never resolves.
 pub(super) async fn progress<S: Stream>(
     peer: Option<&mut Peer<S>>,
     may_read: bool,

@@ -1,10 +1,9 @@
 //! The hold queue: whole messages in the order in which they will be flushed.
 //!
-//! It holds messages, never frames: fragments of one message must not be interleaved with
-//! another's (RFC 6455 §5.4). With permessage-deflate and context takeover a message
-//! depends on the ones before it, so that reordering or shedding would corrupt the stream:
-//! where either may happen, the client is told not to take its context over, and each of its
-//! messages stands alone.
+//! Holds messages, never frames: fragments of one message must not be interleaved with those of
+//! another (RFC 6455 §5.4). With permessage-deflate and context takeover a message depends on the
+//! ones before it, so that reordering or shedding would corrupt the stream: where either may
+//! happen, context takeover by the client is declined, and each of its messages stands alone.
 //!
 //! # Invariants
 //!
@@ -21,15 +20,15 @@ use super::{
     rules::{Class, Priority, Release},
 };
 
-/// What one held message is accounted for beyond its wire bytes: its entry in the queue
-/// (56 bytes, in a buffer that may be half empty) and the allocator's own.
+/// Accounted bytes of one held message beyond its wire bytes: its entry in the queue (56 bytes,
+/// in a buffer that may be half empty) and the allocator's overhead.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
-/// One message that waits.
+/// Held message.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     wire: Vec<u8>,
-    /// Counts up over all lanes.
+    /// Sequence number over all lanes.
     number: u64,
     arrived: Instant,
     release: Release,
@@ -41,13 +40,13 @@ impl Held {
     }
 }
 
-/// What a message with these wire bytes is accounted for.
+/// Accounted bytes of a message with these wire bytes.
 #[must_use]
 pub fn accounted_bytes(wire: &Vec<u8>) -> usize {
     wire.capacity() + MESSAGE_OVERHEAD_BYTES
 }
 
-/// The messages of one session that wait for the gate.
+/// Messages of one session that wait for the gate.
 #[derive(Debug)]
 pub struct HoldQueue {
     /// One lane for each priority, the lowest first.
@@ -71,13 +70,14 @@ impl HoldQueue {
         }
     }
 
-    /// How many messages wait.
+    /// Number of messages.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.messages
     }
 
-    /// How many wait of each priority, in the order of [`Priority::ALL`](super::rules::Priority).
+    /// Number of messages of each priority, in the order of
+    /// [`Priority::ALL`](super::rules::Priority).
     #[must_use]
     pub fn len_by_priority(&self) -> [u32; 4] {
         self.lanes
@@ -85,13 +85,13 @@ impl HoldQueue {
             .map(|lane| u32::try_from(lane.len()).unwrap_or(u32::MAX))
     }
 
-    /// Whether nothing waits.
+    /// Returns whether the queue is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.messages == 0
     }
 
-    /// The accounted bytes of what waits.
+    /// Accounted bytes of all messages.
     #[must_use]
     pub const fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -112,7 +112,7 @@ impl HoldQueue {
         self.lanes[class.priority as usize].push_back(held);
     }
 
-    /// Takes the message that goes upstream next.
+    /// Removes and returns the next message to be flushed.
     pub fn pop(&mut self) -> Option<Vec<u8>> {
         let lane = match self.order {
             Order::Priority => self.lanes.iter_mut().rev().find(|lane| !lane.is_empty())?,
@@ -128,7 +128,7 @@ impl HoldQueue {
         Some(held.wire)
     }
 
-    /// Takes every message that may go upstream once `reached` is reached, in the order of
+    /// Removes and returns the messages that may be sent upstream at `reached`, in the order of
     /// the flush.
     pub fn take_released(&mut self, reached: Release) -> Vec<Vec<u8>> {
         let mut released = Self::new(self.order);
@@ -149,10 +149,10 @@ impl HoldQueue {
         std::iter::from_fn(|| released.pop()).collect()
     }
 
-    /// Gives up the oldest message of the lowest priority below `incoming`.
+    /// Discards the oldest message of the lowest priority below `incoming`.
     ///
-    /// Returns whether there was one. Nothing is below [`Priority::Low`], and a critical
-    /// message is never given up.
+    /// Returns whether there was one. Nothing is below [`Priority::Low`], and a critical message
+    /// is never discarded.
     pub fn shed_below(&mut self, incoming: Priority) -> bool {
         let below = &mut self.lanes[..incoming as usize];
         let Some(held) = below.iter_mut().find_map(VecDeque::pop_front) else {
@@ -163,9 +163,10 @@ impl HoldQueue {
         true
     }
 
-    /// Drops what has been held for longer than `max_age`; returns how many messages.
+    /// Drops messages held for longer than `max_age`; returns their number.
     pub fn expire(&mut self, max_age: Duration, now: Instant) -> u64 {
         let before = self.messages;
+        // The oldest message of each lane is its first: expiry never searches.
         for lane in &mut self.lanes {
             while let Some(held) = lane.front()
                 && now.duration_since(held.arrived) > max_age

@@ -1,13 +1,13 @@
-//! How client messages are classified while they are held.
+//! Classification of client messages while they are held.
 
 use crate::matcher::{Matcher, Sample};
 
-/// Who goes first at the flush, and who is shed first at a full queue.
+/// Order of the flush, and of shedding from a full queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Flushed last, shed first.
     Low,
-    /// What no rule matches.
+    /// Messages that no rule matches.
     #[default]
     Normal,
     /// Before `normal`.
@@ -32,7 +32,7 @@ impl Priority {
     }
 }
 
-/// The state from which on a message may go upstream.
+/// State from which on a message may be sent upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Release {
     /// Once the upstream has accepted the client's credentials.
@@ -44,27 +44,27 @@ pub enum Release {
     Ready,
 }
 
-/// How one kind of client message is treated.
+/// Treatment of one kind of client message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// The rule applies when any of these matches.
+    /// Matchers, any of which makes the rule apply.
     pub matchers: Vec<Matcher>,
     /// The message's priority.
     pub priority: Priority,
-    /// When the message may go upstream.
+    /// State from which on the message may be sent upstream.
     pub release: Release,
 }
 
-/// What the rules say about one message.
+/// Result of the rules for one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// Its place at the flush.
+    /// Priority at the flush.
     pub priority: Priority,
-    /// When it may go upstream.
+    /// State from which on the message may be sent upstream.
     pub release: Release,
 }
 
-/// The message rules of a route, in order: the first that matches decides.
+/// Message rules of a route, in order: the first that matches decides.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules(Vec<Rule>);
 
@@ -75,19 +75,19 @@ impl Rules {
         Self(rules)
     }
 
-    /// Whether there are none, so that no message needs to be looked at.
+    /// Returns whether there are no rules, so that no message needs to be inspected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether any of them lets messages go upstream before that state.
+    /// Returns whether any rule releases messages before the given state.
     #[must_use]
     pub fn release_before(&self, release: Release) -> bool {
         self.0.iter().any(|rule| rule.release < release)
     }
 
-    /// What the first matching rule says, or the default class.
+    /// Returns the class that the first matching rule assigns, or the default class.
     #[must_use]
     pub fn classify(&self, sample: &Sample<'_>) -> Class {
         self.0

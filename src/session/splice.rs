@@ -1,18 +1,17 @@
-//! Moving the payload of a large frame between two sockets inside the kernel.
+//! Moves the payload of a large frame between two sockets inside the kernel.
 //!
-//! Once a frame's header is known and much of its payload is still to come, the rest needs
-//! nobody to look at it: `splice(2)` moves it through a pipe without copying it to and from
-//! the process.
+//! Once a frame's header is known and much of its payload is still to come, the rest need not be
+//! inspected: `splice(2)` moves it through a pipe without copying it to user space and back.
 //!
 //! # Invariants
 //!
-//! * Only payload goes through a pipe, never a header, so that the scanner's place in the
+//! * Only payload goes through a pipe, never a header, so that the scanner's position in the
 //!   stream stays known.
-//! * A direction of a session has a pipe only while something is in it: a frame whose sender
-//!   pauses occupies none. Those that are empty are kept by the thread, a few of them.
-//! * No pipe takes one of the last file descriptors.
-//! * Where there is no pipe to be had, or a socket is not spliced, bytes are copied: nothing
-//!   depends on splicing, and nothing is lost by trying.
+//! * A direction of a session owns a pipe only while data is in it: a frame whose sender pauses
+//!   occupies none. The thread keeps a few empty pipes for reuse.
+//! * A pipe never takes one of the last file descriptors.
+//! * Without a pipe, or with a socket that cannot be spliced, bytes are copied: nothing depends
+//!   on splicing, and a failed attempt loses nothing.
 
 use std::{
     cell::RefCell,
@@ -29,18 +28,18 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::transport::descriptors;
 
-/// From this much payload still to come, moving it in the kernel is worth its system calls:
-/// with less there is nothing to gain, and from twice as much it begins later than it could.
+/// Remaining payload from which splicing is worth its system calls: below it there is no gain,
+/// and at twice as much it would begin later than it could.
 pub(super) const MIN_SPLICE_BYTES: u64 = 32 * 1024;
 
-/// The size of a pipe in bytes; the kernel may give less.
+/// Size of a pipe in bytes; the kernel may grant less.
 const PIPE_BYTES: usize = 256 * 1024;
 
-/// How many empty pipes a thread keeps, so that a frame whose sender pauses again and again does
-/// not make a new one each time.
+/// Number of empty pipes that a thread keeps, so that a frame whose sender pauses repeatedly does
+/// not create a new one each time.
 const MAX_SPARE_PIPES: usize = 8;
 
-/// Pipes in the boxes that directions keep them in.
+/// Pipes in the boxes in which the directions keep them.
 type SparePipes = Vec<Box<Pipe>>;
 
 thread_local! {
@@ -57,13 +56,12 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// An empty pipe, as soon as `source` has something for it; `None` where there is none to
-    /// be had.
+    /// Returns an empty pipe as soon as `source` is readable; `None` when no pipe is available.
     pub(super) fn poll_take(
         context: &mut Context<'_>,
         source: &TcpStream,
     ) -> Poll<Option<Box<Self>>> {
-        // Whoever reads it next finds the same error.
+        // An error is not lost: the next read of the socket returns it too.
         let _ = ready!(source.poll_read_ready(context));
         let spare = SPARE.with_borrow_mut(Vec::pop);
         Poll::Ready(spare.or_else(|| Self::new().ok().map(Box::new)))
@@ -73,7 +71,7 @@ impl Pipe {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         descriptors::check(&reader)?;
         descriptors::check(&writer)?;
-        // Beyond its user's share of pipe memory a smaller one has to do.
+        // Once the user's limit on pipe memory is reached, the default size has to do.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
         Ok(Self {
             reader,
@@ -83,7 +81,7 @@ impl Pipe {
         })
     }
 
-    /// Gives an empty pipe back to the thread.
+    /// Returns an empty pipe to the thread.
     pub(super) fn give_back(mut self: Box<Self>) {
         debug_assert_eq!(self.filled_bytes, 0);
         self.ends_message = false;
@@ -94,27 +92,27 @@ impl Pipe {
         });
     }
 
-    /// How much is in it.
+    /// Bytes in the pipe.
     pub(super) const fn filled_bytes(&self) -> u64 {
         self.filled_bytes as u64
     }
 
-    /// Whether a message ends with what went through it last.
+    /// Returns whether the bytes moved last end a message.
     pub(super) const fn ends_message(&self) -> bool {
         self.ends_message
     }
 
-    /// Says whether a message ended with the last bytes.
+    /// Records whether the bytes moved last end a message.
     pub(super) const fn note_message_end(&mut self, ended: bool) {
         self.ends_message = ended;
     }
 
-    /// Moves at most `max_bytes` from `source` into the empty pipe; says how many, none when the
-    /// source has ended.
+    /// Moves at most `max_bytes` from `source` into the empty pipe; returns their number, 0 at
+    /// the end of the stream.
     ///
     /// # Errors
     ///
-    /// Also [refusals](is_refusal), after which the pipe still is empty.
+    /// Includes [refusals](is_refusal), after which the pipe is still empty.
     pub(super) fn poll_fill(
         &mut self,
         context: &mut Context<'_>,
@@ -133,6 +131,7 @@ impl Pipe {
                     self.filled_bytes = bytes;
                     return Poll::Ready(Ok(bytes));
                 }
+                // `try_io` has cleared the readiness of the socket.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -143,8 +142,8 @@ impl Pipe {
     ///
     /// # Errors
     ///
-    /// Also [refusals](is_refusal): what is still in the pipe can be
-    /// [taken out](Self::into_bytes) and written.
+    /// Includes [refusals](is_refusal), after which the rest of the pipe can be [taken
+    /// out](Self::into_bytes) and written.
     pub(super) fn poll_drain(
         &mut self,
         context: &mut Context<'_>,
@@ -173,7 +172,7 @@ impl Pipe {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes everything out of the pipe, for a target that is written to otherwise.
+    /// Takes everything out of the pipe, for a target that cannot be spliced to.
     pub(super) fn into_bytes(mut self: Box<Self>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.filled_bytes];
         let mut start = 0;
@@ -186,8 +185,8 @@ impl Pipe {
     }
 }
 
-/// Whether an error says that the kernel or a sandbox does not splice these sockets, rather than
-/// that a connection failed.
+/// Returns whether an error means that the kernel or a sandbox does not splice these sockets,
+/// rather than that a connection failed.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

@@ -1,14 +1,14 @@
 //! The twelve states of a session, the one table of their transitions, and the audit
 //! trail.
 //!
-//! The state is a label beside the session's code, not its engine: the phases run in
-//! order by themselves and say here how far they are.
+//! The state is a label beside the session's code, not its engine: the phases run in order by
+//! themselves and record their progress here.
 
 use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-/// How far a session is.
+/// State of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SessionState {
     /// The client's opening handshake is being checked.
@@ -23,7 +23,7 @@ pub enum SessionState {
     ServicesReady,
     /// The ready message matched: the gate is open, the queue is being flushed.
     ProcessingReady,
-    /// Readiness did not come in time, and the route says to open anyway.
+    /// Readiness did not come in time, and the route opens the gate anyway.
     Degraded,
     /// The tunnel, with traffic.
     Processing,
@@ -54,7 +54,7 @@ impl SessionState {
         Self::Failed,
     ];
 
-    /// The name in logs and in the configuration.
+    /// Name in logs and in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl SessionState {
         }
     }
 
-    /// The states that may follow this one: the whole table.
+    /// States that may follow this one: the whole table.
     #[must_use]
     pub const fn successors(self) -> &'static [Self] {
         use SessionState::{
@@ -127,7 +127,7 @@ impl SessionState {
         }
     }
 
-    /// Whether the session is over.
+    /// Returns whether the session is over.
     #[must_use]
     pub const fn is_final(self) -> bool {
         self.successors().is_empty()
@@ -145,24 +145,24 @@ impl fmt::Display for SessionState {
 pub struct Transition {
     /// The state entered.
     pub to: SessionState,
-    /// Why.
+    /// Reason of the transition.
     pub reason: &'static str,
     after_micros: u64,
 }
 
 impl Transition {
-    /// When, after the client's `101`, to the microsecond.
+    /// Time from the client's `101` to the transition, in microseconds.
     #[must_use]
     pub const fn after(&self) -> Duration {
         Duration::from_micros(self.after_micros)
     }
 }
 
-/// How many transitions a trail keeps; an upstream that is lost again and again would
-/// otherwise make it grow without bound.
+/// Number of transitions that a trail keeps; an upstream that is lost repeatedly would otherwise
+/// make it grow without bound.
 const MAX_TRANSITIONS: usize = 64;
 
-/// The state of one session and how it came there.
+/// State of one session, and the transitions that led to it.
 #[derive(Clone, Debug)]
 pub struct Trail {
     state: SessionState,
@@ -172,7 +172,7 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// The trail of a session whose client has just got its `101`.
+    /// Creates the trail of a session whose client has just received its `101`.
     #[must_use]
     pub fn accepted() -> Self {
         let accepted = Transition {
@@ -188,38 +188,38 @@ impl Trail {
         }
     }
 
-    /// Most sessions take no more than five transitions before they are over.
+    /// Allocates for five transitions, which suffice for most sessions.
     fn started_with(accepted: Transition) -> Vec<Transition> {
         let mut transitions = Vec::with_capacity(5);
         transitions.push(accepted);
         transitions
     }
 
-    /// The present state.
+    /// Current state.
     #[must_use]
     pub const fn state(&self) -> SessionState {
         self.state
     }
 
-    /// When the client got its `101`.
+    /// Time at which the client received its `101`.
     #[must_use]
     pub const fn started(&self) -> Instant {
         self.started
     }
 
-    /// The transitions so far, oldest first, at most the first 64.
+    /// Transitions so far, oldest first; at most the first 64.
     #[must_use]
     pub fn transitions(&self) -> &[Transition] {
         &self.transitions
     }
 
-    /// How many transitions are missing from [`transitions`](Self::transitions).
+    /// Number of transitions that are missing from [`transitions`](Self::transitions).
     #[must_use]
     pub const fn omitted(&self) -> u64 {
         self.omitted
     }
 
-    /// When `state` was first entered, after the client's `101`.
+    /// Time from the client's `101` to the first transition to `state`.
     #[must_use]
     pub fn entered(&self, state: SessionState) -> Option<Duration> {
         self.transitions
@@ -228,16 +228,16 @@ impl Trail {
             .map(Transition::after)
     }
 
-    /// Enters `to`. A transition that the table does not have is refused and logged.
+    /// Enters `to`. A transition that is not in the table is refused and logged.
     ///
     /// # Panics
     ///
-    /// In a debug build, at such a transition: it is a bug.
+    /// In a debug build, on such a transition, which is a bug.
     pub fn enter(&mut self, to: SessionState, reason: &'static str) {
         self.enter_at(to, reason, Instant::now());
     }
 
-    /// [`enter`](Self::enter) of a state that was entered unseen, at `at`.
+    /// Like [`enter`](Self::enter), for a state entered at `at`, before it was noticed.
     pub(super) fn enter_at(&mut self, to: SessionState, reason: &'static str, at: Instant) {
         if !self.state.successors().contains(&to) {
             debug_assert!(false, "illegal transition from {} to {to}", self.state);

@@ -1,10 +1,10 @@
-//! What a session has done so far: for its report at the end, and for whoever looks at it
-//! while it runs.
+//! Statistics of a session: for its report at the end, and for operators who inspect it while it
+//! runs.
 //!
 //! # Invariants
 //!
-//! * A record only grows: nothing that was noted is taken back.
-//! * Nothing here is needed to carry a message: a session that nobody looks at does the same.
+//! * Statistics only grow: nothing that was recorded is taken back.
+//! * No message depends on them: a session that nobody inspects behaves the same.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,16 +24,16 @@ use super::{
 };
 use crate::{upstream::Attempts, websocket::CloseCode};
 
-/// What waits in a session's hold queue.
+/// Messages waiting in a session's hold queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queued {
     /// Messages by priority, in the order of [`Priority::ALL`].
     pub messages: [u32; Priority::ALL.len()],
-    /// Everything that is held for the session, in accounted bytes.
+    /// Accounted bytes of everything that is held for the session.
     pub bytes: usize,
 }
 
-/// What is kept of a session through all its phases.
+/// Statistics of one session through all its phases.
 #[derive(Debug)]
 pub struct SessionStats {
     trail: RefCell<Trail>,
@@ -44,9 +44,9 @@ pub struct SessionStats {
     connected_after: Cell<Option<Duration>>,
     ready_after: Cell<Option<Duration>>,
     flush_time: Cell<Option<Duration>>,
-    /// When the tunnel last passed something on, or began.
+    /// Time at which the tunnel last relayed traffic, or began.
     last_traffic: Cell<Instant>,
-    /// Messages that were written before the upstream's socket was last found empty.
+    /// Messages that had been written when the upstream's socket was last found empty.
     written_before_empty: Cell<u64>,
     /// Where the upstream is pinged.
     pings: RefCell<Option<Box<Pings>>>,
@@ -62,7 +62,7 @@ impl Default for SessionStats {
 }
 
 impl SessionStats {
-    /// The record of a session whose client has just got its `101`.
+    /// Creates the statistics of a session whose client has just received its `101`.
     #[must_use]
     pub fn accepted() -> Self {
         let trail = Trail::accepted();
@@ -84,7 +84,7 @@ impl SessionStats {
         }
     }
 
-    /// The state, which in a tunnel without traffic for `idle_after` is
+    /// Returns the state; in a tunnel without traffic for `idle_after` it is
     /// [`SessionState::Idle`].
     #[must_use]
     pub fn state(&self, idle_after: Duration) -> SessionState {
@@ -94,62 +94,64 @@ impl SessionStats {
         }
     }
 
-    /// When the tunnel had been without traffic for `idle_after`, if it still is.
+    /// Time at which the tunnel became idle, having had no traffic for `idle_after`; `None` while
+    /// it is not idle.
     pub(super) fn idle_since(&self, idle_after: Duration) -> Option<Instant> {
         let since = self.last_traffic.get().checked_add(idle_after)?;
         let is_idle = self.entered_state() == SessionState::Processing && since <= Instant::now();
         is_idle.then_some(since)
     }
 
-    /// The states so far, with their times and reasons.
+    /// States so far, with their times and reasons.
     #[must_use]
     pub fn trail(&self) -> Trail {
         self.trail.borrow().clone()
     }
 
-    /// When the client got its `101`.
+    /// Time at which the client received its `101`.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.trail.borrow().started()
     }
 
-    /// What became of the client's messages.
+    /// Accounts of the client's messages.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.ledger.get()
     }
 
-    /// What went through.
+    /// Bytes and messages relayed so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         self.traffic.get()
     }
 
-    /// What waits for the gate.
+    /// Messages waiting for the gate.
     #[must_use]
     pub fn queued(&self) -> Queued {
         self.queued.get()
     }
 
-    /// How often the upstream was tried.
+    /// Attempts to connect to the upstream.
     #[must_use]
     pub const fn attempts(&self) -> &Attempts {
         &self.attempts
     }
 
-    /// When the upstream was first connected, after the client's `101`.
+    /// Time from the client's `101` to the first connection to the upstream.
     #[must_use]
     pub fn connected_after(&self) -> Option<Duration> {
         self.connected_after.get()
     }
 
-    /// When the gate opened, after the client's `101`.
+    /// Time from the client's `101` to the opening of the gate, for whatever reason.
     #[must_use]
     pub fn opened_after(&self) -> Option<Duration> {
         self.ready_after.get()
     }
 
-    /// When the gate opened because the upstream was ready, after the client's `101`.
+    /// Time from the client's `101` to the upstream's readiness; `None` if the gate opened
+    /// without it.
     #[must_use]
     pub fn ready_after(&self) -> Option<Duration> {
         let was_ready = |trail: &Trail| trail.entered(SessionState::ProcessingReady).is_some();
@@ -157,13 +159,13 @@ impl SessionStats {
         opened.filter(|_| was_ready(&self.trail.borrow()))
     }
 
-    /// How long the flush took.
+    /// Duration of the flush.
     #[must_use]
     pub fn flush_time(&self) -> Option<Duration> {
         self.flush_time.get()
     }
 
-    /// The state that was entered last.
+    /// State that was entered last; idleness is not taken into account.
     pub(super) fn entered_state(&self) -> SessionState {
         self.trail.borrow().state()
     }
@@ -214,12 +216,12 @@ impl SessionStats {
         });
     }
 
-    /// When the tunnel last passed something on, or began.
+    /// Time at which the tunnel last relayed traffic, or began.
     pub(super) fn last_traffic(&self) -> Instant {
         self.last_traffic.get()
     }
 
-    /// Notes that the tunnel has just passed something on, or begins.
+    /// Records that the tunnel has just relayed traffic, or begins.
     pub(super) fn touch(&self) {
         self.last_traffic.set(Instant::now());
     }
@@ -242,17 +244,17 @@ impl SessionStats {
         self.flush_time.set(Some(flush_time));
     }
 
-    /// The code of the close frame that the client gets.
+    /// Records the code of the close frame sent to the client.
     pub(super) fn note_client_code(&self, code: Option<CloseCode>) {
         self.client_code.set(code);
     }
 
-    /// The code of the close frame that the upstream gets.
+    /// Records the code of the close frame sent to the upstream.
     pub(super) fn note_upstream_code(&self, code: Option<CloseCode>) {
         self.upstream_code.set(code);
     }
 
-    /// Who was cut off at the end because it did not close.
+    /// Sides that were forcibly closed because they did not complete the closing handshake.
     #[must_use]
     pub fn unclosed(&self) -> Unclosed {
         self.unclosed.get()
@@ -262,7 +264,7 @@ impl SessionStats {
         self.unclosed.set(unclosed);
     }
 
-    /// Notes how many messages are written to the upstream.
+    /// Records the number of messages written to the upstream so far.
     pub(super) fn note_written(&self, messages: u64) {
         let mut ledger = self.ledger.get();
         ledger.note_written(messages);
@@ -291,15 +293,15 @@ impl SessionStats {
         self.written_before_empty.set(self.ledger.get().written());
     }
 
-    /// [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) of an upstream
-    /// to which `outbox` is written.
+    /// Calls [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) for an
+    /// upstream with this write buffer.
     pub(super) fn note_found_empty(&self, outbox: &WriteBuffer) {
         self.note_written(outbox.messages_written());
         self.note_empty();
     }
 
-    /// Notes that the upstream has said something: what was written before its socket was last
-    /// found empty is delivered.
+    /// Records that the upstream has sent something: the messages written before its socket was
+    /// last found empty count as delivered.
     pub(super) fn confirm(&self) {
         let mut ledger = self.ledger.get();
         ledger.confirm(self.written_before_empty.get());
@@ -334,21 +336,22 @@ impl SessionStats {
         self.ledger.set(ledger);
     }
 
-    /// Settles everything: what `written` does not cover never is.
+    /// Settles every message; those that `written` does not cover count as never written.
     pub(super) fn settle_all(&self, written: Written) {
         self.note_written(written.messages);
         self.give_up_unconfirmed();
+        // A message that was written in part may or may not have been understood.
         self.settle(written.in_doubt.min(self.ledger().held()), Account::Unknown);
         self.settle(self.ledger().held(), Account::Discarded);
         self.note_queued(Queued::default());
     }
 
-    /// Ends a session where it stands, for the process ends.
+    /// Ends a session in whatever state it is in, because the process exits.
     pub(crate) fn abort(&self) -> Report {
         let state = self.entered_state();
         let queued = self.queued().messages.into_iter().map(u64::from).sum();
         self.settle(queued, Account::Discarded);
-        // The rest is written, perhaps.
+        // The rest may have been written in part or as a whole.
         self.give_up_unconfirmed();
         self.settle(self.ledger().held(), Account::Unknown);
         self.note_queued(Queued::default());
@@ -360,7 +363,7 @@ impl SessionStats {
 
     pub(crate) fn report(&self, cause: EndReason, state: SessionState) -> Report {
         let trail = self.trail();
-        // To one that is lost something may still be written, which nobody reads.
+        // The socket of a lost client may still accept a close frame, but nobody reads it.
         let is_client_lost = matches!(cause, EndReason::ClientLost | EndReason::ClientVanished);
         let client_code = self.client_code.get().filter(|_| !is_client_lost);
         Report {

@@ -1,4 +1,4 @@
-//! How a session ended, as data: who ended it, in which state, and why.
+//! The end of a session, as data: its initiator, the state in which it ended, and the reason.
 
 use std::{
     ops::{Add, AddAssign},
@@ -15,7 +15,7 @@ use crate::{
     websocket::{CloseCode, CloseFrame, ProtocolError},
 };
 
-/// Who ended a session.
+/// Initiator of a session's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {
     /// The client.
@@ -27,7 +27,7 @@ pub enum Initiator {
 }
 
 impl Initiator {
-    /// The name in logs.
+    /// Name in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,10 +38,10 @@ impl Initiator {
     }
 }
 
-/// Why a session ends.
+/// Reason of a session's end.
 ///
-/// The client has its `101`, so each cause maps to a close code; what fails before the
-/// `101` is an HTTP status instead.
+/// The client has received its `101`, so each reason maps to a close code; a failure before the
+/// `101` maps to an HTTP status instead.
 #[derive(Debug, thiserror::Error)]
 pub enum EndReason {
     /// The client sent a close frame.
@@ -50,7 +50,7 @@ pub enum EndReason {
     /// The client's connection ended without a close frame.
     #[error("client lost")]
     ClientLost,
-    /// The client broke RFC 6455.
+    /// The client violated RFC 6455.
     #[error("client broke the protocol: {0}")]
     ClientError(ProtocolError),
     /// The client sent a message that can never fit into the hold queue.
@@ -59,7 +59,7 @@ pub enum EndReason {
         /// The limit on the wire bytes of one message.
         max_bytes: usize,
     },
-    /// The hold queue is full and the route says to close then.
+    /// The hold queue is full and the route closes the client in this case.
     #[error("hold queue full")]
     QueueFull,
     /// The upstream sent a close frame.
@@ -68,39 +68,38 @@ pub enum EndReason {
     /// The upstream's connection ended without a close frame.
     #[error("upstream lost")]
     UpstreamLost,
-    /// The upstream broke RFC 6455.
+    /// The upstream violated RFC 6455.
     #[error("upstream broke the protocol: {0}")]
     UpstreamError(ProtocolError),
-    /// The upstream cannot be had.
+    /// The upstream could not be connected.
     #[error(transparent)]
     ConnectFailed(#[from] ConnectError),
-    /// The gate's deadline passed.
+    /// The gate's timeout expired.
     #[error("upstream not ready after {} ms", waited.as_millis())]
     ReadyTimeout {
-        /// How long after the client's `101`.
+        /// Time since the client's `101`.
         waited: Duration,
         /// Whether the upstream was connected.
         connected: bool,
-        /// The close frame with which an upstream last went to start again, which is the
-        /// client's then.
+        /// Close frame of the upstream that last restarted; it is forwarded to the client.
         last_close: Option<Box<CloseFrame>>,
     },
-    /// The upstream took nothing of the flush for as long as the gate may take.
+    /// The upstream accepted nothing of the flush for as long as the gate's timeout.
     #[error("upstream does not read")]
     FlushStalled,
-    /// Nothing has gone either way for the tunnel's idle timeout.
+    /// Nothing was relayed in either direction for the tunnel's idle timeout.
     #[error("no traffic")]
     Idle,
-    /// The session is as old as one may be.
+    /// The session reached its maximum age.
     #[error("session is too old")]
     TooOld,
-    /// The client has not answered the proxy's ping.
+    /// The client did not answer the proxy's ping.
     #[error("client does not answer pings")]
     ClientVanished,
-    /// The upstream has not answered the proxy's ping.
+    /// The upstream did not answer the proxy's ping.
     #[error("upstream does not answer pings")]
     UpstreamVanished,
-    /// The proxy shuts down.
+    /// The proxy is shutting down.
     #[error("proxy is shutting down")]
     Drained,
     /// The proxy was stopped before the session had ended.
@@ -108,8 +107,8 @@ pub enum EndReason {
     Aborted,
 }
 
-/// Every way in which a session may end: who is at the origin of it, and the
-/// [name](EndReason::name) of the cause.
+/// Every way in which a session may end: its initiator, and the [name](EndReason::name) of the
+/// reason.
 pub const ENDINGS: &[(Initiator, &str)] = &[
     (Initiator::Client, "client_closed"),
     (Initiator::Client, "client_lost"),
@@ -137,7 +136,7 @@ pub const ENDINGS: &[(Initiator, &str)] = &[
 ];
 
 impl EndReason {
-    /// Who is at the origin of it.
+    /// Initiator of an end for this reason.
     #[must_use]
     pub const fn initiator(&self) -> Initiator {
         match self {
@@ -167,7 +166,7 @@ impl EndReason {
         }
     }
 
-    /// Its stable name, in logs and at the front of close reasons.
+    /// Stable name, in logs and at the beginning of close reasons.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -203,8 +202,8 @@ impl EndReason {
         }
     }
 
-    /// The code of the close frame that the proxy makes for the client; `None` when the
-    /// client gets its own or the upstream's frame, or is not there.
+    /// Code of the close frame that the proxy generates for the client; `None` when the client
+    /// receives a forwarded frame or the answer to its own, or is no longer connected.
     #[must_use]
     pub fn client_code(&self, close_codes: &CloseCodes) -> Option<CloseCode> {
         Some(match self {
@@ -230,15 +229,16 @@ impl EndReason {
             | Self::ConnectFailed(
                 ConnectError::Broken(_) | ConnectError::Subprotocol(_) | ConnectError::Tls(_),
             ) => CloseCode::BAD_GATEWAY,
-            // Of the registered codes only this one is about the connection, and not about
-            // what went over it: 1000 would say that all is done, 1013 that there is too much.
+            // The only registered code that is about the connection rather than the messages on
+            // it: 1000 would mean that the purpose is fulfilled, 1013 that the server is
+            // overloaded.
             Self::Idle | Self::Drained => CloseCode::GOING_AWAY,
             Self::TooOld => CloseCode::SERVICE_RESTART,
         })
     }
 
-    /// The code of the close frame that the proxy makes for the upstream; `None` when the
-    /// upstream gets the client's own frame, or is not there.
+    /// Code of the close frame that the proxy generates for the upstream; `None` when the
+    /// upstream receives a forwarded frame or the answer to its own, or is not connected.
     #[must_use]
     pub const fn upstream_code(&self) -> Option<CloseCode> {
         match self {
@@ -262,8 +262,7 @@ impl EndReason {
         }
     }
 
-    /// Whether the upstream is gone, or to be given up: it says nothing more of what was
-    /// written to it.
+    /// Returns whether the upstream is gone or given up, so that it confirms no more messages.
     #[must_use]
     pub const fn ends_upstream(&self) -> bool {
         match self {
@@ -287,13 +286,13 @@ impl EndReason {
         }
     }
 
-    /// Whether a session that ends so before it is ready says that the upstream is out of
-    /// order.
+    /// Returns whether a session that ends for this reason before it is ready shows that the
+    /// upstream is failing.
     ///
-    /// It does not where another client might fare otherwise: after a refusal with any status,
-    /// another subprotocol than the client was told, a close frame whose code is about what the
-    /// client did, or when the upstream was there and took too long. Whether the client had a part
-    /// in it otherwise, by what it has sent or not read, is for the session to say.
+    /// It does not where another client might have succeeded: after a rejection with any status,
+    /// a subprotocol other than the one the client was given, a close frame whose code is about
+    /// the client's behaviour, or a readiness timeout although the upstream was connected. The
+    /// session itself judges whether the client has contributed by what it sent or did not read.
     #[must_use]
     pub fn blames_upstream(&self) -> bool {
         match self {
@@ -320,7 +319,7 @@ impl EndReason {
         }
     }
 
-    /// The last state of a session that ended so.
+    /// Final state of a session that ends for this reason.
     #[must_use]
     pub const fn final_state(&self) -> SessionState {
         match self {
@@ -370,15 +369,14 @@ impl EndReason {
     }
 }
 
-/// How many bytes and messages went through a session, in the direction of the upstream
-/// and of the client.
+/// Bytes and messages that passed through a session in either direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Bytes read from the client, frame headers included.
     pub client_bytes: u64,
     /// Bytes read from the upstream, frame headers included.
     pub upstream_bytes: u64,
-    /// Data messages from the upstream that were passed on.
+    /// Data messages from the upstream that were forwarded.
     pub upstream_messages: u64,
 }
 
@@ -400,35 +398,35 @@ impl Add for Traffic {
     }
 }
 
-/// What a session has to say at its end.
+/// Report of a finished session.
 #[derive(Debug)]
 pub struct Report {
-    /// Why it ended.
+    /// Reason of the end.
     pub cause: EndReason,
-    /// The state in which that happened.
+    /// State in which the session ended.
     pub state: SessionState,
-    /// How it came there, and its last state.
+    /// States before that, and the final one.
     pub trail: Trail,
-    /// What became of the client's messages.
+    /// Accounts of the client's messages.
     pub ledger: Ledger,
-    /// What went through.
+    /// Bytes and messages relayed.
     pub traffic: Traffic,
-    /// How often the upstream was tried.
+    /// Number of attempts to connect to the upstream.
     pub attempts: u32,
-    /// Why the latest attempt at the upstream failed, for the log only.
+    /// Error of the latest failed attempt, for the log only.
     pub last_connect_error: Option<String>,
-    /// When the upstream was first connected, after the client's `101`.
+    /// Time from the client's `101` to the first connection to the upstream.
     pub connected_after: Option<Duration>,
-    /// When the gate opened, after the client's `101`.
+    /// Time from the client's `101` to the opening of the gate.
     pub ready_after: Option<Duration>,
-    /// How long the flush took.
+    /// Duration of the flush.
     pub flush_time: Option<Duration>,
-    /// The code of the close frame that was written to the client, if one with a code was; none
-    /// for one that was lost.
+    /// Code of the close frame written to the client, if it had one; `None` for a client that was
+    /// lost.
     pub client_code: Option<CloseCode>,
-    /// The code of the close frame that was written to the upstream, if one with a code was.
+    /// Code of the close frame written to the upstream, if it had one.
     pub upstream_code: Option<CloseCode>,
-    /// How long the session lasted, from the client's `101`.
+    /// Duration of the session, from the client's `101`.
     pub duration: Duration,
 }
 

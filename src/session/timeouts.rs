@@ -1,22 +1,21 @@
-//! What a session is watched for while it lasts: its age, that something goes through it, and
-//! that both sides are still there.
+//! Timeouts of a session: its maximum age, its idle timeout, and pings that find out whether both
+//! sides are still there.
 //!
-//! Sessions of a route that bounds none of these have no [`Keepalive`]. One that has sets one
-//! timer, and nothing is done to that for a message: what has come is only noted, and looked
-//! at when the timer fires.
+//! Sessions of a route that sets none of these have no [`Keepalive`]. Others have one timer,
+//! which messages never reset: they only record the time, which is examined when the timer fires.
 //!
 //! # Invariants
 //!
-//! * A session ends no later than its greatest age, and up to a tenth earlier: sessions that
-//!   began together do not come back together.
-//! * The proxy's pings, and the pongs that answer them, are no traffic, and no such pong gets to
-//!   the other side. Other pings and pongs are traffic like messages.
-//! * A ping goes only between two frames. A side has a whole ping interval from the moment it
+//! * A session ends no later than its maximum age, and up to 10 % earlier, so that sessions that
+//!   began together do not reconnect together.
+//! * The proxy's pings and the pongs that answer them do not count as traffic, and these pongs
+//!   are not forwarded. Other pings and pongs count like messages.
+//! * A ping is sent only between two frames. A side has a whole ping interval from the moment it
 //!   was sent.
-//! * No side is given up that could not be heard, because the other one takes nothing and it
-//!   is not read, or that still takes what waits for it here. One that does not even do that is
-//!   given up whether its ping could be sent or not. What the system has taken for a side, and
-//!   holds, cannot be seen: a ping that waits behind that has to be answered all the same.
+//! * A peer never times out while backpressure keeps us from reading it, or while it drains our
+//!   write buffer. One that does neither times out, whether its ping could be sent or not. Data
+//!   in the kernel's send buffer is out of sight: a ping queued behind it has to be answered in
+//!   time, too.
 
 use std::{
     pin::Pin,
@@ -34,7 +33,7 @@ use super::{
     write_buffer::WriteBuffer,
 };
 
-/// By how much of its greatest age a session may end earlier.
+/// Fraction of its maximum age by which a session may end earlier.
 const MAX_EARLINESS: f64 = 0.1;
 
 /// The bounds of one session, and what is known of it.
@@ -45,45 +44,45 @@ pub(super) struct Keepalive {
     ends_at: Option<Instant>,
     client: Liveness,
     upstream: Liveness,
-    /// When a side was last seen to have taken something that waited for it.
+    /// Time at which a side was last seen to drain its write buffer.
     taken_at: Instant,
-    /// Only in the tunnel.
+    /// Set in the tunnel only.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is known of whether one side is there.
+/// Liveness of one side.
 #[derive(Clone, Copy, Debug)]
 struct Liveness {
-    /// When something came from it, at the latest.
+    /// Time at which data last arrived from it.
     heard_at: Instant,
-    /// The ping that it has not answered since, if there is one.
+    /// Ping that it has not answered.
     ping: Option<Ping>,
-    /// What it had [taken](Side::taken_bytes) when that was last looked at.
+    /// [Bytes taken](Side::taken_bytes) at the last check.
     taken_bytes: u64,
 }
 
-/// A ping that is not answered.
+/// Unanswered ping.
 #[derive(Clone, Copy, Debug)]
 struct Ping {
-    /// From when on its answer is waited for.
+    /// Time from which the pong is awaited.
     since: Instant,
     is_sent: bool,
-    /// What the side had [taken](Side::taken_bytes) by then.
+    /// [Bytes taken](Side::taken_bytes) at that time.
     taken_bytes: u64,
 }
 
-/// What can be seen of one side.
+/// Observable state of one side at a check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Side {
-    /// Whether it is read, so that its answer would be noticed.
+    /// Whether it is read, so that a pong would be noticed.
     pub(super) is_read: bool,
-    /// Whether something waits until it takes that.
+    /// Whether data waits for it to accept.
     pub(super) has_backlog: bool,
-    /// A count that grows when it does.
+    /// Counter that grows as it accepts data.
     pub(super) taken_bytes: u64,
 }
 
-/// A side is not there.
+/// Timeout of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PeerTimeout;
 
@@ -96,14 +95,14 @@ impl Liveness {
         }
     }
 
-    /// Whether it has taken something since the last look of what waits for it.
+    /// Returns whether it has accepted some of the waiting data since the last check.
     fn takes(&mut self, side: Side) -> bool {
         let before = std::mem::replace(&mut self.taken_bytes, side.taken_bytes);
         side.has_backlog && side.taken_bytes > before
     }
 
-    /// Finds out whether the side is there, and when to look again; it may want to
-    /// [send a ping](Self::send) then.
+    /// Checks whether the side is alive, and returns the time of the next check; a
+    /// [ping](Self::send) may then be due.
     fn look(
         &mut self,
         now: Instant,
@@ -118,6 +117,8 @@ impl Liveness {
             return Ok(since + interval);
         }
         if let Some(ping) = self.ping {
+            // A ping waits behind the backlog: without progress there, it could not be answered
+            // either.
             let is_there = if side.has_backlog {
                 side.taken_bytes > ping.taken_bytes
             } else {
@@ -135,7 +136,7 @@ impl Liveness {
         Ok(now + interval)
     }
 
-    /// Sends the ping that is due, if there is one and `outbox` is between two frames; whether
+    /// Sends the ping that is due, if there is one and `outbox` is at a boundary; returns whether
     /// it did.
     fn send(
         &mut self,
@@ -157,7 +158,7 @@ impl Liveness {
 }
 
 impl Keepalive {
-    /// The watch over a session that begins; `None` where `settings` bound nothing.
+    /// Creates the timeouts of a new session; `None` if `settings` sets none.
     pub(super) fn new(settings: &Settings, started: Instant) -> Option<Box<Self>> {
         let &Settings {
             idle_timeout,
@@ -180,22 +181,22 @@ impl Keepalive {
         })
     }
 
-    /// Whether pongs may be answers to its pings.
+    /// Returns whether a pong may answer a ping of these.
     pub(super) const fn has_pings(&self) -> bool {
         self.ping_interval.is_some()
     }
 
-    /// Takes note that something came from the client just now.
+    /// Records that data has just arrived from the client.
     pub(super) fn hear_client(&mut self) {
         self.client.heard_at = Instant::now();
     }
 
-    /// Looks after a session that is held: only its age, and its client, if that is there;
-    /// returns when to look again.
+    /// Checks a session that is held: its age, and its client if still connected. Returns the
+    /// time of the next check.
     ///
     /// # Errors
     ///
-    /// Why the session ends.
+    /// The reason that the session ends.
     pub(super) fn look_held(&mut self, client: Option<Side>) -> Result<Option<Instant>, EndReason> {
         let now = Instant::now();
         self.check_age(now)?;
@@ -208,7 +209,7 @@ impl Keepalive {
         Ok(next)
     }
 
-    /// Sends the client the ping that is due, if one is.
+    /// Sends the client the ping that is due, if any.
     pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) {
         self.client.send(outbox, |_| ping_for_client());
     }
@@ -220,12 +221,12 @@ impl Keepalive {
         }
     }
 
-    /// The tunnel begins: from now on the upstream is looked after, too.
+    /// Starts monitoring the upstream, too.
     pub(super) fn enter_tunnel(&mut self) {
         self.upstream = Liveness::new(Instant::now());
     }
 
-    /// Takes note of what has just come from either side.
+    /// Records the data that has just arrived from either side.
     pub(super) fn hear(&mut self, from_client: &Passed, from_upstream: &Passed) {
         for (pulse, passed) in [
             (&mut self.client, from_client),
@@ -237,8 +238,7 @@ impl Keepalive {
         }
     }
 
-    /// Looks after the tunnel when that is due, and sends pings; resolves when the session
-    /// ends.
+    /// Checks the tunnel when that is due, and sends pings; resolves when the session ends.
     pub(super) fn poll<C, U>(
         &mut self,
         context: &mut Context<'_>,
@@ -254,7 +254,7 @@ impl Keepalive {
                 ping_for_upstream(session.number_ping(outbox))
             });
             if to_client || to_upstream {
-                // What is in an outbox is written when the tunnel has its next turn.
+                // The pushed ping is written when the tunnel is polled next.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -271,7 +271,7 @@ impl Keepalive {
         }
     }
 
-    /// Looks after the tunnel, and returns when to do so again.
+    /// Checks the tunnel; returns the time of the next check.
     fn look<C, U>(
         &mut self,
         session: &SessionStats,
@@ -308,8 +308,8 @@ impl Keepalive {
         Ok(next.expect("a watch is over something"))
     }
 
-    /// When the tunnel is idle, unless something goes through it until then: a side that still
-    /// takes what waits for it counts as that.
+    /// Time at which the idle timeout expires unless there is traffic before; a side that still
+    /// drains its write buffer counts as traffic.
     fn idle_at(
         &mut self,
         now: Instant,
@@ -326,12 +326,12 @@ impl Keepalive {
 }
 
 impl<S> TunnelEnd<S> {
-    /// Whether something that it has sent waits until `target` takes it.
+    /// Returns whether data that it has sent waits for `target` to accept it.
     fn waits_for<T>(&self, target: &TunnelEnd<T>) -> bool {
         !target.peer.outbox.is_empty() || self.piped_bytes() > 0
     }
 
-    /// How much `target` has taken in all, if `read_bytes` have been read from this one.
+    /// Bytes that `target` has accepted, if `read_bytes` have been read from this end.
     fn taken_of<T>(&self, read_bytes: u64, target: &TunnelEnd<T>) -> u64 {
         read_bytes.saturating_sub(self.piped_bytes()) + target.peer.outbox.bytes_written()
     }

@@ -1,17 +1,16 @@
-//! The tunnel: bytes go through verbatim in both directions.
+//! The tunnel: relays bytes verbatim in both directions.
 //!
-//! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads, so
-//! that it knows where a close frame of its own may go, counts messages, and refuses what
-//! RFC 6455 forbids. The payload of a large frame is moved by the kernel where both sides are
-//! TCP sockets (`splice.rs`).
+//! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads: to know
+//! where a close frame of its own may go, to count messages, and to refuse what RFC 6455 forbids.
+//! The kernel moves the payload of a large frame where both sides are TCP sockets (`splice.rs`).
 //!
 //! # Invariants
 //!
-//! * Only whole headers that were checked go on, so that the receiver is at a frame
-//!   boundary or inside a payload; see [`FrameScanner`].
-//! * A session that waits holds no buffer: reads go through the thread's scratch buffer,
-//!   and only what the other side would not take is kept.
-//! * A side is not read while the other has not taken what it was sent.
+//! * Only whole headers that were checked are forwarded, so that the receiver is always at a
+//!   frame boundary or inside a payload; see [`FrameScanner`].
+//! * A waiting session holds no buffer: reads go through the thread's scratch buffer, and only
+//!   data that the other side would not accept is kept.
+//! * A side is not read while the other side has not accepted everything sent to it.
 
 mod direction;
 
@@ -45,21 +44,20 @@ use crate::{
     websocket::FrameScanner,
 };
 
-/// How the tunnel and the closing handshake behave.
+/// Settings of the tunnel and the closing handshake.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A session without traffic for this long is called idle; default 10 s.
+    /// Time without traffic after which a session is reported as idle; default 10 s.
     pub idle_after: Duration,
-    /// Without traffic for this long a session is closed with 1001; default never.
+    /// Time without traffic after which a session is closed with 1001; default never.
     pub idle_timeout: Option<Duration>,
-    /// How long a side may say nothing before the proxy asks with a ping whether it is there,
-    /// and then how long it may take to answer; default it is never asked. Clients are
-    /// asked while they are held, too.
+    /// Silence after which a side is sent a ping, and then the time that it has to reply; default
+    /// no pings. Clients are pinged while they are held, too.
     pub ping_interval: Option<Duration>,
-    /// The greatest age of a session, counted from the client's `101`: by then, and at most a
-    /// tenth earlier, it is closed with 1012, held or not; default none.
+    /// Maximum age of a session, counted from the client's `101`; default none. The session is
+    /// closed with 1012 at that age or up to 10 % earlier, held or not.
     pub max_session_age: Option<Duration>,
-    /// How long a closing handshake may take; default 5 s.
+    /// Time limit of a closing handshake; default 5 s.
     pub close_timeout: Duration,
 }
 
@@ -75,22 +73,21 @@ impl Default for Settings {
     }
 }
 
-/// How long a side that takes nothing more is listened to.
+/// Time to read what a side sent before it stopped accepting data.
 const HEAR_OUT: Duration = Duration::from_secs(1);
 
-/// One end of the tunnel: a peer, and the place in what it sends.
+/// One end of the tunnel: a peer, and the position in the frames that it sends.
 #[derive(Debug)]
 pub(super) struct TunnelEnd<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
-    /// Where a part of its present frame is that was read and is not yet written, if that goes
-    /// through a pipe.
+    /// Pipe with the part of its current frame that was read and is not yet written.
     pub(super) pipe: Option<Box<Pipe>>,
-    /// Whether what had been read before the tunnel began has been passed on.
+    /// Whether the data read before the tunnel began has been relayed.
     has_begun: bool,
-    /// Whether reading from it had to wait and the task is to be woken, or has been.
+    /// Whether the last read returned `Pending` and registered the task's waker.
     is_waiting: bool,
-    /// Whether large payloads may go through pipes: until one of the sockets refuses.
+    /// Whether large payloads may be spliced; cleared when one of the sockets refuses.
     may_splice: bool,
     /// The greatest number of a ping of the proxy's own that it has answered and that is not noted
     /// yet, or 0.
@@ -118,13 +115,13 @@ impl<S> TunnelEnd<S> {
         }
     }
 
-    /// Whether nothing has come of a frame or message that is not all there.
+    /// Returns whether no frame or message has arrived in part only.
     const fn is_between_messages(&self) -> bool {
         !self.scanner.is_in_message() && self.peer.inbox.is_empty() && self.pipe.is_none()
     }
 
-    /// Notes that reading from it had to wait; not if its task has used up its budget, and will
-    /// only be polled again.
+    /// Records that a read returned `Pending`; not when it did so because the task's coop budget
+    /// is used up, for then the socket has not registered the waker.
     fn note_waiting(&mut self) {
         self.is_waiting = coop::has_budget_remaining();
     }
@@ -135,13 +132,13 @@ impl<S> TunnelEnd<S> {
 pub(super) struct Ends<C, U> {
     pub(super) client: TunnelEnd<C>,
     pub(super) upstream: TunnelEnd<U>,
-    /// For what the hold queue left in the upstream's outbox, until that is written.
+    /// Budget for the held messages in the upstream's write buffer, until they are written.
     pub(super) charge: Option<Charge>,
-    /// Where the route bounds what it watches.
+    /// Keepalive and timeouts, where the route sets any.
     pub(super) watch: Option<Box<Keepalive>>,
-    /// Whose waker those have that wake the tunnel: its address, which nobody else has while they
-    /// keep it: the drain or the timer for its turn, and the socket of each end that is waiting,
-    /// which gives it back only when it has noted that there is something to read.
+    /// Waker data of the task that last polled the tunnel. The drain timer and the sockets that
+    /// returned `Pending` hold clones of its waker, so no other task can have the same address
+    /// meanwhile; a socket releases its clone only after it has recorded that it is readable.
     known_task: *const (),
 }
 
@@ -161,7 +158,7 @@ impl<C, U> Ends<C, U> {
         }
     }
 
-    /// The tunnel begins.
+    /// Starts the timeouts of the tunnel.
     fn begin_watch(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         watch.enter_tunnel();
@@ -172,8 +169,8 @@ impl<C, U> Ends<C, U> {
     }
 }
 
-/// Relays until one side ends, a bound of the [`Keepalive`] is reached, or it has its turn in a
-/// drain.
+/// Relays until one side ends, a timeout of the [`Keepalive`] expires, or the drain closes the
+/// session.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn has room for its arguments twice for as long as the tunnel lasts"
@@ -191,6 +188,8 @@ pub(super) fn run<C: Stream, U: Stream>(
         let mut turn = pin!(drain.turn());
         let cause =
             poll_fn(|context| ends.poll_relay(context, session, drain, turn.as_mut())).await;
+        // A write that failed says less than what the peer sent before it left, such as a close
+        // frame with a code.
         let cause = match cause {
             EndReason::UpstreamLost if ends.upstream.peer.is_broken() => {
                 let rest = hear_out(&mut ends.upstream, &mut ends.client);
@@ -211,7 +210,7 @@ pub(super) fn run<C: Stream, U: Stream>(
             client, upstream, ..
         } = ends;
         let (mut to_upstream, mut to_client) = (Passed::default(), Passed::default());
-        // For the closing handshake to write; what is lost with a pipe is in doubt.
+        // The closing handshake writes it; a message lost with its pipe stays in doubt.
         let _ = empty_pipe(client, upstream, &mut to_upstream);
         let _ = empty_pipe(upstream, client, &mut to_client);
         note(session, to_upstream, to_client, upstream);
@@ -225,8 +224,8 @@ pub(super) fn run<C: Stream, U: Stream>(
 }
 
 impl<C: Stream, U: Stream> Ends<C, U> {
-    /// Relays what is there; resolves as [`run`] does.
-    // By itself it has a small frame, which a message crosses sooner.
+    /// Relays the available data; resolves like [`run`].
+    // A function of its own has a small stack frame, which makes each message cheaper.
     #[inline(never)]
     fn poll_relay(
         &mut self,
@@ -242,6 +241,8 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             watch,
             known_task,
         } = self;
+        // A waiting end is skipped only if its socket wakes this very task: after a move to
+        // another task, everything is polled again.
         let task = context.waker().data();
         let is_known = *known_task == task && !task.is_null();
         if !is_known {
@@ -254,13 +255,15 @@ impl<C: Stream, U: Stream> Ends<C, U> {
         let up = poll_direction(context, client, upstream, &mut to_upstream);
         let down = match up {
             Poll::Pending => poll_direction(context, upstream, client, &mut to_client),
-            // What the upstream has said is left to the closing handshake.
+            // The closing handshake reads what the upstream has sent.
             Poll::Ready(_) => Poll::Pending,
         };
         if charge.is_some() && upstream.peer.outbox.is_empty() {
             *charge = None;
         }
         note(session, to_upstream, to_client, upstream);
+        // Only then does whatever the upstream sends next show that it has read the messages
+        // written so far.
         if up.is_pending() && upstream.is_waiting && upstream.is_between_messages() {
             session.note_empty();
         }
@@ -269,7 +272,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             upstream.note_pong(session);
         }
         match (up, down) {
-            // A side that takes nothing more may have said why before it went.
+            // A side that accepts nothing more may have said why before it left.
             (Poll::Ready(Ending::Undeliverable), Poll::Ready(ending)) => {
                 Poll::Ready(upstream_cause(ending))
             }
@@ -279,6 +282,8 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             (Poll::Ready(ending), _) => Poll::Ready(client_cause(ending)),
             (_, Poll::Ready(ending)) => Poll::Ready(upstream_cause(ending)),
             _ => {
+                // The waker is registered already, and a drain that has not begun wakes the task
+                // when it does.
                 let may_have_turn = !is_known || drain.has_begun();
                 if may_have_turn && drain.poll_turn(turn, context).is_ready() {
                     return Poll::Ready(EndReason::Drained);
@@ -292,7 +297,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
     }
 }
 
-/// Notes what both directions have passed on.
+/// Records what both directions have relayed.
 #[expect(
     clippy::inline_always,
     reason = "each message goes through it, and through little else"
@@ -324,7 +329,7 @@ fn note<U>(
     }
 }
 
-/// Passes on what `source`, which takes nothing more, has sent before.
+/// Relays what `source`, which accepts nothing more, has sent before.
 async fn hear_out<S: Stream, T: Stream>(
     source: &mut TunnelEnd<S>,
     target: &mut TunnelEnd<T>,
@@ -334,7 +339,7 @@ async fn hear_out<S: Stream, T: Stream>(
         if source.peer.has_ended() {
             return Poll::Ready(Ending::Lost);
         }
-        // Of the task that polls this nothing is known.
+        // The task that polls this may differ from the one whose waker is registered.
         source.is_waiting = false;
         poll_direction(context, source, target, &mut passed)
     });

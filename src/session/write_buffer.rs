@@ -1,11 +1,11 @@
-//! What waits to be written to one side of a session.
+//! The write buffer of one side of a session.
 //!
 //! # Invariants
 //!
 //! * Whole frames and pieces of frames leave in the order in which they were pushed; a
 //!   control frame of the proxy's own never goes into the middle of a frame.
-//! * Of the proxy's own pongs a bounded number waits: beyond [`MAX_PONGS`] the latest stands
-//!   for those before it (RFC 6455 §5.5.3).
+//! * The number of the proxy's own pongs is bounded: beyond [`MAX_PONGS`], the latest one
+//!   replaces the one before it (RFC 6455 §5.5.3).
 
 use std::{
     collections::VecDeque,
@@ -16,22 +16,22 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
-/// The most pieces that go into one system call (Linux's `IOV_MAX`).
+/// Maximum number of pieces in one system call (`IOV_MAX` of Linux).
 const MAX_SLICES: usize = 1024;
 
-/// Copied pieces are put together up to this many bytes.
+/// Size up to which copied pieces are joined.
 const COALESCE_BYTES: usize = 16 * 1024;
 
-/// The most pongs in line; each is at most 131 bytes.
+/// Maximum number of queued pongs; each has at most 131 bytes.
 const MAX_PONGS: u8 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkKind {
     /// A copy of passing bytes, to which more may be appended.
     Passing,
-    /// One whole message that is counted once it is written.
+    /// One whole message; counted once it is written.
     Message,
-    /// A pong of the proxy's own.
+    /// A pong of the proxy.
     Pong,
 }
 
@@ -41,37 +41,38 @@ struct Piece {
     kind: ChunkKind,
 }
 
-/// What waits, of which a session has none most of the time.
+/// Pieces that wait to be written; most of the time a session has none.
 #[derive(Debug, Default)]
 struct Pending {
     pieces: VecDeque<Piece>,
-    /// How much of the first piece is written.
+    /// Bytes of the first piece that are written.
     head_written: usize,
     bytes: usize,
     messages: u64,
     pongs_in_line: u8,
-    /// Waits for the end of a frame, or for its place in line.
+    /// Pong that waits for the end of a frame, or for its place in the queue.
     next_pong: Option<Vec<u8>>,
 }
 
-/// Bytes that wait to be written.
+/// Bytes that wait to be written to one side.
 #[derive(Debug, Default)]
 pub(super) struct WriteBuffer {
-    /// In a box, and only while something waits, for each session has two of these.
+    /// Boxed, and present only while something waits, since each session has two of these
+    /// buffers.
     backlog: Option<Box<Pending>>,
     messages_written: u64,
-    /// Messages that end in passing bytes which are not all written.
+    /// Messages that end in forwarded bytes which are not all written.
     messages_passing: u64,
     bytes_written: u64,
-    /// Whether what was pushed ends inside a frame.
+    /// Whether the pushed bytes end inside a frame.
     inside_frame: bool,
-    /// Whether the stream may still keep something of what it took: a TLS stream does when
-    /// its socket is full.
+    /// Whether the stream may still buffer some of the bytes it accepted, as a TLS stream does
+    /// when its socket is full.
     needs_flush: bool,
 }
 
 impl WriteBuffer {
-    /// Whether everything is written and flushed.
+    /// Returns whether everything is written and flushed.
     pub(super) fn is_empty(&self) -> bool {
         self.has_no_pieces() && !self.needs_flush
     }
@@ -81,46 +82,46 @@ impl WriteBuffer {
         backlog.is_none_or(|backlog| backlog.pieces.is_empty())
     }
 
-    /// How many bytes wait.
+    /// Number of bytes that wait.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.bytes)
     }
 
-    /// What the waiting bytes occupy in memory.
+    /// Memory occupied by the waiting bytes.
     pub(super) fn accounted_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| {
             backlog.bytes + backlog.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
         })
     }
 
-    /// Whether a frame can be pushed: what was pushed before ends with a whole one.
+    /// Returns whether a frame may be pushed: the bytes before it end with a whole one.
     pub(super) const fn is_at_boundary(&self) -> bool {
         !self.inside_frame
     }
 
-    /// How many pushed messages are written as a whole.
+    /// Number of pushed messages that are written as a whole.
     pub(super) const fn messages_written(&self) -> u64 {
         self.messages_written
     }
 
-    /// How many bytes are written.
+    /// Number of bytes written.
     pub(super) const fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
 
-    /// Says that bytes were written past the outbox, and whether they end with a whole
+    /// Records that bytes were written directly to the stream, and whether they end with a whole
     /// frame.
     pub(super) fn note_passed(&mut self, ends_frame: bool) {
         self.inside_frame = !ends_frame;
         self.line_up_pong();
     }
 
-    /// Says that what was written past the outbox could not be flushed at once.
+    /// Records that bytes written directly to the stream could not be flushed at once.
     pub(super) fn note_unflushed(&mut self) {
         self.needs_flush = true;
     }
 
-    /// Counts messages that ended in the bytes passed last: as written, once nothing waits.
+    /// Counts messages that ended in the bytes forwarded last: as written, once nothing waits.
     pub(super) fn count_passed(&mut self, messages: u64) {
         self.messages_passing += messages;
         self.settle_passing();
@@ -138,13 +139,13 @@ impl WriteBuffer {
         }
     }
 
-    /// Messages of which it is not known how far they are written.
+    /// Number of messages of which it is not known how far they are written.
     pub(super) const fn messages_passing(&self) -> u64 {
         self.messages_passing
     }
 
-    /// Messages that are not written as a whole, and whether a part of the first of them
-    /// is.
+    /// Number of messages that are not written as a whole, and whether the first of them is
+    /// written in part.
     pub(super) fn messages_waiting(&self) -> (u64, bool) {
         self.backlog.as_ref().map_or((0, false), |backlog| {
             let head = backlog.pieces.front();
@@ -165,14 +166,14 @@ impl WriteBuffer {
         self.push(wire, ChunkKind::Message);
     }
 
-    /// Adds one whole control frame, at a boundary.
+    /// Adds one whole control frame; the buffer must be at a boundary.
     pub(super) fn push_control(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
         self.push(wire, ChunkKind::Passing);
     }
 
-    /// Adds the close frame, at a boundary: nothing may go behind it (RFC 6455 §5.5.1), so
-    /// that a pong which still waits for its turn goes before.
+    /// Adds the close frame; the buffer must be at a boundary. Nothing may follow a close frame
+    /// (RFC 6455 §5.5.1), so a pong that still waits for its turn goes first.
     pub(super) fn push_close(&mut self, wire: Vec<u8>) {
         if let Some(pong) = self.take_next_pong() {
             self.push(pong, ChunkKind::Pong);
@@ -180,8 +181,7 @@ impl WriteBuffer {
         self.push_control(wire);
     }
 
-    /// Adds a copy of bytes that pass through; `ends_frame` says whether they end with a
-    /// whole frame.
+    /// Adds a copy of forwarded bytes; `ends_frame` says whether they end with a whole frame.
     pub(super) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
         if !bytes.is_empty() && !self.extend_last(bytes) {
             self.push(bytes.to_vec(), ChunkKind::Passing);
@@ -190,7 +190,7 @@ impl WriteBuffer {
         self.line_up_pong();
     }
 
-    /// Appends to the last piece, if that is a copy with room for it.
+    /// Appends to the last piece, if that is a copy with room left.
     fn extend_last(&mut self, bytes: &[u8]) -> bool {
         let Some(backlog) = &mut self.backlog else {
             return false;
@@ -208,8 +208,8 @@ impl WriteBuffer {
         }
     }
 
-    /// Adds a pong of the proxy's own, as soon as it may go. One that has to wait is replaced
-    /// by the next.
+    /// Adds a pong of the proxy, to be sent at the next boundary. A pong that still waits is
+    /// replaced.
     pub(super) fn push_pong(&mut self, frame: Vec<u8>) {
         self.backlog.get_or_insert_default().next_pong = Some(frame);
         self.line_up_pong();
@@ -237,12 +237,14 @@ impl WriteBuffer {
         backlog.pieces.push_back(Piece { bytes, kind });
     }
 
-    /// Gives up every message of which nothing is written yet; returns how many.
+    /// Drops every message that is not written in part; returns their number.
     pub(super) fn drop_waiting_messages(&mut self) -> u64 {
         let Some(backlog) = &mut self.backlog else {
             return 0;
         };
         let mut dropped = 0;
+        // A message written in part has to be completed, or the peer would take what follows for
+        // its rest.
         let mut is_begun = backlog.head_written > 0;
         backlog.pieces.retain(|piece| {
             let keep = piece.kind != ChunkKind::Message || is_begun;
@@ -257,7 +259,7 @@ impl WriteBuffer {
         dropped
     }
 
-    /// Writes and flushes what waits, with as few system calls as possible.
+    /// Writes and flushes everything, with as few system calls as possible.
     ///
     /// Ready when everything is written; cancelling loses nothing.
     pub(super) fn poll_write(
@@ -269,6 +271,7 @@ impl WriteBuffer {
             && let Some(head) = backlog.pieces.front()
         {
             let stream = Pin::new(&mut stream);
+            // One piece is the common case: a plain write spares setting up 1024 slices.
             let written = if backlog.pieces.len() == 1 {
                 ready!(stream.poll_write(context, &head.bytes[backlog.head_written..]))?
             } else {
@@ -298,7 +301,8 @@ impl WriteBuffer {
         if !backlog.pieces.is_empty() {
             return;
         }
-        // A queue that was long must not keep its buffer for the rest of the session.
+        // The box goes, too: a queue that was long must not keep its memory for the rest of the
+        // session.
         let next_pong = backlog.next_pong.take();
         self.backlog = None;
         self.settle_passing();
@@ -322,7 +326,7 @@ impl Pending {
         &slices[..count]
     }
 
-    /// Removes `written` bytes; returns how many messages are written with them.
+    /// Removes `written` bytes; returns the number of messages completed by them.
     fn advance(&mut self, mut written: usize) -> u64 {
         let messages_before = self.messages;
         self.bytes -= written;

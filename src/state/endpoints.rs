@@ -1,8 +1,8 @@
-//! The upstreams of all routes, and what is known of them.
+//! Upstream endpoints of all routes, and their health.
 //!
-//! Their breakers are for WebSocket sessions. Plain requests neither open a breaker nor are refused
-//! by one: an upstream that fails one of them says so itself, and those that are held are bounded
-//! and take turns ([`hold`](crate::http_client::pending)).
+//! The circuit breakers are for WebSocket sessions. Plain requests neither open a breaker nor are
+//! refused by one: their upstream's error is a response, and the requests that are held are
+//! bounded and take turns ([`pending`](crate::http_client::pending)).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The upstream of each route, for all workers.
+/// Upstream of each route, for all workers.
 #[derive(Debug)]
 pub struct RouteEndpoints {
     names: Names,
@@ -26,7 +26,7 @@ pub struct RouteEndpoints {
 }
 
 impl RouteEndpoints {
-    /// Those of `routes`, of which nothing is known.
+    /// Creates the endpoints of `routes`, of unknown health.
     #[must_use]
     pub fn new(routes: &Routes) -> Self {
         let names = Names::default();
@@ -40,10 +40,9 @@ impl RouteEndpoints {
         }
     }
 
-    /// They are for `routes` from now on. What is known of an upstream stays known as long as its
-    /// route has the same name and it is reached in the same way; its breaker closes if anything
-    /// was changed that sessions fail or succeed by: whoever has just mended it does not wait for a
-    /// cooldown.
+    /// Replaces the routes. The health of an upstream is kept while its route has the same name
+    /// and it is reached in the same way. Its breaker closes if any setting changed that sessions
+    /// depend on: an operator who has just fixed it should not wait for a cooldown.
     pub fn set_routes(&self, routes: &Routes) {
         let known = self.known.load();
         let endpoint = |route: &Arc<Route>| {
@@ -64,7 +63,7 @@ impl RouteEndpoints {
         self.known.store(Arc::new(endpoints));
     }
 
-    /// The name of each route, and how its breaker is.
+    /// Name of each route, and the status of its breaker.
     #[must_use]
     pub fn statuses(&self) -> Vec<(String, Status)> {
         let all = self.known.load();
@@ -104,9 +103,10 @@ fn endpoint(route: &Route, names: &Names) -> Arc<Endpoint> {
     Endpoint::new(&route.label(), &route.upstream, route.breaker, names)
 }
 
-/// Whether a session that fails in `one` would fail in `other` for all that is known: how the
-/// upstream is reached, what it is told in the opening handshake, and what opens the gate. A
-/// queue that is full may keep the upstream from a message that it waits for.
+/// Returns whether a session that fails in `one` is expected to fail in `other`: both reach the
+/// upstream in the same way, send it the same opening handshake, and open the gate alike. The
+/// limits of the queue count too, since a full queue may keep the upstream from a message that it
+/// waits for.
 fn is_same(one: &Route, other: &Route) -> bool {
     let (session, others) = (&one.session, &other.session);
     one.breaker == other.breaker
@@ -122,7 +122,7 @@ fn is_same(one: &Route, other: &Route) -> bool {
 
 impl From<Unhealthy> for Refusal {
     fn from(Unhealthy { retry_after }: Unhealthy) -> Self {
-        // Whoever comes a moment too early comes in vain.
+        // Rounded up, since a client that returns too early is refused again.
         let seconds = retry_after.as_millis().div_ceil(1000).max(1);
         Self::BreakerOpen {
             retry_after_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),

@@ -25,7 +25,7 @@ use crate::{
     session,
 };
 
-/// What all connections of the process share.
+/// State that all connections of the process share.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(crate) config: ArcSwap<Config>,
@@ -36,7 +36,8 @@ pub struct ProcessState {
     pub(crate) refusals: Refusals,
     pub(crate) subprotocols: Subprotocols,
     pub(crate) addresses: Arc<Addresses>,
-    /// When all sessions that began are paid for, where their rate is limited.
+    /// Virtual time of the process-wide session rate (GCRA): the sessions that began are paid for
+    /// by then.
     pub(crate) next_session: Mutex<Option<Instant>>,
     pub(crate) rejections: Rejections,
     pub(crate) reloads: Reloads,
@@ -45,7 +46,7 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// The shared state of a process that runs `config`.
+    /// Creates the state of a process that runs `config`.
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
         let limits = &config.limits;
@@ -72,15 +73,14 @@ impl ProcessState {
         }
     }
 
-    /// The configuration of the process at this instant; not to be kept for long, for it may
-    /// be replaced.
+    /// Current configuration; not to be kept for long, since it may be replaced.
     #[must_use]
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.config.load()
     }
 
-    /// Replaces the configuration: for new connections, sessions and requests. What has begun
-    /// goes on with its own.
+    /// Replaces the configuration for new connections, sessions and requests. Existing ones
+    /// continue with the one that they began with.
     pub fn reconfigure(&self, config: Arc<Config>) {
         let limits = &config.limits;
         self.addresses.set_limits(
@@ -96,56 +96,56 @@ impl ProcessState {
         self.config.store(config);
     }
 
-    /// How often the configuration was read again.
+    /// Counts of configuration reloads.
     #[must_use]
     pub const fn reloads(&self) -> &Reloads {
         &self.reloads
     }
 
-    /// What was not served, and why.
+    /// Requests and connections that were rejected, by reason.
     #[must_use]
     pub const fn rejections(&self) -> &Rejections {
         &self.rejections
     }
 
-    /// The connections of the process.
+    /// Connections of the process.
     #[must_use]
     pub fn connections(&self) -> &Connections {
         &self.connections
     }
 
-    /// What all sessions together may hold.
+    /// Budget for the bytes that all sessions together may hold.
     #[must_use]
     pub fn budget(&self) -> &Budget {
         &self.session.budget
     }
 
-    /// The requests that wait for their upstream.
+    /// Requests that wait for their upstream.
     #[must_use]
     pub const fn held(&self) -> &HeldRequests {
         &self.held
     }
 
-    /// How much memory is in use.
+    /// Memory in use, and the limit on it.
     #[must_use]
     pub const fn memory(&self) -> &Pressure {
         &self.memory
     }
 
-    /// What is known of the upstream of each route.
+    /// State of the upstreams of each route.
     #[must_use]
     pub const fn endpoints(&self) -> &RouteEndpoints {
         &self.endpoints
     }
 
-    /// The drain of the process, for whoever starts it.
+    /// Drain of the process.
     #[must_use]
     pub const fn drain(&self) -> &Drain {
         &self.session.drain
     }
 
-    /// How much of the rate of sessions of the process is used up, from 0 to 1; `None`: there is
-    /// no limit.
+    /// Fraction of the process's session rate that is used up, from 0 to 1; `None` without a
+    /// limit.
     #[must_use]
     pub fn session_rate_used(&self) -> Option<f64> {
         self.config().limits.session_rate?;
@@ -154,16 +154,16 @@ impl ProcessState {
         Some(Gcra::used(next, Instant::now()))
     }
 
-    /// What the clients of each address have open.
+    /// Open connections and sessions of each client address.
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Counts one more session of `client`; the place that it has then is its own where its
-    /// connection has none, for it is a trusted proxy's, or is not its alone (HTTP/2).
+    /// Admits one more session of `client`. Returns an address slot for the session where its
+    /// connection has none: it is a trusted proxy's, or carries other requests too (HTTP/2).
     ///
-    /// The rate of the process is asked last: an address that is over its own limits would
+    /// The rate of the process is checked last: an address over its own limits would otherwise
     /// use it up for all others.
     pub(crate) fn admit_session(
         &self,
@@ -183,8 +183,8 @@ impl ProcessState {
         Ok(place)
     }
 
-    /// Counts one more session of the client's address, unless that is a trusted proxy's, with
-    /// everybody behind it who is not named.
+    /// Admits one more session of the client's address, unless that is the address of a trusted
+    /// proxy, which stands for every client behind it that is not named.
     fn admit_to_address(
         &self,
         client: Client,

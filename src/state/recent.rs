@@ -1,34 +1,34 @@
-//! A bounded memory: the oldest entry makes room for the next one.
+//! A bounded map: the oldest entry makes room for the next one.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hash, Hasher, RandomState},
 };
 
-/// A hash of what belongs to one entry, with a key that nobody outside knows: a client cannot
-/// choose what it sends so that it meets the entry of another.
+/// Hash of the parts of one entry, keyed with a secret: a client cannot craft parts that collide
+/// with another client's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RecentKey(u64);
 
-/// A maker of [`RecentKey`]s: those of one say nothing about those of another.
+/// Factory of [`RecentKey`]s; keys of different factories are unrelated.
 #[derive(Debug, Default)]
 pub(crate) struct Keys(RandomState);
 
 impl Keys {
-    /// The key of what `feed` puts into the hash.
+    /// Returns the key for the parts that `feed` passes to the hash.
     pub(crate) fn of(&self, feed: impl FnOnce(&mut dyn FnMut(&[u8]))) -> RecentKey {
         let mut hasher = self.0.build_hasher();
-        // With its length in front, so that two parts are never one.
+        // Hashed with its length, so that two parts never equal their concatenation.
         feed(&mut |part| part.hash(&mut hasher));
         RecentKey(hasher.finish())
     }
 }
 
-/// So many entries at most.
+/// Map with at most `max_entries` entries.
 #[derive(Debug)]
 pub(crate) struct RecentMap<V> {
     max_entries: usize,
-    /// Each with its place in `order`.
+    /// Values, with their position in `order`.
     entries: HashMap<RecentKey, (u64, V)>,
     order: BTreeMap<u64, RecentKey>,
     next: u64,
@@ -52,7 +52,7 @@ impl<V> RecentMap<V> {
         self.entries.get(&key).map(|(_, value)| value)
     }
 
-    /// The value for `key`, which is the newest entry then.
+    /// Returns the value for `key` and makes it the newest entry.
     pub(crate) fn recall(&mut self, key: RecentKey) -> Option<&mut V> {
         let (place, value) = self.entries.get_mut(&key)?;
         self.order.remove(place);
@@ -62,7 +62,7 @@ impl<V> RecentMap<V> {
         Some(value)
     }
 
-    /// Notes `value`, which is the newest then; the oldest one goes where there is no room.
+    /// Inserts `value` as the newest entry; drops the oldest one when there is no room.
     pub(crate) fn note(&mut self, key: RecentKey, value: V) {
         let place = self.next;
         self.next += 1;
@@ -81,7 +81,7 @@ impl<V> RecentMap<V> {
         }
     }
 
-    /// Forgets the oldest one if that `is_over`; whether it did.
+    /// Removes the oldest entry if `is_over` returns true for it; returns whether it did.
     pub(crate) fn forget_oldest_if(&mut self, is_over: impl FnOnce(&V) -> bool) -> bool {
         let Some((_, &key)) = self.order.first_key_value() else {
             return false;

@@ -1,9 +1,8 @@
-//! Final refusals that came when their clients already had a `101`.
+//! Final rejections by the upstream whose clients had already received a `101`.
 //!
-//! A client takes a `101` for success, and begins its waits between attempts anew: accepted and
-//! then closed, again and again, it hammers at an upstream that will not have it. So the next
-//! handshake like one that was refused waits for the upstream's own response, and the client
-//! sees that.
+//! A client takes a `101` for success and resets its backoff: accepted and then closed, over and
+//! over, it hammers an upstream that will not accept it. So the next handshake like one that was
+//! rejected waits for the upstream's own response, which the client then receives.
 //!
 //! # Invariants
 //!
@@ -11,7 +10,7 @@
 //!   the same path, query, `Authorization`, `Cookie` and subprotocols: no client makes another
 //!   one wait without having all its credentials, and only the upstream's answer does so.
 //! * At most [`MAX_REFUSALS`] are kept, the latest ones, for [`LIFETIME`] each.
-//! * All workers share them. As long as there is none, a handshake pays one relaxed load.
+//! * All workers share them. While there are none, a handshake costs one relaxed load.
 
 use std::{
     sync::{
@@ -30,18 +29,18 @@ use crate::{
     upstream::{Address, OpeningRequest},
 };
 
-/// The number of refusals that are kept.
+/// Number of refusals that are kept.
 const MAX_REFUSALS: usize = 4096;
 
-/// The time for which a refusal is kept.
+/// Time for which a refusal is kept.
 const LIFETIME: Duration = Duration::from_secs(30);
 
-/// The refusals of all routes.
+/// Refusals of all routes.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     keys: Keys,
     has_any: AtomicBool,
-    /// The end of each.
+    /// Time at which each expires.
     recent: Mutex<RecentMap<Instant>>,
 }
 
@@ -56,7 +55,7 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Returns whether a handshake like `request` was refused lately.
+    /// Returns whether a handshake like `request` was refused recently.
     pub(crate) fn include(&self, route: &Route, request: &OpeningRequest) -> bool {
         if !self.has_any.load(Ordering::Relaxed) {
             return false;
@@ -65,7 +64,7 @@ impl Refusals {
         self.recent().get(key).is_some()
     }
 
-    /// Notes that the upstream has refused `request` for good.
+    /// Records that the upstream has refused `request` for good.
     pub(crate) fn note(&self, route: &Route, request: &OpeningRequest) {
         let key = self.key(route, request);
         let mut recent = self.recent();
@@ -73,7 +72,7 @@ impl Refusals {
         self.has_any.store(true, Ordering::Relaxed);
     }
 
-    /// Forgets the refusal of `request`, for the upstream has accepted that.
+    /// Removes the refusal of `request`, since the upstream has accepted it.
     pub(crate) fn forget(&self, route: &Route, request: &OpeningRequest) {
         if self.has_any.load(Ordering::Relaxed) {
             let key = self.key(route, request);
@@ -83,7 +82,7 @@ impl Refusals {
         }
     }
 
-    /// The refusals that are not over.
+    /// Removes expired refusals and returns the rest.
     fn recent(&self) -> MutexGuard<'_, RecentMap<Instant>> {
         let recent = self.recent.lock();
         let mut recent = recent.unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +113,8 @@ impl Refusals {
             feed(request.target().as_bytes());
             for name in names {
                 request.values_of(&name).for_each(&mut *feed);
-                // Where the values of the next one begin: no value is this.
+                // Separates the values of one name from those of the next; no header value is a
+                // line feed.
                 feed(b"\n");
             }
         })

@@ -1,4 +1,4 @@
-//! What one worker has counted for each route.
+//! Counters of one worker for each route.
 
 use std::{
     cell::RefCell,
@@ -14,18 +14,18 @@ use crate::{
     route::Route,
 };
 
-/// The label of what has no route.
+/// Label of requests without a route.
 pub const UNROUTED: &str = "none";
 
-/// The label of what was counted for routes that are [forgotten](WorkerState::forget).
+/// Label of the sum over routes that are [forgotten](WorkerState::forget).
 pub const REMOVED: &str = "(removed)";
 
-/// The tallies of one worker, one for each route that has been asked for.
+/// Counters of one worker, for each route that has been used.
 #[derive(Debug)]
 pub(crate) struct WorkerRouteStats {
     routes: RefCell<Vec<Rc<RouteStats>>>,
     unrouted: Rc<RouteStats>,
-    /// Of routes that are forgotten.
+    /// Sum over forgotten routes.
     removed: RefCell<RouteTotals>,
 }
 
@@ -39,10 +39,10 @@ impl Default for WorkerRouteStats {
     }
 }
 
-/// What one worker has counted for one route.
+/// Counters of one worker for one route.
 #[derive(Debug)]
 pub(crate) struct RouteStats {
-    /// `None`: requests without one.
+    /// `None` for requests without a route.
     route: Option<Arc<Route>>,
     label: Rc<str>,
     totals: RefCell<RouteTotals>,
@@ -57,18 +57,18 @@ impl RouteStats {
         }
     }
 
-    /// The name of the route.
+    /// Name of the route.
     #[must_use]
     pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
-    /// The same for whoever keeps it longer than the tally.
+    /// Name of the route, for a caller that keeps it longer than the counters.
     pub(crate) fn shared_label(&self) -> Rc<str> {
         Rc::clone(&self.label)
     }
 
-    /// Counts something.
+    /// Updates the counters.
     pub(crate) fn change(&self, change: impl FnOnce(&mut RouteTotals)) {
         change(&mut self.totals.borrow_mut());
     }
@@ -79,12 +79,12 @@ impl RouteStats {
 }
 
 impl WorkerRouteStats {
-    /// The tally of requests that have no route, or whose route is not known yet.
+    /// Counters of requests that have no route, or whose route is not known yet.
     pub(crate) fn unrouted(&self) -> Rc<RouteStats> {
         Rc::clone(&self.unrouted)
     }
 
-    /// The tally of `route`.
+    /// Counters of `route`.
     pub(crate) fn of(&self, route: &Arc<Route>) -> Rc<RouteStats> {
         let mut routes = self.routes.borrow_mut();
         if let Some(known) = routes.iter().find(|tally| tally.is_of(route)) {
@@ -92,7 +92,8 @@ impl WorkerRouteStats {
         }
         let mut totals = RouteTotals::default();
         let label = route.label();
-        // What was counted for routes of the same name that nobody uses any more goes on here.
+        // The counts of a replaced route of the same name, which is no longer in use, continue
+        // here.
         routes.retain(|tally| {
             let is_followed = *tally.label == *label && Rc::strong_count(tally) == 1;
             if is_followed {
@@ -107,8 +108,8 @@ impl WorkerRouteStats {
 }
 
 impl WorkerState {
-    /// Forgets what was counted for the routes of these names, apart from their sum. Where
-    /// somebody goes on counting, that begins anew.
+    /// Moves the counts of the routes with these names to the common sum. A route that is still
+    /// in use starts from zero.
     pub fn forget(&self, labels: &BTreeSet<Box<str>>) {
         let mut removed = self.tallies.removed.borrow_mut();
         let mut routes = self.tallies.routes.borrow_mut();
@@ -121,8 +122,8 @@ impl WorkerState {
         });
     }
 
-    /// What there is on this worker for each route, by the route's name, and what has
-    /// happened: every configured one, what had none, and those that are forgotten.
+    /// Counts and current sessions of this worker, by the route's name: every configured route,
+    /// requests without a route, and the sum of the forgotten ones.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Box<str>, RouteSnapshot> {
         let mut routes: BTreeMap<Box<str>, RouteSnapshot> = BTreeMap::new();

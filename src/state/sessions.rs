@@ -1,15 +1,14 @@
-//! The sessions that run on a worker, and those that have ended lately, for whoever looks at
-//! them from outside.
+//! Sessions that run on a worker, and those that ended recently, for operators to inspect.
 //!
 //! # Invariants
 //!
-//! * Every session has its line in the log, also one that is cut off with the process.
-//! * A session is among those that run from the client's `101` to its end, however it ends, and
-//!   is then added to the totals of its route in the same instant: whoever looks sees it in
-//!   exactly one of the two.
-//! * At most [`MAX_REMEMBERED`] that have ended are kept, the newest ones.
-//! * An [id](LiveSession::id) is given to one session of the process, ever.
-//! * Adding and removing take the same time however many sessions there are.
+//! * Every session has its line in the log, even one that is forcibly closed with the process.
+//! * A session is listed as running from the client's `101` to its end, however it ends, and is
+//!   added to the totals of its route in the same instant: an observer sees it in exactly one of
+//!   the two.
+//! * At most [`MAX_REMEMBERED`] ended sessions are kept, the latest ones.
+//! * An [id](LiveSession::id) belongs to one session of the process and is never reused.
+//! * Adding and removing take constant time.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,13 +32,13 @@ use crate::{
     upstream::Address,
 };
 
-/// How few sessions it takes until memory is given back.
+/// Capacity up to which the list never shrinks.
 const MIN_SHRINK: usize = 64;
 
-/// How many sessions that have ended are remembered.
+/// Number of ended sessions that are remembered.
 pub const MAX_REMEMBERED: usize = 100;
 
-/// Where ids come from.
+/// Source of session ids.
 #[derive(Debug, Default)]
 pub struct SessionIds(AtomicU64);
 
@@ -49,16 +48,15 @@ impl SessionIds {
     }
 }
 
-/// A session that runs: where it came from, and what it has done.
+/// Running session: its origin, and its statistics.
 #[derive(Debug)]
 pub struct LiveSession {
     id: u64,
-    /// Where it is in the list.
+    /// Position in the list.
     index: Cell<u32>,
     client: ClientAddr,
     is_http2: bool,
-    /// The id of the request, the digits of its trace if it has one, and the path: one piece of
-    /// memory for all.
+    /// Request id, digits of the trace if there is one, and path: one allocation for all.
     names: Box<str>,
     request_id_bytes: u8,
     has_trace: bool,
@@ -69,38 +67,38 @@ pub struct LiveSession {
 }
 
 impl LiveSession {
-    /// Its number, from 1 on.
+    /// Number of the session, from 1.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
     }
 
-    /// Where its client is.
+    /// Address of the client.
     #[must_use]
     pub const fn client(&self) -> ClientAddr {
         self.client
     }
 
-    /// The path that its client asked for, without the query.
+    /// Path that the client requested, without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         let trace_bytes = if self.has_trace { Trace::DIGITS } else { 0 };
         &self.names[usize::from(self.request_id_bytes) + trace_bytes..]
     }
 
-    /// Whether it is a stream of HTTP/2.
+    /// Returns whether the session is an HTTP/2 stream.
     #[must_use]
     pub const fn is_http2(&self) -> bool {
         self.is_http2
     }
 
-    /// The id of the request that it began with.
+    /// Id of the request that began the session.
     #[must_use]
     pub fn request_id(&self) -> &str {
         &self.names[..usize::from(self.request_id_bytes)]
     }
 
-    /// The trace that it is part of.
+    /// Trace that the session is part of.
     #[must_use]
     pub fn trace(&self) -> Option<Trace> {
         let digits = &self.names[usize::from(self.request_id_bytes)..];
@@ -108,19 +106,19 @@ impl LiveSession {
         digits.and_then(Trace::from_digits)
     }
 
-    /// Its route.
+    /// Route of the session.
     #[must_use]
     pub const fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    /// The name of its route.
+    /// Name of the route.
     #[must_use]
     pub fn route_label(&self) -> &str {
         &self.route_label
     }
 
-    /// The address of the upstream that it is, or was, connected to; for the log and the admin
+    /// Address of the upstream that the session is or was connected to; for the log and the admin
     /// listener only.
     #[must_use]
     pub fn upstream_address(&self) -> Option<String> {
@@ -131,7 +129,7 @@ impl LiveSession {
         }
     }
 
-    /// What it has done so far.
+    /// Statistics so far.
     #[must_use]
     pub const fn record(&self) -> &SessionStats {
         &self.record
@@ -142,7 +140,7 @@ impl LiveSession {
     }
 }
 
-/// A session that has ended by itself.
+/// Session that has ended other than with the process.
 #[derive(Debug)]
 pub struct EndedSession {
     running: Rc<LiveSession>,
@@ -151,26 +149,26 @@ pub struct EndedSession {
 }
 
 impl EndedSession {
-    /// What it was, and what it has done.
+    /// The session, with its final statistics.
     #[must_use]
     pub const fn session(&self) -> &Rc<LiveSession> {
         &self.running
     }
 
-    /// How it ended.
+    /// Report of the end.
     #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
     }
 
-    /// When it ended.
+    /// Time of the end.
     #[must_use]
     pub const fn at(&self) -> Instant {
         self.at
     }
 }
 
-/// Where a session comes from.
+/// Origin of a new session.
 pub(crate) struct SessionSource {
     pub(crate) client: ClientAddr,
     pub(crate) path: String,
@@ -179,7 +177,7 @@ pub(crate) struct SessionSource {
     pub(crate) route: Arc<Route>,
 }
 
-/// The sessions of one worker.
+/// Sessions of one worker.
 #[derive(Debug, Default)]
 pub struct Sessions {
     running: RefCell<Vec<Rc<LiveSession>>>,
@@ -187,43 +185,43 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// How many run.
+    /// Number of running sessions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.running.borrow().len()
     }
 
-    /// Whether none runs.
+    /// Returns whether no session runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Looks at each that runs, in no order.
+    /// Calls `look` for each running session, in no particular order.
     pub fn for_each(&self, look: impl FnMut(&Rc<LiveSession>)) {
         self.running.borrow().iter().for_each(look);
     }
 
-    /// Looks at those that have ended lately, in the order in which they did.
+    /// Calls `look` for each ended session that is remembered, in the order in which they ended.
     pub fn for_each_ended(&self, look: impl FnMut(&Rc<EndedSession>)) {
         self.ended.borrow().iter().for_each(look);
     }
 
-    /// The one that runs with this id.
+    /// Returns the running session with this id.
     #[must_use]
     pub fn find(&self, id: u64) -> Option<Rc<LiveSession>> {
         let sessions = self.running.borrow();
         sessions.iter().find(|it| it.id == id).map(Rc::clone)
     }
 
-    /// The one that has ended with this id, if it is remembered.
+    /// Returns the ended session with this id, if it is remembered.
     #[must_use]
     pub fn find_ended(&self, id: u64) -> Option<Rc<EndedSession>> {
         let ended = self.ended.borrow();
         ended.iter().find(|it| it.running.id == id).map(Rc::clone)
     }
 
-    /// Forgets those that have ended, which keep the state of their worker alive.
+    /// Forgets the ended sessions, which keep the state of their worker alive.
     pub fn forget_ended(&self) {
         self.ended.take();
     }
@@ -260,19 +258,19 @@ fn place(index: usize) -> u32 {
     u32::try_from(index).expect("there are fewer sockets than that")
 }
 
-/// A session's place among those of its worker, until it is dropped.
+/// Entry of a session in the list of its worker, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct SessionEntry {
     running: Rc<LiveSession>,
-    /// Not kept with what is remembered of the session: a route is in use as long as somebody
-    /// has its tally.
+    /// Not part of the session that is remembered, because a route counts as in use while its
+    /// counters are referenced.
     tally: Rc<RouteStats>,
-    /// Whether the session has ended by itself.
+    /// Whether the session has ended other than with the process.
     has_ended: bool,
 }
 
 impl SessionEntry {
-    /// A session whose client has just got its `101`.
+    /// Adds a session whose client has just received its `101`.
     pub(crate) fn begin(origin: SessionSource, local: &Rc<WorkerState>) -> (Self, Rc<LiveSession>) {
         let request_id = origin.identity.id();
         let trace = origin.identity.trace();
@@ -300,7 +298,7 @@ impl SessionEntry {
         (entry, running)
     }
 
-    /// The session has ended, as its line in the log says.
+    /// Ends the session: moves it to the ended ones and writes its line to the log.
     pub(crate) fn end(mut self, report: Report) {
         self.has_ended = true;
         self.leave(&report);
@@ -336,6 +334,8 @@ impl SessionEntry {
 
 impl Drop for SessionEntry {
     fn drop(&mut self) {
+        // Dropped without a report: the process ends, and this is the session's only line in the
+        // log.
         if !self.has_ended {
             self.leave(&self.running.record.abort());
         }

@@ -1,4 +1,4 @@
-//! Choices of upstreams among the subprotocols that clients offer, for clients that are told one
+//! Choices of upstreams among the subprotocols that clients offer, for clients that receive one
 //! before their upstream has chosen.
 //!
 //! ```text
@@ -7,19 +7,20 @@
 //!                                         └── in doubt, a token ─────┴── a token ──► wait
 //! ```
 //!
-//! A client that was told another one than its upstream names then is closed, and finds the
-//! right one when it comes again. That the upstream names none is never told: browsers fail
-//! without an answer to what they offer.
+//! A client that received another one than its upstream names is closed, and receives the right
+//! one when it reconnects. It never learns from here that the upstream names none: browsers fail
+//! a handshake that leaves their offers unanswered.
 //!
 //! # Invariants
 //!
-//! * What is known belongs to one route, one path and one list of offers, in which all that is
-//!   like a token is the same: no token is kept, and what is learned with one holds for all.
-//! * Only an upstream's own `101` teaches anything, and of what was offered only. Where it chooses
-//!   by something else, say by a cookie, one client can be told what is right for another: once
-//!   that shows, clients with these offers [wait](DOUBT) for the upstream.
-//! * A route keeps [`MAX_CHOICES`] at most, those that were used lately, and only those that differ
-//!   from what is told without them.
+//! * A choice belongs to one route, one path and one list of offers, in which all offers that
+//!   look like tokens are equal: no token is kept, and a choice learned with one token applies to
+//!   all.
+//! * Choices are learned only from an upstream's own `101`, and only of offers made to it. Where
+//!   it chooses by something else, such as a cookie, a client may receive the choice made for
+//!   another one: once that shows, clients with these offers [wait](DOUBT) for the upstream.
+//! * A route keeps at most [`MAX_CHOICES`], those used most recently, and only those that differ
+//!   from the choice made without them.
 //! * All workers share them. A reload keeps those of a route that has the same name, the same
 //!   upstream and the same `subprotocols`.
 
@@ -41,29 +42,29 @@ use crate::{
     websocket::subprotocol::{ShownOffers, is_token_like},
 };
 
-/// The number of choices that are kept for one route.
+/// Number of choices that are kept for one route.
 const MAX_CHOICES: usize = 256;
 
-/// The time for which clients wait for an upstream that has named another one than before.
+/// Time for which clients wait for an upstream that has changed its choice.
 const DOUBT: Duration = Duration::from_mins(5);
 
-/// A stand-in for each offer that is like a token. No offer is this.
+/// Placeholder for each offer that looks like a token; not a valid offer itself.
 const ANY_TOKEN: &str = "\0";
 
-/// The choices of all upstreams.
+/// Choices of all upstreams.
 #[derive(Debug)]
 pub(crate) struct Subprotocols {
     keys: Keys,
     routes: ArcSwap<Vec<(Arc<Route>, Arc<Choices>)>>,
 }
 
-/// The choices of the upstream of one route.
+/// Choices of the upstream of one route.
 #[derive(Debug)]
 struct Choices {
     known: Mutex<RecentMap<Choice>>,
-    /// Set with the first one.
+    /// Set with the first choice.
     has_any: AtomicBool,
-    /// Set once the log has said what to configure.
+    /// Set once the warning has been logged.
     has_warned: AtomicBool,
 }
 
@@ -79,13 +80,13 @@ impl Default for Choices {
 
 #[derive(Debug)]
 struct Choice {
-    /// [`ANY_TOKEN`], or what was named.
+    /// [`ANY_TOKEN`], or the chosen offer.
     named: Box<str>,
     in_doubt_until: Option<Instant>,
 }
 
 impl Subprotocols {
-    /// None yet, for `routes`.
+    /// Creates the table for `routes`, without choices.
     pub(crate) fn new(routes: &Routes) -> Self {
         let none = routes
             .iter()
@@ -96,7 +97,7 @@ impl Subprotocols {
         }
     }
 
-    /// Keeps those of `routes` from now on.
+    /// Replaces the routes and keeps the choices of the ones that are the same.
     pub(crate) fn set_routes(&self, routes: &Routes) {
         let known = self.routes.load();
         let choices = |route: &Arc<Route>| {
@@ -108,7 +109,8 @@ impl Subprotocols {
         self.routes.store(Arc::new(choices));
     }
 
-    /// The subprotocol of a client that asks for `path` and does not wait for the upstream.
+    /// Returns the subprotocol for a client that requests `path` and does not wait for the
+    /// upstream.
     pub(crate) fn choose<'a>(
         &self,
         route: &Arc<Route>,
@@ -126,7 +128,7 @@ impl Subprotocols {
         known.unwrap_or(chosen)
     }
 
-    /// Notes that the upstream has named `named` of the offers in `request`.
+    /// Records that the upstream has named `named` of the offers in `request`.
     pub(crate) fn learn(&self, route: &Arc<Route>, request: &OpeningRequest, named: &str) {
         let offers: Vec<_> = request.offers().collect();
         if !is_to_learn(route, &offers) {
@@ -139,7 +141,7 @@ impl Subprotocols {
         }
     }
 
-    /// Notes that the upstream has named another one than the client was told, and warns once.
+    /// Records that the upstream has named another one than its client received, and warns once.
     pub(crate) fn learn_mismatch(
         &self,
         route: &Arc<Route>,
@@ -156,7 +158,7 @@ impl Subprotocols {
         }
     }
 
-    /// The choices of a route; `None`: the configuration has just changed.
+    /// Choices of a route; `None` if a reload has just removed it.
     fn of(&self, route: &Arc<Route>) -> Option<Arc<Choices>> {
         let all = self.routes.load();
         let mut all = all.iter();
@@ -205,7 +207,7 @@ impl Choices {
         self.has_any.load(Ordering::Relaxed)
     }
 
-    /// The subprotocol of a client with these `offers`, as far as one is known.
+    /// Returns the subprotocol for a client with these `offers`, if the choice is known.
     fn recall<'a>(&self, key: RecentKey, offers: &[&'a str]) -> Option<Subprotocol<'a>> {
         let mut known = self.known();
         let choice = known.recall(key)?;
@@ -217,7 +219,8 @@ impl Choices {
         named.copied().map(Subprotocol::Named)
     }
 
-    /// Notes that the upstream has `named` one, where `chosen` is told when nothing is known.
+    /// Records that the upstream has `named` one, where `chosen` is the choice without that
+    /// knowledge.
     fn learn(&self, key: RecentKey, named: &str, chosen: Subprotocol<'_>) {
         let named = without_token(named);
         let mut known = self.known();
@@ -245,7 +248,7 @@ impl Choices {
     }
 }
 
-/// Says what to configure, so that no client is told a subprotocol in vain.
+/// Logs the setting with which no client receives a wrong subprotocol.
 fn warn(route: &Route, mismatch: &Mismatch) {
     let Mismatch { told, chosen, .. } = mismatch;
     let label = route.label();

@@ -13,7 +13,7 @@ use crate::{
     observability::rejections::Rejections,
 };
 
-/// What the connections of one worker share.
+/// State that the connections of one worker share.
 #[derive(Debug)]
 pub struct WorkerState {
     pub(crate) shared: Arc<ProcessState>,
@@ -21,12 +21,12 @@ pub struct WorkerState {
     pub(crate) sessions: Sessions,
     pub(crate) tallies: WorkerRouteStats,
     pub(crate) request_ids: request_id::RequestIds,
-    /// Whether what is still under way is dropped.
+    /// Whether unfinished work is about to be dropped, so that it is logged as forcibly closed.
     pub(crate) is_cut_off: Rc<Cell<bool>>,
 }
 
 impl WorkerState {
-    /// The state of a worker that has served nothing yet.
+    /// Creates the state of a worker that has served nothing yet.
     #[must_use]
     pub fn new(shared: Arc<ProcessState>) -> Rc<Self> {
         Rc::new(Self {
@@ -39,42 +39,42 @@ impl WorkerState {
         })
     }
 
-    /// Takes note that what is still under way is about to be dropped.
+    /// Records that unfinished work is about to be dropped.
     pub fn cut_off(&self) {
         self.is_cut_off.set(true);
     }
 
-    /// The configuration of the process at this instant.
+    /// Current configuration of the process.
     #[must_use]
     pub fn config(&self) -> Guard<Arc<Config>> {
         self.shared.config()
     }
 
-    /// What the clients of each address have open.
+    /// Open connections and sessions of each client address.
     #[must_use]
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.shared.addresses
     }
 
-    /// What was not served, and why.
+    /// Requests and connections that were rejected, by reason.
     #[must_use]
     pub fn rejections(&self) -> &Rejections {
         &self.shared.rejections
     }
 
-    /// The connections of the process.
+    /// Connections of the process.
     #[must_use]
     pub fn connections(&self) -> &Arc<Connections> {
         &self.shared.connections
     }
 
-    /// The sessions that run on this worker.
+    /// Sessions that run on this worker.
     #[must_use]
     pub const fn sessions(&self) -> &Sessions {
         &self.sessions
     }
 
-    /// The drain of the process.
+    /// Drain of the process.
     #[must_use]
     pub fn drain(&self) -> &Drain {
         &self.shared.session.drain

@@ -1,12 +1,12 @@
-//! Looking into a worker from another thread.
+//! Access to a worker's state from another thread.
 //!
-//! What a worker knows never leaves its thread and has no locks. Whoever wants to know it
-//! sends a question, which the worker answers between two polls of its tasks.
+//! A worker's state never leaves its thread and has no locks. Other threads send a closure, which
+//! the worker runs between two polls of its tasks.
 //!
 //! # Invariants
 //!
-//! * Nobody waits longer than [`ANSWER_TIMEOUT`] for a worker, whatever keeps that.
-//! * At most 16 questions wait for one worker.
+//! * No caller waits longer than [`ANSWER_TIMEOUT`] for a worker, whatever blocks it.
+//! * At most 16 jobs wait for one worker.
 
 use std::{
     fmt,
@@ -22,16 +22,16 @@ use tokio::{
 
 use super::worker::WorkerState;
 
-/// How long a worker may take to answer.
+/// Time limit of a worker's reply.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long a worker that owes an answer is only busy; after that it is stuck.
+/// Time without a reply after which a busy worker counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// How many questions may wait for one worker.
+/// Maximum number of jobs that wait for one worker.
 const MAX_WAITING: usize = 16;
 
-/// Something that is done on the thread of a worker.
+/// Closure to be run on the thread of a worker.
 pub struct Job(Box<dyn Task>);
 
 trait Task: FnOnce(&Rc<WorkerState>) + Send {}
@@ -39,7 +39,7 @@ trait Task: FnOnce(&Rc<WorkerState>) + Send {}
 impl<T: FnOnce(&Rc<WorkerState>) + Send> Task for T {}
 
 impl Job {
-    /// Does it.
+    /// Runs the job.
     pub fn pay(self, local: &Rc<WorkerState>) {
         (self.0)(local);
     }
@@ -51,7 +51,7 @@ impl fmt::Debug for Job {
     }
 }
 
-/// A worker as other threads see it.
+/// Handle to a worker for other threads.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     index: usize,
@@ -59,7 +59,7 @@ pub struct WorkerHandle {
     silent_since: UnresponsiveSince,
 }
 
-/// Since when a worker has been asked and has answered nothing, not even too late.
+/// Time since which a worker has had a job and finished none, not even too late.
 #[derive(Clone, Debug, Default)]
 struct UnresponsiveSince(Arc<Mutex<Option<Instant>>>);
 
@@ -69,13 +69,13 @@ impl UnresponsiveSince {
     }
 }
 
-/// The worker did not answer in time.
+/// The worker did not reply in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("worker {0} does not answer")]
 pub struct Unresponsive(pub usize);
 
 impl WorkerHandle {
-    /// A worker, and what it has to receive.
+    /// Creates the handle of a worker, and the receiver of its jobs.
     #[must_use]
     pub fn new(index: usize) -> (Self, mpsc::Receiver<Job>) {
         let (visits, received) = mpsc::channel(MAX_WAITING);
@@ -87,21 +87,21 @@ impl WorkerHandle {
         (worker, received)
     }
 
-    /// Its number, from 0 on.
+    /// Number of the worker, from 0.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Asks it something.
+    /// Runs `question` on the worker's thread and returns its result.
     ///
     /// # Errors
     ///
-    /// It does not answer within [`ANSWER_TIMEOUT`], or has ended.
+    /// The worker does not reply within [`ANSWER_TIMEOUT`], or has ended.
     ///
     /// # Cancel safety
     ///
-    /// The question is answered in any case.
+    /// The job is run in any case.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Rc<WorkerState>) -> T + Send + 'static,
@@ -110,10 +110,10 @@ impl WorkerHandle {
         let silent_since = self.silent_since.clone();
         let visit = Job(Box::new(move |local| {
             *silent_since.get() = None;
-            // Whoever has asked may be gone.
+            // The caller may have given up.
             let _ = answer.send(question(local));
         }));
-        // Before the question is sent: only the worker says that it is not silent.
+        // Set before the job is sent, since only the worker clears it.
         self.silent_since.get().get_or_insert_with(Instant::now);
         let answered = match self.visits.try_send(visit) {
             Ok(()) => time::timeout(ANSWER_TIMEOUT, answered).await.ok(),
@@ -124,7 +124,7 @@ impl WorkerHandle {
             .ok_or(Unresponsive(self.index))
     }
 
-    /// Whether it has owed answers for longer than [`STUCK_AFTER`].
+    /// Returns whether it has not replied for longer than [`STUCK_AFTER`].
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let since = *self.silent_since.get();
@@ -160,7 +160,7 @@ mod tests {
         visits.try_recv().unwrap().pay(&local);
 
         assert!(!worker.is_stuck());
-        // It has to be silent for as long once more.
+        // The full time without a reply starts over.
         assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(0)));
         assert!(!worker.is_stuck());
     }

@@ -1,10 +1,10 @@
-//! Which close code a refused upgrade becomes.
+//! Close codes for rejected upgrades.
 
 use std::collections::BTreeMap;
 
 use crate::websocket::CloseCode;
 
-/// Which close code the client gets for an HTTP status that refused the upgrade.
+/// Close codes that the client receives for the HTTP statuses of rejected upgrades.
 #[derive(Clone, Debug)]
 pub struct CloseCodes(BTreeMap<u16, CloseCode>);
 
@@ -19,7 +19,7 @@ impl CloseCodes {
         Self(defaults.into_iter().chain(overrides).collect())
     }
 
-    /// The close code for `status`; 1014 where nothing is said.
+    /// Returns the close code for `status`; 1014 by default.
     #[must_use]
     pub fn of(&self, status: http::StatusCode) -> CloseCode {
         self.0
@@ -28,8 +28,8 @@ impl CloseCodes {
             .unwrap_or(CloseCode::BAD_GATEWAY)
     }
 
-    /// Returns whether `status` has a code, by default or because the route says so, from which a client
-    /// can tell that it was refused.
+    /// Returns whether `status` has a code of its own, by default or by the route's settings,
+    /// from which a client can tell that it was rejected.
     #[must_use]
     pub fn name(&self, status: http::StatusCode) -> bool {
         self.0.contains_key(&status.as_u16())

@@ -1,4 +1,5 @@
-//! The rest of a message whose beginning has gone on, when nothing behind it may.
+//! Forwarding of the rest of a message whose beginning was forwarded, when nothing after it may
+//! be.
 
 use super::{CloseSide, take_stop};
 use crate::{
@@ -7,8 +8,8 @@ use crate::{
     websocket::{Control, Opcode, frame::Stop},
 };
 
-/// Takes the next piece of the present message, or a control frame from between its fragments;
-/// returns how many messages ended with it, `None` when more bytes are needed.
+/// Forwards the next piece of the current message, or a control frame from between its fragments;
+/// returns the number of messages that ended with it, `None` when more bytes are needed.
 pub(super) fn take_rest_of_message<S: Stream, T: Stream>(
     from: &mut CloseSide<S>,
     to: &mut CloseSide<T>,

@@ -1,4 +1,4 @@
-//! One side while the session closes: what it has said, and what it was told.
+//! One side of a session during the closing handshake: the close frames it has sent and received.
 
 use crate::{
     session::{peer::Peer, stats::SessionStats},
@@ -6,27 +6,27 @@ use crate::{
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };
 
-/// One side while the session closes.
+/// One side during the closing handshake.
 #[derive(Debug)]
 pub(in crate::session) struct CloseSide<S> {
     pub(super) peer: Peer<S>,
     pub(super) scanner: FrameScanner,
     pub(super) role: Role,
-    /// What of the data that it still sends goes on to the other side.
+    /// Data of this side that is still forwarded to the other.
     pub(super) forwards: Forwards,
     pub(super) incoming: Incoming,
     pub(super) outgoing: Outgoing,
-    /// Data messages that it has sent meanwhile.
+    /// Data messages received from it since the closing began.
     pub(super) messages: u64,
     /// The greatest number of a ping of the proxy's own that it has answered meanwhile, or 0.
     own_pong: u32,
     /// Whether nothing was to be read from it before it was told.
     pub(super) was_silent: bool,
-    /// Whether nothing was to be read from it after it was told.
+    /// Whether its socket was found empty after its close frame was written.
     pub(super) was_asked: bool,
 }
 
-/// What a side had said at some time.
+/// Snapshot of the signs that a side reads what it is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signs {
     messages: u64,
@@ -34,41 +34,41 @@ pub(super) struct Signs {
     is_open: bool,
 }
 
-/// What of a side's data goes on to the other one while the session closes.
+/// Data of one side that is forwarded to the other during the closing handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum Forwards {
-    /// All of it.
+    /// Everything.
     All,
-    /// The rest of the message whose beginning has gone on, and none behind that.
+    /// The rest of the message whose beginning was forwarded, and nothing after it.
     RestOfMessage,
     /// Nothing.
     Nothing,
 }
 
-/// What one side has said.
+/// Close frame received from one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Incoming {
     /// No close frame yet.
     Open,
-    /// A close frame; or its connection has ended without one.
+    /// A close frame, or the end of the connection without one.
     Closed(Option<CloseFrame>),
-    /// It broke RFC 6455: what it sends can no longer be understood.
+    /// Violated RFC 6455: further data cannot be parsed.
     Garbled,
 }
 
-/// What one side was told.
+/// Close frame sent to one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outgoing {
     /// No close frame yet.
     Open,
-    /// It gets this one at the next frame boundary.
+    /// To be sent at the next frame boundary.
     Due(CloseFrame),
-    /// It got one with this code; or it is beyond being told.
+    /// Sent, with this code; or impossible to send.
     Told(Option<CloseCode>),
 }
 
 impl<S: Stream> CloseSide<S> {
-    /// The side of `role`; `forwards` says what of the data that it sends goes on.
+    /// Creates the side of `role`; `forwards` selects its data that is still forwarded.
     pub(in crate::session) const fn new(
         role: Role,
         peer: Peer<S>,
@@ -90,26 +90,26 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// The same, after both close frames.
+    /// Marks the close frames of both directions as done.
     pub(in crate::session) fn closed(mut self) -> Self {
         self.lose();
         self
     }
 
-    /// The same, after its own close frame, to which the other side has something to say.
+    /// Records its close frame, which the other side has yet to answer.
     pub(in crate::session) fn parted(mut self, frame: CloseFrame) -> Self {
         self.incoming = Incoming::Closed(Some(frame));
         self
     }
 
-    /// The same, after its own close frame, which is answered at the next frame boundary.
+    /// Records its close frame and answers it at the next frame boundary.
     pub(in crate::session) fn answering(mut self, frame: CloseFrame) -> Self {
         self.incoming = Incoming::Closed(Some(frame.clone()));
         self.tell(frame);
         self
     }
 
-    /// Sends a close frame at the next frame boundary, unless one was sent.
+    /// Sends a close frame at the next frame boundary, unless one was sent before.
     pub(super) fn tell(&mut self, frame: CloseFrame) {
         if self.outgoing == Outgoing::Open {
             self.outgoing = Outgoing::Due(frame);
@@ -129,19 +129,19 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// Takes note that it ended without a close frame, so that nothing can be told to it.
+    /// Records that its connection ended without a close frame, so that none can be sent.
     pub(super) fn lose(&mut self) {
         self.incoming = Incoming::Closed(None);
         self.outgoing = Outgoing::Told(None);
     }
 
-    /// Gives it up without another word: nobody would read it.
+    /// Closes it without a close frame, which would not be read.
     pub(super) fn cut_off(&mut self) {
         self.peer.break_off();
         self.lose();
     }
 
-    /// Answers its own close frame, or gives it up.
+    /// Answers its close frame; without one to send, treats it as lost.
     pub(super) fn answer(&mut self, frame: Option<CloseFrame>) {
         match frame {
             Some(frame) => self.tell(frame),
@@ -153,7 +153,7 @@ impl<S: Stream> CloseSide<S> {
         matches!(self.outgoing, Outgoing::Told(_))
     }
 
-    /// The code that it was told, if there was one.
+    /// Code of the close frame sent to it, if it had one.
     pub(super) const fn told(&self) -> Option<CloseCode> {
         match self.outgoing {
             Outgoing::Told(code) => code,
@@ -161,7 +161,7 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// Whether what the other side sends goes on to it.
+    /// Returns whether data of the other side is still forwarded to it.
     pub(super) const fn takes_data(&self) -> bool {
         !self.is_told() && !self.peer.is_broken()
     }
@@ -170,7 +170,7 @@ impl<S: Stream> CloseSide<S> {
         self.incoming == Incoming::Open
     }
 
-    /// Whether it was told to close and has not said anything to that.
+    /// Returns whether it was sent a close frame and has not sent one.
     pub(super) fn owes_close(&self) -> bool {
         self.is_told() && self.is_open()
     }
@@ -179,7 +179,7 @@ impl<S: Stream> CloseSide<S> {
         self.incoming == Incoming::Garbled
     }
 
-    /// Whether nothing more is to be exchanged with it.
+    /// Returns whether nothing more is to be exchanged with it.
     pub(super) fn is_done(&self) -> bool {
         self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
     }
@@ -198,7 +198,8 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// Has `session` know what an upstream confirms by what it has said since `heard`.
+    /// Confirms in `session` the messages that an upstream acknowledges by what it has sent since
+    /// `heard`.
     pub(super) fn confirm_since(&self, heard: Signs, session: &SessionStats) {
         if self.messages > heard.messages {
             session.confirm();
@@ -220,15 +221,16 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// Whether its close frame answers the one that it was sent: it says the same, and nothing
-    /// came before; or nothing came between, and it says the same, nothing, or that all is well.
+    /// Returns whether its close frame answers the proxy's. It does when its socket was found
+    /// empty after that was written and it has the same code, none, or one that means success; or
+    /// when its socket was found empty before and it has the same code.
     fn is_answer(&self, frame: &CloseFrame) -> bool {
         let says_the_same = self.outgoing == Outgoing::Told(frame.code);
         let agrees = says_the_same || frame.code.is_none_or(CloseCode::confirms);
         self.was_asked && agrees || self.was_silent && says_the_same && self.peer.outbox.is_empty()
     }
 
-    /// What its close frame said, if one came.
+    /// Its close frame, if one came.
     pub(super) fn said(&self) -> Option<CloseFrame> {
         match &self.incoming {
             Incoming::Closed(frame) => frame.clone(),
@@ -236,7 +238,7 @@ impl<S: Stream> CloseSide<S> {
         }
     }
 
-    /// The frame that tells the other side that this one is lost.
+    /// Close frame that reports the loss of this side to the other.
     pub(super) fn loss(&self) -> CloseFrame {
         match self.role {
             Role::Client => CloseFrame::new(CloseCode::GOING_AWAY, "client_lost"),

@@ -1,4 +1,5 @@
-//! Which messages are taken in, at which place, and what gives way to them.
+//! Admission of client messages to the queue: which are admitted, released at once, or shed for
+//! others.
 
 use tokio::time::Instant;
 
@@ -15,22 +16,22 @@ use crate::{
     websocket::{Message, ProtocolError, Role},
 };
 
-/// What a session may hold of its client although the process's budget is used up, in accounted
-/// bytes: what other sessions hold must not keep one from the message that its upstream waits
-/// for. Once more as much may be kept of its upstream's message.
+/// Accounted bytes that a session may hold for its client even when the process's budget is used
+/// up: the messages held by other sessions must not keep it from the one that its upstream waits
+/// for. The same amount again may be kept of the upstream's message.
 pub(super) const RESERVE_BYTES: usize = 4096;
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Whether bytes of the client may be read.
+    /// Returns whether the client may be read.
     pub(super) fn may_read_client(&self) -> bool {
         self.client.is_here() && self.may_take_from_client()
     }
 
-    /// Whether bytes of the client may be looked at.
+    /// Returns whether received bytes of the client may be processed.
     ///
-    /// What waits to be written upstream is bounded under every policy. A full queue is no
-    /// obstacle under [`Overflow::Shed`] and [`Overflow::Close`]: the next message decides
-    /// what gives way. What a critical message has made too full is.
+    /// The data waiting to be written upstream is bounded under every policy. A full queue is no
+    /// obstacle under [`Overflow::Shed`] and [`Overflow::Close`]: the next message decides which
+    /// one is shed. A queue that a critical message has pushed over its limit is one.
     pub(super) fn may_take_from_client(&self) -> bool {
         if let Some(snapshot) = &self.snapshot {
             let Some(link) = &self.link else { return false };
@@ -46,13 +47,14 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Whether the process's budget leaves this session nothing: it is used up, and the
-    /// session has more than its reserve of it.
+    /// Returns whether the process's budget leaves nothing to this session: it is used up, and
+    /// the session holds more than its reserve.
     pub(super) fn is_starved(&self) -> bool {
         self.context.budget.is_exhausted() && self.charge.bytes() > RESERVE_BYTES
     }
 
-    /// Whether the queue, and what waits to be written upstream, leave room.
+    /// Returns whether the queue, together with the data waiting to be written upstream, has
+    /// room.
     fn fits(&self, messages: usize, bytes: usize) -> bool {
         let (waiting, waiting_bytes) = self.link.as_ref().map_or((0, 0), |link| {
             let (messages, _) = link.peer.outbox.messages_waiting();
@@ -73,6 +75,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 while self.is_starved() && self.queue.shed_below(Priority::Critical) {
                     self.session.settle(1, Account::Shed);
                     self.recharge();
+                    // Released at once, so that the check above sees it.
                 }
                 Ok(())
             }
@@ -81,9 +84,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Takes responsibility for one message of the client.
+    /// Accepts one message of the client: holds it, sends it on, or sheds it.
     pub(super) fn admit(&mut self, message: Message) -> Result<(), EndReason> {
         if self.snapshot.is_some() {
+            // The gate is open: the message follows the flushed ones.
             self.session.accept(1);
             return self.pass_on(message.wire);
         }
@@ -103,6 +107,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             Overflow::Shed => {
                 if !self.make_room(bytes, class.priority) && class.priority != Priority::Critical {
                     self.session.settle(1, Account::Shed);
+                    // A critical message is never shed; it may exceed the limits, which then
+                    // stops the reading.
                     return Ok(());
                 }
             }
@@ -111,8 +117,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    /// What the rules say of `message`. What would have to be inflated by more than data
-    /// becomes is not looked at, so that no rule matches it.
+    /// Classifies `message` by the rules. A message that would inflate far more than ordinary
+    /// data does is not inspected, and so matches no rule.
     fn classify(&mut self, message: &Message) -> Result<Class, ProtocolError> {
         if self.settings.rules.is_empty() {
             return Ok(Class::default());
@@ -135,7 +141,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }))
     }
 
-    /// Sheds what is below `incoming` until `bytes` more fit; whether they do.
+    /// Sheds messages below `incoming` until `bytes` more fit; returns whether they do.
     fn make_room(&mut self, bytes: usize, incoming: Priority) -> bool {
         while !self.fits(1, bytes) {
             if !self.queue.shed_below(incoming) {
@@ -165,7 +171,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    /// Sends upstream what waits for no more than `reached`.
+    /// Sends upstream the messages that wait for no more than `reached`.
     pub(super) fn release(&mut self, reached: Release) {
         let Some(link) = &mut self.link else { return };
         for wire in self.queue.take_released(reached) {

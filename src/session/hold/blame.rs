@@ -1,4 +1,4 @@
-//! Whose fault it is when a session ends before it is ready.
+//! Attribution of a session's end before readiness: to the upstream or to the client.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::{
     transport::Stream,
 };
 
-/// How long a client may owe the upstream a pong without having had a part in what comes of it.
+/// Time that a client may owe the upstream a pong without having influenced the outcome.
 const PONG_GRACE: Duration = Duration::from_secs(1);
 
 /// A ping of the upstream that the client has not answered.
 #[derive(Debug)]
 pub(super) struct Owed {
-    /// When the first one that it owes was sent.
+    /// Time at which the first unanswered ping was sent.
     since: Instant,
-    /// The payload of the latest one, which answers all of them (RFC 6455 §5.5.3).
+    /// Payload of the latest ping; its pong answers all of them (RFC 6455 §5.5.3).
     payload: Box<[u8]>,
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Whether this end before readiness says that the upstream is out of order: not where the
-    /// client may have had a part in it.
+    /// Returns whether this end before readiness means that the upstream is failing: not where
+    /// the client may have influenced it.
     pub(in crate::session) fn is_upstreams_fault(&self, cause: &EndReason) -> bool {
         let is_blamed = self.link.is_some() || self.session.attempts().blames_upstream();
         cause.blames_upstream()
@@ -33,8 +33,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             && !self.may_wait_for_client()
     }
 
-    /// Whether the upstream, or one before it, has got a message of the client, or not its pong in
-    /// time, or could not say more because the client did not read: that stays so.
+    /// Returns whether the client has influenced this upstream or an earlier one: by a message,
+    /// by a pong that came late, or by not reading what the upstream sent. Once true, it stays
+    /// so.
     fn has_client_part(&self) -> bool {
         let has_part_in = |link: &super::Link<U>| {
             link.has_client_message() || link.owed.is_some() || self.client.waiting_bytes() > 0
@@ -42,12 +43,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.has_client_part || self.link.as_ref().is_some_and(has_part_in)
     }
 
-    /// Keeps in mind what the client has had a part in, for the upstream goes.
+    /// Keeps the client's influence on record when the upstream is dropped.
     pub(super) fn note_client_part(&mut self) {
         self.has_client_part = self.has_client_part();
     }
 
-    /// The client gets a ping of the upstream.
+    /// Records that a ping of the upstream was forwarded to the client.
     pub(super) fn note_ping(&mut self, payload: &[u8]) {
         let Some(link) = &mut self.link else { return };
         let since = link
@@ -58,7 +59,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         link.owed = Some(Box::new(Owed { since, payload }));
     }
 
-    /// The upstream gets a pong of the client.
+    /// Records that a pong of the client was forwarded to the upstream.
     pub(super) fn note_pong(&mut self, payload: &[u8]) {
         let Some(link) = &mut self.link else { return };
         if let Some(owed) = link.owed.take_if(|owed| *owed.payload == *payload) {
@@ -66,8 +67,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Whether the upstream was there, and may have waited for a message that the client has to
-    /// send first.
+    /// Returns whether the upstream was connected and may have waited for a message that the
+    /// client has to send first.
     fn may_wait_for_client(&self) -> bool {
         let is_released_early = self.settings.rules.release_before(Release::Ready);
         is_released_early && self.session.connected_after().is_some()

@@ -15,26 +15,26 @@ use crate::{
 /// The client while its messages are held.
 #[derive(Debug)]
 pub(in crate::session) enum HeldClient<C> {
-    /// It is there.
+    /// Connected.
     Here(Peer<C>),
-    /// It has said goodbye; what it was sent is still being written, up to the close frame
-    /// that answers it. Where it is in the middle of a frame, that is completed first.
+    /// Has left; the data sent to it is still being written, up to the close frame that answers
+    /// its own. If it is in the middle of a frame, that is completed first.
     Leaving(Peer<C>, Farewell),
-    /// It is not there.
+    /// Disconnected.
     Gone(Farewell),
 }
 
-/// How the client left.
+/// The way in which the client left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::session) enum Farewell {
-    /// With this close frame.
+    /// By this close frame.
     Closed(CloseFrame),
-    /// Without one.
+    /// Without a close frame.
     Lost,
 }
 
 impl Farewell {
-    /// Why the session ends when nothing is left to do for the client.
+    /// Reason of the session's end when nothing is left to do for the client.
     pub(in crate::session) fn cause(&self) -> EndReason {
         match self {
             Self::Closed(frame) => EndReason::ClientClosed(frame.clone()),
@@ -60,7 +60,7 @@ impl<C: Stream> HeldClient<C> {
         matches!(self, Self::Here(_))
     }
 
-    /// How the client left, if it did.
+    /// The way in which the client left, if it did.
     pub(in crate::session) const fn farewell(&self) -> Option<&Farewell> {
         match self {
             Self::Here(_) => None,
@@ -82,12 +82,13 @@ impl<C: Stream> HeldClient<C> {
         }
     }
 
-    /// Resolves when the client did something, or has finished leaving.
+    /// Resolves when the client has made progress, or has finished leaving.
     pub(super) async fn progress(&mut self, may_read: bool) {
         match self {
             Self::Here(peer) => {
                 peer.progress(may_read).await;
             }
+            // The close frame must wait for the rest of the frame from the upstream.
             Self::Leaving(peer, _) if !peer.outbox.is_at_boundary() => {
                 peer.progress(false).await;
             }
@@ -99,14 +100,14 @@ impl<C: Stream> HeldClient<C> {
         }
     }
 
-    /// Sends passing bytes of the upstream, or drops them when nobody is there.
+    /// Forwards bytes of the upstream to the client; drops them when it has left.
     pub(super) fn pass(&mut self, bytes: &[u8], ends_frame: bool) {
         match self {
             Self::Here(peer) if !peer.is_broken() => peer.outbox.push_passing(bytes, ends_frame),
             Self::Leaving(peer, farewell) if !peer.outbox.is_at_boundary() => {
                 peer.outbox.push_passing(bytes, ends_frame);
                 peer.answer_at_boundary(farewell);
-                // A client that has left must not keep the others waiting.
+                // A client that has left and no longer reads must not stall the upstream.
                 if peer.outbox.waiting_bytes() > 2 * HIGH_WATER_BYTES {
                     *self = Self::Gone(farewell.clone());
                 }
@@ -117,7 +118,7 @@ impl<C: Stream> HeldClient<C> {
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Looks at what the client has sent, as far as there is room.
+    /// Processes the client's data, as far as there is room.
     pub(super) fn take_from_client(&mut self) -> Result<(), EndReason> {
         let HeldClient::Here(peer) = &mut self.client else {
             return Ok(());
@@ -134,6 +135,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         if let HeldClient::Here(peer) = &mut self.client {
             peer.put_back(inbox, left);
+            // A client that has left without a close frame counts as gone only when everything it
+            // sent has been taken.
             if (!blocked? || left == 0) && peer.has_ended() {
                 return self.client_left(Farewell::Lost);
             }
@@ -142,12 +145,13 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         blocked.map(|_| ())
     }
 
-    /// Takes what there is; whether it stopped because there is no room.
+    /// Processes all of `input`; returns whether it stopped for lack of room.
     fn take_all(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         if !input.is_empty() {
             self.relieve_budget()?;
         }
         while self.client.is_here() {
+            // Checked for each message: the one before may have filled the queue.
             if !self.may_take_from_client() {
                 return Ok(true);
             }
@@ -158,7 +162,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(false)
     }
 
-    /// Takes one message or control frame; whether there was a whole one.
+    /// Takes one message or control frame; returns whether there was a whole one.
     fn take_one(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         let assembled = self.assembler.advance(input).map_err(|error| match error {
             AssembleError::Protocol(error) => EndReason::ClientError(error),
@@ -196,11 +200,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// The client has closed or vanished.
+    /// Handles a client that has closed or disappeared.
     ///
     /// # Errors
     ///
-    /// That the session ends, unless messages are held that are still to be delivered.
+    /// The reason that the session ends, unless held messages are still to be delivered.
     fn client_left(&mut self, farewell: Farewell) -> Result<(), EndReason> {
         if self.is_holding() && self.settings.hold.on_client_gone == OnClientGone::Deliver {
             self.let_go(farewell);
@@ -215,7 +219,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Err(farewell.cause())
     }
 
-    /// Whether messages wait for the gate, or for those before them.
+    /// Returns whether messages wait for the gate, or for the ones in front of them.
     fn is_holding(&self) -> bool {
         !self.queue.is_empty()
             || self.snapshot.is_some()
@@ -225,7 +229,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                     .is_some_and(|link| !link.peer.outbox.is_empty())
     }
 
-    /// Says goodbye to the client: a close frame is answered at once.
+    /// Parts with the client: a close frame is answered at once.
     fn let_go(&mut self, farewell: Farewell) {
         let client = std::mem::replace(&mut self.client, HeldClient::Gone(farewell.clone()));
         let (HeldClient::Here(mut peer), Farewell::Closed(_)) = (client, &farewell) else {
@@ -235,7 +239,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.client = HeldClient::Leaving(peer, farewell);
     }
 
-    /// Takes note of the code that a leaving client's close was answered with.
+    /// Records the code with which a leaving client's close frame was answered.
     pub(super) fn note_client_code(&mut self) {
         if let HeldClient::Leaving(peer, Farewell::Closed(frame)) = &self.client
             && peer.outbox.is_at_boundary()
@@ -244,7 +248,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Looks whether a client that is not being read has gone.
+    /// Checks whether a client that is not being read has disconnected.
     pub(super) fn check_hang_up(&mut self) -> Result<(), EndReason> {
         match &self.client {
             HeldClient::Here(peer)

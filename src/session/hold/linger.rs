@@ -1,7 +1,8 @@
-//! The upstream of a client that has gone: it has got all, and is left the time to work on it.
+//! Delayed close of the upstream of a client that has left: it has received everything, and gets
+//! time to process it.
 //!
-//! An application that answers each message finds out at its first answer that the connection
-//! closes, and works on none of the others, if the close comes together with them.
+//! An application that replies to each message learns at its first reply that the connection is
+//! closing and processes none of the others, if the close comes together with them.
 
 use tokio::time::{self, Instant};
 
@@ -9,12 +10,12 @@ use super::Holding;
 use crate::{session::termination::EndReason, transport::Stream, websocket::CloseCode};
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Waits until the upstream has said nothing for as long as the route says, has closed, or
-    /// the process drains. What it says is for nobody.
+    /// Waits until the upstream has been silent for the route's linger time or has closed, or the
+    /// process drains. Whatever it sends is discarded.
     ///
     /// # Errors
     ///
-    /// That the session ends for another reason than its client's leaving.
+    /// The reason that the session ends other than by its client having left.
     pub(in crate::session) async fn linger(&mut self) -> Result<(), EndReason> {
         let (settings, context) = (&self.settings.hold, self.context);
         let ends_at = Instant::now() + settings.max_linger;
@@ -40,7 +41,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    /// Looks at what has come; whether the upstream still is there.
+    /// Processes received data; returns whether the upstream is still connected.
     fn is_served(&mut self) -> Result<bool, EndReason> {
         match self.exchange() {
             Ok(()) => Ok(true),

@@ -1,10 +1,11 @@
-//! An upstream that goes before it is ready: it boots, and the next one may stay.
+//! Replacement of an upstream that goes away before it is ready: it may be booting, and the next
+//! one may stay.
 //!
 //! # Invariants
 //!
-//! * Another upstream takes the place of one to which no message of the client has gone:
-//!   half of what a client says is never said twice.
-//! * A client that has got the beginning of a message gets its end, or nothing more.
+//! * Only an upstream to which no client message was sent is replaced: no part of a client's
+//!   conversation is ever sent twice.
+//! * A client that has received the beginning of a message receives its end, or nothing more.
 
 use std::mem;
 
@@ -18,8 +19,8 @@ use crate::{
 };
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// The upstream has sent a close frame: it is replaced if it only restarts, otherwise that
-    /// is an answer.
+    /// Handles a close frame of the upstream: a restarting upstream is replaced, any other code
+    /// ends the session.
     pub(super) fn upstream_closed(&mut self, frame: CloseFrame) -> Result<(), EndReason> {
         let restarts = frame.code.is_some_and(CloseCode::announces_restart);
         if !restarts || !self.may_replace_upstream() {
@@ -28,7 +29,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         if let Some(link) = &mut self.link {
             let answer = control_frame(Opcode::Close, &frame.payload(), Some(rand::random()));
             link.peer.outbox.push_close(answer);
-            // Nobody waits for an upstream that does not take even that.
+            // An upstream that does not even accept the close frame is not waited for.
             let _ = link.peer.finish().now_or_never();
         }
         self.last_close = Some(Box::new(frame));
@@ -45,32 +46,34 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    /// Whether the session may go on with another upstream as if this one had never been.
+    /// Returns whether the session may continue with another upstream as if this one had never
+    /// been.
     fn may_replace_upstream(&self) -> bool {
         let has_client_message = self.link.as_ref().is_none_or(Link::has_client_message);
         !has_client_message && self.snapshot.is_none() && !self.has_half_a_message()
     }
 
-    /// Whether the client has got the beginning of a message of which more is to come, its
-    /// fragments (RFC 6455 §5.4) included.
+    /// Returns whether the client has received the beginning of a message, or of a fragment (RFC
+    /// 6455 §5.4), of which more is to come.
     fn has_half_a_message(&self) -> bool {
         let is_told = matches!(&self.client, HeldClient::Here(peer) if !peer.is_broken());
         is_told && self.link.as_ref().is_some_and(Link::is_inside_passing)
     }
 
-    /// Forgets the upstream and what it has said for the gate.
+    /// Drops the upstream, and the signals that it has given to the gate.
     fn drop_upstream(&mut self, reason: &'static str) {
         self.note_client_part();
         self.link = None;
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
-        // The end of the frame that a client waited for before it goes will not come.
+        // A leaving client may be waiting for the end of a frame, which will not come.
         if let HeldClient::Leaving(peer, farewell) = &mut self.client
             && !peer.outbox.is_at_boundary()
         {
             let farewell = mem::replace(farewell, super::Farewell::Lost);
             self.client = HeldClient::Gone(farewell);
         }
+        // Several failed upstreams in a row are one state for operators.
         if self.session.entered_state() != SessionState::Reconnecting {
             self.session.enter(SessionState::Reconnecting, reason);
         }

@@ -22,45 +22,45 @@ use crate::{
     },
 };
 
-/// The first wait for the answer to the gate's ping; doubles up to [`MAX_PING_WAIT`].
+/// First wait for a pong to the gate's ping; doubles up to [`MAX_PING_WAIT`].
 const FIRST_PING_WAIT: Duration = Duration::from_millis(100);
 const MAX_PING_WAIT: Duration = Duration::from_secs(2);
 
-/// The connection to the upstream while messages are held.
+/// Connection to the upstream while messages are held.
 #[derive(Debug)]
 pub(in crate::session) struct Link<U> {
     pub(in crate::session) peer: Peer<U>,
     pub(in crate::session) tap: Inspector,
-    /// Whether a message of the client has gone to it, or is on its way.
+    /// Whether a message of the client was sent to the upstream, or is in its write buffer.
     has_client_message: bool,
-    /// What it waits for from the client, if it does.
+    /// Ping for which the upstream awaits the client's pong.
     pub(super) owed: Option<Box<Owed>>,
-    /// The present message, where the client may have to be spared it.
+    /// Current message, where it may have to be withheld from the client.
     pub(in crate::session) withheld: Option<Withheld>,
     ping: Option<GatePing>,
 }
 
-/// What is kept of the upstream's present message, in bytes.
+/// Bytes kept of the upstream's current message.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
-    /// As it was on the wire.
+    /// Wire bytes.
     withheld: usize,
-    /// That, or what matchers are to see, if that is more.
+    /// Wire bytes or the sample for matchers, whichever is larger.
     larger: usize,
 }
 
-/// A message that the client does not see, or not yet.
+/// A message that is withheld from the client, for good or until it is decided.
 #[derive(Debug)]
 pub(in crate::session) enum Withheld {
-    /// It may turn out to be the ready message: what has come of it, frame headers included,
-    /// at most [`max_compressed_bytes`] of what matchers look at and one read.
+    /// May turn out to be the ready message. Contains its wire bytes so far, frame headers
+    /// included: at most [`max_compressed_bytes`] of the inspected length and one read.
     Undecided(Vec<u8>),
-    /// It is the ready message: nothing is kept.
+    /// Is the ready message; nothing is kept.
     Ready,
 }
 
-/// The gate's own ping, repeated until a pong comes. There may be several then: none of them is
-/// the client's, however late it comes.
+/// The gate's own ping, repeated until a pong arrives. None of the pongs, however late, is
+/// forwarded to the client.
 #[derive(Debug)]
 struct GatePing {
     next_at: Instant,
@@ -90,7 +90,7 @@ impl<U: Stream> Link<U> {
         link
     }
 
-    /// What it keeps in memory of the client's messages and the upstream's.
+    /// Memory taken by messages of the client and the upstream.
     pub(super) fn held_bytes(&self) -> usize {
         self.peer.outbox.accounted_bytes()
             + self.tap.held_bytes()
@@ -100,7 +100,7 @@ impl<U: Stream> Link<U> {
             }
     }
 
-    /// How much of the present message is kept.
+    /// Bytes kept of the current message.
     fn kept_bytes(&self) -> Kept {
         let withheld = match &self.withheld {
             Some(Withheld::Undecided(bytes)) => bytes.len(),
@@ -116,17 +116,18 @@ impl<U: Stream> Link<U> {
         self.peer.outbox.push_message(wire);
     }
 
-    /// Whether a message of the client has gone to it, or is on its way.
+    /// Returns whether a message of the client was sent to the upstream, or is in its write
+    /// buffer.
     pub(in crate::session) const fn has_client_message(&self) -> bool {
         self.has_client_message
     }
 
-    /// Whether it is inside a message of which something has been passed on.
+    /// Returns whether it is inside a message that has been forwarded in part.
     pub(super) fn is_inside_passing(&self) -> bool {
         self.withheld.is_none() && self.tap.is_in_message()
     }
 
-    /// When the gate's ping is to be repeated.
+    /// Time at which the gate's ping is to be repeated.
     pub(super) fn ping_at(&self) -> Option<Instant> {
         self.ping.as_ref().map(|ping| ping.next_at)
     }
@@ -134,7 +135,7 @@ impl<U: Stream> Link<U> {
     pub(super) fn ping_if_due(&mut self, now: Instant, session: &SessionStats) {
         let Some(ping) = &mut self.ping else { return };
         if ping.next_at <= now {
-            // One that does not read has enough with the one that waits for it.
+            // An upstream that does not read has one waiting already.
             if self.peer.outbox.is_empty() {
                 let number = session.number_ping(&self.peer.outbox);
                 self.peer.outbox.push_control(ping_for_upstream(number));
@@ -146,7 +147,7 @@ impl<U: Stream> Link<U> {
 }
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
-    /// Looks at what the upstream has sent, as far as the client has room for it.
+    /// Processes the upstream's data, as far as the client has room for it.
     pub(super) fn take_from_upstream(&mut self) -> Result<(), EndReason> {
         let Some(link) = &mut self.link else {
             return Ok(());
@@ -167,7 +168,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(())
     }
 
-    /// Takes what there is; whether it stopped because the client does not read.
+    /// Processes all of `input`; returns whether it stopped because the client does not read.
     fn take_all_tapped(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         while self.client.waiting_bytes() < HIGH_WATER_BYTES {
             if !self.take_tapped(input)? {
@@ -177,7 +178,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         Ok(true)
     }
 
-    /// Takes one thing that the upstream sent; whether there was one.
+    /// Takes the next item that the upstream sent; returns whether there was one.
     fn take_tapped(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
         let Some(link) = &mut self.link else {
             return Ok(false);
@@ -207,7 +208,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             extend(withheld, bytes, max_bytes);
         }
         let kept = link.kept_bytes();
-        // What is all there takes no more room.
+        // The last bytes of a message do not grow it further.
         let is_over = kept.larger > RESERVE_BYTES
             && link.tap.is_in_message()
             && self.context.budget.is_exhausted();
@@ -216,14 +217,15 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         match &link.withheld {
             None => self.client.pass(bytes, link.tap.is_at_boundary()),
-            // What is longer than matchers look at is decided by what they have seen.
+            // A message longer than the inspected length is decided by the part that was
+            // inspected.
             Some(Withheld::Undecided(_)) if link.tap.is_sample_cut() => self.decide(),
             Some(_) => {}
         }
     }
 
-    /// What the client still gets of the upstream when the session ends now: not the rest of a
-    /// message whose beginning was withheld, and none that might have been.
+    /// Messages that the client still receives when the session ends at this point: not the rest
+    /// of a message whose beginning was withheld, and none that might have been.
     pub(in crate::session) fn forwards(&self) -> Forwards {
         match &self.link {
             Some(Link {
@@ -237,13 +239,13 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Whether a message that begins here may be the ready message and is not the
-    /// client's to see.
+    /// Returns whether a message that begins here may be the ready message and must not reach the
+    /// client.
     fn may_withhold(&self) -> bool {
         self.settings.gate.withholds_messages() && !self.gate.is_ready() && self.snapshot.is_none()
     }
 
-    /// Decides whether what is withheld is the ready message; otherwise lets it pass.
+    /// Decides whether the withheld message is the ready message; otherwise forwards it.
     fn decide(&mut self) {
         let Some(link) = &mut self.link else { return };
         if self.gate.would_make_ready(link.tap.sample()) {
@@ -253,7 +255,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
     }
 
-    /// Sends the client what was withheld undecided.
+    /// Forwards to the client the bytes that were withheld undecided.
     pub(in crate::session) fn let_pass(&mut self) {
         let Some(link) = &mut self.link else { return };
         if let Some(Withheld::Undecided(bytes)) = link
@@ -271,6 +273,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             self.decide();
         }
         let Some(link) = &mut self.link else { return };
+        // The ready message is for the proxy and does not count.
         if link.withheld.take().is_none() {
             self.session.note_upstream_messages(1);
         }
@@ -280,7 +283,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn observe_message(&mut self) {
-        // The sample is lent to the gate, which may send messages on this very link.
+        // The sample is borrowed by the gate, which may send messages on this very link.
         let Some(link) = &mut self.link else { return };
         let tap = std::mem::replace(&mut link.tap, Inspector::blind(None));
         self.observe(&Signal::Message(tap.sample()), "upstream message");

@@ -1,4 +1,4 @@
-//! One direction of the tunnel: what comes from its source goes to its target.
+//! One direction of the tunnel: relays what its source sends to its target.
 
 use std::{
     io,
@@ -17,30 +17,29 @@ use crate::{
     websocket::{CloseFrame, Control, FrameScanner, ProtocolError, frame::Stop},
 };
 
-/// How many reads one direction may do before the other has its turn, and the rest of the
-/// thread its own.
+/// Reads that one direction may do before it yields to the other and to the thread's other tasks.
 const READS_PER_TURN: usize = 16;
 
-/// How one direction ended.
+/// End of one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Its source sent this close frame.
+    /// The source sent this close frame.
     Closed(CloseFrame),
-    /// Its source ended without one.
+    /// The source's connection ended without a close frame.
     Lost,
-    /// Its source broke RFC 6455.
+    /// The source violated RFC 6455.
     Violated(ProtocolError),
-    /// Its destination broke off.
+    /// The target broke off.
     Undeliverable,
 }
 
-/// What went through one direction since that was last noted.
+/// Traffic relayed in one direction since it was last recorded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::session) struct Passed {
-    /// What was read.
+    /// Bytes read from the source.
     pub(in crate::session) bytes: u64,
     pub(super) messages: u64,
-    /// How much of it was for the proxy, or may turn out to be.
+    /// Bytes addressed to the proxy itself, or that may turn out to be.
     own_bytes: u64,
 }
 
@@ -51,8 +50,8 @@ impl Passed {
     }
 }
 
-/// Relays from `source` to `target` as long as both are ready and its turn lasts; resolves
-/// when that direction has ended.
+/// Relays from `source` to `target` while both are ready, for at most one turn; resolves when the
+/// direction has ended.
 #[inline]
 pub(super) fn poll_direction<S: Stream, T: Stream>(
     context: &mut Context<'_>,
@@ -60,6 +59,8 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
     target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Ending> {
+    // A wake-up is usually for the other direction: without a system call, this tells that there
+    // is nothing to read.
     if source.is_waiting
         && target.peer.outbox.is_empty()
         && source.pipe.is_none()
@@ -71,7 +72,7 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
     poll_passes(context, source, target, passed)
 }
 
-/// [`poll_direction`] of a source that may have something, one read after the other.
+/// [`poll_direction`] of a source that may be readable, one read after the other.
 #[inline(never)]
 fn poll_passes<S: Stream, T: Stream>(
     context: &mut Context<'_>,
@@ -97,9 +98,12 @@ fn poll_passes<S: Stream, T: Stream>(
         {
             return Poll::Ready(ending);
         }
+        // The buffer is the thread's: a session that waits owns none.
         let more = with_scratch(|scratch| poll_pass(context, scratch, source, target, passed));
         match ready!(more) {
             Ok(false) if target.peer.outbox.is_empty() => {
+                // A short read usually means an empty socket; the check saves the `read` that
+                // would return `EAGAIN`.
                 if source.peer.stream.poll_readable(context).is_pending() {
                     source.note_waiting();
                     return Poll::Pending;
@@ -109,15 +113,16 @@ fn poll_passes<S: Stream, T: Stream>(
             Err(ending) => return Poll::Ready(ending),
         }
     }
+    // The turn is over, but the sockets may still be ready and would not wake the task.
     context.waker().wake_by_ref();
     Poll::Pending
 }
 
-/// Passes on what one read brings; says whether the source may have more.
+/// Relays the bytes of one read; returns whether the source may have more.
 ///
 /// # Errors
 ///
-/// The direction ends there.
+/// The direction has ended.
 #[inline]
 fn poll_pass<S: Stream, T: Stream>(
     context: &mut Context<'_>,
@@ -126,6 +131,8 @@ fn poll_pass<S: Stream, T: Stream>(
     target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Result<bool, Ending>> {
+    // Bytes that could not be relayed last time, such as half a header, go in front of the new
+    // ones.
     let before;
     let (bytes, fresh, may_have_more) = if source.has_begun {
         let carried = source.peer.inbox.len();
@@ -153,7 +160,7 @@ fn poll_pass<S: Stream, T: Stream>(
             }
         }
     } else {
-        // What was read before the tunnel began may fill more than the carry.
+        // Data read before the tunnel began may be larger than the scratch buffer.
         source.has_begun = true;
         before = std::mem::take(&mut source.peer.inbox);
         (&*before, before.len(), true)
@@ -163,8 +170,8 @@ fn poll_pass<S: Stream, T: Stream>(
     Poll::Ready(ending.map_or(Ok(may_have_more), Err))
 }
 
-/// Moves the rest of a large payload in the kernel, where source and target are sockets;
-/// ready when there is no more to move.
+/// Moves the rest of a large payload in the kernel, where source and target are sockets; ready
+/// when nothing more is to be moved.
 fn poll_splice<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     source: &mut TunnelEnd<S>,
@@ -175,17 +182,19 @@ fn poll_splice<S: Stream, T: Stream>(
         return Poll::Ready(None);
     };
     if source.pipe.is_none() {
-        // What was read before goes first.
+        // Bytes that were already read go first.
         let is_read_up = source.has_begun && source.peer.inbox.is_empty();
         if !(source.may_splice && is_read_up) {
             return Poll::Ready(None);
         }
+        // Taken only once there is data: a sender that pauses occupies no pipe.
         source.pipe = ready!(Pipe::poll_take(context, from));
     }
     for _ in 0..READS_PER_TURN {
         let Some(pipe) = &mut source.pipe else {
             return Poll::Ready(None);
         };
+        // Drained before it is filled again, so that a slow target stops the reading.
         match ready!(pipe.poll_drain(context, to)) {
             Ok(()) => {}
             Err(error) if is_refusal(&error) => {
@@ -197,6 +206,7 @@ fn poll_splice<S: Stream, T: Stream>(
                 return Poll::Ready(Some(Ending::Undeliverable));
             }
         }
+        // The payload has ended; the next header has to be read by the scanner.
         if source.scanner.is_at_boundary() {
             let messages = u64::from(pipe.ends_message());
             passed.messages += messages;
@@ -209,16 +219,21 @@ fn poll_splice<S: Stream, T: Stream>(
         }
         let filled = pipe.poll_fill(context, from, source.scanner.payload_left());
         if let Poll::Ready(Ok(bytes @ 1..)) = filled {
+            // Counted by the scanner as if it had seen the bytes, so that its position stays
+            // right.
             let (_, ended) = source.scanner.take_payload(bytes);
             pipe.note_message_end(ended);
             passed.bytes += bytes as u64;
             continue;
         }
+        // The pipe is empty here: it goes back whether the source waits, has ended or refuses.
         if let Some(pipe) = source.pipe.take() {
             pipe.give_back();
         }
         match ready!(filled) {
             Ok(_) => source.peer.end(),
+            // The kernel does not splice from it; nothing was moved, so that reading continues
+            // where it was.
             Err(error) if is_refusal(&error) => {
                 source.may_splice = false;
                 return Poll::Ready(None);
@@ -231,8 +246,8 @@ fn poll_splice<S: Stream, T: Stream>(
     Poll::Pending
 }
 
-/// Lets what is in the pipe behind `source` be written to a `target` that is not spliced to, at
-/// the next turn: before anything more is read.
+/// Moves the contents of the pipe behind `source` to the write buffer of a `target` that cannot
+/// be spliced to; they are written in the next turn, before anything more is read.
 #[cold]
 fn poll_rescue<S, T: Stream>(
     context: &mut Context<'_>,
@@ -248,11 +263,11 @@ fn poll_rescue<S, T: Stream>(
     Poll::Pending
 }
 
-/// Puts what is still in the pipe behind `source` into the outbox of `target`.
+/// Moves the contents of the pipe behind `source` to the write buffer of `target`.
 ///
 /// # Errors
 ///
-/// It cannot be taken out: the message that it belongs to stays in doubt.
+/// The pipe cannot be read: the message that its bytes belong to stays in doubt.
 pub(super) fn empty_pipe<S, T>(
     source: &mut TunnelEnd<S>,
     target: &mut TunnelEnd<T>,
@@ -271,8 +286,8 @@ pub(super) fn empty_pipe<S, T>(
     Ok(())
 }
 
-/// Passes `bytes`, of which the last `fresh` have just been read, on as far as they may go and
-/// keeps the rest; says when the direction ends there.
+/// Relays `bytes`, the last `fresh` of which have just been read, as far as possible and keeps
+/// the rest; returns the direction's end, if it has come.
 fn relay<S: Stream, T: Stream>(
     context: &mut Context<'_>,
     mut bytes: &[u8],
@@ -282,17 +297,22 @@ fn relay<S: Stream, T: Stream>(
     passed: &mut Passed,
 ) -> Option<Ending> {
     loop {
+        // Everything in front of a close frame, a pong or half a header goes out in one write.
         let skipped = source.scanner.skip(bytes);
         passed.messages += skipped.messages;
         let (front, mut rest) = bytes.split_at(skipped.bytes);
         let ends_frame = source.scanner.is_at_boundary();
         let sent = send(context, front, ends_frame, target);
+        // Before an error is looked at: the write buffer tells written messages from those in
+        // doubt.
         target.peer.outbox.count_passed(skipped.messages);
         if sent.is_err() {
             target.peer.stop_writing();
             return Some(Ending::Undeliverable);
         }
         let ending = match skipped.stop {
+            // Half a header is not forwarded: it could not be taken back if the rest of it is
+            // invalid.
             Stop::End | Stop::PartialHeader => None,
             Stop::Violation(error) => Some(Ending::Violated(error)),
             Stop::Close => closed(&source.scanner, rest),
@@ -308,6 +328,7 @@ fn relay<S: Stream, T: Stream>(
                 }
             },
         };
+        // Copied out of the thread's scratch buffer, which the next session uses.
         if ending.is_none() && !rest.is_empty() {
             source.peer.inbox = rest.to_vec();
         }
@@ -315,9 +336,9 @@ fn relay<S: Stream, T: Stream>(
     }
 }
 
-/// Takes the pong at the front of `rest`, of which the last `fresh` bytes have just been read,
-/// once it is there as a whole, and passes it on unless it answers a ping of the proxy's own;
-/// whether it was there.
+/// Takes the pong at the front of `rest`, the last `fresh` bytes of which have just been read,
+/// and forwards it unless it answers a ping of the proxy. Returns whether it had arrived
+/// completely.
 #[cold]
 fn pass_pong<S, T: Stream>(
     context: &mut Context<'_>,
@@ -341,13 +362,14 @@ fn pass_pong<S, T: Stream>(
     Ok(true)
 }
 
-/// What the close frame at the front of `rest` says, once it is there as a whole.
+/// Parses the close frame at the front of `rest`, once it has arrived completely.
 fn closed(scanner: &FrameScanner, mut rest: &[u8]) -> Option<Ending> {
     let control = Control::take_next(scanner, &mut rest)?;
     Some(CloseFrame::parse(&control.payload).map_or_else(Ending::Violated, Ending::Closed))
 }
 
-/// Writes what `target` takes at once and keeps the rest in its outbox, which is empty.
+/// Writes as much as `target` accepts at once and puts the rest into its write buffer, which is
+/// empty.
 #[expect(
     clippy::inline_always,
     reason = "each message goes through it, and through little else"
@@ -361,7 +383,7 @@ fn send<T: Stream>(
 ) -> io::Result<()> {
     let Peer { stream, outbox, .. } = &mut target.peer;
     let mut result = Ok(());
-    // A target that had to wait before is not asked again until its outbox is written.
+    // A target that returned `Pending` is written to again only through its write buffer.
     while outbox.is_empty() && !bytes.is_empty() {
         match Pin::new(&mut *stream).poll_write(context, bytes) {
             Poll::Ready(Ok(0)) => result = Err(io::ErrorKind::WriteZero.into()),
