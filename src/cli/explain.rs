@@ -1,9 +1,9 @@
-//! `readygate explain`: what becomes of a request, without sending one.
+//! `readygate explain`: the treatment of a request, shown without sending one.
 //!
 //! # Invariants
 //!
-//! * Every setting of the route and every limit is told that bears on the request: what no line
-//!   here is made of stands under `also`.
+//! * Every setting of the route and every limit that applies to the request is shown: those
+//!   without a line of their own stand under `also`.
 
 mod request;
 mod settings;
@@ -43,7 +43,7 @@ Exit status:
 #[command(after_help = EXAMPLES)]
 pub(super) struct Explain {
     /// What a client asks for: a URL with ws, wss, http or https, or only /PATH
-    // Not parsed here: clap would show it, with a password that it has.
+    // Parsed later: clap would show the value in its error, with any password in it.
     #[arg(value_name = "URL")]
     url: String,
     /// A header of the request; may be given several times
@@ -57,7 +57,7 @@ pub(super) struct Explain {
     upstream: Option<address::Upstream>,
 }
 
-/// A header as it is on the wire.
+/// Parses a header field as it is on the wire.
 fn header(text: &str) -> Result<(header::HeaderName, header::HeaderValue), String> {
     let expected = || format!("`{text}` is no header: expected \"Name: value\"");
     let (name, value) = text.split_once(':').ok_or_else(expected)?;
@@ -106,7 +106,7 @@ impl Explain {
     }
 }
 
-/// Says what `route` does with `request`; `false`: it refuses it.
+/// Describes what `route` does with `request`; returns false if it rejects the request.
 fn explain(
     request: &ExplainedRequest,
     route: &Arc<Route>,
@@ -177,7 +177,7 @@ fn explain_websocket(
     true
 }
 
-/// What it is held for.
+/// Describes the conditions until which messages are held.
 fn explain_gate(route: &Route, settings: &Settings, text: &mut ExplainLines) {
     let gate = |key: &str| settings.of(&format!("gate.{key}"));
     let ready = match gate("ready") {
@@ -202,7 +202,7 @@ fn explain_gate(route: &Route, settings: &Settings, text: &mut ExplainLines) {
     }
 }
 
-/// What the client is answered, and when.
+/// Describes the response to the client, and when it comes.
 fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut ExplainLines) {
     let timeout = settings.of("gate.timeout");
     match route.accept {
@@ -221,7 +221,7 @@ fn explain_answer(early: &str, route: &Route, settings: &Settings, text: &mut Ex
     text.line("breaker", refusing);
 }
 
-/// What happens until the upstream is ready.
+/// Describes the time until the upstream is ready.
 fn explain_waiting(settings: &Settings, text: &mut ExplainLines) {
     let retry = |key: &str| settings.of(&format!("connect.retry.{key}"));
     text.line(
@@ -293,7 +293,7 @@ fn explain_plain(settings: &Settings, text: &mut ExplainLines) {
     text.also(&settings.rest_of_route(Concerns::PlainRequests));
 }
 
-/// What is the same for both.
+/// Describes settings that apply to WebSockets and plain requests alike.
 fn explain_connections(settings: &Settings, text: &mut ExplainLines) {
     text.section("To the upstream");
     let http = |key: &str| settings.of(&format!("http.{key}"));
@@ -368,7 +368,7 @@ fn explain_limits(settings: &Settings, text: &mut ExplainLines) {
     text.also(&settings.rest_of("drain"));
 }
 
-/// Which requests a route is for.
+/// Describes the requests that a route is for.
 fn scope(route: &Route) -> String {
     let host = match route.host.strip_prefix("*.") {
         Some(name) => format!("every host below {name}"),
@@ -383,7 +383,7 @@ fn scope(route: &Route) -> String {
     format!("{host}, {path}")
 }
 
-/// What is said, one thing a line.
+/// The output, one setting a line.
 #[derive(Default)]
 struct ExplainLines(String);
 
@@ -393,7 +393,7 @@ impl ExplainLines {
         self.0.extend([format!("{indent}{name:<13}{value}\n")]);
     }
 
-    /// Settings as they are written.
+    /// Appends settings in the form of the configuration file.
     fn also(&mut self, settings: &[String]) {
         for (index, setting) in settings.iter().enumerate() {
             self.line(if index == 0 { "also" } else { "" }, setting);

@@ -1,15 +1,15 @@
-//! Saying where a request came from: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
+//! The origin of a request, told to the upstream: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
 //!
-//! | header | from anybody | from a trusted proxy |
+//! | header | from any client | from a trusted proxy |
 //! |---|---|---|
-//! | `X-Forwarded-For` | the peer's address | what came, and the peer's address behind it |
-//! | `Forwarded` | the peer, the host, the scheme | what came, and these behind it |
-//! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | what came, or these |
-//! | `X-Request-Id` | the request's id | what came, if it can be one |
-//! | the others that are about the client ([`headers`](super::hop_by_hop)) | removed | what came |
+//! | `X-Forwarded-For` | the peer's address | the received value, and the peer's address behind it |
+//! | `Forwarded` | the peer, the host, the scheme | the received value, and these behind it |
+//! | `X-Forwarded-Host`, `X-Forwarded-Proto` | the host, the scheme | the received value, or these |
+//! | `X-Request-Id` | the request's id | the received value, if it is a legal id |
+//! | other fields about the client ([`hop_by_hop`](super::hop_by_hop)) | removed | the received value |
 //!
-//! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and nothing
-//! in `X-Forwarded-For`.
+//! A peer on a Unix domain socket has no address: it is `unknown` in `Forwarded`, and absent from
+//! `X-Forwarded-For`.
 
 use std::net::IpAddr;
 
@@ -28,11 +28,11 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Room for the element of a list, as long as most are.
+/// Initial capacity of a list element, which suffices for most.
 const ELEMENT_BYTES: usize = 96;
 
-/// The client that sent a request on a connection of `connection`, whose proxy may have
-/// appended to its `X-Forwarded-For`.
+/// Returns the client of a request on the connection of `connection`, whose trusted proxy may
+/// have appended to `X-Forwarded-For`.
 #[must_use]
 pub fn client(connection: Client, headers: &HeaderMap, trusted: &TrustedProxies) -> Client {
     if !connection.is_trusted {
@@ -46,7 +46,7 @@ pub fn client(connection: Client, headers: &HeaderMap, trusted: &TrustedProxies)
     }
 }
 
-/// An address as text; that of IPv4 by hand, for each request has one and `to_string` takes eight
+/// Formats an address; IPv4 by hand, because every request needs it and `to_string` takes eight
 /// times as long.
 fn text_of(address: IpAddr) -> String {
     let IpAddr::V4(address) = address else {
@@ -68,11 +68,10 @@ fn text_of(address: IpAddr) -> String {
     text
 }
 
-/// Adds to the headers for the upstream where the request came from that had `received`, in
-/// which the id is the one that it has got.
+/// Adds the forwarding fields to the `headers` for the upstream; the request had `received`, with
+/// its own id already in place.
 ///
-/// `host` is what [`host`](super::host::host) returned; nothing is said of one that the client
-/// does not name.
+/// `host` is the result of [`host`](super::host::host); without one its fields are left out.
 pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: Option<&str>) {
     if client.is_trusted {
         pass_on(headers, received);
@@ -107,8 +106,8 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
             Some(IpAddr::V6(_)) => ("for=\"[", "]\""),
             _ => ("for=", ""),
         };
-        // A host is quoted always: a port or a bracket makes it more than a token, and it
-        // cannot contain what would have to be escaped.
+        // A host is always quoted: a port or a bracket makes it more than a token, and it cannot
+        // contain a character that would need escaping.
         let host = host.map_or(["", "", ""], |host| [";host=\"", host, "\""]);
         let node = address_text.as_deref().unwrap_or("unknown");
         let parts = [
@@ -122,9 +121,10 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
     });
 }
 
-/// Passes on what was `received` from a trusted proxy, but for the lists, which grow.
+/// Passes on the fields `received` from a trusted proxy, except those that are set here.
 fn pass_on(headers: &mut HeaderMap, received: &HeaderMap) {
     let is_passed = |name: &HeaderName| {
+        // With an underscore it could set the CGI variable of a field that is set here.
         let is_set_anyway = [X_FORWARDED_FOR, header::FORWARDED, X_REQUEST_ID].contains(name);
         is_about_the_client(name) && !is_set_anyway && !name.as_str().contains('_')
     };
@@ -135,8 +135,8 @@ fn pass_on(headers: &mut HeaderMap, received: &HeaderMap) {
     }
 }
 
-/// Sets a list to what was `received` of it from a trusted proxy, and what `write_element`
-/// writes behind that.
+/// Sets a list to the value `received` from a trusted proxy, followed by what `write_element`
+/// writes.
 fn append(
     headers: &mut HeaderMap,
     name: HeaderName,
@@ -181,7 +181,7 @@ mod tests {
         }
     }
 
-    /// What the upstream gets from `client` that sends `lines` about itself.
+    /// Returns the fields that the upstream gets for a `client` that sends `lines`.
     fn sent(client: Client, lines: &[(&'static str, &str)]) -> Vec<(String, String)> {
         let mut received = HeaderMap::new();
         for (name, value) in lines {

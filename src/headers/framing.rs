@@ -1,21 +1,22 @@
-//! How strictly requests are framed, seen beside hyper in the bytes themselves.
+//! Strict framing of requests, checked beside hyper on the bytes themselves.
 //!
-//! hyper takes a request with both `Content-Length` and `Transfer-Encoding`, repeated
-//! lengths, `chunked` twice and bare line feeds, and its parsed request no longer shows
-//! them. Each of them lets two parsers disagree about where a request ends, which is how
-//! requests are smuggled. So the bytes that hyper reads are followed here as well, head by
-//! head, and every request gets a verdict before it is looked at.
+//! hyper accepts a request with both `Content-Length` and `Transfer-Encoding`, repeated lengths,
+//! `chunked` twice and bare line feeds, and its parsed request no longer shows them. Each of them
+//! lets two parsers disagree about where a request ends, which is how requests are smuggled. So
+//! the bytes that hyper reads are followed here as well, head by head, and every request gets a
+//! verdict before it is processed.
 //!
-//! [`answers`] does the same for what an upstream says.
+//! [`answers`] does the same for the responses of an upstream.
 //!
-//! A later minor version than 1.1 is replaced by that before hyper reads it, which knows no
-//! other: a message of HTTP/1.2 is one of 1.1 to whoever does not know that (RFC 9110 §2.5).
+//! A later minor version than 1.1 is replaced by 1.1 before hyper reads it, which knows no other:
+//! a recipient treats a message of HTTP/1.2 as one of the highest version that it knows (RFC 9110
+//! §2.5).
 //!
 //! # Invariants
 //!
 //! * There is one verdict for each head that hyper can have parsed.
-//! * After a head that is refused, and after what is no head at all, nothing more is
-//!   followed, and every further verdict is a refusal: such a connection is closed.
+//! * After a head that is rejected, and after bytes that are not a head, nothing more is
+//!   followed, and every further verdict is a rejection: such a connection is closed.
 
 pub mod answers;
 
@@ -29,29 +30,29 @@ use crate::websocket::{
     spelling::Spelling,
 };
 
-/// How many header lines hyper takes by default, and no head with more reaches a verdict.
+/// Maximum number of header lines, which is hyper's default: no head with more gets a verdict.
 const MAX_HEADERS: usize = 100;
 
-/// The longest line of a chunked body (a size with its extensions, or a trailer) in bytes.
+/// Longest line of a chunked body (a size with its extensions, or a trailer) in bytes.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// Whether a head is framed strictly, or what is wrong with it.
+/// `Ok` for a head that is framed strictly, or its flaw.
 pub type Verdict = Result<(), Flaw>;
 
-/// What is wrong with a head.
+/// Flaws of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.what())]
 pub enum Flaw {
-    /// It is none, or can be read in two ways.
+    /// Malformed, or readable in two ways.
     Malformed(&'static str),
-    /// Its target is longer than any that is served.
+    /// A target over the limit.
     TargetTooLong,
-    /// Its body is encoded for the transfer in a way that is not known (RFC 9112 §6.1).
+    /// A transfer coding other than `chunked` (RFC 9112 §6.1).
     UnknownCoding,
 }
 
 impl Flaw {
-    /// What is wrong, in words.
+    /// Describes the flaw.
     #[must_use]
     pub const fn what(self) -> &'static str {
         match self {
@@ -68,28 +69,28 @@ impl From<&'static str> for Flaw {
     }
 }
 
-/// Follows the requests of one connection.
+/// Parser of the request boundaries on one connection.
 #[derive(Debug)]
 pub struct Framing {
     max_header_bytes: usize,
     max_target_bytes: usize,
     position: Position,
-    /// The beginning of a head or of a line that has not ended yet.
+    /// Beginning of a head or of a line that has not ended yet.
     partial: BytesMut,
-    /// Each with the spelling of the names in the head, where that asks for an upgrade.
+    /// Verdicts in order, each with the spelling of the head's names if it asks for an upgrade.
     verdicts: VecDeque<(Verdict, Spelling)>,
-    /// That of the request whose verdict was the last to be taken.
+    /// Spelling of the request whose verdict was taken last.
     spelling: Spelling,
     is_body_broken: Rc<Cell<bool>>,
 }
 
-/// What the next byte belongs to.
+/// Place of the next byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     Head {
         searched: usize,
     },
-    /// A body, or a chunk with its line end, of which so much is to come.
+    /// In a body, or in a chunk with its line end, with the bytes left in it.
     Body {
         left: u64,
     },
@@ -101,7 +102,7 @@ enum Position {
     Lost,
 }
 
-/// Where a body ends.
+/// End of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BodyEnd {
     After(u64),
@@ -115,8 +116,8 @@ impl BodyEnd {
 }
 
 impl Framing {
-    /// The start of a connection on which heads are at most `max_header_bytes` long, and
-    /// targets `max_target_bytes`.
+    /// Starts a connection on which heads have at most `max_header_bytes`, and targets
+    /// `max_target_bytes`.
     #[must_use]
     pub fn new(max_header_bytes: usize, max_target_bytes: usize) -> Self {
         Self {
@@ -130,14 +131,15 @@ impl Framing {
         }
     }
 
-    /// Set when the body of the request whose head came last is found to be none, though
-    /// hyper may take it.
+    /// Returns a flag that is set when the body of the latest request turns out to be badly
+    /// framed, though hyper may accept it.
     #[must_use]
     pub fn is_body_broken(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.is_body_broken)
     }
 
-    /// Follows the next bytes of the connection, in which a later version of HTTP/1 becomes 1.1.
+    /// Follows the next bytes of the connection, and replaces a later version of HTTP/1 in them
+    /// by 1.1.
     pub fn watch(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -169,13 +171,13 @@ impl Framing {
         }
     }
 
-    /// Whether a head has begun that has not ended.
+    /// Returns whether a head has begun and not ended.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         matches!(self.position, Position::Head { .. }) && !self.partial.is_empty()
     }
 
-    /// Whether what has come ends where a request does, or with one that is refused.
+    /// Returns whether the bytes so far end at the end of a request, or with a rejected one.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
         match self.position {
@@ -185,11 +187,11 @@ impl Framing {
         }
     }
 
-    /// The verdict on the next request of the connection.
+    /// Takes the verdict on the next request of the connection.
     ///
     /// # Errors
     ///
-    /// What is wrong with its head.
+    /// The flaw of its head.
     pub fn next_verdict(&mut self) -> Verdict {
         let next = self.verdicts.pop_front();
         let malformed = Err(Flaw::Malformed("malformed request"));
@@ -198,13 +200,13 @@ impl Framing {
         verdict
     }
 
-    /// How the names are spelled in the head whose verdict was the last to be taken, where it asks
-    /// for an upgrade: its handshake is written anew for an upstream.
+    /// Takes the spelling of the names in the head whose verdict was taken last, if that asks for
+    /// an upgrade: its handshake is written again for an upstream.
     pub fn take_spelling(&mut self) -> Spelling {
         std::mem::take(&mut self.spelling)
     }
 
-    /// Follows a head, or what there is of it, and returns how many bytes that is.
+    /// Follows a head, or the part of it that is there, and returns the number of bytes.
     fn watch_head(&mut self, bytes: &mut [u8], searched: usize) -> usize {
         // Empty lines before a request line are skipped (RFC 9112 §2.2).
         let empty = if self.partial.is_empty() {
@@ -215,7 +217,7 @@ impl Framing {
         };
         let bytes = &mut bytes[empty..];
         let known = self.partial.len();
-        // A head in one piece, as most are, is not copied.
+        // Most heads come in one piece and need no copy.
         if known == 0
             && let Some(end) = find_head_end(bytes, 0)
         {
@@ -223,7 +225,7 @@ impl Framing {
             return empty + end;
         }
         self.partial.extend_from_slice(bytes);
-        // hyper reads piece by piece, too.
+        // hyper parses partial heads, so the version is replaced as soon as it is there.
         if let Some(at) = lower_version(&mut self.partial, known) {
             bytes[at - known] = b'1';
         }
@@ -266,8 +268,8 @@ impl Framing {
         self.verdicts.push_back((verdict, spelling));
     }
 
-    /// Follows one line, whose bytes including the line feed say what comes next, and returns how
-    /// many there are of it.
+    /// Follows one line, and returns the number of its bytes in `bytes`; `next` gets the whole
+    /// line with its line feed and returns the position after it.
     fn watch_line(&mut self, bytes: &[u8], next: impl FnOnce(&[u8]) -> Option<Position>) -> usize {
         let feed = bytes.iter().position(|byte| *byte == b'\n');
         let taken = feed.map_or(bytes.len(), |feed| feed + 1);
@@ -297,14 +299,14 @@ impl Framing {
 
 const HEAD: Position = Position::Head { searched: 0 };
 
-/// How many of at most `left` bytes are there, and how many are then left.
+/// Returns how many of at most `left` bytes are there, and how many are left then.
 fn skip(bytes: &[u8], left: u64) -> (usize, u64) {
     let skipped = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
     (skipped, left - skipped as u64)
 }
 
-/// Replaces a later minor version in the request line that `head` begins with by 1.1, and
-/// returns where; its first `known` bytes have been looked at.
+/// Replaces a later minor version in the request line that `head` begins with by 1.1, and returns
+/// the index of the replaced digit; the first `known` bytes have been checked before.
 fn lower_version(head: &mut [u8], known: usize) -> Option<usize> {
     const PREFIX: &[u8] = b" HTTP/1.";
     let is_last = |next: Option<&u8>| matches!(next, None | Some(b'\r'));
@@ -321,7 +323,7 @@ fn lower_version(head: &mut [u8], known: usize) -> Option<usize> {
 fn after_chunk_size(line: &[u8]) -> Option<Position> {
     match chunk_size(line)? {
         0 => Some(Position::Trailers),
-        // The chunk's data is followed by a line end.
+        // A line end follows the chunk's data.
         size => size.checked_add(2).map(|left| Position::Chunk { left }),
     }
 }
@@ -335,8 +337,8 @@ fn after_trailer(line: &[u8]) -> Option<Position> {
     })
 }
 
-/// The size in a chunk's first line: hexadecimal digits, then its end or an extension
-/// (RFC 9112 §7.1).
+/// Parses the size in a chunk's first line: hexadecimal digits, then its end or an extension (RFC
+/// 9112 §7.1).
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let line = line.strip_suffix(b"\r\n")?;
     let digits = line.split(|byte| *byte == b';').next()?;
@@ -347,8 +349,8 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// Where the body after `head` ends, if there is only one way to read that, and how names are
-/// spelled in it where it asks for an upgrade.
+/// Finds the end of the body after `head`, if there is only one way to read that, and the
+/// spelling of its names if it asks for an upgrade.
 fn judge(head: &[u8], max_target_bytes: usize) -> Result<(BodyEnd, Spelling), Flaw> {
     if has_bare_line_feed(head) {
         return Err(Flaw::Malformed("bare line feed"));
@@ -363,8 +365,8 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<(BodyEnd, Spelling), Fl
     if target.len() > max_target_bytes {
         return Err(Flaw::TargetTooLong);
     }
-    // A fragment is never sent, and other characters than ASCII are percent-encoded (RFC
-    // 3986 §2); hyper takes both, and cuts the former off.
+    // A fragment is never sent, and characters outside ASCII are percent-encoded (RFC 3986 §2);
+    // hyper accepts both, and cuts the fragment off.
     if !target.is_ascii() || target.contains('#') {
         return Err(Flaw::Malformed("illegal request target"));
     }
@@ -383,8 +385,8 @@ fn judge(head: &[u8], max_target_bytes: usize) -> Result<(BodyEnd, Spelling), Fl
     Ok((end, spelling))
 }
 
-/// Whether a target has the form that its method needs (RFC 9112 §3.2); hyper makes a path of
-/// some that have not.
+/// Returns whether a target has a form that its method allows (RFC 9112 §3.2); hyper turns some
+/// illegal ones into a path.
 fn is_in_its_form(method: &str, target: &str) -> bool {
     if target.starts_with('/') || method == "CONNECT" {
         return true;
@@ -398,20 +400,19 @@ fn is_in_its_form(method: &str, target: &str) -> bool {
     let is_served = ["http", "https", "ws", "wss"]
         .iter()
         .any(|served| scheme.eq_ignore_ascii_case(served));
-    // Without a path `OPTIONS` asks about the server, as with `*` (RFC 9112 §3.2.4); hyper
-    // adds a path, with which it would ask about that.
+    // Without a path, `OPTIONS` asks about the server as with `*` (RFC 9112 §3.2.4); hyper adds a
+    // path, which would change the question.
     let after_authority = rest.find(['/', '?']).map(|start| &rest[start..]);
     is_served && (method != "OPTIONS" || after_authority.is_some_and(|it| it.starts_with('/')))
 }
 
-/// Room for the lines of a head; not initialised, which for this many would take longer
-/// than to parse a usual head.
+/// Room for the lines of a head, uninitialised: to initialise it would take longer than to parse
+/// a usual head.
 const fn no_lines<'a>() -> [MaybeUninit<httparse::Header<'a>>; MAX_HEADERS] {
     [const { MaybeUninit::uninit() }; MAX_HEADERS]
 }
 
-/// Where a head with these `lines` says that its body ends, if it says that at all and in
-/// only one way.
+/// Finds the end of the body in a head with these `lines`; `None` if they do not state it.
 fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, Flaw> {
     let mut codings = values(lines, "transfer-encoding");
     let mut lengths = values(lines, "content-length");
@@ -432,8 +433,8 @@ fn body_end(lines: &[httparse::Header<'_>]) -> Result<Option<BodyEnd>, Flaw> {
     }))
 }
 
-/// What is wrong with codings other than `chunked` alone: they may be unknown, but where they
-/// do not end with it nobody knows where the body does (RFC 9112 §6.3).
+/// Classifies codings other than `chunked` alone: they may be unknown, but unless they end with
+/// `chunked` the end of the body is unknown (RFC 9112 §6.3).
 fn unknown_coding<'a>(values: impl Iterator<Item = &'a [u8]>) -> Flaw {
     let codings = values.flat_map(|value| value.split(|byte| *byte == b','));
     let mut is_chunked = false;
@@ -450,7 +451,7 @@ fn unknown_coding<'a>(values: impl Iterator<Item = &'a [u8]>) -> Flaw {
     }
 }
 
-/// Whether `headers` say nothing of a length, or say it once (RFC 9112 §6.3).
+/// Returns whether `headers` contain no length, or a legal one once (RFC 9112 §6.3).
 pub(crate) fn has_one_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next();
@@ -468,7 +469,7 @@ fn values<'a>(
         .map(|line| line.value)
 }
 
-/// The length that the value of one `Content-Length` says (RFC 9110 §8.6).
+/// Parses the value of one `Content-Length` (RFC 9110 §8.6).
 fn content_length(value: &[u8]) -> Option<u64> {
     let digits = str::from_utf8(value).ok()?;
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,14 +1,14 @@
-//! Heads that the proxy writes itself, in HTTP/1.1.
+//! Heads of HTTP/1.1 messages that the proxy writes itself.
 
 use hyper::{HeaderMap, Response};
 
 use crate::websocket::spelling::Spelling;
 
-/// Room for a head, as long as most are.
+/// Initial capacity of a head, which suffices for most.
 const HEAD_BYTES: usize = 256;
 
-/// A `101` with the headers of `response`, in which names are spelled as the [`Spelling`] among
-/// its extensions says, if there is one.
+/// Writes a `101` with the headers of `response`, in which names are spelled as the [`Spelling`]
+/// among its extensions says, if there is one.
 pub(crate) fn switching_protocols<B>(response: &Response<B>) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     head.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");

@@ -1,18 +1,18 @@
-//! Header hygiene: what of a request or response goes on to the other side.
+//! Header fields that go end to end, and removal of all others.
 //!
 //! # Invariants
 //!
-//! * Headers are filtered into a new map, so their order and their duplicates survive;
-//!   removing from a `HeaderMap` moves its last entry.
-//! * What `Connection` names is removed before the proxy's own headers are added, so that
-//!   no client can have those removed. `Host` cannot be removed at all.
-//! * Names with an underscore are removed from requests: applications that see headers as
-//!   CGI variables cannot tell `X_Forwarded_For` from `X-Forwarded-For`. All of them, as
-//!   nginx does, and not only those that look like the proxy's own: which names an
-//!   application or another proxy trusts is not known here. A route may let them pass; those
-//!   that look like the proxy's own never do.
-//! * What a client says about itself is removed; what counts of it, and what the proxy says,
-//!   is added by [`forwarded`](super::forwarded).
+//! * Fields are filtered into a new map, so their order and their duplicates survive; removing
+//!   from a `HeaderMap` moves its last entry.
+//! * Fields that `Connection` names are removed before the proxy's own are added, so that no
+//!   client can have those removed. `Host` cannot be removed at all.
+//! * Names with an underscore are removed from requests: applications that see headers as CGI
+//!   variables cannot tell `X_Forwarded_For` from `X-Forwarded-For`. All of them, as nginx does,
+//!   and not only those that look like the proxy's own: which names an application or another
+//!   proxy trusts is not known here. A route may let them pass; those that look like the proxy's
+//!   own never do.
+//! * A client's statements about itself are removed; those that are trusted, and the proxy's own,
+//!   are added by [`forwarded`](super::forwarded).
 
 use bytes::Bytes;
 use hyper::{
@@ -23,7 +23,7 @@ use hyper::{
 
 use crate::{route::Underscores, websocket::handshake::list};
 
-/// Headers of one connection, not of the message (RFC 9110 §7.6.1).
+/// Fields of one connection, not of the message (RFC 9110 §7.6.1).
 ///
 /// `Trailer` stays: the trailers that it announces are passed on.
 const HOP_BY_HOP: [&str; 8] = [
@@ -37,8 +37,8 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// Headers that say where a request came from, what it is called, or what it asked for before
-/// another proxy changed it, which a client says only to deceive; beside all with [`ABOUT_PREFIX`].
+/// Fields with a request's origin, id, or target before another proxy rewrote it: a client would
+/// send them only to deceive. All names with [`ABOUT_PREFIX`] belong to them as well.
 const ABOUT_THE_CLIENT: [&str; 11] = [
     "forwarded",
     "forwarded-for",
@@ -53,10 +53,10 @@ const ABOUT_THE_CLIENT: [&str; 11] = [
     "x-rewrite-url",
 ];
 
-/// What nobody can list: each proxy has some of its own, `X-Forwarded-Client-Cert` for one.
+/// Prefix of an open set: each proxy adds fields of its own, such as `X-Forwarded-Client-Cert`.
 const ABOUT_PREFIX: &str = "x-forwarded-";
 
-/// Headers that no trailer may be, beside those of the connection and about the client.
+/// Fields that are not allowed as trailers, beside those of the connection and about the client.
 const FORBIDDEN_IN_TRAILERS: [&str; 27] = [
     "age",
     "authorization",
@@ -87,8 +87,8 @@ const FORBIDDEN_IN_TRAILERS: [&str; 27] = [
     "www-authenticate",
 ];
 
-/// The end-to-end headers of a request: without what belongs to the connection, what the
-/// client says about itself, and `Expect`, which the proxy fulfils itself.
+/// Keeps the end-to-end fields of a request: without those of the connection, the client's
+/// statements about itself, and `Expect`, which the proxy fulfils.
 #[must_use]
 pub fn of_request(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
     let mut kept = filter(headers, |name| {
@@ -101,8 +101,8 @@ pub fn of_request(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
     kept
 }
 
-/// The end-to-end headers of an opening handshake, without those that are part of the
-/// handshake itself: the proxy makes one of its own.
+/// Keeps the end-to-end fields of an opening handshake, without those of the handshake itself:
+/// the proxy makes one of its own.
 #[must_use]
 pub fn of_handshake(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
     let of_the_handshake = [
@@ -122,8 +122,8 @@ pub fn of_handshake(headers: &HeaderMap, underscores: Underscores) -> HeaderMap 
     })
 }
 
-/// The end-to-end headers of an upstream's `101`, without those that are part of the
-/// handshake itself, and without a length, which no interim answer may have.
+/// Keeps the end-to-end fields of an upstream's `101`, without those of the handshake itself, and
+/// without a length, which no interim response may have.
 #[must_use]
 pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
     let of_the_handshake = [
@@ -137,18 +137,18 @@ pub fn of_switching(headers: &HeaderMap) -> HeaderMap {
     filter(headers, |name| !of_the_handshake.contains(name))
 }
 
-/// The end-to-end headers of a `1xx` answer, which has no body and must not say anything of
-/// one (RFC 9110 §8.6).
+/// Keeps the end-to-end fields of a `1xx` response, which has no body and must not describe one
+/// (RFC 9110 §8.6).
 #[must_use]
 pub fn of_interim(headers: &HeaderMap) -> HeaderMap {
     filter(headers, |name| name != header::CONTENT_LENGTH)
 }
 
-/// The end-to-end headers of a response.
+/// Keeps the end-to-end fields of a response.
 #[must_use]
 pub fn of_response(headers: HeaderMap) -> HeaderMap {
-    // Mostly nothing is to be removed: then nothing is copied. What `Connection` names can
-    // only be removed when it is there, which is removed itself.
+    // The common case removes nothing and copies nothing. A field can only be named by a
+    // `Connection` that is present, which itself is hop-by-hop.
     if headers.keys().any(is_hop_by_hop) {
         filter(&headers, |_| true)
     } else {
@@ -156,7 +156,7 @@ pub fn of_response(headers: HeaderMap) -> HeaderMap {
     }
 }
 
-/// Takes out of trailers what must not be there (RFC 9110 §6.5.1): a recipient that merges
+/// Removes fields that are not allowed in trailers (RFC 9110 §6.5.1): a recipient that merges
 /// them into the headers would frame, route, trust or store the message by them.
 #[must_use]
 pub fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
@@ -168,7 +168,7 @@ pub fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-/// What of `headers` belongs to the message and satisfies `keep`, in its order.
+/// Copies the fields that belong to the message and satisfy `keep`, in their order.
 fn filter(headers: &HeaderMap, keep: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let named: Vec<_> = list(headers.get_all(header::CONNECTION)).collect();
     let is_of_the_connection = |name: &HeaderName| {
@@ -192,10 +192,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// Whether a header says something about the client that only a trusted proxy may say.
+/// Returns whether a field says something about the client that only a trusted proxy may say.
 ///
-/// Underscores count as hyphens: applications that see headers as CGI variables cannot
-/// tell `X_Forwarded_For` from `X-Forwarded-For`.
+/// Underscores count as hyphens: applications that see headers as CGI variables cannot tell
+/// `X_Forwarded_For` from `X-Forwarded-For`.
 pub(crate) fn is_about_the_client(name: &HeaderName) -> bool {
     let name = name.as_str().as_bytes();
     let is_same = |(byte, ours): (&u8, u8)| *byte == ours || (*byte == b'_' && ours == b'-');

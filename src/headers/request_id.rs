@@ -1,11 +1,11 @@
-//! What a request is called: by an id of its own, and by the trace that it is part of.
+//! The id of a request, and the trace that it belongs to.
 //!
 //! # Invariants
 //!
-//! * Every request has an id: the one that a trusted proxy has given it, or else one of the
-//!   proxy's own, whatever the client says. The upstream gets it in `X-Request-Id`, and so does
-//!   the client of an error answer; the log has it.
-//! * An id is at most [`MAX_ID_BYTES`] long and has nothing in it that would need quotes.
+//! * Every request has an id: the one given by a trusted proxy, or else one of the proxy's own,
+//!   whatever the client sends. The upstream gets it in `X-Request-Id`, as does the client with a
+//!   local reply; the log has it.
+//! * An id is at most [`MAX_ID_BYTES`] long and contains nothing that would need quotes.
 
 use std::cell::Cell;
 
@@ -16,14 +16,14 @@ use hyper::{
 
 use crate::observability::trace::Trace;
 
-/// The header with the id.
+/// The header field of the id.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id that is taken over.
+/// Longest id that is adopted.
 const MAX_ID_BYTES: usize = 128;
 
-/// Where the ids of one worker come from: a prefix that no other worker anywhere is likely to
-/// have, and a number.
+/// Generator of one worker's ids: a prefix that is unlikely to occur in any other worker of any
+/// process, and a number.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     prefix: String,
@@ -54,7 +54,7 @@ impl RequestIds {
     }
 }
 
-/// The id of a request, and its trace.
+/// A request's id, and its trace if it has one.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId {
     id: HeaderValue,
@@ -62,8 +62,7 @@ pub(crate) struct RequestId {
 }
 
 impl RequestId {
-    /// That of a request with these headers, of which those of a client that `is_trusted` may
-    /// have an id.
+    /// Reads `X-Request-Id` from trusted clients; generates an id otherwise.
     pub(crate) fn of(headers: &HeaderMap, is_trusted: bool, ids: &RequestIds) -> Self {
         let given = headers
             .get(X_REQUEST_ID)
@@ -74,7 +73,7 @@ impl RequestId {
         }
     }
 
-    /// That of a request whose headers never came.
+    /// Generates the id of a request whose headers never came.
     pub(crate) fn unknown(ids: &RequestIds) -> Self {
         Self {
             id: ids.next(),
@@ -82,7 +81,11 @@ impl RequestId {
         }
     }
 
-    /// That of a request whose headers have been [tagged](Self::tag).
+    /// Reads the id of a request whose headers have been [tagged](Self::tag).
+    ///
+    /// # Panics
+    ///
+    /// The headers have no id.
     pub(crate) fn tagged(headers: &HeaderMap) -> Self {
         Self {
             id: headers[X_REQUEST_ID].clone(),
@@ -90,23 +93,23 @@ impl RequestId {
         }
     }
 
-    /// Replaces what `headers` say of the id.
+    /// Sets the id in `headers`, in place of any that they had.
     pub(crate) fn tag(&self, headers: &mut HeaderMap) {
         headers.insert(X_REQUEST_ID, self.id.clone());
     }
 
-    /// The id.
+    /// Returns the id.
     pub(crate) fn id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// The trace.
+    /// Returns the trace.
     pub(crate) const fn trace(&self) -> Option<Trace> {
         self.trace
     }
 }
 
-/// Whether an id may be taken over.
+/// Returns whether an id may be adopted.
 fn is_id(id: &HeaderValue) -> bool {
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:+/=@".contains(&byte);
     (1..=MAX_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().copied().all(is_legal)

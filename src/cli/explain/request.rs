@@ -1,4 +1,4 @@
-//! A request that nobody has sent.
+//! A request that is explained but never sent.
 
 use std::{fmt, sync::Arc};
 
@@ -18,11 +18,11 @@ use crate::{
     websocket::handshake::{VERSION, list},
 };
 
-/// A URL with the scheme of a WebSocket or of HTTP, or a path alone.
+/// Parses a URL with the scheme of a WebSocket or of HTTP, or a path alone.
 ///
 /// # Errors
 ///
-/// What is wrong with `text`, and what to write instead.
+/// The mistake in `text`, and what to write instead.
 pub(super) fn url(text: &str) -> Result<Uri, Mistake> {
     const EXPECTED: &str = "expected a URL such as wss://chat.example/room, or a path: /room";
     let mistake = || Mistake::new("nothing that has a route can be asked like this", EXPECTED);
@@ -30,7 +30,7 @@ pub(super) fn url(text: &str) -> Result<Uri, Mistake> {
         return text.parse().map_err(|_| mistake());
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        // With a scheme, would it be a URL?
+        // Perhaps only the scheme is missing.
         let with_scheme = format!("wss://{text}");
         let is_host = with_scheme.parse::<Uri>().is_ok() && !text.contains('*');
         return Err(if is_host {
@@ -52,7 +52,7 @@ pub(super) fn url(text: &str) -> Result<Uri, Mistake> {
     }
 }
 
-/// `url` without a name and password, which are for nobody to see.
+/// Returns `url` without user and password, which must not be shown.
 fn without_user(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("wss", url));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -61,7 +61,7 @@ fn without_user(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// The bytes of a request before its body.
+/// Returns the head of a request as bytes.
 fn head(request: &hyper::Request<()>) -> Vec<u8> {
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri()).into_bytes();
     for (name, value) in request.headers() {
@@ -72,16 +72,16 @@ fn head(request: &hyper::Request<()>) -> Vec<u8> {
     head
 }
 
-/// What `Host` is for `url`: clients do not send a name and a password in it.
+/// Returns `Host` for `url`: clients send neither user nor password in it.
 fn host(url: &Uri) -> Option<&str> {
     let authority = url.authority().map(Authority::as_str)?;
     authority.rsplit('@').next()
 }
 
-/// What a client asks for.
+/// A client's request.
 pub(super) struct ExplainedRequest {
     url: Uri,
-    /// `None`: nobody says.
+    /// `None` if neither URL nor header names one.
     host: Option<String>,
     headers: HeaderMap,
 }
@@ -109,11 +109,11 @@ impl ExplainedRequest {
         Self { url, host, headers }
     }
 
-    /// Its route, if the proxy serves it at all.
+    /// Finds the request's route, if the proxy serves it at all.
     ///
     /// # Errors
     ///
-    /// What the proxy answers instead.
+    /// The response that the proxy makes instead.
     pub(super) fn route<'a>(&self, config: &'a Config) -> Result<&'a Arc<Route>, Refusal> {
         let request = self.sent();
         let mut framing = Framing::new(usize::MAX, config.limits.max_uri_bytes);
@@ -122,14 +122,14 @@ impl ExplainedRequest {
         find_route(&request, config)
     }
 
-    /// The answer to it before the upstream is asked, if it is a handshake and `route` accepts it.
+    /// Describes the early answer, if the request is a handshake and `route` accepts it.
     ///
     /// # Errors
     ///
-    /// What the proxy answers instead.
+    /// The response that the proxy makes instead.
     pub(super) fn early_answer(&self, route: &Route) -> Result<String, Refusal> {
         let mut request = self.sent();
-        // What clients send by themselves.
+        // Fields that WebSocket clients add by themselves.
         for (name, value) in [
             (header::CONNECTION, "Upgrade"),
             (header::UPGRADE, "websocket"),
@@ -150,7 +150,7 @@ impl ExplainedRequest {
         })
     }
 
-    /// The request over HTTP/1.1; for some host where nobody says for which.
+    /// Builds the request in HTTP/1.1; a host that is not given is `any`.
     fn sent(&self) -> hyper::Request<()> {
         let mut request = hyper::Request::new(());
         *request.uri_mut() = origin_form(&self.url);

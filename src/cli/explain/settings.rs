@@ -1,20 +1,20 @@
-//! The settings that are in effect for one route, and which of them have been told.
+//! The settings in effect for one route, and which of them have been shown.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
 use crate::config_file::{Concerns, Config, concerns};
 
-/// The settings of a route and of the process, of which each that is asked for counts as told.
+/// Settings of a route and of the process; each one that is read counts as shown.
 pub(super) struct Settings {
-    /// Each key with its value as a file has it, in order.
+    /// Keys with their values in the form of the configuration file, in order.
     all: Vec<(String, String)>,
-    /// The keys of the route begin with this.
+    /// Prefix of the route's keys.
     route: String,
     told: RefCell<BTreeSet<String>>,
 }
 
 impl Settings {
-    /// Those of the route at `index`.
+    /// Takes the settings of the route at `index` as the ones to explain.
     pub(super) fn new(config: &Config, index: usize) -> Self {
         Self {
             all: config.effective.written(),
@@ -23,22 +23,22 @@ impl Settings {
         }
     }
 
-    /// A setting of the route.
+    /// Returns a setting of the route.
     pub(super) fn of(&self, key: &str) -> String {
         self.value(&format!("{}{key}", self.route))
     }
 
-    /// One that is `nothing` where it is `""`.
+    /// Returns a setting of the route, or `nothing` in place of `""`.
     pub(super) fn of_or(&self, key: &str, nothing: &str) -> String {
         self.value_or(&format!("{}{key}", self.route), nothing)
     }
 
-    /// A limit that there may be or not.
+    /// Returns a limit of the process, or `no limit` in place of `""`.
     pub(super) fn value(&self, key: &str) -> String {
         self.value_or(key, "no limit")
     }
 
-    /// Words and numbers as they are, and what is `""` as `nothing`.
+    /// Returns words and numbers without quotes, and `nothing` in place of `""`.
     fn value_or(&self, key: &str, nothing: &str) -> String {
         let written = self.written(key).unwrap_or_default();
         let bare = written
@@ -57,7 +57,7 @@ impl Settings {
         Some(written)
     }
 
-    /// The rule for some messages.
+    /// Describes the message rule at `index`.
     pub(super) fn rule(&self, index: usize) -> Option<String> {
         let rule = format!("message[{index}].");
         let matching = self.written(&format!("{}{rule}match", self.route))?;
@@ -66,7 +66,7 @@ impl Settings {
         Some(format!("{matching}: {priority}, held until {release}"))
     }
 
-    /// As which code a client is closed for each status with which the upstream refuses.
+    /// Lists the close codes for the statuses with which an upstream may reject the handshake.
     pub(super) fn close_codes(&self) -> String {
         let codes = self.rest(&format!("{}close_codes.", self.route), |_| true);
         codes
@@ -75,9 +75,9 @@ impl Settings {
             .collect()
     }
 
-    /// What has not been told of the route and bears on these requests, as a file has it.
+    /// Lists the route's settings that concern these requests and have not been shown.
     pub(super) fn rest_of_route(&self, these: Concerns) -> Vec<String> {
-        // The scope of the route says these.
+        // `scope` has shown these.
         let is_scope = |name: &str| {
             let key = name.strip_prefix(&self.route);
             key.is_some_and(|key| ["host", "path"].contains(&key))
@@ -87,7 +87,7 @@ impl Settings {
         })
     }
 
-    /// The same of the table of the process that is called `table`.
+    /// Lists the settings of the process's table `table` that have not been shown.
     pub(super) fn rest_of(&self, table: &str) -> Vec<String> {
         self.rest(&format!("{table}."), |_| true)
     }

@@ -1,14 +1,14 @@
-//! How strictly an upstream's answers are framed, seen beside hyper in the bytes themselves.
+//! Strict framing of an upstream's responses, checked beside hyper on the bytes themselves.
 //!
-//! hyper's client takes an answer with both `Content-Length` and `Transfer-Encoding`, and
-//! skips `1xx` answers. Here the former are found, and the latter kept to be passed on.
+//! hyper's client accepts a response with both `Content-Length` and `Transfer-Encoding`, and
+//! skips `1xx` responses. Here the former are rejected, and the latter kept to be passed on.
 //!
 //! # Invariants
 //!
-//! * Between two calls of [`expect`](Answers::expect) one final head is followed and none of
-//!   its body: what comes behind an answer's end is hyper's to notice, which then gives up
-//!   the connection.
-//! * At most [`MAX_INTERIMS`] interim answers are kept.
+//! * Between two calls of [`expect`](Answers::expect) one final head is followed and none of its
+//!   body: bytes after the end of a response are hyper's to notice, which then closes the
+//!   connection.
+//! * At most [`MAX_INTERIMS`] interim responses are kept.
 
 use bytes::BytesMut;
 use hyper::{
@@ -27,22 +27,22 @@ use crate::{
     },
 };
 
-/// How many `1xx` answers may come before the final one.
+/// Maximum number of `1xx` responses before the final one.
 pub const MAX_INTERIMS: usize = 10;
 
-/// A `1xx` answer.
+/// A `1xx` response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interim {
-    /// Its status; never `101`.
+    /// Status; never `101`.
     pub status: StatusCode,
-    /// All of its headers.
+    /// All header fields, unfiltered.
     pub headers: HeaderMap,
-    /// How their names are spelled.
+    /// Spelling of their names.
     pub spelling: Spelling,
 }
 
 impl Interim {
-    /// Appends the head, as it is on the wire in HTTP/1.1.
+    /// Appends the head in the form of HTTP/1.1.
     pub fn write(&self, head: &mut Vec<u8>) {
         let start = head.len();
         let reason = self.status.canonical_reason().unwrap_or_default();
@@ -54,25 +54,25 @@ impl Interim {
     }
 }
 
-/// Follows the answers of one connection to an upstream.
+/// Parser of the responses on one upstream connection.
 #[derive(Debug)]
 pub struct Answers {
     limits: ResponseLimits,
-    /// Whether a final head is still to come.
+    /// Set while a final head is still to come.
     is_expecting: bool,
     has_begun: bool,
-    /// The beginning of a head that has not ended yet.
+    /// Beginning of a head that has not ended yet.
     partial: BytesMut,
     searched: usize,
     interims: Vec<Interim>,
     interim_count: usize,
     verdict: Result<(), &'static str>,
-    /// How the names are spelled in the final head that has come, if that is to be known.
+    /// Spelling of the names in the last final head; `None` if it is not wanted.
     spelling: Option<Spelling>,
 }
 
 impl Answers {
-    /// A connection that nothing has been asked on, whose answers have heads within `limits`.
+    /// Starts a connection without a request, whose responses have heads within `limits`.
     #[must_use]
     pub fn new(limits: ResponseLimits) -> Self {
         Self {
@@ -88,46 +88,47 @@ impl Answers {
         }
     }
 
-    /// The next bytes answer the request that is about to be written.
+    /// Expects the response to the request that is about to be written.
     pub fn expect(&mut self) {
         self.is_expecting = true;
         self.has_begun = false;
         self.interim_count = 0;
     }
 
-    /// Whether any byte of the answer has come.
+    /// Returns whether any byte of the response has come.
     #[must_use]
     pub const fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Whether the final head that has come is framed strictly.
+    /// Returns whether the heads so far are framed strictly.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, or with an interim one before it.
+    /// The flaw of the final head, or of an interim one before it.
     pub const fn verdict(&self) -> Result<(), &'static str> {
         self.verdict
     }
 
-    /// Has the spelling of the names kept, too.
+    /// Keeps the spelling of the names as well.
     #[must_use]
     pub fn with_spelling(self) -> Self {
         let spelling = Some(Spelling::default());
         Self { spelling, ..self }
     }
 
-    /// How the names are spelled in the final head that has come, where that was to be kept.
+    /// Takes the spelling of the names in the last final head, if it is kept.
     pub fn take_spelling(&mut self) -> Spelling {
         self.spelling.take().unwrap_or_default()
     }
 
-    /// The interim answers that have come since the last call.
+    /// Takes the interim responses that have come since the last call.
     pub fn take_interims(&mut self) -> Vec<Interim> {
         std::mem::take(&mut self.interims)
     }
 
-    /// Follows the next bytes of the connection, in which a later version of HTTP/1 becomes 1.1.
+    /// Follows the next bytes of the connection, and replaces a later version of HTTP/1 in them
+    /// by 1.1.
     pub fn watch(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while self.is_expecting && at < bytes.len() {
@@ -136,17 +137,17 @@ impl Answers {
         }
     }
 
-    /// Follows a head, or what there is of it, and returns how many bytes that is.
+    /// Follows a head, or the part of it that is there, and returns the number of bytes.
     fn watch_head(&mut self, bytes: &mut [u8]) -> usize {
         let known = self.partial.len();
-        // A head in one piece, as most are, is not copied.
+        // Most heads come in one piece and need no copy.
         if known == 0
             && let Some(end) = find_head_end(bytes, 0)
         {
             self.judge(&mut bytes[..end]);
             return end;
         }
-        // hyper reads piece by piece, too.
+        // hyper parses partial heads, so the version is replaced as soon as it is there.
         lower_version(&self.partial, bytes);
         self.partial.extend_from_slice(bytes);
         if let Some(end) = find_head_end(&self.partial, self.searched) {
@@ -197,14 +198,14 @@ impl Answers {
     }
 }
 
-/// What a head is.
+/// A parsed head.
 enum Head {
     Interim(Interim),
-    /// A final answer, in which names are spelled so, if that is to be known.
+    /// A final response, with the spelling of its names if that is wanted.
     Final(Option<Spelling>),
 }
 
-/// What `head` is, if there is only one way to read it.
+/// Parses `head`, if there is only one way to read it.
 fn judge(head: &[u8], max_headers: usize, is_spelled: bool) -> Result<Head, &'static str> {
     if has_bare_line_feed(head) {
         return Err("bare line feed");
@@ -258,7 +259,7 @@ fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'stati
 mod tests {
     use super::*;
 
-    /// What one connection's `input` says, which arrives in pieces of `piece` bytes.
+    /// Follows one connection's `input`, which arrives in pieces of `piece` bytes.
     fn watched(input: &str, piece: usize) -> Answers {
         let mut answers = Answers::new(ResponseLimits {
             max_header_bytes: 1024,
@@ -288,7 +289,7 @@ mod tests {
         }
     }
 
-    // R01 to R04, R06, R07, R12
+    // Each case is one that two parsers could read differently, or that exceeds a limit.
     #[test]
     fn an_answer_that_can_be_read_in_two_ways_is_refused() {
         let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n");

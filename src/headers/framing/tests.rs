@@ -4,7 +4,7 @@ use super::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// The verdicts on all requests in `input`, which arrives in pieces of `piece` bytes.
+/// Returns the verdicts on all requests in `input`, which arrives in pieces of `piece` bytes.
 fn verdicts(input: &str, piece: usize) -> Vec<Verdict> {
     let mut framing = Framing::new(1024, 100);
     for piece in input.to_owned().into_bytes().chunks_mut(piece) {
