@@ -124,7 +124,7 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
 /// Passes on the fields `received` from a trusted proxy, except those that are set here.
 fn pass_on(headers: &mut HeaderMap, received: &HeaderMap) {
     let is_passed = |name: &HeaderName| {
-        // With an underscore it could set the CGI variable of a field that is set here.
+        // Neither fields that are set here, nor names that CGI would take for one of them.
         let is_set_anyway = [X_FORWARDED_FOR, header::FORWARDED, X_REQUEST_ID].contains(name);
         is_about_the_client(name) && !is_set_anyway && !name.as_str().contains('_')
     };
