@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_spelled_and_what_is_behind_it_is_not_however_it_goes_out() {
+    fn only_the_head_is_spelled_however_it_is_written() {
         let head = b"GET / HTTP/1.1\r\nhost: a\r\nx-a: b\r\n\r\n";
         let spelled = b"GET / HTTP/1.1\r\nHOST: a\r\nX-A: b\r\n\r\n";
         let body = b"body\r\nhost: a\r\n\r\nmore";

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_connection_and_those_it_names_are_removed_but_host_is_not() {
+    fn fields_that_connection_names_are_removed_except_host() {
         let kept = of_request(
             &headers(&[
                 ("host", "a"),

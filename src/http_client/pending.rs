@@ -297,7 +297,7 @@ mod tests {
     // However many requests wait, one attempt at a time is made; after the first success the
     // number doubles with each round.
     #[tokio::test(start_paused = true)]
-    async fn attempts_are_few_however_many_wait_and_then_twice_as_many_each_time() {
+    async fn one_request_tries_for_all_and_then_attempts_double() {
         let turns = ConnectGate::new(&Retry::default());
         let listens_at = Instant::now() + 10 * SECOND;
         let (refused, active, peak) = (Cell::new(0), Cell::new(0), Cell::new(0));

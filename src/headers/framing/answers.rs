@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_kept_and_the_final_one_ends_the_watch_however_they_are_split() {
+    fn interim_responses_are_kept_until_a_final_one_in_any_pieces() {
         let input = "HTTP/1.1 100 Continue\r\n\r\n\
             HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nlink: </b>\r\n\r\n\
             HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1\n\n";

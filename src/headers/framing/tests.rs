@@ -22,7 +22,7 @@ fn with(lines: &str) -> String {
 }
 
 #[test]
-fn every_request_of_a_pipeline_gets_its_verdict_however_it_is_split() {
+fn each_request_of_a_pipeline_gets_its_verdict_in_any_pieces() {
     let pipeline = [
         "\r\n",
         GET,
