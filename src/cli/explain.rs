@@ -42,7 +42,7 @@ Exit status:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Explain {
-    /// What a client asks for: a URL with ws, wss, http or https, or only /PATH
+    /// URL that a client requests: with ws, wss, http or https, or only /PATH
     // Parsed later: clap would show the value in its error, with any password in it.
     #[arg(value_name = "URL")]
     url: String,
@@ -59,7 +59,7 @@ pub(super) struct Explain {
 
 /// Parses a header field as it is on the wire.
 fn header(text: &str) -> Result<(header::HeaderName, header::HeaderValue), String> {
-    let expected = || format!("`{text}` is no header: expected \"Name: value\"");
+    let expected = || format!("`{text}` is not a header: expected \"Name: value\"");
     let (name, value) = text.split_once(':').ok_or_else(expected)?;
     let name = name.trim().parse().map_err(|_| expected())?;
     let value = value.trim().parse().map_err(|_| expected())?;

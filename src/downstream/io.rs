@@ -268,7 +268,7 @@ impl ClientIoState {
         }
         ready!(self.watchdog.poll_expired(context));
         self.is_stalled = true;
-        let stalled = "the client takes nothing of its answer";
+        let stalled = "the client reads nothing of its response";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 

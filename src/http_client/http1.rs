@@ -78,7 +78,7 @@ pub enum SendError {
     #[error("closed before the request")]
     NotSent(Box<Request<Upload>>),
     /// The connection ended before any byte of a response.
-    #[error("closed before the answer")]
+    #[error("closed before the response")]
     NoAnswer,
     /// The upstream says that it has not processed the request (RFC 9113 §8.7).
     #[error("refused unprocessed")]
@@ -93,7 +93,7 @@ pub enum SendError {
     #[error(transparent)]
     Broken(hyper::Error),
     /// The response did not begin in time after the request.
-    #[error("no answer in time")]
+    #[error("no response in time")]
     TimedOut,
 }
 
@@ -316,7 +316,7 @@ impl Http1Link {
         let Poll::Ready(Err(error)) = written else {
             return written;
         };
-        tracing::trace!(%error, "upstream takes nothing any more");
+        tracing::trace!(%error, "upstream reads no more");
         self.seen.is_deaf.set(true);
         Poll::Ready(Ok(discarded))
     }

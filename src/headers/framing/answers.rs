@@ -181,7 +181,7 @@ impl Answers {
                 }
             }
             Ok(Head::Interim(_)) if self.interim_count == MAX_INTERIMS => {
-                self.refuse("too many interim answers");
+                self.refuse("too many interim responses");
             }
             Ok(Head::Interim(interim)) => {
                 self.interim_count += 1;
@@ -212,7 +212,7 @@ fn judge(head: &[u8], max_headers: usize, is_spelled: bool) -> Result<Head, &'st
     }
     let judged = read_answer(head, max_headers, |answer| judge_parsed(answer, is_spelled));
     judged.map_err(|no_answer| match no_answer {
-        NoAnswer::Malformed => "malformed answer",
+        NoAnswer::Malformed => "malformed response",
         NoAnswer::TooManyHeaders => "too many headers",
     })?
 }
@@ -222,7 +222,7 @@ fn judge_parsed(
     is_spelled: bool,
 ) -> Result<Head, &'static str> {
     let Some(code) = answer.code else {
-        return Err("malformed answer");
+        return Err("malformed response");
     };
     if matches!(code, 100 | 102..=199) {
         return interim(code, answer.headers).map(Head::Interim);
@@ -242,11 +242,11 @@ fn interim(code: u16, lines: &[httparse::Header<'_>]) -> Result<Interim, &'stati
         let name = HeaderName::from_bytes(line.name.as_bytes());
         let value = HeaderValue::from_bytes(line.value);
         let (Ok(name), Ok(value)) = (name, value) else {
-            return Err("malformed interim answer");
+            return Err("malformed interim response");
         };
         headers.append(name, value);
     }
-    let status = StatusCode::from_u16(code).or(Err("malformed interim answer"))?;
+    let status = StatusCode::from_u16(code).or(Err("malformed interim response"))?;
     let spelling = Spelling::of(&lines.iter().map(|line| line.name));
     Ok(Interim {
         status,
