@@ -293,7 +293,7 @@ fn explain_plain(settings: &Settings, text: &mut ExplainLines) {
     text.also(&settings.rest_of_route(Concerns::PlainRequests));
 }
 
-/// Describes settings that apply to WebSockets and plain requests alike.
+/// Describes settings that apply to both kinds of requests.
 fn explain_connections(settings: &Settings, text: &mut ExplainLines) {
     text.section("To the upstream");
     let http = |key: &str| settings.of(&format!("http.{key}"));

@@ -435,7 +435,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 }
 
 /// Checks the origin of the page that opens the WebSocket (RFC 6455 §10.2): browsers do not apply
-/// the same-origin policy to WebSockets.
+/// the same-origin policy to a WebSocket.
 fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
