@@ -142,6 +142,7 @@ impl Drain {
     /// If the drain was started by other means, the first signal only confirms it: nothing is
     /// forcibly closed before the second.
     pub async fn told(&self, stops: mpsc::UnboundedReceiver<()>) {
+        // The first signal never ends the process, even if a drain was begun by other means.
         let mut stops = stops;
         let mut is_first = true;
         while stops.recv().await.is_some() {
@@ -160,6 +161,7 @@ impl Drain {
     /// Begins the drain, unless it has begun.
     pub fn begin(&self) {
         self.announce();
+        // The schedule is set before the token: a session that it wakes finds the deadlines.
         self.0.schedule.get_or_init(|| DrainSchedule {
             began: Instant::now(),
             settings: self.settings(),

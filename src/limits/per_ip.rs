@@ -148,6 +148,7 @@ impl Addresses {
         let max_connections = self.max_connections.load(Ordering::Relaxed);
         let mut known = self.known();
         let address = known.address(key, Instant::now());
+        // A few more slots, since even the response that refuses a connection needs one.
         if address.connections >= max_connections + MAX_OVER_LIMIT {
             return None;
         }

@@ -213,8 +213,8 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         loop {
             let Self { client, upstream } = self;
             session.accept(take(client.as_mut(), upstream.as_mut()));
-            // A confirmation covers the messages written before it was sent, and `take` may write
-            // more.
+            // Taken before the upstream's data is processed: the difference shows what that
+            // confirms.
             let heard = upstream.as_ref().map(CloseSide::heard);
             session.note_upstream_messages(take(upstream.as_mut(), client.as_mut()));
             self.note_codes(session);
@@ -250,6 +250,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             let client_room = room(upstream.as_ref());
             let upstream_room = room(client.as_ref());
             tokio::select! {
+                // Each side is read only while the other has room, as in the tunnel.
                 _ = progress(client.as_mut().map(|party| &mut party.peer), client_room) => {}
                 () = progress_upstream(upstream.as_mut(), upstream_room, session) => {}
             }

@@ -187,6 +187,7 @@ impl<'s> Gate<'s> {
     /// A signal that fits several stages counts for the furthest, and stages in between
     /// are skipped.
     pub fn observe(&mut self, signal: &Signal<'_>) -> Option<Stage> {
+        // The furthest stage first: one message may be the trigger of several.
         let stages = [
             (Stage::Ready, &self.settings.ready),
             (Stage::ServicesReady, &self.settings.services_ready),
@@ -196,6 +197,8 @@ impl<'s> Gate<'s> {
             .into_iter()
             .find(|(stage, triggers)| Some(*stage) > self.stage && self.fires(triggers, signal))
             .map(|(stage, _)| stage);
+        // Recorded after the triggers were tried, so that the first message itself can be
+        // `First`.
         if matches!(signal, Signal::Message(_)) {
             self.has_seen_message = true;
         }

@@ -230,6 +230,7 @@ impl Inspector {
     fn inflate(&mut self, payload: &[u8]) {
         self.compressed.bytes = self.compressed.bytes.saturating_add(payload.len());
         let is_unread = self.inspect_bytes == 0 || !self.compressed.is_read;
+        // Nothing inspects the rest, and no later message needs its window.
         if is_unread || (self.compressed.is_independent && self.is_cut) {
             self.is_cut = true;
             self.compressed.inflater = None;
@@ -238,6 +239,8 @@ impl Inspector {
         let mut inflater = self.compressed.inflater.take().unwrap_or_default();
         let fed = inflater.feed(payload, |plain| self.keep(plain));
         self.compressed.inflater = Some(inflater);
+        // Otherwise a message that inflates to almost nothing would be withheld however long it
+        // is.
         self.is_cut |= self.compressed.bytes > max_compressed_bytes(self.inspect_bytes);
         self.note(fed);
     }
@@ -258,6 +261,7 @@ impl Inspector {
             return;
         };
         let ended = inflater.end_message(|plain| self.keep(plain));
+        // Kept between messages only if the next one needs its window.
         if !self.compressed.is_independent {
             self.compressed.inflater = Some(inflater);
         }

@@ -19,49 +19,53 @@
 //! with that part. The upstream confirms with
 //!
 //! * data: the end of a message;
-//! * the answer to the close frame that it was sent, which is the last thing that it reads. A close
-//!   frame is that answer when the socket was found empty after that frame was written and it has
-//!   the same code, none, 1000 or 3000 to 4999; or when it was found empty before and the code is
-//!   the same;
-//! * a close frame of its own, but only with 1000 or 3000 to 4999: whoever closes need not work
-//!   on what it has got (RFC 6455 §5.5.1), and with another code it gives up.
+//! * the answer to the proxy's close frame, which is the last thing that it reads. A close frame
+//!   is that answer when the socket was found empty after the proxy's was written and it has the
+//!   same code, none, 1000 or 3000 to 4999; or when the socket was found empty before and the
+//!   code is the same;
+//! * a close frame of its own, but only with 1000 or 3000 to 4999: a peer that closes need not
+//!   process the messages it has received (RFC 6455 §5.5.1), and with another code it has failed.
 //!
-//! A pong to a ping of the proxy's own needs no empty socket: it confirms what is before that ping in
-//! the stream, and what is before those that it stands for (`pings.rs`), and nothing behind. All
-//! other pongs, and the upstream's pings, confirm nothing: libraries send them on their own account,
-//! and to tell which of them answer a client's ping, each ping and pong of every session would have
-//! to be looked into, and the place of each ping be kept. A client's pings pass for free.
+//! A pong to a ping of the proxy needs no empty socket: it confirms the messages in front of that
+//! ping in the stream, and of the earlier pings that it stands for (`pings.rs`), and nothing
+//! behind. All other pongs, and the upstream's pings, confirm nothing: libraries send them of
+//! their own accord. To tell which pongs answer a client's ping, every ping and pong of every
+//! session would have to be parsed and the position of each ping be kept; a client's pings are
+//! relayed unparsed.
 //!
-//! Outside the tunnel the socket is asked whether it is empty. In the tunnel nothing is read
-//! without need: where the reactor has noted nothing to read when a message has been written, that
-//! will do. What has come since its worker last looked at its sockets, one turn of the worker ago,
-//! is taken for something said after that message.
+//! Outside the tunnel, the socket is asked whether it is empty. The tunnel makes no extra read:
+//! it suffices that the reactor has recorded nothing to read when a message has been written.
+//! Data that arrived since the worker last polled its sockets, one turn of the worker ago, is
+//! taken for something sent after that message.
 //!
-//! That socket is the upstream's alone, for its sessions are opened over HTTP/1.1. Only clients
-//! share a connection, over HTTP/2, where no more could be found empty than a stream: another task
-//! reads the socket. Nothing is asked of them here. Under TLS a record that has come in part cannot
-//! be seen: its socket counts as empty.
+//! The socket belongs to one session, since upstream connections are opened over HTTP/1.1. Only
+//! clients share a connection, over HTTP/2, where a stream could at most be found empty: another
+//! task reads the socket. Nothing depends on clients here. Under TLS, a record that has arrived
+//! in part is not visible: its socket counts as empty.
 //!
-//! Whatever the upstream says at any other end, or does not say, what is unconfirmed then is
-//! *unknown*, before the client is told how many messages may be lost.
+//! At any other end, with or without a close frame, unconfirmed messages become *unknown*, before
+//! the client is told how many may be lost.
 //!
 //! # Limits of a confirmation
 //!
-//! * Delivered is not worked on: an application may read a message and fail.
-//! * An application that works message by message confirms with its first answer all that had
-//!   been written to its socket by then: if it is killed before it comes to the others, some of
-//!   those that were counted as delivered are lost. So does one that speaks without reading.
-//! * A pong, and the answer to a close frame, are often the library's: the messages before have been
-//!   read from the socket, and may wait in the library for the application.
-//! * What an upstream says about when a message is written confirms that message, too, though it
-//!   has not seen it: within a round trip, and as long as it lies in the upstream's send buffers.
-//! * Unknown is not lost: an application that says nothing may have read everything.
-//! * The reason that the client is told is made from the accounts of that moment. Where the upstream
-//!   has ended, they are final. Where the proxy ends the session itself, or the client has broken
-//!   the protocol, both sides are told at once: all that is open then may be lost, to the client, and
-//!   the report, after the upstream's answer, may say that it is delivered. To make the client wait
-//!   for that would be worse: what it sent meanwhile would go to nobody. A close frame of the
-//!   upstream's own goes on as it is, without numbers.
+//! * Delivered does not mean processed: an application may read a message and fail.
+//! * An application that processes one message after the other confirms with its first reply
+//!   everything written to its socket by then: if it is killed before it comes to the rest, some
+//!   messages that were counted as delivered are lost. The same holds for one that sends without
+//!   reading.
+//! * A pong, and the answer to a close frame, often come from the library: the messages before it
+//!   have been read from the socket, and may still wait in the library for the application.
+//! * Data that the upstream sends at about the time a message is written confirms that message
+//!   too, although it has not been read yet: within a round trip, and while the data lies in the
+//!   upstream's send buffers.
+//! * Unknown does not mean lost: an application that sends nothing may have read everything.
+//! * The reason text of the client's close frame is made from the accounts at that moment. If the
+//!   upstream has ended, they are final. If the proxy ends the session itself, or the client has
+//!   violated the protocol, both sides are sent their close frames at once: the text then counts
+//!   every open message as possibly lost, while the report, written after the upstream's answer,
+//!   may count it as delivered. Making the client wait for that answer would be worse: messages
+//!   that it sends meanwhile would be lost. A close frame of the upstream is forwarded unchanged,
+//!   without numbers.
 //!
 //! # Invariants
 //!
@@ -141,9 +145,11 @@ impl Ledger {
         self.accepted += messages;
     }
 
-    /// Records that N messages have been written to the upstream, including those already in an
-    /// account.
+    /// Records that `messages` have been written to the upstream so far, including those already
+    /// in an account.
     pub(super) const fn note_written(&mut self, messages: u64) {
+        // An older count may arrive after a newer one: a pong tells more than the write buffer
+        // has counted.
         if messages > self.written {
             self.written = messages;
         }
@@ -159,9 +165,10 @@ impl Ledger {
         self.delivered + self.unknown
     }
 
-    /// Confirms the first `messages` of all that were written, as far as nothing is known of
-    /// them.
+    /// Confirms the first `messages` of all that were written, except those that are settled
+    /// already.
     pub(super) const fn confirm(&mut self, messages: u64) {
+        // Cumulative, since messages are written in order.
         let known = self.known();
         if messages > known {
             self.delivered += messages - known;
@@ -227,18 +234,18 @@ impl Ledger {
         self.accepted - self.delivered - self.undelivered() - self.unconfirmed()
     }
 
-    /// Messages that may be lost, for all that is known: those that are unknown or in no account.
+    /// Messages that may be lost: unknown ones, and those in no account.
     #[must_use]
     pub const fn in_doubt(&self) -> u64 {
         self.unknown + self.unconfirmed() + self.held()
     }
 
-    /// Messages that went the upstream's way: held, or written.
+    /// Messages that were held for the upstream or written to it, and not dropped since.
     pub(super) const fn passed_on(&self) -> u64 {
         self.accepted - self.shed - self.expired - self.discarded
     }
 
-    /// Whether all are in an account.
+    /// Returns whether every message is in an account.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         self.held() + self.unconfirmed() == 0

@@ -1,37 +1,37 @@
-//! The proxy's own pings, and what the upstream's pongs to them confirm.
+//! The proxy's own pings, and the messages that the upstream's pongs to them confirm.
 //!
 //! # Invariants
 //!
-//! * Nobody else's pings say what these do, and those for one side say nothing of those for the
-//!   other: a client cannot answer for the upstream, nor have it do so.
-//! * A pong stands for all pings up to the one that it answers, the latest of which is all that
-//!   must be answered (RFC 6455 §5.5.3). One that answers none, or the same one again, confirms
+//! * The payloads are random: no other ping has them, and those for one side are useless on the
+//!   other. A client cannot answer for the upstream, nor make it answer.
+//! * A pong stands for all pings up to the one that it answers, since a peer need only answer the
+//!   latest one (RFC 6455 §5.5.3). A pong that answers none, or the same one again, confirms
 //!   nothing.
-//! * Only pings that may confirm something are remembered, at most [`MAX_UNANSWERED`]. One for which
-//!   there is no room confirms what the last one before it does.
+//! * Only pings that may confirm something are remembered, at most [`MAX_UNANSWERED`]. A ping for
+//!   which there is no room confirms the same messages as the last one remembered.
 
 use std::{collections::VecDeque, sync::LazyLock};
 
 use crate::websocket::{Control, Opcode, frame::control_frame};
 
-/// The most pings that are remembered.
+/// Maximum number of pings that are remembered.
 const MAX_UNANSWERED: usize = 8;
 
-/// Bytes that the proxy's pings begin with.
+/// Leading bytes of the payload of the proxy's pings.
 type Mark = [u8; 8];
 
 static TO_CLIENT: LazyLock<Mark> = LazyLock::new(rand::random);
 static TO_UPSTREAM: LazyLock<Mark> = LazyLock::new(rand::random);
 
-/// The number of every ping to a client, which confirms nothing.
+/// Number of every ping to a client; these pings confirm nothing.
 const NO_NUMBER: u32 = 0;
 
-/// A ping for the client.
+/// Builds a ping for the client.
 pub(super) fn ping_for_client() -> Vec<u8> {
     control_frame(Opcode::Ping, &payload(*TO_CLIENT, NO_NUMBER), None)
 }
 
-/// The ping for the upstream that has this number.
+/// Builds the ping for the upstream with this number.
 pub(super) fn ping_for_upstream(number: u32) -> Vec<u8> {
     let payload = payload(*TO_UPSTREAM, number);
     control_frame(Opcode::Ping, &payload, Some(rand::random()))
@@ -44,7 +44,8 @@ fn payload(mark: Mark, number: u32) -> [u8; 12] {
     payload
 }
 
-/// The number of the proxy's own ping that `control` answers, if it does; 0 for the client's.
+/// Returns the number of the proxy's ping that `control` answers, if it answers one; 0 for a ping
+/// to the client.
 pub(super) fn own_pong(control: &Control) -> Option<u32> {
     if control.opcode != Opcode::Pong {
         return None;
@@ -58,25 +59,25 @@ pub(super) fn own_pong(control: &Control) -> Option<u32> {
     }
 }
 
-/// The pings that the upstream was sent.
+/// Pings sent to the upstream.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    /// The number of the latest.
+    /// Number of the latest ping.
     last: u32,
-    /// Those that may confirm something, the oldest first.
+    /// Pings that may confirm something, the oldest first.
     unanswered: VecDeque<NumberedPing>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct NumberedPing {
     number: u32,
-    /// Messages of the client that are before it in the stream.
+    /// Messages of the client in front of it in the stream.
     messages: u64,
 }
 
 impl Pings {
-    /// Numbers the next ping, which is sent behind so many `messages`, of which so many are
-    /// `known` to have arrived, or to have been given up.
+    /// Numbers the next ping, which is sent after `messages` in total, of which `known` are
+    /// delivered or given up.
     pub(super) fn number(&mut self, messages: u64, known: u64) -> u32 {
         self.last += 1;
         let before = self.unanswered.back().map_or(known, |ping| ping.messages);
@@ -89,8 +90,10 @@ impl Pings {
         self.last
     }
 
-    /// Returns how many messages a pong to the ping with this `number` confirms, if any.
+    /// Returns the number of messages that a pong to the ping with this `number` confirms, if
+    /// any.
     pub(super) fn answer(&mut self, number: u32) -> Option<u64> {
+        // The upstream has seen the mark, and may make up a number.
         if number > self.last {
             return None;
         }
@@ -99,7 +102,7 @@ impl Pings {
             confirmed = Some(ping.messages);
         }
         if self.unanswered.is_empty() {
-            // Most of the time nothing is remembered, and takes no memory.
+            // Most of the time nothing is remembered, and no memory is kept.
             self.unanswered = VecDeque::new();
         }
         confirmed

@@ -131,6 +131,7 @@ impl HoldQueue {
     /// Removes and returns the messages that may be sent upstream at `reached`, in the order of
     /// the flush.
     pub fn take_released(&mut self, reached: Release) -> Vec<Vec<u8>> {
+        // A queue of its own, so that the released messages leave in the order of the flush.
         let mut released = Self::new(self.order);
         for (lane, released_lane) in self.lanes.iter_mut().zip(&mut released.lanes) {
             let (out, keep) = std::mem::take(lane)
@@ -154,6 +155,7 @@ impl HoldQueue {
     /// Returns whether there was one. Nothing is below [`Priority::Low`], and a critical message
     /// is never discarded.
     pub fn shed_below(&mut self, incoming: Priority) -> bool {
+        // Within a lane the oldest message is shed: it is the most likely to be stale.
         let below = &mut self.lanes[..incoming as usize];
         let Some(held) = below.iter_mut().find_map(VecDeque::pop_front) else {
             return false;

@@ -69,6 +69,7 @@ impl Pipe {
 
     fn new() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        // The last descriptors are reserved, and payload can also be copied.
         descriptors::check(&reader)?;
         descriptors::check(&writer)?;
         // Once the user's limit on pipe memory is reached, the default size has to do.

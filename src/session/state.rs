@@ -118,6 +118,7 @@ impl SessionState {
                 Closed,
                 Failed,
             ],
+            // From here on, the session never returns to holding.
             Self::ProcessingReady | Self::Degraded | Self::Idle => {
                 &[Processing, Closing, Closed, Failed]
             }

@@ -271,8 +271,8 @@ impl SessionStats {
         self.ledger.set(ledger);
     }
 
-    /// Checks in a debug build that the ledger says of the upstream's messages what `outbox` does,
-    /// once no message waits anywhere else.
+    /// Checks in a debug build that the ledger agrees with the upstream's write buffer. All
+    /// messages have to be in one of the two.
     #[inline]
     pub(super) fn check(&self, outbox: &WriteBuffer) {
         debug_assert_eq!(
@@ -280,15 +280,15 @@ impl SessionStats {
             outbox.messages(),
             "every message is in an account or was pushed"
         );
-        // A pong may tell that more is written than the outbox has counted.
+        // A pong may confirm messages that the write buffer has not counted as written yet.
         debug_assert!(
             (outbox.messages_written()..=outbox.messages()).contains(&self.ledger().written()),
             "what is written was pushed, and what the outbox has written is"
         );
     }
 
-    /// Notes that nothing is to be read from the upstream: what it says from here on, it says
-    /// after what is written.
+    /// Records that the upstream's socket is empty: data that arrives from here on was sent after
+    /// everything written so far could be read.
     pub(super) fn note_empty(&self) {
         self.written_before_empty.set(self.ledger.get().written());
     }
@@ -308,15 +308,15 @@ impl SessionStats {
         self.ledger.set(ledger);
     }
 
-    /// Numbers a ping for the upstream, which goes behind what is in `outbox`.
+    /// Numbers a ping for the upstream, which is sent after the contents of `outbox`.
     pub(super) fn number_ping(&self, outbox: &WriteBuffer) -> u32 {
         let mut pings = self.pings.borrow_mut();
         let pings = pings.get_or_insert_default();
         pings.number(outbox.messages(), self.ledger.get().known())
     }
 
-    /// Notes that the upstream has answered the ping with this `number`: what was before that
-    /// is delivered, though the outbox may not have counted it as written yet.
+    /// Records the upstream's pong to the ping with this `number`: the messages in front of that
+    /// ping are delivered, even if the write buffer has not counted them as written yet.
     #[cold]
     pub(super) fn confirm_by_pong(&self, number: u32) {
         let mut pings = self.pings.borrow_mut();
@@ -329,7 +329,7 @@ impl SessionStats {
         }
     }
 
-    /// Gives up what is unconfirmed: nobody will say any more what became of it.
+    /// Settles the unconfirmed messages as unknown: no confirmation can come any more.
     fn give_up_unconfirmed(&self) {
         let mut ledger = self.ledger.get();
         ledger.give_up_unconfirmed();
@@ -350,6 +350,7 @@ impl SessionStats {
     pub(crate) fn abort(&self) -> Report {
         let state = self.entered_state();
         let queued = self.queued().messages.into_iter().map(u64::from).sum();
+        // Messages still in the queue were certainly not written.
         self.settle(queued, Account::Discarded);
         // The rest may have been written in part or as a whole.
         self.give_up_unconfirmed();

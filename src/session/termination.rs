@@ -343,11 +343,12 @@ impl EndReason {
         }
     }
 
-    /// The reason text of a close frame for the client: the name, how many messages were not
-    /// delivered, and how many may be lost.
+    /// Reason text of a close frame for the client: the name, the number of messages that were
+    /// not delivered, and the number of those that may be lost.
     ///
-    /// An upstream that has not ended may yet confirm what it has got. The client does not wait for
-    /// that: what it sent meanwhile would go to nobody. So to it what is open may be lost.
+    /// An upstream that has not ended may yet confirm messages. The client does not wait for
+    /// that, since messages that it sends meanwhile would be lost; every open message counts as
+    /// possibly lost.
     #[must_use]
     pub fn close_reason(&self, ledger: &Ledger) -> String {
         let name = self.name();

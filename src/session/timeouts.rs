@@ -318,6 +318,7 @@ impl Keepalive {
         upstream: Side,
     ) -> Option<Instant> {
         let timeout = self.idle_timeout?;
+        // `|`, not `||`: both sides have to record their counters.
         if self.client.takes(client) | self.upstream.takes(upstream) {
             self.taken_at = now;
         }

@@ -89,8 +89,8 @@ pub(super) struct TunnelEnd<S> {
     is_waiting: bool,
     /// Whether large payloads may be spliced; cleared when one of the sockets refuses.
     may_splice: bool,
-    /// The greatest number of a ping of the proxy's own that it has answered and that is not noted
-    /// yet, or 0.
+    /// Highest number of a ping of the proxy that it has answered and that is not recorded yet,
+    /// or 0.
     own_pong: u32,
 }
 
@@ -107,7 +107,7 @@ impl<S> TunnelEnd<S> {
         }
     }
 
-    /// Notes which ping of the proxy's own an upstream has answered, if it has.
+    /// Records the ping of the proxy that an upstream has answered, if it has.
     fn note_pong(&mut self, session: &SessionStats) {
         let number = mem::take(&mut self.own_pong);
         if number > 0 {

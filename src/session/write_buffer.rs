@@ -127,8 +127,8 @@ impl WriteBuffer {
         self.settle_passing();
     }
 
-    /// Counts messages that ended in bytes which are lost before they could be pushed, but not
-    /// all of which are: nothing is to be written any more.
+    /// Counts messages that ended in bytes which were lost in part before they could be pushed:
+    /// nothing more is to be written.
     pub(super) fn count_lost(&mut self, messages: u64) {
         self.messages_passing += messages;
     }
@@ -155,7 +155,7 @@ impl WriteBuffer {
         })
     }
 
-    /// All messages that were ever pushed as a whole, written or not, but for those given up.
+    /// Number of messages ever pushed, written or not, except dropped ones.
     pub(super) fn messages(&self) -> u64 {
         self.messages_written + self.messages_passing + self.messages_waiting().0
     }

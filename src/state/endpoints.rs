@@ -72,17 +72,17 @@ impl RouteEndpoints {
             .collect()
     }
 
-    /// Logs for each upstream the sessions that its breaker has refused, where the log has not
-    /// told yet.
+    /// Logs for each upstream the sessions that its breaker has refused and that are not in the log
+    /// yet.
     pub fn log_refused(&self) {
         for (_, endpoint) in self.known.load().iter() {
             endpoint.log_refused();
         }
     }
 
-    /// The upstream of `route`. That of a route which a reload has replaced is the one of the new
-    /// route, if that has the same name and reaches it in the same way; otherwise nothing is known
-    /// of it.
+    /// Upstream of `route`. A route that a reload has replaced shares the upstream of its
+    /// successor, if that has the same name and reaches it in the same way; otherwise the upstream
+    /// is a new one, of unknown health.
     #[must_use]
     pub fn of(&self, route: &Arc<Route>) -> Arc<Endpoint> {
         let known = self.known.load();

@@ -193,6 +193,7 @@ impl ProcessState {
         if self.config().trusted_proxies.trusts(client.address) {
             return Ok(None);
         }
+        // A connection over HTTP/1.1 has a slot already, and carries nothing but this session.
         let place = if client.is_trusted || version == Version::HTTP_2 {
             match self.addresses.enter(client.address) {
                 Some((place, true)) => Some(place),

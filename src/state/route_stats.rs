@@ -118,6 +118,7 @@ impl WorkerState {
             if is_forgotten {
                 *removed += &mem::take(&mut *tally.totals.borrow_mut());
             }
+            // A tally in use stays in the list, or its next counts would be lost.
             !is_forgotten || Rc::strong_count(tally) > 1
         });
     }

@@ -235,10 +235,13 @@ impl Sessions {
     fn remove(&self, running: &LiveSession) {
         let mut sessions = self.running.borrow_mut();
         let index = running.index.get() as usize;
+        // Order does not matter, and `remove` would shift every session behind.
         sessions.swap_remove(index);
         if let Some(moved) = sessions.get(index) {
             moved.index.set(place(index));
         }
+        // At a quarter, so that a number of sessions that hovers around a threshold does not
+        // reallocate all the time.
         let capacity = sessions.capacity();
         if capacity > MIN_SHRINK && sessions.len() < capacity / 4 {
             sessions.shrink_to(capacity / 2);
@@ -313,6 +316,8 @@ impl SessionEntry {
     fn leave(&self, report: &Report) {
         let running = &self.running;
         running.local.sessions.remove(running);
+        // In the same instant, without an `await` between: an observer sees the session in one of
+        // the two.
         self.tally.change(|totals| {
             totals.add_record(&running.record);
             totals.add_end(&running.record, &report.cause);

@@ -123,6 +123,7 @@ impl Subprotocols {
         }
         let known = self.of(route).and_then(|choices| {
             let key = || self.key(path, offers);
+            // While nothing was learned, no key is hashed.
             choices.has_any().then(|| choices.recall(key(), offers))?
         });
         known.unwrap_or(chosen)
@@ -148,6 +149,7 @@ impl Subprotocols {
         request: &OpeningRequest,
         mismatch: &Mismatch,
     ) {
+        // A subprotocol that was never offered is an error of the upstream, not a choice.
         if !mismatch.is_offered {
             return;
         }
@@ -231,6 +233,7 @@ impl Choices {
                 choice.in_doubt_until = Some(Instant::now() + DOUBT);
             }
             None => {
+                // The usual upstream takes the first offer, which needs no memory.
                 let is_told_anyway = match chosen {
                     Subprotocol::Named(chosen) => chosen == named,
                     Subprotocol::None | Subprotocol::Upstreams => true,

@@ -43,6 +43,8 @@ fn take_header<S: Stream, T: Stream>(
         if let Some(number) = own_pong(&control) {
             from.note_own_pong(number);
         } else {
+            // Control frames may come between fragments (RFC 6455 §5.4), and belong to the peer
+            // as they do in the tunnel.
             pass(from, to, &control.wire, false);
         }
         return Some(0);

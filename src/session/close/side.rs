@@ -18,9 +18,9 @@ pub(in crate::session) struct CloseSide<S> {
     pub(super) outgoing: Outgoing,
     /// Data messages received from it since the closing began.
     pub(super) messages: u64,
-    /// The greatest number of a ping of the proxy's own that it has answered meanwhile, or 0.
+    /// Highest number of a ping of the proxy that it has answered since the closing began, or 0.
     own_pong: u32,
-    /// Whether nothing was to be read from it before it was told.
+    /// Whether its socket was found empty before its close frame was sent.
     pub(super) was_silent: bool,
     /// Whether its socket was found empty after its close frame was written.
     pub(super) was_asked: bool,
@@ -184,12 +184,12 @@ impl<S: Stream> CloseSide<S> {
         self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
     }
 
-    /// Takes note of its pong to the proxy's ping with this `number`.
+    /// Records its pong to the proxy's ping with this `number`.
     pub(super) fn note_own_pong(&mut self, number: u32) {
         self.own_pong = self.own_pong.max(number);
     }
 
-    /// What it has said so far.
+    /// Takes a snapshot of what it has sent so far.
     pub(super) fn heard(&self) -> Signs {
         Signs {
             messages: self.messages,
@@ -213,6 +213,8 @@ impl<S: Stream> CloseSide<S> {
         if !heard.is_open {
             return;
         }
+        // Whatever its code: an answer shows that everything in front of the proxy's close frame
+        // was read.
         if self.is_answer(frame) {
             session.note_found_empty(&self.peer.outbox);
             session.confirm();
@@ -225,6 +227,8 @@ impl<S: Stream> CloseSide<S> {
     /// empty after that was written and it has the same code, none, or one that means success; or
     /// when its socket was found empty before and it has the same code.
     fn is_answer(&self, frame: &CloseFrame) -> bool {
+        // Libraries echo the code, send none, or 1000; a close frame with another code may have
+        // crossed with the proxy's.
         let says_the_same = self.outgoing == Outgoing::Told(frame.code);
         let agrees = says_the_same || frame.code.is_none_or(CloseCode::confirms);
         self.was_asked && agrees || self.was_silent && says_the_same && self.peer.outbox.is_empty()

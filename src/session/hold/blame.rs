@@ -54,6 +54,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let since = link
             .owed
             .take()
+            // The latest payload is the one that a client has to answer (RFC 6455 §5.5.3), but
+            // the oldest ping tells how long the upstream has waited.
             .map_or_else(Instant::now, |owed| owed.since);
         let payload = payload.into();
         link.owed = Some(Box::new(Owed { since, payload }));

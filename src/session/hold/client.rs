@@ -128,6 +128,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let blocked = self.take_all(&mut input);
         let left = input.len();
         self.session.note_client_bytes((inbox.len() - left) as u64);
+        // Bytes left over from before are no sign of life.
         if let Some(watch) = &mut self.watch
             && left < inbox.len()
         {

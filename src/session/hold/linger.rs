@@ -23,6 +23,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let mut heard_bytes = self.heard_bytes;
         while self.drain_deadline.is_none() && self.is_served()? {
             self.look_at_watch()?;
+            // Any payload counts as a sign of work; pings do not, since libraries send them on a
+            // timer.
             if self.heard_bytes > heard_bytes {
                 heard_bytes = self.heard_bytes;
                 quiet_at = Instant::now() + settings.linger;
@@ -49,6 +51,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 if frame.code.is_some_and(CloseCode::confirms) {
                     self.session.confirm();
                 }
+                // The close frame is answered by the closing handshake, which runs next.
                 self.parting = Some(frame);
                 Ok(false)
             }

@@ -204,11 +204,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.heard_bytes += bytes.len() as u64;
         let Some(link) = &mut self.link else { return };
         let max_bytes = max_compressed_bytes(self.settings.gate.inspect_bytes);
+        // Withheld as wire bytes, so that it can be forwarded unchanged.
         if let Some(Withheld::Undecided(withheld)) = &mut link.withheld {
             extend(withheld, bytes, max_bytes);
         }
         let kept = link.kept_bytes();
-        // The last bytes of a message do not grow it further.
+        // A message that has arrived completely takes no more memory.
         let is_over = kept.larger > RESERVE_BYTES
             && link.tap.is_in_message()
             && self.context.budget.is_exhausted();
@@ -267,6 +268,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn take_message_end(&mut self) {
+        // A message confirms whether the client receives it or not.
         self.session.confirm();
         let Some(link) = &mut self.link else { return };
         if matches!(link.withheld, Some(Withheld::Undecided(_))) {

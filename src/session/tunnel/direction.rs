@@ -44,7 +44,7 @@ pub(in crate::session) struct Passed {
 }
 
 impl Passed {
-    /// Whether nothing of it is for the other side.
+    /// Returns whether nothing of it is for the other side.
     pub(super) const fn is_own(&self) -> bool {
         self.bytes <= self.own_bytes
     }
@@ -317,6 +317,8 @@ fn relay<S: Stream, T: Stream>(
             Stop::Violation(error) => Some(Ending::Violated(error)),
             Stop::Close => closed(&source.scanner, rest),
             Stop::Pong => match pass_pong(context, &mut rest, fresh, source, target, passed) {
+                // The pong is dealt with, whether it was forwarded or not; the frames behind it
+                // are still to be relayed.
                 Ok(true) => {
                     bytes = rest;
                     continue;
@@ -354,6 +356,7 @@ fn pass_pong<S, T: Stream>(
         return Ok(false);
     };
     if let Some(number) = own_pong(&pong) {
+        // Recorded by the caller, which has the session's statistics.
         source.own_pong = source.own_pong.max(number);
         passed.own_bytes += (fresh_before - rest.len().min(fresh)) as u64;
     } else {
