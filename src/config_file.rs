@@ -204,7 +204,7 @@ impl Config {
             cautions: Cautions::default(),
         };
         process::read(top, &mut config);
-        config.effective = top.file().effective();
+        config.effective = Effective(top.file().noted());
         config
     }
 }

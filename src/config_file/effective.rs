@@ -12,27 +12,12 @@
 
 mod show;
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
+pub use super::reader::Origin;
+use super::{keys, reader::Noted, report::escape, section::Section};
 use serde::Serialize;
 use serde_json::Value;
-use toml::de::DeValue;
-
-use super::{keys, report::escape, section::Section};
-
-/// Where a value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// Nobody said anything.
-    Default,
-    /// The file.
-    File,
-    /// The environment, by way of the file or by itself.
-    Environment,
-    /// The command line.
-    CommandLine,
-}
 
 /// One value that is in effect.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,9 +30,9 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// Everything that somebody has said.
+/// Values that were set, by the names of their keys; those of all others are the defaults.
 #[derive(Clone, Default)]
-pub struct Effective(BTreeMap<String, (Value, Origin)>);
+pub struct Effective(pub(super) Noted);
 
 impl fmt::Debug for Effective {
     /// Says nothing: it is not part of what the program does.
@@ -68,7 +53,7 @@ impl Effective {
             let rest = known.strip_prefix(key);
             !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
         });
-        self.note(key.to_owned(), value, Origin::CommandLine);
+        self.0.insert(key.to_owned(), (value, Origin::CommandLine));
     }
 
     /// Everything that is in effect, in the order of the keys.
@@ -90,10 +75,6 @@ impl Effective {
             .collect();
         settings.sort_by_cached_key(|setting| natural(&setting.key));
         settings
-    }
-
-    pub(super) fn note(&mut self, key: String, value: Value, origin: Origin) {
-        self.0.insert(key, (value, origin));
     }
 
     /// Names of the tables that are of this section: each of a list, and one that nobody has
@@ -143,67 +124,10 @@ fn natural(key: &str) -> Vec<(usize, String)> {
     key.split('[').map(part).collect()
 }
 
-/// What values that are written with variables are, by where they are in the file.
-pub(super) type Revealed = BTreeMap<usize, String>;
-
-/// A value that is written at `start` as it may be shown, and where it comes from.
-pub(super) fn shown(value: &DeValue<'_>, start: usize, revealed: &Revealed) -> (Value, Origin) {
-    let mut origin = Origin::File;
-    let value = Shown {
-        revealed,
-        origin: &mut origin,
-    }
-    .value(value, start);
-    (value, origin)
-}
-
-struct Shown<'a> {
-    revealed: &'a Revealed,
-    origin: &'a mut Origin,
-}
-
-impl Shown<'_> {
-    fn value(&mut self, value: &DeValue<'_>, start: usize) -> Value {
-        match value {
-            DeValue::String(text) => self.text(text, start),
-            DeValue::Integer(number) => number
-                .as_str()
-                .parse::<i64>()
-                .map_or_else(|_| number.as_str().into(), Value::from),
-            DeValue::Float(number) => number
-                .as_str()
-                .parse::<f64>()
-                .map_or_else(|_| number.as_str().into(), Value::from),
-            DeValue::Boolean(truth) => (*truth).into(),
-            DeValue::Datetime(time) => time.to_string().into(),
-            DeValue::Array(elements) => elements
-                .iter()
-                .map(|element| self.value(element.get_ref(), element.span().start))
-                .collect(),
-            DeValue::Table(entries) => entries
-                .iter()
-                .map(|(key, value)| {
-                    let shown = self.value(value.get_ref(), value.span().start);
-                    (key.get_ref().to_string(), shown)
-                })
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-        }
-    }
-
-    fn text(&mut self, text: &str, start: usize) -> Value {
-        if text.replace("$$", "").contains("${") {
-            *self.origin = Origin::Environment;
-        }
-        let revealed = self.revealed.get(&start);
-        revealed
-            .map_or_else(|| text.to_owned(), |text| escape(text))
-            .into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::config_file::Config;
 

@@ -8,10 +8,8 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Config,
-    effective::Origin,
-    keys,
-    reader::{Table, Value},
+    Config, keys,
+    reader::{Origin, Table, Value},
     report::{Mistake, Problem},
     tls,
     values::{address, bounds, units::Memory},

@@ -6,6 +6,7 @@
 //! that has been read reports the keys that nobody asked for.
 
 mod expand;
+mod noted;
 mod table;
 mod value;
 
@@ -13,13 +14,11 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 
 use toml::de::DeTable;
 
-pub(super) use self::expand::expand;
-pub(super) use self::table::Table;
-pub(super) use self::value::Value;
-
+pub use self::noted::Origin;
+use self::noted::Revealed;
+pub(super) use self::{expand::expand, noted::Noted, table::Table, value::Value};
 use super::{
     Environment,
-    effective::{self, Effective, Revealed},
     report::{Mistake, Problem, Variables, any_of, similar},
 };
 
@@ -34,7 +33,7 @@ pub(super) struct File<'a> {
     lookups: RefCell<BTreeMap<String, bool>>,
     unknown_keys: RefCell<Vec<UnknownKey>>,
     /// What is in effect although the file does not say it.
-    effective: RefCell<Effective>,
+    noted_elsewhere: RefCell<Noted>,
     /// The keys of all values, with the numbers of lists.
     noted: RefCell<Vec<(String, Value<'a>)>>,
     /// What values from the environment are, by where they are written.
@@ -52,7 +51,7 @@ impl<'a> File<'a> {
             cautions: RefCell::default(),
             lookups: RefCell::default(),
             unknown_keys: RefCell::default(),
-            effective: RefCell::default(),
+            noted_elsewhere: RefCell::default(),
             noted: RefCell::default(),
             revealed: RefCell::default(),
             variables: RefCell::default(),
@@ -92,14 +91,14 @@ impl<'a> File<'a> {
     }
 
     /// What the file says, as far as it has been read.
-    pub(super) fn effective(&self) -> Effective {
-        let mut effective = self.effective.borrow().clone();
+    pub(super) fn noted(&self) -> Noted {
+        let mut noted = self.noted_elsewhere.borrow().clone();
         let revealed = self.revealed.borrow();
         for (key, value) in self.noted.borrow().iter() {
-            let (shown, origin) = effective::shown(value.content, value.place.start, &revealed);
-            effective.note(key.clone(), shown, origin);
+            let shown = noted::shown(value.content, value.place.start, &revealed);
+            noted.insert(key.clone(), shown);
         }
-        effective
+        noted
     }
 
     pub(super) fn environment(&self, name: &str) -> Option<String> {

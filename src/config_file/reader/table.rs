@@ -5,13 +5,10 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    File, UnknownKey,
+    File, Origin, UnknownKey,
     value::{Place, Value},
 };
-use crate::config_file::{
-    effective::Origin,
-    report::{Mistake, Problem, similar},
-};
+use crate::config_file::report::{Mistake, Problem, similar};
 
 /// One table of the file, or one that the file does not have and that is therefore empty.
 pub(in crate::config_file) struct Table<'a> {
@@ -146,8 +143,8 @@ impl<'a> Table<'a> {
     /// Notes what is in effect although the file does not say it.
     pub(in crate::config_file) fn note(&self, key: &str, value: String, origin: Origin) {
         if let Some(place) = self.full_place(key) {
-            let mut effective = self.file.effective.borrow_mut();
-            effective.note(place, value.into(), origin);
+            let mut noted = self.file.noted_elsewhere.borrow_mut();
+            noted.insert(place, (value.into(), origin));
         }
     }
 
