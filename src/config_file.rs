@@ -68,33 +68,33 @@ pub fn process_environment(name: &str) -> Option<String> {
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients connect.
+    /// Listeners.
     pub listen: Vec<ListenSettings>,
-    /// Whose word about the clients behind them counts; default nobody's.
+    /// Proxies that are trusted to name clients; default none.
     pub trusted_proxies: TrustedProxies,
-    /// Threads that serve; default one per core.
+    /// Worker threads; default one per core.
     pub workers: NonZeroUsize,
-    /// Where the admin listener is; default 127.0.0.1:9901, `None`: there is none.
+    /// Address of the admin listener; default 127.0.0.1:9901, `None`: no admin listener.
     pub admin: Option<ListenAddress>,
     /// The log.
     pub log: observability::Settings,
     /// Bounds of the process.
     pub limits: Limits,
-    /// What happens after SIGTERM.
+    /// Drain after SIGTERM.
     pub drain: drain::Settings,
-    /// How often the file is looked at for changes; default never.
+    /// Interval for polling the file; default never.
     pub reload_poll: Option<Duration>,
     /// The SHA-256 of the file in hexadecimal, where there is one.
     pub sha256: Option<String>,
     /// The routes.
     pub routes: Routes,
-    /// What of this somebody has said, and where.
+    /// Values that were set, and their origins.
     pub effective: Effective,
-    /// What of the file is most likely not what is meant.
+    /// Valid values that are most likely not intended.
     pub cautions: Cautions,
 }
 
-/// Why there is no configuration.
+/// Error of loading a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
@@ -102,7 +102,7 @@ pub enum LoadError {
     Unreadable {
         /// The file.
         path: String,
-        /// Why not.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -160,7 +160,7 @@ impl Config {
         Ok(config)
     }
 
-    /// All certificates that the process shows, to clients and to upstreams.
+    /// Returns all certificates of the process, towards clients and upstreams.
     #[must_use]
     pub fn identities(&self) -> Vec<CertifiedKeyFiles> {
         let listeners = self.listen.iter().filter_map(|listen| listen.tls.as_ref());
@@ -174,13 +174,13 @@ impl Config {
             .collect()
     }
 
-    /// What is valid and will still be regretted: certificates that have expired or soon will.
+    /// Returns warnings about certificates that have expired or soon will.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         Warnings::default().about(&self.identities(), SystemTime::now())
     }
 
-    /// Logs what of the file is most likely not what is meant.
+    /// Logs the cautions.
     pub fn log_cautions(&self) {
         for caution in self.cautions.lines() {
             tracing::warn!("{caution}");
@@ -209,7 +209,7 @@ impl Config {
     }
 }
 
-/// What `read` makes of the file's top level, if there are no problems.
+/// Parses `text` and reads its top level, or reports its problems.
 fn read(
     name: &str,
     text: &str,

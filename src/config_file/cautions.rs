@@ -1,9 +1,9 @@
-//! What is valid in a file and most likely not what is meant.
+//! Cautions: valid values that are most likely not intended.
 //!
 //! # Invariants
 //!
-//! * Whoever means it can write it so that nothing is said: a gate by naming its trigger, a
-//!   dollar sign by `$$`.
+//! * Every caution can be silenced by an explicit value: the trigger of a gate, `$$` for a dollar
+//!   sign.
 
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ const TALKERS: [&str; 11] = [
     "wss",
 ];
 
-/// Notes what in the path of a route looks like a pattern.
+/// Cautions about a path that looks like a pattern.
 pub(super) fn of_path(value: Value<'_>) {
     let DeValue::String(text) = value.content() else {
         return;
@@ -59,7 +59,7 @@ pub(super) fn of_path(value: Value<'_>) {
     value.caution(mistake.help(format!("for everything below it write \"{prefix}\"")));
 }
 
-/// Notes that a text is empty.
+/// Cautions about an empty text.
 pub(super) fn of_text(value: Value<'_>, text: &str) {
     if text.is_empty() {
         let mistake = Mistake::new("only an empty message is this text", "is empty");
@@ -67,7 +67,7 @@ pub(super) fn of_text(value: Value<'_>, text: &str) {
     }
 }
 
-/// Notes that `rule`, which `table` is, decides nothing after those `before` it.
+/// Cautions about a rule that never decides because of those `before` it.
 pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, Range<usize>)]) {
     let decides = |matcher| {
         let mut before = before.iter();
@@ -95,8 +95,8 @@ pub(super) fn of_rule(table: &Table<'_>, rule: &Rule, before: &[(Rule, Range<usi
         .caution(caution.context(first.clone(), "decides instead"));
 }
 
-/// Notes that the gate of the route that `table` is opens at the 101 although nobody has said
-/// so, and more seems to be meant.
+/// Cautions about a gate that opens at the 101 by default, where the route suggests that more is
+/// intended.
 /// `rule` is the place of its first message rule.
 pub(super) fn of_gate(table: &mut Table<'_>, route: &Route, rule: Option<Range<usize>>) {
     let is_said = table.lookup("gate").is_some_and(|gate| {
@@ -123,7 +123,7 @@ pub(super) fn of_gate(table: &mut Table<'_>, route: &Route, rule: Option<Range<u
     });
 }
 
-/// Whether a word in these names is one of an application that talks over `WebSockets`.
+/// Returns whether a word of these names belongs to an application that talks over `WebSockets`.
 fn is_talker(host: &str, path: &str) -> bool {
     let words = [host, path].into_iter();
     let mut words = words.flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric()));

@@ -1,14 +1,13 @@
-//! What is in effect and where it comes from, for people to look at.
+//! Values in effect, and their origins.
 //!
-//! Values are as the file has them: `"25%"` and not what that is on this machine. What is not
-//! in the file is the default of its row in `keys`; a test holds those against the code.
+//! Values are as written: `"25%"`, not its size on this machine. A key that the file lacks has the
+//! default of its row in `keys`; a test compares these with the settings structs.
 //!
 //! # Invariants
 //!
-//! * What came from the environment is shown only where it was read as a number, a size, a
-//!   duration, a truth value, one of several words, or an address, which has no place for a
-//!   password and which operators look for. Any other text, which may be a token or
-//!   have one in it, is shown as it is written: `${NAME}`.
+//! * Values from the environment are shown expanded only where they were read as a number, size,
+//!   duration, boolean, word or address. Any other text may contain a token, and is shown as
+//!   written: `${NAME}`.
 
 mod show;
 
@@ -19,14 +18,14 @@ use super::{keys, reader::Noted, report::escape, section::Section};
 use serde::Serialize;
 use serde_json::Value;
 
-/// One value that is in effect.
+/// A value in effect.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Setting {
-    /// Its key with those of its tables, `route[0].gate.timeout`.
+    /// Full key, such as `route[0].gate.timeout`.
     pub key: String,
-    /// What it is.
+    /// Value as written.
     pub value: Value,
-    /// Where it comes from.
+    /// Origin of the value.
     pub origin: Origin,
 }
 
@@ -35,15 +34,14 @@ pub struct Setting {
 pub struct Effective(pub(super) Noted);
 
 impl fmt::Debug for Effective {
-    /// Says nothing: it is not part of what the program does.
+    /// Omits the content, so that configurations with equal settings have equal `Debug` output.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Effective")
     }
 }
 
 impl Effective {
-    /// Notes what the command line says instead, where nothing is a variable, `key` being a key
-    /// of the top level or one with its tables.
+    /// Replaces the value of `key` by one of the command line, in which nothing is a variable.
     pub fn override_with(&mut self, key: &str, value: impl Into<Value>) {
         let value = match value.into() {
             Value::String(text) => escape(&text).into(),
@@ -56,7 +54,7 @@ impl Effective {
         self.0.insert(key.to_owned(), (value, Origin::CommandLine));
     }
 
-    /// Everything that is in effect, in the order of the keys.
+    /// Returns every value in effect, ordered by key.
     #[must_use]
     pub fn settings(&self) -> Vec<Setting> {
         let mut all = self.0.clone();
@@ -77,8 +75,8 @@ impl Effective {
         settings
     }
 
-    /// Names of the tables that are of this section: each of a list, and one that nobody has
-    /// mentioned unless it has to be asked for.
+    /// Names of the tables of this section: each table of a list; an optional table only when it is
+    /// set.
     fn tables(&self, section: &Section) -> Vec<String> {
         let mut tables = vec![String::new()];
         for step in section.name.split('.').filter(|step| !step.is_empty()) {
@@ -100,7 +98,7 @@ impl Effective {
         elements.take_while(|table| self.has_in(table)).collect()
     }
 
-    /// Returns whether somebody has said something in `table`.
+    /// Returns whether a value in `table` is set.
     fn has_in(&self, table: &str) -> bool {
         let prefix = format!("{table}.");
         let mut from = self.0.range(prefix.clone()..);
@@ -115,7 +113,7 @@ fn join(table: &str, key: &str) -> String {
     }
 }
 
-/// `key` so that `route[10]` comes behind `route[9]`.
+/// Sort key in which `route[10]` follows `route[9]`.
 fn natural(key: &str) -> Vec<(usize, String)> {
     let part = |part: &str| match part.split_once(']') {
         Some((index, rest)) => (index.parse().unwrap_or(0), rest.to_owned()),

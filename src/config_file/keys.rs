@@ -60,7 +60,7 @@ pub(super) static PARTS: &[Part] = &[
     Part::Section(&TLS.section),
 ];
 
-/// All sections, in the order of the shipped file.
+/// Returns the sections in the order of the shipped file.
 pub(super) fn sections() -> impl Iterator<Item = &'static Section> {
     PARTS.iter().filter_map(|part| match part {
         Part::Section(section) => Some(*section),
@@ -68,7 +68,7 @@ pub(super) fn sections() -> impl Iterator<Item = &'static Section> {
     })
 }
 
-/// What the key called `name`, such as `route[0].gate.timeout`, bears on.
+/// Returns which requests the key `name`, such as `route[0].gate.timeout`, concerns.
 #[must_use]
 pub fn concerns(name: &str) -> Concerns {
     let name = without_numbers(name);

@@ -1,4 +1,4 @@
-//! Settings of the process as a whole, and what they have to do with each other.
+//! Settings of the process, and checks across several keys.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,18 +19,17 @@ use crate::{
     observability::{Platform, Settings},
 };
 
-/// How much memory may be in use. The rest is for what comes before the next look, and for what
-/// is under way.
+/// Share of the memory that may be in use; the rest is headroom until the next check.
 const DEFAULT_MAX_SHARE: Memory = Memory::Percent(85);
 
-/// How much of it may hold messages. The rest is for the sessions themselves and for the
-/// application, if it shares the cgroup.
+/// Share of the memory for held messages; the rest is for sessions, and for the application if it
+/// shares the cgroup.
 const DEFAULT_HELD_SHARE: Memory = Memory::Percent(25);
 
-/// The port where neither the file nor the environment names one.
+/// Port when neither the file nor the environment sets one.
 const DEFAULT_PORT: u16 = 8080;
 
-/// Reads all keys of the process into `config`, which has the defaults.
+/// Reads all keys of the process over the defaults in `config`.
 pub(super) fn read(top: &mut Table<'_>, config: &mut Config) {
     keys::TOP.read(top, config);
     config.listen = listen(top, config);
@@ -67,7 +66,7 @@ fn listen(top: &mut Table<'_>, config: &Config) -> Vec<ListenSettings> {
     listeners
 }
 
-/// What is wrong with a list of addresses where one of tables belongs.
+/// Mistake of a list of addresses in place of a list of tables.
 fn addresses_alone(value: Value<'_>) -> Option<Mistake> {
     let addresses = value.content().as_array()?.iter();
     let tables = addresses.map(|address| {
@@ -86,7 +85,7 @@ fn addresses_alone(value: Value<'_>) -> Option<Mistake> {
     (!tables.is_empty()).then(|| mistake.help(help))
 }
 
-/// One `[[listen]]`; `seen` are the addresses of those before it.
+/// Reads one `[[listen]]`; `seen` holds the addresses of those before it.
 fn listener(
     table: &mut Table<'_>,
     seen: &mut Vec<ListenAddress>,
@@ -124,7 +123,7 @@ fn listener(
     listener
 }
 
-/// `PORT`, as Cloud Run and its like set it.
+/// Port in the variable `PORT`, as Cloud Run and similar platforms set it.
 fn default_port(top: &Table<'_>) -> (u16, Origin) {
     let Some(port) = top
         .file()
@@ -143,7 +142,7 @@ fn default_port(top: &Table<'_>) -> (u16, Origin) {
     (port, Origin::Environment)
 }
 
-/// `[admin]`, unless what belongs in it was written in its place.
+/// Reads `[admin]`; a bare address in its place is a mistake with its own help.
 fn admin(top: &mut Table<'_>, config: &mut Config) {
     let meant = top.lookup("admin").and_then(|value| match value.content() {
         DeValue::String(text) => Some((value, text.to_string())),

@@ -22,23 +22,23 @@ use super::{
     report::{Mistake, Problem, Variables, any_of, similar},
 };
 
-/// What all readers of one file share.
+/// State shared by all readers of one file.
 pub(super) struct File<'a> {
     text: &'a str,
     environment: Environment<'a>,
     problems: RefCell<Vec<Problem>>,
-    /// What is valid and most likely not what is meant.
+    /// Valid values that are most likely not intended.
     cautions: RefCell<Vec<Problem>>,
-    /// The full name of every key that was looked for, and whether it was there.
+    /// Full name of every key that was looked up, and whether the file has it.
     lookups: RefCell<BTreeMap<String, bool>>,
     unknown_keys: RefCell<Vec<UnknownKey>>,
-    /// What is in effect although the file does not say it.
+    /// Values in effect that the file does not set.
     noted_elsewhere: RefCell<Noted>,
-    /// The keys of all values, with the numbers of lists.
+    /// Values of the file by their keys, with the indices of lists.
     noted: RefCell<Vec<(String, Value<'a>)>>,
-    /// What values from the environment are, by where they are written.
+    /// Expanded values that may be shown, by their offsets.
     revealed: RefCell<Revealed>,
-    /// The values that have variables in them.
+    /// Values with variables.
     variables: RefCell<Vec<Variables>>,
 }
 
@@ -90,7 +90,7 @@ impl<'a> File<'a> {
         result
     }
 
-    /// What the file says, as far as it has been read.
+    /// Returns the values set so far, as they may be shown.
     pub(super) fn noted(&self) -> Noted {
         let mut noted = self.noted_elsewhere.borrow().clone();
         let revealed = self.revealed.borrow();
@@ -105,7 +105,7 @@ impl<'a> File<'a> {
         (self.environment)(name)
     }
 
-    /// Hides what else is not to be shown.
+    /// Conceals further values in problems and cautions.
     pub(super) fn conceal(&self, values: impl Iterator<Item = Variables>) {
         self.variables.borrow_mut().extend(values);
     }
@@ -114,19 +114,19 @@ impl<'a> File<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// Notes what is no problem, but most likely not what is meant.
+    /// Records a value that is valid but most likely not intended.
     pub(super) fn caution(&self, caution: Problem) {
         self.cautions.borrow_mut().push(caution);
     }
 
-    /// All of what was noted, without what variables are; before the problems are taken.
+    /// Takes the cautions, with variables unexpanded; to be called before `take_problems`.
     pub(super) fn take_cautions(&self) -> Vec<Problem> {
         let variables = self.variables.borrow();
         let cautions = self.cautions.take().into_iter();
         cautions.map(|caution| caution.hide(&variables)).collect()
     }
 
-    /// Everything that was reported, without what variables are.
+    /// Takes the problems, with variables unexpanded.
     ///
     /// The unknown keys come last, because the place where one belongs may be read after
     /// the place where it stands.
@@ -147,7 +147,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// A key that the reader of its table did not ask for.
+/// A key that no reader looked up.
 struct UnknownKey {
     span: Range<usize>,
     key: String,

@@ -21,7 +21,7 @@ default, and an unknown key is an error. `readygate config default` prints a fil
   A number, boolean or word may be written as a text that is one: `workers = \"${WORKERS:-auto}\"`.
 ";
 
-/// The page.
+/// Returns the page.
 #[must_use]
 pub fn reference() -> String {
     let sections = keys::sections().map(about_section);
@@ -60,7 +60,7 @@ fn heading(section: &Section) -> String {
     }
 }
 
-/// How the value is written, and what it is if the file does not say it.
+/// Describes notation and default of a key.
 fn about_value(row: &Row) -> String {
     let notation = (row.notation)();
     let default = row.default;
@@ -81,7 +81,7 @@ fn text(text: &'static str) -> String {
     lines(text).collect::<Vec<_>>().join("\n")
 }
 
-/// Adds a text, whose indented lines stay as they are.
+/// Appends a text; its indented lines become a code block.
 fn paragraphs(page: &mut String, text: &str) {
     let mut is_indented = false;
     if !text.is_empty() {
@@ -104,7 +104,7 @@ fn paragraphs(page: &mut String, text: &str) {
     }
 }
 
-/// `line` without what Markdown would understand in another way; code stays as it is.
+/// Escapes characters that are special in Markdown, except in code spans.
 fn escaped(line: &str) -> String {
     let parts = line.split('`').enumerate().map(|(index, part)| {
         if index % 2 == 0 {

@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //!
-//! * What is taken over was read without a single problem, and is taken over as a whole.
+//! * Only a configuration without a single problem is applied, and only as a whole.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,40 +22,41 @@ use tokio::{sync::oneshot, time};
 
 use super::{Config, Effective, Setting, keys};
 
-/// How long the file and what it names may take to be read before whoever asks is told so.
+/// Time for reading the file and those it names, after which the request for a reload is answered
+/// anyway.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the configuration is read again, and where that is asked for.
+/// Source of configurations for reloads, and of the requests for them.
 pub struct Source {
-    /// What may be looked at for changes.
+    /// File to poll for changes.
     pub file: Option<PathBuf>,
     load: Box<dyn Fn() -> Result<Config, String> + Send>,
     orders: Receiver<Order>,
 }
 
-/// What the thread that reads is told.
+/// Order to the thread that reads.
 #[derive(Debug)]
 pub enum Order {
-    /// To read again, and to say what came of it.
+    /// Reload, and send the outcome.
     Reload(oneshot::Sender<Outcome>),
-    /// To end.
+    /// End.
     End,
 }
 
-/// Asks for the configuration to be read again.
+/// Handle that requests reloads.
 #[derive(Clone, Debug)]
 pub struct Trigger(Sender<Order>);
 
-/// What came of it.
+/// Outcome of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in effect; what is different, a key in a line.
+    /// The configuration is in effect; one line per changed key.
     Applied(Vec<String>),
-    /// Nothing of it is in effect, and why.
+    /// Nothing was changed, for this reason.
     Refused(String),
 }
 
-/// A source that `load` reads from `file`, and what asks for that.
+/// Creates a source that `load` reads from `file`, and the handle that requests reloads.
 pub fn source(
     file: Option<PathBuf>,
     load: impl Fn() -> Result<Config, String> + Send + 'static,
@@ -74,7 +75,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// All that is wrong with it.
+    /// Every problem of the file.
     pub fn load(&self) -> Result<Config, String> {
         (self.load)()
     }
@@ -100,11 +101,11 @@ impl fmt::Debug for Source {
 }
 
 impl Trigger {
-    /// Has the configuration read again.
+    /// Requests a reload.
     ///
     /// # Cancel safety
     ///
-    /// It is read in any case.
+    /// The reload happens even if the future is dropped.
     pub async fn reload(&self) -> Outcome {
         let (answer, answered) = oneshot::channel();
         let is_asked = self.0.send(Order::Reload(answer)).is_ok();
@@ -125,7 +126,7 @@ impl Trigger {
     }
 }
 
-/// What cannot change while the program runs and differs between the two, by its keys.
+/// Returns the keys that differ between the two and need a restart.
 #[must_use]
 pub fn fixed_differences(old: &Config, new: &Config) -> Vec<String> {
     let addresses = |config: &Config| {
@@ -147,8 +148,7 @@ pub fn fixed_differences(old: &Config, new: &Config) -> Vec<String> {
         .collect()
 }
 
-/// What is different in `new`: routes that were added or removed, and keys that have changed,
-/// each in a line.
+/// Returns the differences in `new`, one per line: added and removed routes, and changed keys.
 ///
 /// A route is the same one as long as its host and path are, wherever in the file it stands.
 #[must_use]
@@ -196,7 +196,7 @@ impl Named {
         }
     }
 
-    /// What is different from `old` where both have it or that is of no route or of the same.
+    /// Returns the changed settings of the process, and of routes that both have.
     fn changes<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = String> + 'a {
         let of_both = |route: &Option<String>| {
             let is_there = |route| self.routes.contains(route) && old.routes.contains(route);

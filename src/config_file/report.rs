@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! * Whatever shows a problem shows no name and password of a URL ([`userinfo`]).
+//! * No output about a problem contains user names and passwords of URLs ([`userinfo`]).
 
 mod mistake;
 mod problem;
@@ -29,8 +29,8 @@ pub struct Problems {
 impl Problems {
     /// The problems in the file `name`, which contains `text`: without names and passwords.
     ///
-    /// What stands on a line with a syntax error, or is missing when there are any, is left
-    /// out: it is most likely the same problem once more.
+    /// Problems on a line with a syntax error, and missing keys when there are any, are left out:
+    /// most likely they are consequences.
     pub(super) fn new(
         name: &str,
         text: String,
@@ -61,7 +61,7 @@ impl Problems {
         self.all.is_empty()
     }
 
-    /// All problems as text for people, with ANSI colours if `is_colored`.
+    /// Renders all problems, with ANSI colours if `is_colored`.
     #[must_use]
     pub fn render(&self, is_colored: bool) -> String {
         let renderer = renderer(is_colored);
@@ -89,7 +89,7 @@ impl fmt::Display for Problems {
 
 impl Error for Problems {}
 
-/// What is valid in a file and most likely not what is meant, in the order of the file.
+/// Valid values that are most likely not intended, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cautions {
     name: String,
@@ -99,7 +99,7 @@ pub struct Cautions {
 }
 
 impl Cautions {
-    /// Those about the file `name`, which contains `text`: without names and passwords.
+    /// Cautions about the file `name`, which contains `text`: without names and passwords.
     pub(super) fn new(name: &str, text: &str, all: Vec<Problem>) -> Self {
         if all.is_empty() {
             return Self::default();
@@ -115,8 +115,7 @@ impl Cautions {
         }
     }
 
-    /// All of them as text for people, with ANSI colours if `is_colored`; empty if there is
-    /// none.
+    /// Renders all cautions, with ANSI colours if `is_colored`; empty without any.
     #[must_use]
     pub fn render(&self, is_colored: bool) -> String {
         let renderer = renderer(is_colored);
@@ -127,7 +126,7 @@ impl Cautions {
         groups.collect()
     }
 
-    /// Each in a line that begins with its place.
+    /// Returns each caution as a line that begins with its place.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.all.iter().map(|caution| {
             let start = caution.span.as_ref().map_or(0, |span| span.start);

@@ -1,4 +1,4 @@
-//! Routes as they are written, and what their settings have to do with each other.
+//! Routes, and checks across several of their keys.
 
 use std::{cell::OnceCell, ops::Range};
 
@@ -20,7 +20,7 @@ use crate::{
     upstream::{self, Address, Retry, dial::Protocol},
 };
 
-/// All `[[route]]`s; each has an upstream, and no two are the same.
+/// Reads all `[[route]]`s; each has an upstream, and no two the same host and path.
 pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
     let mut seen: Vec<((String, String), Range<usize>)> = Vec::new();
     let system_roots = OnceCell::new();
@@ -48,10 +48,10 @@ pub(super) fn read(top: &mut Table<'_>) -> Vec<Route> {
     routes.into_iter().flatten().collect()
 }
 
-/// A route that is being read.
+/// A route being read.
 pub(super) struct Draft {
     pub(super) route: Route,
-    /// Its upstream as it is written.
+    /// Upstream as written.
     pub(super) upstream: Option<Upstream>,
 }
 
@@ -66,7 +66,7 @@ impl Default for Draft {
     }
 }
 
-/// One route; `None` when there is a problem.
+/// Reads one route; `None` when it has a problem.
 fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     let mut draft = Draft::default();
     keys::ROUTE.read(table, &mut draft);
@@ -87,7 +87,7 @@ fn route(table: &mut Table<'_>, system_roots: &SystemRoots) -> Option<Route> {
     upstream.map(|_| route)
 }
 
-/// Checks that the proxy chooses the subprotocol where it is told among which.
+/// Reports `subprotocols` of a route whose upstream chooses the subprotocol.
 fn ineffective_subprotocols(table: &mut Table<'_>, route: &Route) {
     if route.accept == Accept::AfterUpstream
         && !route.subprotocols.is_empty()
@@ -99,7 +99,8 @@ fn ineffective_subprotocols(table: &mut Table<'_>, route: &Route) {
     }
 }
 
-/// A route with default settings for everything to `upstream`; `None` when there is a problem.
+/// Returns a route for every request to `upstream`, with default settings; `None` when it has a
+/// problem.
 pub(super) fn to_everything(top: &Table<'_>, upstream: Upstream) -> Option<Route> {
     let mut route = Route::to(upstream.address);
     if upstream.is_tls {
@@ -114,7 +115,7 @@ pub(super) fn to_everything(top: &Table<'_>, upstream: Upstream) -> Option<Route
     Some(route)
 }
 
-/// How `upstream` is connected.
+/// Reads the settings of connections to `upstream`.
 fn connection(
     table: &mut Table<'_>,
     upstream: Option<&Upstream>,
@@ -148,7 +149,7 @@ fn retry(table: &mut Table<'_>) -> Retry {
     retry
 }
 
-/// Reads the settings of sessions; the place of the first message rule.
+/// Reads the settings of sessions; returns the span of the first message rule.
 fn session(table: &mut Table<'_>, session: &mut session::Settings) -> Option<Range<usize>> {
     session.gate = table.table("gate", gate);
     let is_gate_sound = table.is_sound();
@@ -181,7 +182,7 @@ fn gate(table: &mut Table<'_>) -> gate::Settings {
     gate
 }
 
-/// One message rule; `gate` is the route's, if that has no problem.
+/// Reads one message rule; `gate` is that of the route if it has no problem.
 fn rule(table: &mut Table<'_>, gate: Option<&gate::Settings>) -> Option<Rule> {
     if table.lookup("match").is_none() {
         let expected = "expected match = { json = { \"/type\" = \"…\" } }";
@@ -202,7 +203,7 @@ fn rule(table: &mut Table<'_>, gate: Option<&gate::Settings>) -> Option<Rule> {
     (!rule.matchers.is_empty()).then_some(rule)
 }
 
-/// The mistake of a rule that holds its messages as long as without this `release`.
+/// Mistake of a `release` without effect.
 fn ineffective_release(release: Release, gate: &gate::Settings) -> Option<Mistake> {
     match release {
         Release::Authenticated | Release::ServicesReady if gate.opens_on_upgrade() => Some(
@@ -223,7 +224,7 @@ fn ineffective_release(release: Release, gate: &gate::Settings) -> Option<Mistak
     }
 }
 
-/// Checks that no connection which all clients share begins with the address of one.
+/// Reports a PROXY protocol header on a connection that all clients share.
 fn shared_connection(table: &mut Table<'_>, route: &Route) {
     if !route.upstream.may_share_connections() && route.http.version == Protocol::Http2 {
         let what = "with HTTP/2 all clients share a connection, which cannot begin with a header \

@@ -63,7 +63,7 @@ fn table() -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": {} })
 }
 
-/// The schema of the table that is called `step` in `table`, which is there from then on.
+/// Returns the schema of the table `step` in `table`, created if need be.
 fn step<'a>(table: &'a mut Value, step: &str) -> &'a mut Value {
     let (name, is_list) = match step.strip_suffix("[]") {
         Some(name) => (name, true),
@@ -136,7 +136,7 @@ fn one_or_more(one: &Value) -> Value {
     json!({ "anyOf": [one, { "type": "array", "items": one }] })
 }
 
-/// What several keys have in common.
+/// Definitions that several keys share.
 fn definitions() -> Value {
     let mut conditions = json!({
         "json": { "$ref": "#/$defs/json" },

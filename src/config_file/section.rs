@@ -41,14 +41,14 @@ pub(super) struct Row {
     /// Value in the shipped file, where that is not the default.
     pub(super) example: Option<&'static str>,
     pub(super) concerns: Option<Concerns>,
-    /// Whether a change needs a restart.
+    /// Set when a change needs a restart.
     pub(super) is_fixed: bool,
 }
 
-/// What it means that a key is left out.
+/// Meaning of a key that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// It has its default.
+    /// It has its default value.
     Defaulted,
     /// A mistake.
     Required,
@@ -56,10 +56,10 @@ pub(super) enum Presence {
     Optional,
 }
 
-/// What a key of a route bears on.
+/// Requests that a key of a route concerns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Concerns {
-    /// All requests of the route.
+    /// Every request of the route.
     #[default]
     All,
     /// Sessions alone, and their opening handshakes.
@@ -79,11 +79,11 @@ pub(super) struct Section {
     pub(super) rows: &'static [Row],
     pub(super) layout: Layout,
     pub(super) concerns: Concerns,
-    /// How the values of keys are written whose names are the user's own.
+    /// Notation of the values of user-defined keys.
     pub(super) own_keys: Option<fn() -> Notation>,
 }
 
-/// How the shipped file has a section.
+/// Layout of a section in the shipped file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// With its header.
@@ -103,7 +103,7 @@ pub(super) struct Keys<S: 'static> {
     pub(super) fields: &'static [Field<S>],
 }
 
-/// Where the value of a key goes.
+/// Destination of the value of a key.
 pub(super) struct Field<S> {
     /// Reads a value and sets the field, or reports what is wrong with the value.
     pub(super) read: fn(&mut S, Value<'_>),

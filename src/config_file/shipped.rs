@@ -1,4 +1,4 @@
-//! The file that is shipped: every key with its default, and what it is for.
+//! The shipped file: every key with its default and its text.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::{
     section::{Layout, Row, Section, lines},
 };
 
-/// The file that is shipped.
+/// Returns the shipped file.
 #[must_use]
 pub fn default_file() -> String {
     let parts = PARTS.iter().filter_map(|part| match part {
@@ -17,7 +17,7 @@ pub fn default_file() -> String {
     parts.collect::<Vec<_>>().join("\n")
 }
 
-/// The section with its header; `None`: it is a key of another one.
+/// Returns the section with its header; `None` for an inline one.
 fn written(section: &Section) -> Option<String> {
     let mut text = comment(section.text);
     let prefix = match section.layout {

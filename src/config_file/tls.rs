@@ -1,5 +1,4 @@
-//! Certificates, keys and authorities: every file is read, so that what is wrong with one
-//! stands under its name.
+//! Certificates, keys and CAs: every file is read, so that problems are reported under its name.
 
 use std::{cell::OnceCell, path::PathBuf, sync::Arc};
 
@@ -44,7 +43,7 @@ impl Default for ListenerTls {
 #[derive(Default)]
 pub(super) struct UpstreamTls {
     pub(super) pair: Pair,
-    /// The authorities that are trusted; `None`: those of the machine.
+    /// Trusted CAs; `None`: those of the system.
     pub(super) ca: Option<PathBuf>,
     pub(super) server_name: Option<ServerName<'static>>,
 }
@@ -89,7 +88,7 @@ pub(super) fn listener(table: &mut Table<'_>) -> Option<Arc<ServerTls>> {
     loaded(table, ServerTls::load(settings))
 }
 
-/// The authorities of the machine, once somebody has needed them.
+/// CAs of the system, once they were needed.
 pub(super) type SystemRoots = OnceCell<Roots>;
 
 /// TLS with a route's upstream, by `[route.tls]`; `None` without, and when there is a
@@ -139,7 +138,7 @@ pub(super) fn upstream(
     })
 }
 
-/// TLS with the upstream at `address`, by the machine's own authorities.
+/// TLS with the upstream at `address` and the CAs of the system.
 pub(super) fn to(address: &Address) -> Result<Arc<upstream::tls::Tls>, Mistake> {
     let settings = upstream::tls::Settings {
         server_name: host_name(address)?,
@@ -157,7 +156,7 @@ fn shared(roots: &SystemRoots) -> Result<Roots, FileError> {
     Ok(roots.get_or_init(|| read).clone())
 }
 
-/// The name in the certificate of an upstream at `address`.
+/// Name in the certificate of an upstream at `address`.
 fn host_name(address: &Address) -> Result<ServerName<'static>, Mistake> {
     match address {
         Address::Tcp { host, .. } => server_name(host),
@@ -166,7 +165,7 @@ fn host_name(address: &Address) -> Result<ServerName<'static>, Mistake> {
     }
 }
 
-/// Reports that one of `certificate` and `key` is there without the other.
+/// Reports a `certificate` without `key`, or the reverse.
 fn report_half_pair(table: &mut Table<'_>) {
     match (table.lookup("certificate"), table.lookup("key")) {
         (Some(value), None) => {
@@ -181,7 +180,7 @@ fn report_half_pair(table: &mut Table<'_>) {
     }
 }
 
-/// The files of `pair`, which fit together; `None` also when the table has neither.
+/// Returns the files of a matching `pair`; `None` also without both keys.
 fn identity(table: &mut Table<'_>, pair: Pair) -> Option<IdentityFiles> {
     let ((certificate, chain), (key, private_key)) = pair.certificate.zip(pair.key)?;
     let files = IdentityFiles { certificate, key };
@@ -197,7 +196,7 @@ fn identity(table: &mut Table<'_>, pair: Pair) -> Option<IdentityFiles> {
     }
 }
 
-/// What was loaded, or the problem of a file that has changed since it was checked.
+/// Reports the problem of a file that has changed since it was checked.
 fn loaded<T>(table: &Table<'_>, loaded: Result<T, FileError>) -> Option<Arc<T>> {
     loaded
         .map(Arc::new)

@@ -22,13 +22,13 @@ use crate::{client_addr::TrustedProxies, config::ListenAddress, route::origin::O
 
 /// A kind of value.
 pub(super) trait Kind {
-    /// What it is read as.
+    /// Result of reading it.
     type Value;
 
-    /// How it is written.
+    /// Returns its notation.
     fn notation(&self) -> Notation;
 
-    /// What `value` says; `None` after reporting what is wrong with it.
+    /// Reads `value`; `None` after reporting a problem.
     fn read(&self, value: Value<'_>) -> Option<Self::Value>;
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Plain<T>(
 /// Text, which may be a secret: what came from the environment is not shown.
 pub(super) struct Text<T>(pub(super) fn(&str) -> Result<T, Mistake>);
 
-/// One of several words.
+/// Reads one of several words.
 pub(super) struct Words<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
 /// Any number of texts.

@@ -1,4 +1,4 @@
-//! What is in effect as a file that has it.
+//! Values in effect as a file.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Effective, Origin};
 
-/// Beyond how many characters comments are not aligned any more.
+/// Longest line, in characters, whose comment is aligned with others.
 const MAX_ALIGNED: usize = 48;
 
 const HEADER: &str = "\
@@ -16,7 +16,7 @@ const HEADER: &str = "\
 ";
 
 impl Effective {
-    /// Everything that is in effect, as a file in which each value has its origin as comment.
+    /// Returns every value in effect as a file, each with its origin as a comment.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut top = Table::default();
@@ -32,7 +32,7 @@ impl Effective {
         text
     }
 
-    /// Each key, such as `route[0].gate.timeout`, with its value as a file has it.
+    /// Returns each full key with its value as written.
     #[must_use]
     pub fn written(&self) -> Vec<(String, String)> {
         let settings = self.settings().into_iter();
@@ -48,14 +48,14 @@ fn toml(value: &Value) -> String {
 /// A table of the file: its values, then the tables in it.
 #[derive(Default)]
 struct Table {
-    /// Each as a line, and where it comes from.
+    /// Lines with their origins.
     values: Vec<(String, Origin)>,
     tables: BTreeMap<String, Self>,
     lists: BTreeMap<String, Vec<Self>>,
 }
 
 impl Table {
-    /// The table that `step`, such as `gate` or `route[1]`, leads to.
+    /// Returns the table that `step`, such as `gate` or `route[1]`, names.
     fn step<'a>(&'a mut self, step: &str) -> &'a mut Self {
         let Some((list, index)) = step.split_once('[') else {
             return self.tables.entry(step.to_owned()).or_default();
@@ -68,7 +68,7 @@ impl Table {
         &mut list[index]
     }
 
-    /// Adds the table to `text`, behind its header `name`.
+    /// Appends the table to `text`; `name` is its header.
     fn write(&self, text: &mut String, name: &str) {
         let widths = self.values.iter().map(|(line, _)| line.chars().count());
         let width = widths

@@ -2,16 +2,16 @@
 //!
 //! # Invariants
 //!
-//! * What a variable contains may be a secret: a problem shows the variable.
+//! * The value of a variable may be a secret: a problem shows the variable.
 
 use std::ops::Range;
 
 use crate::config_file::report::{Expanded, Mistake};
 
-/// What is wrong with a variable, and where in the text.
+/// A mistake in a variable, and its place in the text.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::config_file) struct BadVariable {
-    /// The variable as it is written.
+    /// Range of the variable.
     pub(in crate::config_file) written: Range<usize>,
     pub(in crate::config_file) mistake: Mistake,
 }
@@ -54,8 +54,8 @@ pub(in crate::config_file) fn expand(
     })
 }
 
-/// The name behind a `$` in `text` that is most likely meant to be replaced, and is not: in
-/// capitals, or one that is set.
+/// Returns a `$NAME` without braces in `text` that is most likely meant as a variable: in capitals,
+/// or set.
 pub(in crate::config_file) fn bare<'a>(
     text: &'a str,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -78,14 +78,13 @@ pub(in crate::config_file) fn bare<'a>(
     }
 }
 
-/// A name behind a `$` that has no braces.
+/// Mistake of a `$name` without braces.
 pub(in crate::config_file) fn bare_variable(name: &str) -> Mistake {
     Mistake::new(format!("`${name}` is no variable"), "is taken as it stands")
         .help(format!("write ${{{name}}}, or $${name} for the text"))
 }
 
-/// `mistake` of a value that has such a name in it, with what to do, if nothing else is to be
-/// done.
+/// Adds the missing braces as help, unless the mistake has another one.
 pub(in crate::config_file) fn with_variable(mistake: Mistake, name: &str) -> Mistake {
     mistake.or_help(format!("for the variable write ${{{name}}}"))
 }
@@ -96,7 +95,7 @@ fn unclosed(written: Range<usize>) -> BadVariable {
     BadVariable { written, mistake }
 }
 
-/// The value of what stands between the braces.
+/// Returns the value of the variable between the braces.
 fn variable(inner: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, Mistake> {
     let (name, default) = match inner.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

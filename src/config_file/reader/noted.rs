@@ -11,11 +11,11 @@ use crate::config_file::report::escape;
 /// Values that were set, by the names of their keys.
 pub(in crate::config_file) type Noted = BTreeMap<String, (Value, Origin)>;
 
-/// Where a value comes from.
+/// Origin of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Nobody said anything.
+    /// The default.
     Default,
     /// The file.
     File,
@@ -25,10 +25,10 @@ pub enum Origin {
     CommandLine,
 }
 
-/// What values that are written with variables are, by where they are in the file.
+/// Values with their variables expanded, by their offsets in the file.
 pub(in crate::config_file) type Revealed = BTreeMap<usize, String>;
 
-/// A value that is written at `start` as it may be shown, and where it comes from.
+/// Returns the value at offset `start` as it may be shown, and its origin.
 pub(in crate::config_file) fn shown(
     value: &DeValue<'_>,
     start: usize,

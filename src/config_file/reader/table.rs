@@ -10,12 +10,12 @@ use super::{
 };
 use crate::config_file::report::{Mistake, Problem, similar};
 
-/// One table of the file, or one that the file does not have and that is therefore empty.
+/// A table of the file; one that the file lacks is empty.
 pub(in crate::config_file) struct Table<'a> {
     pub(super) file: &'a File<'a>,
-    /// With dots, as in a header; empty at the top.
+    /// Dotted name, as in a header; empty at the top.
     pub(super) name: String,
-    /// The same with the numbers of lists; `None` within a value that is shown whole.
+    /// Dotted name with the indices of lists; `None` within a value that is shown whole.
     pub(super) place: Option<String>,
     pub(super) span: Range<usize>,
     pub(super) entries: Option<&'a DeTable<'a>>,
@@ -28,12 +28,12 @@ impl<'a> Table<'a> {
         self.file
     }
 
-    /// Where the table begins: its header, or all of an inline table.
+    /// Span of the header, or of the whole inline table.
     pub(in crate::config_file) fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Whether nothing was reported since the reading of this table began, so that its
+    /// Returns whether nothing was reported since the reading of this table began, so that its
     /// values can be compared with each other.
     pub(in crate::config_file) fn is_sound(&self) -> bool {
         self.file.problems.borrow().len() == self.problems_before
@@ -43,7 +43,7 @@ impl<'a> Table<'a> {
         self.file.report(Problem::at(span, mistake));
     }
 
-    /// Reports that `key` is missing from the table, unless a letter of it is wrong.
+    /// Reports that `key` is missing, unless a key is a misspelling of it.
     pub(in crate::config_file) fn lacks(&self, key: &'static str, mistake: Mistake) {
         if !self.has_like(key) {
             let problem = Problem::at(self.span(), mistake);
@@ -51,15 +51,15 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Whether there is a key that nobody knows, and by which most likely `key` is meant.
+    /// Returns whether an unknown key is most likely a misspelling of `key`.
     pub(in crate::config_file) fn has_like(&self, key: &'static str) -> bool {
         let mut entries = self.all_entries();
         entries.any(|(_, it, _)| !self.known.contains(&it) && similar(it, [key]).is_some())
     }
 
-    /// The value of `key`, as `read` understands it.
+    /// Reads the value of `key`.
     ///
-    /// `None` when there is no such key, and when `read` has reported what is wrong.
+    /// Returns `None` without the key, and after `read` reported a problem.
     pub(in crate::config_file) fn take<T>(
         &mut self,
         key: &'static str,
@@ -68,7 +68,7 @@ impl<'a> Table<'a> {
         self.value(key).and_then(read)
     }
 
-    /// The table `key`, read to its end; an empty one when it is not there.
+    /// Reads the table `key` to its end; an empty one without the key.
     pub(in crate::config_file) fn table<T>(
         &mut self,
         key: &'static str,
@@ -85,7 +85,7 @@ impl<'a> Table<'a> {
         self.file.read_table(name, place, entries, span, read)
     }
 
-    /// The tables of the list `key`, each read to its end.
+    /// Reads each table of the list `key` to its end.
     pub(in crate::config_file) fn tables<T>(
         &mut self,
         key: &'static str,
@@ -127,7 +127,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The value of `key`, which is noted as it is written.
+    /// Returns the value of `key`, and records it for the values in effect.
     pub(in crate::config_file) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
         let value = self.lookup(key)?;
         Some(self.noted(value))
@@ -140,7 +140,7 @@ impl<'a> Table<'a> {
         value
     }
 
-    /// Notes what is in effect although the file does not say it.
+    /// Records a value in effect that the file does not set.
     pub(in crate::config_file) fn note(&self, key: &str, value: String, origin: Origin) {
         if let Some(place) = self.full_place(key) {
             let mut noted = self.file.noted_elsewhere.borrow_mut();
@@ -148,7 +148,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The value of `key`, for somebody who reads or looks at it in another way, too.
+    /// Returns the value of `key` without recording it.
     pub(in crate::config_file) fn lookup(&mut self, key: &'static str) -> Option<Value<'a>> {
         if !self.known.contains(&key) {
             self.known.push(key);
@@ -164,7 +164,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// All keys with their places and values, for a table whose keys are the user's own.
+    /// Returns all keys with spans and values, for a table with user-defined keys.
     pub(in crate::config_file) fn entries(
         &self,
     ) -> impl Iterator<Item = (Range<usize>, &'a str, Value<'a>)> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::config_file::report::{Mistake, Problem, Variables, any_of, similar, userinfo};
 
-/// Where a value is; a `Range` that can be copied.
+/// Span of a value; a `Range` that is `Copy`.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) start: usize,
@@ -40,23 +40,23 @@ impl<'a> Value<'a> {
         self.place.start..self.place.end
     }
 
-    /// Name of the key that it is of.
+    /// Returns the name of its key.
     pub(in crate::config_file) fn key(&self) -> &'a str {
         self.key
     }
 
-    /// Reports what is wrong with this value.
+    /// Reports a problem of this value.
     pub(in crate::config_file) fn report(&self, mistake: Mistake) {
         self.file.report(Problem::at(self.span(), mistake));
     }
 
-    /// Reports what is wrong with this value; always `None`, for the reader to return.
+    /// Reports a problem of this value; always `None`, for the reader to return.
     pub(in crate::config_file) fn problem<T>(&self, mistake: Mistake) -> Option<T> {
         self.report(mistake);
         None
     }
 
-    /// Reports that this is not `expected`, which is a noun with its article.
+    /// Reports that the value is not `expected`, a noun with its article.
     pub(in crate::config_file) fn mismatch<T>(&self, expected: &str) -> Option<T> {
         let what = format!("`{}` cannot be {}", self.key, kind(self.content));
         self.problem(Mistake::new(what, format!("expected {expected}")))
@@ -66,7 +66,7 @@ impl<'a> Value<'a> {
         self.content
     }
 
-    /// The value as the file has it; less where that are several lines.
+    /// Returns the value as written; abbreviated when it spans several lines.
     pub(in crate::config_file) fn written(&self) -> &'a str {
         let written = &self.file.text[self.span()];
         if written.contains('\n') {
@@ -76,7 +76,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value, unless it is a list; what a list is written as instead is the `help`.
+    /// Returns the value unless it is a list; `help` says what to write instead of one.
     pub(in crate::config_file) fn alone(self, expected: &'static str, help: &str) -> Option<Self> {
         if !matches!(self.content, DeValue::Array(_)) {
             return Some(self);
@@ -85,7 +85,7 @@ impl<'a> Value<'a> {
         self.problem(Mistake::new(what, expected).help(help))
     }
 
-    /// A string, with its variables replaced.
+    /// Returns a string with its variables expanded.
     pub(in crate::config_file) fn string(self) -> Option<String> {
         match self.content {
             DeValue::String(text) => self.expand(text),
@@ -93,8 +93,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What `parse` makes of a string or of a number's or truth value's own text: `8`, `"8"`
-    /// and `"${WORKERS}"` are the same.
+    /// Parses a string, or the text of a number or boolean: `8`, `"8"` and `"${WORKERS}"` are
+    /// equivalent.
     pub(in crate::config_file) fn parse<T>(
         self,
         parse: impl FnOnce(&str) -> Result<T, Mistake>,
@@ -103,12 +103,13 @@ impl<'a> Value<'a> {
         parse(&text).map_or_else(|mistake| self.refused(mistake), Some)
     }
 
-    /// Notes what is no problem of this value, but most likely not what is meant.
+    /// Records that this value is valid but most likely not intended.
     pub(in crate::config_file) fn caution(&self, mistake: Mistake) {
         self.file.caution(Problem::at(self.span(), mistake));
     }
 
-    /// The same for what is no secret: a number, a size, a duration, a truth value or an address.
+    /// Parses a value that is no secret, which may be shown expanded: a number, size, duration,
+    /// boolean or address.
     pub(in crate::config_file) fn measure<T>(
         self,
         parse: impl FnOnce(&str) -> Result<T, Mistake>,
@@ -119,7 +120,7 @@ impl<'a> Value<'a> {
         Some(value)
     }
 
-    /// Reports what is wrong with the text; that its variables have no braces may be the reason.
+    /// Reports a problem of the text, with a hint when a variable lacks its braces.
     fn refused<T>(&self, mistake: Mistake) -> Option<T> {
         let bare = match self.content {
             DeValue::String(text) => expand::bare(text, self.file.environment),
@@ -131,7 +132,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// What a string, a number or a truth value is in words.
+    /// Returns the text of a string, number or boolean.
     fn text(&self) -> Option<String> {
         match self.content {
             DeValue::String(text) => self.expand(text),
@@ -142,7 +143,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Has the value shown with its variables replaced.
+    /// Allows the value to be shown with its variables expanded.
     fn reveal(&self, text: String) {
         let is_from_environment =
             matches!(self.content, DeValue::String(written) if **written != *text);
@@ -152,7 +153,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// One of several words.
+    /// Reads one of several words.
     pub(in crate::config_file) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Option<T> {
         let text = self.string()?;
         if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
@@ -168,7 +169,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The elements of a list.
+    /// Returns the elements of a list.
     pub(in crate::config_file) fn list(self) -> Option<impl Iterator<Item = Self>> {
         let DeValue::Array(elements) = self.content else {
             let what = format!("`{}` cannot be {}", self.key, kind(self.content));
@@ -182,7 +183,7 @@ impl<'a> Value<'a> {
         }))
     }
 
-    /// A table, read to its end.
+    /// Reads a table to its end.
     pub(in crate::config_file) fn table<T>(
         self,
         read: impl FnOnce(&mut Table<'a>) -> T,
@@ -229,7 +230,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// What a value is, with its article.
+/// Type of a value, with its article.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",

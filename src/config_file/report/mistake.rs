@@ -7,7 +7,7 @@ use super::{
     variables::{Variables, hide},
 };
 
-/// What is wrong with one value, wherever it stands.
+/// A mistake in one value, independent of its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     pub(super) what: Cow<'static, str>,
@@ -35,7 +35,7 @@ impl Mistake {
         }
     }
 
-    /// The same, unless it says so already.
+    /// Adds a help unless there is one.
     pub(in crate::config_file) fn or_help(self, help: impl Into<String>) -> Self {
         Self {
             help: self.help.or_else(|| Some(help.into())),
@@ -43,8 +43,8 @@ impl Mistake {
         }
     }
 
-    /// Shows `variables` as they are written. What was put together from their values in a way
-    /// that cannot be undone is replaced by less.
+    /// Replaces the values of `variables` by the variables; a text derived from them in another way
+    /// is replaced by a shorter one.
     pub(super) fn hide(&mut self, variables: &[&Variables]) {
         let Some(first) = variables.first() else {
             return;
@@ -67,8 +67,8 @@ impl Mistake {
         *help = help.take().and_then(|text| hide(&text, variables));
     }
 
-    /// Hides the name and the password that are in `value`, which this is about, whatever is in
-    /// them.
+    /// Hides the user name and password in `value`, the subject of the mistake, whatever characters
+    /// they have.
     pub(in crate::config_file) fn about(mut self, value: &str) -> Self {
         if let Some(concealed) = userinfo::conceal(value, 0..0) {
             self.hide(&[&concealed]);
@@ -103,12 +103,12 @@ impl fmt::Display for Mistake {
 
 impl Error for Mistake {}
 
-/// The one of `known` that somebody who wrote `unknown` most likely meant.
+/// Returns the word of `known` that `unknown` is most likely a misspelling of.
 pub(in crate::config_file) fn similar<'a>(
     unknown: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    /// From half of the letters on, two words are taken for the same.
+    /// Least similarity of a misspelling.
     const ENOUGH: f64 = 0.5;
     let unknown = unknown.to_lowercase();
     known

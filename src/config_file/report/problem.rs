@@ -12,9 +12,9 @@ pub(in crate::config_file) struct Problem {
     pub(super) mistake: Mistake,
     /// In bytes; `None` when it is not in the file.
     pub(super) span: Option<Range<usize>>,
-    /// Another place that has to do with it, and how.
+    /// A related span, with its label.
     context: Option<(Range<usize>, &'static str)>,
-    /// Whether something is missing, which may be the consequence of a syntax error.
+    /// Set when something is missing, perhaps only because of a syntax error.
     pub(super) is_absence: bool,
 }
 
@@ -58,8 +58,7 @@ impl Problem {
         }
     }
 
-    /// Shows those of `variables` as they are written that are in the values which this is
-    /// about.
+    /// Hides the values of those `variables` that are in the spans of the problem.
     pub(in crate::config_file) fn hide(mut self, variables: &[Variables]) -> Self {
         let context = self.context.as_ref().map(|(span, _)| span);
         let spans: Vec<_> = self.span.iter().chain(context).collect();

@@ -1,5 +1,5 @@
-//! Names and passwords in URLs: they have no place in a configuration, and somebody who writes
-//! them there nevertheless is told so without them.
+//! User names and passwords in URLs, which are not allowed in the configuration and are hidden in
+//! the report that says so.
 //!
 //! Problems go to the log and to the admin listener, and on a terminal to whoever looks on, or
 //! to the records of a build; so they are hidden wherever a problem is shown.
@@ -40,7 +40,7 @@ pub fn hide(text: &str) -> Cow<'_, str> {
     hidden.into()
 }
 
-/// The same of a text that is one word, whatever is in it.
+/// Hides the user name and password in one word, whatever characters it has.
 #[must_use]
 pub fn hide_in_word(word: &str) -> String {
     let mut hidden = String::with_capacity(word.len());
@@ -48,10 +48,10 @@ pub fn hide_in_word(word: &str) -> String {
     hidden
 }
 
-/// What URLs stand between, in the file and in what is said about it.
+/// Quotes around URLs, in the file and in reports.
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
-/// Where the word ends that `text` begins with, after this quote.
+/// Returns the end of the word at the start of `text`, behind this quote.
 fn end(text: &str, quote: Option<char>) -> usize {
     let mut is_escaped = false;
     let ends = |(_, it): &(usize, char)| match quote {
@@ -90,7 +90,7 @@ fn hide_all(text: &str, hidden: &mut String) {
     hidden.extend(text.bytes().map(star));
 }
 
-/// Where in `word` a name and a password are.
+/// Returns the range of user name and password in `word`.
 fn place(word: &str) -> Option<Range<usize>> {
     let (before, _) = word.rsplit_once('@')?;
     let start = before.find("://").map(|scheme| scheme + "://".len());
@@ -98,8 +98,8 @@ fn place(word: &str) -> Option<Range<usize>> {
     Some(start..before.len())
 }
 
-/// Whether this is a name (RFC 3986 §3.2.1), which may be empty, or a scheme that lacks a slash,
-/// with a colon behind it.
+/// Returns whether this begins with a user name (RFC 3986 §3.2.1), perhaps empty, or a scheme that
+/// lacks a slash, and a colon.
 fn has_password(text: &str) -> bool {
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=/".contains(&byte);
     text.split_once(':')
@@ -108,13 +108,13 @@ fn has_password(text: &str) -> bool {
 
 /// A key or a value of a file that is a URL with a name and a password.
 pub(in crate::config_file) struct Named {
-    /// Where it is, in bytes, with its quotes.
+    /// Span in bytes, with its quotes.
     place: Range<usize>,
-    /// What it says, which with escapes is not what is written.
+    /// Text without escapes.
     text: String,
 }
 
-/// All of them.
+/// Returns all URLs with user names and passwords in `table`.
 pub(in crate::config_file) fn named(table: &DeTable<'_>) -> Vec<Named> {
     let mut found = Vec::new();
     look_into(table, &mut found);
@@ -172,19 +172,19 @@ impl Named {
         })
     }
 
-    /// Whether it is found in the file by what it says, between quotes.
+    /// Returns whether the file has the text itself, unescaped, between quotes.
     fn is_plain_in(&self, file: &str) -> bool {
         !is_unusual(&self.text) && file[self.place.clone()].trim_matches(QUOTES) == self.text
     }
 
-    /// What hides it where something is said about it, if [`hide`] does not.
+    /// Returns what hides it in reports, if [`hide`] does not.
     pub(in crate::config_file) fn concealed(&self) -> Option<Variables> {
         conceal(&self.text, self.place.clone())
     }
 }
 
-/// What hides the name and the password in `word` where something is said about it, if [`hide`]
-/// would not find its end.
+/// Returns what hides user name and password of `word` in reports, if [`hide`] would not find its
+/// end.
 pub(in crate::config_file) fn conceal(word: &str, place: Range<usize>) -> Option<Variables> {
     let secret = &word[self::place(word)?];
     is_unusual(word).then(|| Variables {
@@ -197,7 +197,7 @@ pub(in crate::config_file) fn conceal(word: &str, place: Range<usize>) -> Option
     })
 }
 
-/// Whether there is something in `word` that could end it.
+/// Returns whether `word` has a character that could end it.
 fn is_unusual(word: &str) -> bool {
     word.contains(|it: char| it.is_whitespace() || it.is_control() || it == '\\')
         || word.contains(QUOTES)

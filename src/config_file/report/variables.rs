@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! * What a variable contains may be a secret: a problem shows the variable.
+//! * The value of a variable may be a secret: a problem shows the variable.
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use std::ops::Range;
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::config_file) struct Expanded {
     pub(in crate::config_file) text: String,
-    /// What the variables are.
+    /// Values of the variables.
     pub(in crate::config_file) values: Vec<String>,
 }
 
 /// A value of the file in which there are variables.
 #[derive(Debug)]
 pub(in crate::config_file) struct Variables {
-    /// Where it is, in bytes.
+    /// Span in bytes.
     pub(in crate::config_file) place: Range<usize>,
     /// The text with the names of the variables, and with what they are.
     pub(in crate::config_file) written: String,
@@ -74,9 +74,9 @@ impl Variables {
     }
 }
 
-/// Whether a piece of `value` is in `text`, which is in lower case.
+/// Returns whether a piece of `value` is in `text`, which is in lower case.
 fn has_piece(text: &str, value: &str) -> bool {
-    /// How long a piece is at least, in characters, if it is not the whole.
+    /// Least length of a piece in characters, unless it is the whole value.
     const LENGTH: usize = 3;
     let value: Vec<_> = value.to_lowercase().chars().collect();
     let length = value.len().min(LENGTH);

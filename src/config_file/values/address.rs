@@ -1,4 +1,4 @@
-//! Addresses as they are written: where to listen, where the upstream is.
+//! Addresses of listeners and upstreams.
 
 use std::{
     fmt,
@@ -10,25 +10,25 @@ use http::Uri;
 use crate::config_file::{reader::Value, report::Mistake};
 use crate::{config::ListenAddress, upstream::Address};
 
-/// `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
+/// Parses `"0.0.0.0:8080"`, `"[::]:8080"` or `"unix:/path.sock"`.
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn listen(text: &str) -> Result<ListenAddress, Mistake> {
     listen_address(text, EVERYWHERE).map_err(|mistake| mistake.about(text))
 }
 
-/// The same, for what only this machine is meant to reach.
+/// Parses the address of a listener for this machine alone, like [`listen`].
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn admin_listen(text: &str) -> Result<ListenAddress, Mistake> {
     listen_address(text, LOOPBACK).map_err(|mistake| mistake.about(text))
 }
 
-/// What a port alone stands for where clients connect, and where only this machine does.
+/// Hosts suggested for a bare port: of listeners, and of the admin listener.
 pub(in crate::config_file) const EVERYWHERE: &str = "0.0.0.0";
 pub(in crate::config_file) const LOOPBACK: &str = "127.0.0.1";
 
@@ -51,11 +51,11 @@ fn listen_address(text: &str, default: &str) -> Result<ListenAddress, Mistake> {
     })
 }
 
-/// Where the admin listener is: like [`listen`], or `""`, and there is none.
+/// Parses the address of the admin listener, like [`listen`]; `""` is none.
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn admin(text: &str) -> Result<Option<ListenAddress>, Mistake> {
     match text {
         "" => Ok(None),
@@ -63,9 +63,9 @@ pub fn admin(text: &str) -> Result<Option<ListenAddress>, Mistake> {
     }
 }
 
-/// The address that somebody meant who wrote `text`; a port alone is one of `default`.
+/// Returns the address that `text` most likely means; a bare port is one of `default`.
 pub(in crate::config_file) fn meant(text: &str, default: &str) -> Option<String> {
-    /// Where nobody says another.
+    /// Port when `text` has none.
     const PORT: u16 = 8080;
     let text = text.strip_prefix("http://").unwrap_or(text);
     let text = text.strip_suffix('/').unwrap_or(text);
@@ -85,12 +85,12 @@ pub(in crate::config_file) fn meant(text: &str, default: &str) -> Option<String>
     }
 }
 
-/// The address of an upstream as it is written.
+/// Address of an upstream, and its scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where it is.
+    /// Address.
     pub address: Address,
-    /// Whether TLS is spoken with it.
+    /// Uses TLS.
     pub is_tls: bool,
 }
 
@@ -107,16 +107,16 @@ impl fmt::Display for Upstream {
     }
 }
 
-/// `"http://host:port"`, `"https://host"`, `"http://[::1]:port"` or `"unix:/path.sock"`.
+/// Parses `"http://host:port"`, `"https://host"`, `"http://[::1]:port"` or `"unix:/path.sock"`.
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn upstream(text: &str) -> Result<Upstream, Mistake> {
     upstream_address(text).map_err(|mistake| mistake.about(text))
 }
 
-/// The one upstream of a route.
+/// Reads the upstream of a route, which has only one.
 pub(in crate::config_file) fn only_upstream(value: Value<'_>) -> Option<Upstream> {
     let expected = "expected one address, such as \"http://127.0.0.1:8081\"";
     let help = "where a name has several addresses, they are tried in turn";
@@ -194,7 +194,7 @@ fn tcp(uri: &Uri, default_port: u16) -> Option<Address> {
 }
 
 fn socket_path(path: &str) -> Result<&str, Mistake> {
-    /// What `sockaddr_un` has room for, without the final NUL.
+    /// Size of `sun_path` without the final NUL.
     const MAX_PATH_BYTES: usize = 107;
     if !path.starts_with('/') {
         return Err(Mistake::new(

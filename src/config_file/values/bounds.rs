@@ -48,8 +48,8 @@ const MAX_STREAMS: usize = 10_000;
 /// Most header lines of a response; each takes room for some more bytes than it has.
 const MAX_RESPONSE_HEADERS: usize = 1000;
 
-/// The bound of `max` where the files of the system are below `root`. A share is one of the
-/// cgroup's limit: without that there is nothing that would be used up.
+/// Returns the bound that `max` means, by the system files below `root`. A share is one of the
+/// cgroup's limit; `None` without such a limit.
 pub(in crate::config_file) fn bound(root: &Path, max: Memory) -> Option<Bound> {
     let cgroup = memory::cgroup(root);
     Some(match max {
@@ -66,7 +66,7 @@ pub(in crate::config_file) fn bound(root: &Path, max: Memory) -> Option<Bound> {
 }
 
 pub(in crate::config_file) fn bytes(memory: Memory) -> usize {
-    /// What is assumed where neither a cgroup nor the machine says.
+    /// Assumed when neither the cgroup nor the machine tells.
     const UNKNOWN_MEMORY_BYTES: u64 = 1 << 30;
     match memory {
         Memory::Bytes(bytes) => bytes,
@@ -109,7 +109,7 @@ fn max_streams(text: &str) -> Result<u32, Mistake> {
     }
 }
 
-/// The size of a queue: one that no message fits into is a mistake.
+/// Parses the size of a queue, which has to have room for a message.
 fn queue_bytes(text: &str) -> Result<usize, Mistake> {
     match units::size(text)? {
         ..1024 => Err(Mistake::new(

@@ -17,7 +17,7 @@ use crate::{
     session::gate::Trigger,
 };
 
-/// Conditions on what a message says.
+/// Conditions on the content of a message.
 const CONTENT: [&str; 5] = ["json", "text", "prefix", "regex", "binary_prefix"];
 
 /// Conditions that only the gate knows.
@@ -33,7 +33,7 @@ pub(in crate::config_file) const MATCHERS: Other<Vec<Matcher>> =
     });
 pub(in crate::config_file) const TRIGGERS: Other<Vec<Trigger>> =
     Other(Notation::Triggers, triggers);
-/// Those of a state that every session has to reach.
+/// Triggers of a state that every session has to reach.
 pub(in crate::config_file) const NEEDED_TRIGGERS: Other<Vec<Trigger>> =
     Other(Notation::Triggers, |value| {
         if is_empty_list(value) {
@@ -49,7 +49,7 @@ fn is_empty_list(value: Value<'_>) -> bool {
     list.is_some_and(|list| list.is_empty())
 }
 
-/// The matchers of a message rule.
+/// Reads the matchers of a message rule.
 fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
     each(value, |table| {
         for key in EVENTS {
@@ -63,7 +63,7 @@ fn content(value: Value<'_>) -> Option<Vec<Matcher>> {
     })
 }
 
-/// What advances a session to its next state; an empty list where that may be.
+/// Reads the triggers that advance a session to its next state.
 fn triggers(value: Value<'_>) -> Option<Vec<Trigger>> {
     each(value, |table| {
         let kinds = [&CONTENT[..], &EVENTS].concat();
@@ -128,7 +128,7 @@ fn each<'a, T>(
     }
 }
 
-/// What is wrong with a table that says which fields a message has, without saying where.
+/// Mistake of a table with bare JSON fields in place of a condition.
 fn fields(table: &Table<'_>) -> Option<Mistake> {
     let kinds = || CONTENT.into_iter().chain(EVENTS);
     let conditions = table.entries().map(|(_, key, value)| {
@@ -264,7 +264,7 @@ fn pointer_mistake(pointer: &str, error: PointerError) -> Mistake {
     }
 }
 
-/// The JSON pointer (RFC 6901) that somebody meant who wrote `text`, perhaps as a JSON path.
+/// Returns the JSON pointer (RFC 6901) that `text`, perhaps a JSON path, most likely means.
 fn pointer(text: &str) -> String {
     if text.starts_with('/') {
         return text.to_owned();

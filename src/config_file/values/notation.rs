@@ -1,4 +1,4 @@
-//! How a value is written, for the schema and the reference.
+//! Notations of values, for the schema and the reference.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::config_file::report::any_of;
 /// The greatest count.
 pub(in crate::config_file) const MAX_COUNT: u64 = u32::MAX as u64;
 
-/// How a value is written.
+/// Notation of a value.
 #[derive(Clone, Debug)]
 pub(in crate::config_file) enum Notation {
     Text,
@@ -30,7 +30,7 @@ pub(in crate::config_file) enum Notation {
     OptionalMemory,
     /// One or more conditions on messages.
     Matchers,
-    /// The same, or on what happens to the upstream.
+    /// One or more conditions on messages or on the connection to the upstream.
     Triggers,
     /// Close codes by HTTP status.
     CloseCodes,

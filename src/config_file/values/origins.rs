@@ -1,4 +1,4 @@
-//! Origins as they are written, and what to write instead of what is none.
+//! Origins, and suggestions for those that are none.
 
 use crate::config_file::report::Mistake;
 use crate::route::origin::OriginPattern;
@@ -17,7 +17,7 @@ pub(in crate::config_file) fn origin(text: &str) -> Result<OriginPattern, Mistak
     })
 }
 
-/// What to do about `text`, which is no origin. What is to be written instead is one.
+/// Help for `text`, which is no origin; a suggestion is a valid origin.
 fn help(text: &str) -> Option<String> {
     if text.contains('*') {
         let wildcard = "\"https://*.example.com\" is every host below example.com";
@@ -34,7 +34,7 @@ fn help(text: &str) -> Option<String> {
     Some(format!("write \"{instead}\""))
 }
 
-/// What may be an origin with a path behind it.
+/// Returns `url` up to its path.
 fn without_path(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once(':')?;
     match rest.strip_prefix("//") {
@@ -43,7 +43,7 @@ fn without_path(url: &str) -> Option<String> {
     }
 }
 
-/// What may be one without a scheme.
+/// Returns `text` with the scheme that it lacks.
 fn with_scheme(text: &str) -> Option<String> {
     let rest = text.strip_prefix("//").unwrap_or(text);
     let is_bare = !text.contains("://") && !rest.is_empty();

@@ -1,4 +1,4 @@
-//! Parts of requests by which a route is chosen or refuses.
+//! Hosts, paths and subprotocols of routes.
 
 use std::net::Ipv6Addr;
 
@@ -21,7 +21,7 @@ pub(in crate::config_file) const PATH_CHECKS: Other<Passes> =
     Other(Notation::Passes(&["%5C", "%5c", "\\"]), path_checks);
 pub(in crate::config_file) const SUBPROTOCOLS: Texts<String> = Texts(subprotocol);
 
-/// A value of which a route has one.
+/// Returns a value that is not a list, for a route has only one.
 fn one_each(value: Value<'_>) -> Option<Value<'_>> {
     value.alone("expected one", "write one [[route]] for each")
 }
@@ -81,7 +81,7 @@ fn path(text: &str) -> Result<String, Mistake> {
     })
 }
 
-/// How strictly paths are checked: a word, or a list of what passes all the same.
+/// Reads the strictness of path checks: a word, or a list of exceptions.
 fn path_checks(value: Value<'_>) -> Option<Passes> {
     if !matches!(value.content(), DeValue::Array(_)) {
         return value.choice(&[("strict", Passes::default())]);

@@ -1,4 +1,4 @@
-//! The proxies whose word about clients counts, as they are written.
+//! Trusted proxies.
 
 use std::net::IpAddr;
 

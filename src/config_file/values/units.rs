@@ -17,7 +17,7 @@ pub(in crate::config_file) enum Memory {
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn duration(text: &str) -> Result<Duration, Mistake> {
     const EXPECTED: &str = "expected a whole number and a unit (ms, s, m or h), such as \"30s\"";
     let mistake = || Mistake::new(format!("`{text}` is not a duration"), EXPECTED);
@@ -43,7 +43,7 @@ pub fn duration(text: &str) -> Result<Duration, Mistake> {
     })
 }
 
-/// The duration that somebody meant who wrote `text`: several units, a fraction, other names.
+/// Returns the duration that `text` most likely means: several units, a fraction, other names.
 fn meant(text: &str) -> Option<String> {
     let mut rest = text.trim();
     let mut total = 0.0;
@@ -196,11 +196,11 @@ pub(in crate::config_file) fn optional_size(text: &str) -> Result<Option<u64>, M
     }
 }
 
-/// How many threads serve: a number, or `"auto"` for one per core.
+/// Parses the number of worker threads; `"auto"` is one per core.
 ///
 /// # Errors
 ///
-/// What is wrong with `text`.
+/// The mistake in `text`.
 pub fn workers(text: &str) -> Result<NonZeroUsize, Mistake> {
     /// More threads than any machine has cores.
     const MAX_WORKERS: usize = 4096;
