@@ -153,6 +153,7 @@ impl ClientConnection {
         match spoken {
             Spoken::Http1 => http1::serve(stream, self).await,
             Spoken::Http2 => {
+                // Boxed so that a connection of HTTP/1.1 needs no room for it.
                 Box::pin(http2::serve(stream, self)).await;
                 None
             }
@@ -183,6 +184,7 @@ impl ClientConnection {
         request: &mut Request<B>,
         meter: &RequestLog,
     ) -> Result<Arc<Route>, Refusal> {
+        // Rejected here and not when it was accepted, so that the client gets a response.
         match self.admission {
             Admission::Admitted => {}
             Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),

@@ -80,6 +80,7 @@ impl Explain {
             Err(error) => return error.report(),
         };
         let request = ExplainedRequest::new(url, self.headers.into_iter().collect());
+        // A path alone is ambiguous if any route is for a certain host.
         let is_for_any_host = config.routes.iter().all(|route| route.host.is_empty());
         if request.host().is_none() && !is_for_any_host {
             report(&format!(
@@ -389,6 +390,7 @@ struct ExplainLines(String);
 
 impl ExplainLines {
     fn line(&mut self, name: &str, value: impl fmt::Display) {
+        // Everything behind the first heading is indented.
         let indent = if self.0.contains("\n\n") { "  " } else { "" };
         self.0.extend([format!("{indent}{name:<13}{value}\n")]);
     }

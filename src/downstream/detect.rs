@@ -53,6 +53,7 @@ pub(crate) async fn sniff(
     let mut read = BytesMut::with_capacity(PREFACE.len());
     let spoken = time::timeout(timeout, async {
         loop {
+            // Reads no further than the preface, so that few bytes have to be replayed.
             let mut rest = (&mut stream).take((PREFACE.len() - read.len()) as u64);
             let length = tokio::select! {
                 // Bytes that have arrived tell more than the drain does.

@@ -92,7 +92,9 @@ pub(crate) async fn serve(
 
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner();
+    // `into_inner` below succeeds only once the other handles are gone.
     drop(parts.service);
+    // A connection that failed gets no `101`, whatever was accepted on it.
     let switching = requests.switching.take().filter(|_| ended.is_ok());
     drop(requests);
     let accepted = match switching {
@@ -104,6 +106,7 @@ pub(crate) async fn serve(
     }
     let is_too_slow = stream.is_too_slow();
     let mut stream = stream.into_inner()?;
+    // Without unparsed bytes the client has simply left, or was idle.
     let has_begun = !parts.read_buf.is_empty();
     match (ended, accepted) {
         (Ok(()), Some(accepted)) => {
@@ -235,6 +238,7 @@ where
     S::Future: Unpin,
 {
     tokio::select! {
+        // Biased: hyper reads a request that has arrived before it is told to take no more.
         biased;
         ended = poll_fn(|context| poll_served(http, requests, context)) => return ended,
         () = drain.begun() => Pin::new(&mut *http).graceful_shutdown(),
@@ -264,6 +268,7 @@ where
         return served;
     }
     if requests.stream.poll_ended(context).is_ready() {
+        // The client has left, so its `101` would have no reader.
         requests.switching.take();
         return Poll::Ready(Ok(()));
     }
@@ -318,6 +323,7 @@ fn respond(requests: Rc<Http1Service>, request: Request<Incoming>) -> Answer {
             Ok((response, None)) => response,
             Err(refusal) => requests.connection.refuse(refusal, &meter),
         };
+        // The request is in progress until its response has been sent.
         response.body_mut().keep(under_way);
         if requests.connection.local.drain().is_announced() {
             // hyper closes the connection then, without a `Connection: close` that tells the
@@ -377,6 +383,7 @@ impl Http1Service {
         if accept::is_websocket(request.headers()) {
             meter.set_handshake();
             let (mut parts, _body) = request.into_parts();
+            // The handshake for the upstream repeats the client's spelling of names.
             parts.extensions.insert(self.stream.take_spelling());
             // A WebSocket is useless to a client that has closed its write side.
             self.stream.set_held(true);

@@ -98,12 +98,12 @@ use crate::{
 /// Bytes that a client may send on one stream before it is read.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// Bounds of the initial connection window without regard to the number of streams; half of a
-/// window is h2's budget for small frames.
+/// Range of the smallest connection window, whatever the number of streams; half of a window is
+/// h2's budget for small frames.
 ///
 /// A stream full of a WebSocket's smallest messages, 7 bytes each, takes 2.3 MB of the budget,
-/// and some 3 MB of memory. Within the bounds the window is a fixed part of the limit on memory,
-/// and the upper bound without such a limit.
+/// and some 3 MB of memory. Within the range it is a fixed part of the limit on memory; without
+/// such a limit it is the upper end.
 const CONNECTION_WINDOW_BYTES: RangeInclusive<u32> = 10 * 1024 * 1024..=32 * 1024 * 1024;
 const CONNECTION_WINDOW_PART: u64 = 32;
 
@@ -142,6 +142,7 @@ pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
     };
     let max_memory_bytes = shared.memory().used_and_max_bytes().map(|(_, max)| max);
     let http = builder(limits.max_streams, max_memory_bytes, executor).serve_connection(
+        // The second handle keeps the stream for the graceful close below.
         TokioIo::new(stream.clone()),
         service_fn(move |request| respond(Rc::clone(&requests), request)),
     );
@@ -164,6 +165,7 @@ pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
         let _ = time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
         http1::linger(stream).await;
     }
+    // Sessions may outlive their streams, and count against the limits until they end.
     activity.ended().await;
 }
 
@@ -206,6 +208,7 @@ where
     let mut http = pin!(http);
     let mut is_ending = false;
     loop {
+        // After `GOAWAY` an idle client has only the time of a head to close the connection.
         let next = if is_ending {
             header_timeout
         } else {
@@ -276,6 +279,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
             shared,
         } = self.clone();
         task::spawn_local(async move {
+            // A connection that is not read hides the window updates of its client.
             let is_heard = || !backlog.is_waited_for();
             if !stall_timeout::run(future, write_timeout, is_heard).await {
                 shared.rejections.count(Rejection::WriteTimeout);
@@ -295,6 +299,7 @@ async fn respond(
     requests: Rc<Http2Service>,
     request: Request<Incoming>,
 ) -> Result<Response<Counted<Body>>, Infallible> {
+    // Dropped with this future when the client cancels the request.
     let stream = StreamAccount::request(&requests.activity);
     let meter = requests.connection.meter(&request);
     let answer = requests.answer(request, &meter).await;
@@ -358,6 +363,7 @@ impl Http2Service {
         let client = meter.client();
         let route = self.connection.route(&mut request, meter)?;
         meter.set_handshake();
+        // Acquired before the upstream is asked: a session over the limits must not reach it.
         let places = self.admit_session()?;
         let upgraded = on_upgrade(&mut request);
         let unread = Unread::begin(&self.backlog);

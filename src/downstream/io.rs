@@ -136,6 +136,7 @@ impl ClientIo {
     /// Becomes ready when a request missed its deadline; to be polled after hyper.
     pub(crate) fn poll_too_slow(&self, context: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.0.borrow_mut();
+        // A response that is still going out has `write_timeout` instead.
         let is_under_way = !inner.under_way.is_over() || !inner.is_flushed;
         let has_begun = inner.framing.has_begun();
         inner.patience.poll_ended(context, is_under_way, has_begun)
@@ -167,6 +168,7 @@ impl ClientIo {
         let Some(next_look) = &mut inner.next_look else {
             return Poll::Pending;
         };
+        // A held request ends with its client; any other has had its response.
         if inner.is_held || !is_busy {
             return Poll::Ready(());
         }
@@ -230,6 +232,7 @@ impl ClientIoState {
     fn hides_end(&mut self) -> bool {
         let is_hidden = self.is_busy() && self.framing.is_between_requests();
         if is_hidden && self.next_look.is_none() {
+            // Reads show nothing more; keepalive probes find a client that has vanished.
             self.stream.stream.keep_asking();
             self.next_look = Some(Box::pin(sleep(LOOK_AFTER_CLIENT)));
         }
@@ -259,6 +262,7 @@ impl ClientIoState {
         context: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        // Any progress restarts the time.
         if outcome.is_ready() {
             self.watchdog.set(None);
             return outcome;

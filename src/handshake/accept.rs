@@ -121,6 +121,7 @@ pub async fn answer(
 ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
     let own = binding.map(|binding| OnOwn::new(binding, request, route, client.address));
     let is_bound = own.as_ref().is_some_and(|own| own.is_bound);
+    // A client on a bound connection may still be logging in, which the upstream must answer.
     if route.accept == Accept::Early && !is_bound {
         let shared = &local.shared;
         let handshake = check(request, route, shared)?;
@@ -341,6 +342,7 @@ pub fn session(
         let shared = Arc::clone(&local.shared);
         let endpoint = shared.endpoints.of(&route);
         async move |attempts: &Attempts| {
+            // The first call adopts the connection of the upstream's answer; later ones connect.
             if let Some(connected) = connected.take() {
                 attempts.resume(&connected.attempts);
                 return Ok(connected.upstream);
@@ -482,6 +484,7 @@ impl Handshake<'_> {
             let accept_key = derive_accept_key(key.as_bytes());
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, visible(accept_key));
         }
+        // Over HTTP/2 a `200` without these fields is the answer (RFC 8441 §5).
         if let Self::Upgrade(_) = self {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

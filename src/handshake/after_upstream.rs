@@ -89,6 +89,7 @@ pub(crate) async fn ask(
     let shared = &local.shared;
     let context = &shared.session;
     let handshake = accept::check(request, route, shared)?;
+    // Only checked: the list goes upstream as it came.
     drop(accept::offered_subprotocols(&request.headers)?);
     let compression = match route.accept {
         Accept::Early => Vec::new(),
@@ -121,6 +122,7 @@ pub(crate) async fn ask(
         Err(Unanswered(refusal, who)) => {
             match who {
                 Blamed::Upstream => trial.fail(),
+                // Returns the permit without a verdict on the upstream.
                 Blamed::Nobody => drop(trial),
             }
             let error = attempts.last_error().unwrap_or_default();
@@ -228,6 +230,7 @@ async fn until_deadline(
 ) -> Result<Said, Unanswered> {
     let limits = route.http.response_limits;
     let mut latest = None;
+    // A bound connection serves the first attempt; later ones dial.
     let mut kept = own.and_then(|on| on.own.take_stream());
     let asked = async {
         loop {
@@ -274,6 +277,7 @@ async fn keep(
         Ok(response) => {
             let (head, mut body) = response.into_parts();
             let spelling = body.take_spelling();
+            // In place before the body is read, for the deadline may pass meanwhile.
             *latest = Some(Ok(without_body(head.clone())));
             let body = Limited::new(body, MAX_KEPT_BYTES).collect();
             if let Ok(Ok(body)) = time::timeout(KEEP_TIME, body).await {

@@ -85,6 +85,7 @@ pub fn set(headers: &mut HeaderMap, received: &HeaderMap, client: Client, host: 
         Some(address) => append(headers, X_FORWARDED_FOR, received, client, |list| {
             list.extend_from_slice(address.as_bytes());
         }),
+        // There is no address to append: the list stays as it came.
         None if client.is_trusted => {
             for value in received.get_all(X_FORWARDED_FOR) {
                 headers.append(X_FORWARDED_FOR, value.clone());

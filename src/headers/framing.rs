@@ -232,6 +232,7 @@ impl Framing {
         if let Some(end) = find_head_end(&self.partial, searched) {
             let mut head = std::mem::take(&mut self.partial);
             self.judge(&mut head[..end]);
+            // The `known` bytes of the head came with earlier calls.
             return empty + end - known;
         }
         self.keep_partial_head();
@@ -241,6 +242,7 @@ impl Framing {
     fn keep_partial_head(&mut self) {
         let searched = self.partial.len();
         self.position = Position::Head { searched };
+        // hyper rejects such a head by itself, so that no verdict is asked for.
         if searched > self.max_header_bytes {
             self.lose();
         }
@@ -248,6 +250,7 @@ impl Framing {
 
     fn judge(&mut self, head: &mut [u8]) {
         let mut judged = judge(head, self.max_target_bytes);
+        // Rare enough to be looked for only in a head that does not parse.
         if judged.is_err() && lower_version(head, 0).is_some() {
             judged = judge(head, self.max_target_bytes);
         }

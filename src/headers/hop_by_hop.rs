@@ -96,6 +96,7 @@ pub fn of_request(headers: &HeaderMap, underscores: Underscores) -> HeaderMap {
         !is_for_us && underscores.allow(name.as_str()) && !is_about_the_client(name)
     });
     if list(headers.get_all(header::TE)).any(|coding| coding.eq_ignore_ascii_case("trailers")) {
+        // Hop-by-hop, but trailers are passed on, so they can be asked for (RFC 9110 §10.1.4).
         kept.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     kept

@@ -214,6 +214,7 @@ impl SharedConnection {
     fn has_room(self: &Rc<Self>) -> bool {
         self.driver.upgrade().is_some_and(|driver| {
             let allowed = match driver.borrow().current_max_send_streams() {
+                // h2 reports the initial limit until the upstream's settings have come.
                 INITIAL_STREAMS if !self.has_answered.get() => EXPECTED_STREAMS,
                 allowed => allowed.min(MAX_STREAMS),
             };

@@ -81,6 +81,7 @@ impl HeldRequests {
     /// Replaces the routes; requests held for earlier ones keep their slots.
     pub fn set_routes(&self, routes: &Routes) {
         let mut known = self.known();
+        // Slots that are in use go with their requests.
         known.retain(|places| places.usage().0 > 0);
         known.extend(routes.iter().map(HeldSlots::of));
     }
@@ -187,12 +188,14 @@ impl ConnectGate {
         let _waiting = WaitingRequest::enter(&self.waiting);
         loop {
             let turn = self.turn(&is_client_gone).await?;
+            // The back-off belongs to the gate, so that it survives a request that leaves.
             time::sleep_until(self.next_attempt.get()).await;
             // hyper notices a client that leaves, but not behind a body that it has not read.
             if is_client_gone() {
                 return Err(Refusal::ClientGone);
             }
             match while_here(dial(), &is_client_gone).await? {
+                // The client may have left during a slow dial.
                 Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
                 Ok(stream) => {
                     self.grow();

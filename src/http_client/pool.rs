@@ -88,6 +88,7 @@ impl Pool {
     /// Keeps a connection for another request, if it can carry one.
     pub fn put(self: &Rc<Self>, connection: Box<Http1Connection>) {
         let max_idle = self.route.http.max_idle_connections;
+        // A PROXY preamble ties a connection to one client's address.
         let is_shared = self.route.upstream.may_share_connections();
         if max_idle == 0 || !is_shared || !connection.is_reusable() {
             return;

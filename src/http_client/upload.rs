@@ -311,6 +311,7 @@ impl Body for Upload {
 
 impl Drop for Sending {
     fn drop(&mut self) {
+        // After a response nothing is sent again.
         let may_be_sent_again = !self.progress.is_answered.get();
         if self.progress.state() == UploadState::Unread && may_be_sent_again {
             *self.progress.returned.borrow_mut() = self.body.take();

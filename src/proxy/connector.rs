@@ -82,6 +82,7 @@ impl<'a> Connecting<'a> {
 
     async fn share_held(&mut self) -> Result<StreamSlot, Refusal> {
         let multiplexed = &self.pool.multiplexed;
+        // The lock may be taken until the upstream listens, so waiting for it is a hold.
         if self.pool.turns.is_anyone_waiting() {
             self.hold()?;
         }
@@ -91,6 +92,7 @@ impl<'a> Connecting<'a> {
         if let Some(stream) = multiplexed.stream() {
             return Ok(stream);
         }
+        // All streams are taken: one more connection, or else a wait in h2.
         if let Some(waiting) = multiplexed.waiting_stream() {
             let another = self.share_another(deadline).await;
             return Ok(another.unwrap_or(waiting));
@@ -160,6 +162,7 @@ impl<'a> Connecting<'a> {
         let (route, client) = (self.route, self.downstream.client);
         let endpoint = self.shared.endpoints.of(route);
         self.waiting.get_or_insert_with(|| endpoint.wait());
+        // One attempt without a slot; once others are held, behind them.
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
             let dialled = dial_at_once(&endpoint, route, client);
             match self.in_time(deadline, dialled).await? {

@@ -193,6 +193,7 @@ impl Asked<'_> {
         pool: &Pool,
     ) -> Result<Forwarded, Refusal> {
         let mut request = request;
+        // Never a pooled one for a client that is logged in on its own.
         let mut pooled = match &self.own {
             Some(own) => own.take(),
             None => pool.take(),
@@ -258,6 +259,7 @@ impl Asked<'_> {
         match error {
             SendError::NotSent(unsent) => {
                 if is_fresh {
+                    // A kept connection may have been closed long ago; this one just now.
                     connecting.set_back()?;
                 }
                 Ok(*unsent)
@@ -387,6 +389,7 @@ impl Asked<'_> {
             .progress
             .filter(|progress| progress.state() != UploadState::Complete);
         if let Some(progress) = &uploading {
+            // `body_timeout` does not apply to the rest of the body.
             progress.set_answered();
         }
         let body = match carrier {

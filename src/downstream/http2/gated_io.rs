@@ -88,6 +88,7 @@ impl GatedState {
     ///
     /// [`TimedOut`](io::ErrorKind::TimedOut) after [`MAX_WAIT`].
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The backlog is polled first: that registers the waker for when it empties.
         while self.backlog.poll_empty(context).is_pending() && !self.shared.memory().has_room() {
             let now = Instant::now();
             let since = *self.waiting_since.get_or_insert(now);
@@ -158,6 +159,7 @@ impl AsyncRead for Handle {
                 return Poll::Ready(Ok(()));
             }
             let passed = inner.heads.follow(read);
+            // The rest is in the reader's output, rewritten, or still incomplete.
             buffer.set_filled(before + passed);
             if passed > 0 {
                 return Poll::Ready(Ok(()));

@@ -260,6 +260,7 @@ impl HeadReader {
             (CONTINUATION, Some(stream)) if stream == header.stream => {
                 self.continue_section(header, payload)
             }
+            // An error of the connection (RFC 9113 §6.10), which is h2's to find.
             (_, stream) => {
                 if let Some(stream) = stream {
                     self.write_unfinished(stream, 0);
@@ -302,6 +303,7 @@ impl HeadReader {
             || section.bytes > MAX_BLOCK_BYTES
             || section.pending.len() + payload.len() > MAX_PENDING_BYTES
         {
+            // More empty frames than h2 accepts in one section.
             self.write_unfinished(header.stream, 2 * MAX_CONTINUATIONS);
             return Verdict::Taken;
         }
@@ -324,6 +326,7 @@ impl HeadReader {
         let each = |field: Field<'_>| section.add(field);
         let read = self.decoder.decode(block, &mut has_begun, each)?;
         if read < block.len() {
+            // A field cannot continue after the end of its section.
             if header.has(END_HEADERS) {
                 return Err(HpackError);
             }

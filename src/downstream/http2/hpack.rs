@@ -171,6 +171,7 @@ impl Decoder {
     ) -> Result<usize, HpackError> {
         let mut rest = Reader(block);
         while !rest.0.is_empty() {
+            // A copy, which is discarded if the field is incomplete.
             let mut reader = Reader(rest.0);
             match self.decode_one(&mut reader, has_begun, &mut each) {
                 Ok(()) => rest = reader,
@@ -207,6 +208,7 @@ impl Decoder {
         }
         let is_kept = first & 0b0100_0000 != 0;
         let index = reader.integer(if is_kept { 6 } else { 4 })?;
+        // Taken out because `literal` borrows the tables.
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         let read = self.literal(reader, index, &mut text);

@@ -34,6 +34,7 @@ pub(crate) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
     }
     let target = request.uri().path_and_query();
     let target = target.map_or("", |target| target.as_str());
+    // h2 and the http crate accept bytes that no URI contains (RFC 3986 §2).
     if !target.is_ascii() {
         return Err(Refusal::BadRequest("illegal request target"));
     }

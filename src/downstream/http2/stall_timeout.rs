@@ -69,11 +69,13 @@ pub(crate) async fn run(
             return Poll::Ready(true);
         }
         loop {
+            // The poll above may have moved the pace.
             watchdog.set(pace.0.get().map(|since| since + timeout));
             ready!(watchdog.poll_expired(context));
             if is_heard() {
                 return Poll::Ready(false);
             }
+            // The wait was not the client's fault.
             pace.wait();
         }
     })

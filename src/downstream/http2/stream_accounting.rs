@@ -81,6 +81,7 @@ impl Activity {
 
     async fn until(&self, condition: impl Fn() -> bool) {
         loop {
+            // Created before the check, so that no change in between is missed.
             let changed = self.changed.notified();
             if condition() {
                 return;
@@ -188,6 +189,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        // hyper polls for a piece only when the client's window has room for it.
         self.pace.go_on();
         if self.rest.is_empty() {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
