@@ -11,8 +11,6 @@ pub mod endpoints;
 pub mod process;
 pub(crate) mod recent;
 pub(crate) mod recent_refusals;
-pub mod route_stats;
-pub mod sessions;
 pub(crate) mod subprotocols;
 pub mod worker;
 pub mod worker_handle;

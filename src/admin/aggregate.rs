@@ -22,7 +22,7 @@ use super::{Admin, Process};
 use crate::{
     observability::totals::RouteSnapshot,
     state::{
-        route_stats::{REMOVED, UNROUTED},
+        worker::route_stats::{REMOVED, UNROUTED},
         worker_handle::WorkerHandle,
     },
 };

@@ -48,7 +48,7 @@ use crate::{
         totals::{RouteSnapshot, RouteTotals},
     },
     session::{ledger::Account, rules::Priority, state::SessionState},
-    state::route_stats::UNROUTED,
+    state::worker::route_stats::UNROUTED,
     upstream::{
         Failure,
         breaker::{self, BreakerState},

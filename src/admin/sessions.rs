@@ -25,9 +25,9 @@ use crate::{
         rules::Priority,
         state::{SessionState, Transition},
     },
-    state::{
+    state::worker::{
+        WorkerState,
         sessions::{EndedSession, LiveSession, MAX_REMEMBERED},
-        worker::WorkerState,
     },
     websocket::CloseCode,
 };

@@ -59,7 +59,7 @@ use crate::{
         rules::Priority,
         state::SessionState,
     },
-    state::route_stats::UNROUTED,
+    state::worker::route_stats::UNROUTED,
     upstream::{Failure, breaker::Status},
 };
 

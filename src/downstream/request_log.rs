@@ -28,7 +28,7 @@ use crate::{
     proxy::bodies::{Body, BodyObserver},
     route::Route,
     session::EndReason,
-    state::{route_stats::RouteStats, worker::WorkerState},
+    state::worker::{WorkerState, route_stats::RouteStats},
 };
 
 /// Counts one request of a client.

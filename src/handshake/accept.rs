@@ -30,8 +30,10 @@ use crate::{
     session::{self, Agreed, SessionStats},
     state::{
         process::ProcessState,
-        sessions::{self, LiveSession, SessionEntry},
-        worker::WorkerState,
+        worker::{
+            WorkerState,
+            sessions::{self, LiveSession, SessionEntry},
+        },
     },
     transport::Transport,
     upstream::{self, Attempts, ConnectError, OpeningRequest, Terms},

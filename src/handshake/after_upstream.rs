@@ -42,7 +42,7 @@ use crate::{
     },
     route::{Accept, Route},
     session::{self, Agreed},
-    state::{route_stats::RouteStats, worker::WorkerState},
+    state::worker::{WorkerState, route_stats::RouteStats},
     transport::Transport,
     upstream::{
         self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Refused,

@@ -7,7 +7,8 @@ use hyper::Version;
 use tokio::time::Instant;
 
 use super::{
-    endpoints::RouteEndpoints, recent_refusals::Refusals, sessions, subprotocols::Subprotocols,
+    endpoints::RouteEndpoints, recent_refusals::Refusals, subprotocols::Subprotocols,
+    worker::sessions,
 };
 use crate::{
     client_addr::Client,

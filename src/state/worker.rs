@@ -1,10 +1,14 @@
 //! State of one worker that its connections share.
 
+pub mod route_stats;
+pub mod sessions;
+
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use arc_swap::Guard;
 
-use super::{process::ProcessState, route_stats::WorkerRouteStats, sessions::Sessions};
+use self::{route_stats::WorkerRouteStats, sessions::Sessions};
+use super::process::ProcessState;
 use crate::{
     config_file::Config,
     headers::request_id,

@@ -22,7 +22,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{route_stats::RouteStats, worker::WorkerState};
+use super::{WorkerState, route_stats::RouteStats};
 use crate::{
     client_addr::ClientAddr,
     headers::request_id::RequestId,

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::worker::WorkerState;
+use super::WorkerState;
 use crate::{
     observability::totals::{RouteSnapshot, RouteTotals},
     route::Route,
