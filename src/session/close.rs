@@ -336,7 +336,7 @@ fn take_frames<S: Stream, T: Stream>(
     }
     let forwards = from.forwards;
     let Some(to) = to.filter(|to| forwards != Forwards::Nothing && to.takes_data()) else {
-        // Read to the close frame all the same, which has to be answered.
+        // Still read, up to the close frame, which has to be answered.
         let skipped = from.scanner.skip(input);
         from.messages += skipped.messages;
         *input = &input[skipped.bytes..];
@@ -387,7 +387,7 @@ fn take_stop<S: Stream>(from: &mut CloseSide<S>, stop: Stop, input: &mut &[u8]) 
     match stop {
         Stop::End | Stop::PartialHeader => return None,
         Stop::Violation(_) => from.incoming = Incoming::Garbled,
-        // Only counted: nothing of this side is forwarded any more.
+        // Only counted: nothing of this side is forwarded.
         Stop::Pong => {
             let pong = Control::take_next(&from.scanner, input)?;
             if let Some(number) = own_pong(&pong) {

@@ -225,8 +225,8 @@ impl Inspector {
 
     /// Adds the inflated `payload` to the sample.
     ///
-    /// A message whose compressed form is longer than any with `inspect_bytes` of content should
-    /// be is cut, too.
+    /// Also cuts a message whose compressed form is longer than that of any message with
+    /// `inspect_bytes` of content should be.
     fn inflate(&mut self, payload: &[u8]) {
         self.compressed.bytes = self.compressed.bytes.saturating_add(payload.len());
         let is_unread = self.inspect_bytes == 0 || !self.compressed.is_read;

@@ -291,7 +291,7 @@ mod tests {
         assert_eq!((ledger.unconfirmed(), ledger.held()), (2, 4));
 
         ledger.give_up_unconfirmed();
-        // A part of the next one may have been read.
+        // The next message may have been read in part.
         ledger.settle(1, Account::Unknown);
         ledger.note_written(7);
         assert_eq!(ledger.of(Account::Unknown), 3);

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::transport::Transport;
 
-    /// A peer over TCP of which nothing has come, its far end, and a second handle of its socket.
+    /// Creates a peer over TCP that has sent nothing, its far end, and a second handle of its socket.
     fn silent() -> (Peer<Transport>, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -273,7 +273,7 @@ mod tests {
         (peer, far, socket)
     }
 
-    /// Has `far` say something that is there when the reactor has not looked.
+    /// Has `far` send data that is in the socket before the reactor has polled it.
     fn say(far: &mut TcpStream, socket: &TcpStream) {
         far.write_all(b"x").unwrap();
         while socket.peek(&mut [0; 1]).is_err() {}

@@ -329,7 +329,7 @@ impl SessionStats {
         }
     }
 
-    /// Settles the unconfirmed messages as unknown: no confirmation can come any more.
+    /// Settles the unconfirmed messages as unknown: no confirmation can follow.
     fn give_up_unconfirmed(&self) {
         let mut ledger = self.ledger.get();
         ledger.give_up_unconfirmed();

@@ -14,8 +14,8 @@
 //!   was sent.
 //! * A peer never times out while backpressure keeps us from reading it, or while it drains our
 //!   write buffer. One that does neither times out, whether its ping could be sent or not. Data
-//!   in the kernel's send buffer is out of sight: a ping queued behind it has to be answered in
-//!   time, too.
+//!   in the kernel's send buffer is out of sight: a ping queued behind it still has to be
+//!   answered in time.
 
 use std::{
     pin::Pin,
@@ -221,7 +221,7 @@ impl Keepalive {
         }
     }
 
-    /// Starts monitoring the upstream, too.
+    /// Also starts monitoring the upstream.
     pub(super) fn enter_tunnel(&mut self) {
         self.upstream = Liveness::new(Instant::now());
     }

@@ -52,7 +52,7 @@ pub struct Settings {
     /// Time without traffic after which a session is closed with 1001; default never.
     pub idle_timeout: Option<Duration>,
     /// Silence after which a side is sent a ping, and then the time that it has to reply; default
-    /// no pings. Clients are pinged while they are held, too.
+    /// no pings. Clients are also pinged while they are held.
     pub ping_interval: Option<Duration>,
     /// Maximum age of a session, counted from the client's `101`; default none. The session is
     /// closed with 1012 at that age or up to 10 % earlier, held or not.

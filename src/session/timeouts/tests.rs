@@ -1,4 +1,4 @@
-//! What is known of one side, and the bounds of a session, on a paused clock.
+//! Liveness of one side, and the timeouts of a session, on a paused clock.
 
 use std::future::poll_fn;
 
@@ -23,7 +23,7 @@ const QUIET: Side = Side {
     taken_bytes: 0,
 };
 
-/// A side that has been asked at the end of the first interval.
+/// A side that was pinged at the end of the first interval.
 async fn asked() -> (Liveness, WriteBuffer) {
     let mut pulse = Liveness::new(Instant::now());
     let mut outbox = WriteBuffer::default();

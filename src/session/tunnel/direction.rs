@@ -303,7 +303,7 @@ fn relay<S: Stream, T: Stream>(
         let (front, mut rest) = bytes.split_at(skipped.bytes);
         let ends_frame = source.scanner.is_at_boundary();
         let sent = send(context, front, ends_frame, target);
-        // Before an error is looked at: the write buffer tells written messages from those in
+        // Before the error is checked: the write buffer tells written messages from those in
         // doubt.
         target.peer.outbox.count_passed(skipped.messages);
         if sent.is_err() {

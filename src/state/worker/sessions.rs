@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_session_is_small() {
-        // With the two counts of the `Rc`, what the allocator has a size class for.
+        // With the two counts of the `Rc`, a size class of the allocator.
         let bytes = size_of::<LiveSession>() + 16;
         assert!(bytes <= 384, "{bytes}");
     }
