@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_over_the_limit_are_told_so_up_to_a_number() {
+    fn connections_over_the_limit_get_a_few_refusals() {
         let process = Arc::new(Connections::default());
         let worker = Arc::new(WorkerConnections::default());
         let take = || ConnectionSlot::take(&process, 2, &worker);

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_are_spread_evenly_over_what_is_left_of_the_spread() {
+    async fn turns_are_spread_evenly_over_the_remaining_spread() {
         let drain = drain(8, 4);
         drain.begin();
         let began = Instant::now();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_spread_leaves_a_quarter_of_the_grace_period_for_the_closing_handshake() {
+    async fn the_spread_leaves_a_quarter_of_the_grace_for_closing() {
         let drain = drain(8, 60);
         drain.begin();
 
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_begins_a_drain_at_once_ends_its_delay() {
+    async fn beginning_a_drain_at_once_ends_its_delay() {
         let drain = Drain::new(Settings {
             delay: Duration::from_secs(5),
             ..Settings::default()

@@ -24,10 +24,10 @@
 //! | the write buffer of a client that does not read | 64 KiB and one read: 16 KiB, in the tunnel 64 KiB; and a withheld message that is forwarded after all, as above | no | `budget`: `an_upstream_is_not_read_while_its_client_does_not_read` |
 //! | the same for a client that has left inside a frame | 128 KiB and one read; then it is dropped | no | `closing_handshake`: `a_close_inside_an_upstream_frame_does_not_block_the_gate` |
 //! | a large frame between two sockets | a pipe of the kernel of 256 KiB, only while it moves | no | `large_frames`: `a_slow_reader_gets_every_byte_of_a_large_frame` |
-//! | pongs to its pings, once the client has left | 33 pongs | yes | `outbox`: `a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest` |
+//! | pongs to its pings, once the client has left | 33 pongs | yes | `write_buffer`: `a_flood_of_pings_leaves_33_pongs_with_the_latest` |
 //! | pings of the gate that it does not read | one | yes | `gate_pings`: `a_backend_that_does_not_read_is_owed_one_ping` |
 //! | its last close frame before it restarted | 125 bytes | no | `restarts`: `at_the_deadline_the_client_gets_the_last_restart_s_words` |
-//! | the head of a plain response, interim ones included | 64 KiB each, 100 headers, 10 interim responses | no | `http::framing::answers` |
+//! | the head of a plain response, interim ones included | 64 KiB each, 100 headers, 10 interim responses | no | `headers::framing::answers` |
 //! | the body of a plain response | what hyper reads ahead; from an upstream of HTTP/2 256 KiB for each stream, 1 GiB for each connection | no | `multiplexed`: `answers_that_nobody_reads_do_not_stop_the_others` |
 //!
 //! The total of the buffers that do not count is bounded by `limits.max_connections`, and by the
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_charged_is_given_back() {
+    fn charged_bytes_are_released() {
         let budget = Arc::new(Budget::new(100));
         let mut first = Charge::new(budget.clone());
         let mut second = Charge::new(budget.clone());
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_who_waits_is_woken_when_there_is_room() {
+    async fn every_waiter_is_woken_when_there_is_room() {
         let budget = Arc::new(Budget::new(1));
         let mut charge = Charge::new(budget.clone());
         charge.set(1);

@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_high_above_the_bound_and_until_a_twentieth_is_free_again() {
+    fn pressure_stays_high_until_5_percent_of_the_bound_is_free() {
         let pressure = Pressure::new(None);
         let is_high = |used| {
             pressure.note(used, 1000);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_takes_back_first_does_not_count() {
+    fn inactive_file_pages_do_not_count() {
         let root = tempfile::tempdir().unwrap();
         let write = |file: &str, text: &str| fs::write(root.path().join(file), text).unwrap();
         write("memory.current", "1000\n");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_in_much_looks_for_itself_before_the_bound_is_exceeded() {
+    fn usage_is_checked_more_often_the_less_is_left() {
         let root = tempfile::tempdir().unwrap();
         let page = rustix::param::page_size() as u64;
         let file = root.path().join("statm");

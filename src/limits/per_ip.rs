@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_an_address_are_limited_and_some_more_are_told_so() {
+    fn connections_over_an_address_limit_get_a_few_refusals() {
         let addresses = limited_to(2);
         let enter = |address: &str| addresses.enter(client(address));
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_counts_by_its_network_and_private_addresses_do_not_count() {
+    fn ipv6_counts_by_network_and_private_addresses_do_not_count() {
         let addresses = limited_to(1);
         let mut places = Vec::new();
         let mut is_within = |address: ClientAddr| {

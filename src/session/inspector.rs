@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fragmented_message_is_sampled_whole_at_any_split_of_the_stream() {
+    fn a_fragmented_message_is_sampled_whole_at_any_split() {
         let stream = b"\x01\x02he\x89\x01p\x00\x00\x80\x03llo\x82\x01b";
         for step in 1..stream.len() {
             let gate = gate::Settings {

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_unconfirmed_until_it_is_confirmed_or_given_up() {
+    fn written_messages_are_unconfirmed_until_settled() {
         let mut ledger = Ledger::default();
         ledger.accept(10);
         ledger.note_written(6);

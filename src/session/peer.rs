@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_reactor_has_not_noted_is_no_silence() {
+    async fn unpolled_data_is_not_silence() {
         let (mut peer, mut far, socket) = silent();
         say(&mut far, &socket);
         assert!(!peer.is_silent());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_and_not_looked_at_is_no_silence() {
+    async fn unprocessed_data_is_not_silence() {
         let (mut peer, _far, _socket) = silent();
         peer.inbox = b"\x88".to_vec();
         assert!(!peer.is_silent());

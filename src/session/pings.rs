@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_is_own_only_if_it_says_what_a_ping_did() {
+    fn only_a_pong_with_the_payload_of_a_ping_is_own() {
         let own = |opcode, payload: &[u8]| {
             own_pong(&Control {
                 opcode,

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_lowest_priority_below_the_incoming_one_is_shed() {
+    fn the_oldest_of_the_lowest_priority_is_shed() {
         let mut queue = HoldQueue::new(Order::Arrival);
         push(&mut queue, "normal", Priority::Normal);
         push(&mut queue, "old", Priority::Low);

@@ -439,7 +439,7 @@ mod tests {
     use crate::upstream::{Mismatch, tls::TlsError};
 
     #[test]
-    fn what_another_client_might_fare_better_with_is_not_the_upstreams_fault() {
+    fn ends_that_another_client_may_avoid_do_not_blame_the_upstream() {
         let refused = |status| EndReason::ConnectFailed(ConnectError::Refused(status));
         let closed = |code| {
             let code = CloseCode::try_from(code).ok();

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_waits_for_the_end_of_the_frame_and_the_latest_stands_for_those_before() {
+    fn a_pong_waits_for_a_boundary_and_the_latest_replaces_others() {
         let mut outbox = WriteBuffer::default();
         outbox.push_passing(b"half", false);
         outbox.push_pong(b"[1]".to_vec());
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_pings_leaves_a_bounded_number_of_pongs_and_the_latest() {
+    fn a_flood_of_pings_leaves_33_pongs_with_the_latest() {
         let mut outbox = WriteBuffer::default();
         for number in 0..100_000_u32 {
             outbox.push_pong(number.to_be_bytes().to_vec());
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_have_not_begun_can_be_given_up() {
+    fn messages_not_written_in_part_can_be_dropped() {
         let mut outbox = WriteBuffer::default();
         outbox.push_message(b"begun".to_vec());
         outbox.push_message(b"not begun".to_vec());

@@ -141,7 +141,7 @@ mod tests {
     };
 
     #[test]
-    fn what_sessions_fail_or_succeed_by_is_compared_and_nothing_else() {
+    fn only_settings_that_sessions_depend_on_are_compared() {
         let route = |text: &str| {
             let text = format!("[[route]]\n{text}\n");
             let config = Config::parse("proxy.toml", &text, &|_| None).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_known_of_an_upstream_outlives_a_reload_unless_it_is_another_one() {
+    async fn health_survives_a_reload_unless_the_upstream_changes() {
         let before = routes("/one");
         let endpoints = RouteEndpoints::new(&before);
         let status = || endpoints.statuses()[0].1;
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_whole_seconds_that_are_enough() {
+    fn retry_after_is_rounded_up_to_seconds() {
         for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (5499, 6)] {
             let retry_after = Duration::from_millis(millis);
             let expected = Refusal::BreakerOpen {

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_noted_the_longest_ago_makes_room() {
+    fn the_oldest_entry_makes_room() {
         let mut recent = RecentMap::new(3);
         for number in [1, 2, 3, 1, 4] {
             recent.note(RecentKey(number), number);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recalled_is_the_newest() {
+    fn a_recalled_entry_is_the_newest() {
         let mut recent = RecentMap::new(2);
         for number in [1, 2] {
             recent.note(RecentKey(number), number);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_leaves_nothing_behind() {
+    fn a_forgotten_entry_leaves_nothing_behind() {
         let mut recent = RecentMap::new(2);
         for number in 1..=2 {
             recent.note(RecentKey(number), number);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_told_apart_and_so_are_the_keys_of_two_makers() {
+    fn parts_and_keys_of_two_factories_differ() {
         let keys = Keys::default();
         let key = |parts: &[&str]| keys.of(|feed| parts.iter().for_each(|it| feed(it.as_bytes())));
 

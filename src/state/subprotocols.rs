@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_anyway_takes_no_room() {
+    fn a_choice_made_anyway_takes_no_room() {
         let routes = routes("/one", &[]);
         let route = routes.iter().next().unwrap();
         let subprotocols = Subprotocols::new(&routes);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_outlives_a_reload_but_not_another_upstream() {
+    fn choices_survive_a_reload_but_not_another_upstream() {
         let before = routes("/one", &[]);
         let subprotocols = Subprotocols::new(&before);
         let learned = request("/", &OFFERS);

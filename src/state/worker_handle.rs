@@ -138,7 +138,7 @@ mod tests {
     use crate::{config_file::Config, state::process::ProcessState};
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_that_does_not_answer_is_silent_and_after_a_while_stuck() {
+    async fn an_unresponsive_worker_is_stuck_after_10_seconds() {
         let (worker, _visits) = WorkerHandle::new(3);
 
         assert_eq!(worker.ask(|_| ()).await, Err(Unresponsive(3)));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_that_has_ended_is_silent_at_once() {
+    async fn an_ended_worker_is_unresponsive_at_once() {
         let (worker, visits) = WorkerHandle::new(0);
         drop(visits);
 

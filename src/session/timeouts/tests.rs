@@ -34,7 +34,7 @@ async fn asked() -> (Liveness, WriteBuffer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
+async fn a_side_is_pinged_an_interval_after_it_last_sent() {
     let mut pulse = Liveness::new(Instant::now());
     time::advance(INTERVAL / 2).await;
     pulse.heard_at = Instant::now();
@@ -47,7 +47,7 @@ async fn a_side_that_was_heard_is_asked_an_interval_after_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_side_that_does_not_answer_is_gone_and_one_that_says_anything_is_not() {
+async fn only_a_silent_side_times_out() {
     let (silent, _) = asked().await;
     let mut answering = silent;
     time::advance(INTERVAL / 2).await;
@@ -61,7 +61,7 @@ async fn a_side_that_does_not_answer_is_gone_and_one_that_says_anything_is_not()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_side_is_not_gone_while_it_is_not_read_or_takes_what_waits_for_it() {
+async fn a_side_under_backpressure_or_draining_never_times_out() {
     let (asked, _) = asked().await;
     time::advance(INTERVAL).await;
     let look = |side: Side| {
@@ -87,7 +87,7 @@ async fn a_side_is_not_gone_while_it_is_not_read_or_takes_what_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_waits_for_the_end_of_a_frame_and_its_answer_for_a_whole_interval() {
+async fn a_ping_waits_for_a_boundary_and_then_a_whole_interval() {
     let mut pulse = Liveness::new(Instant::now());
     let mut outbox = WriteBuffer::default();
     outbox.note_passed(false);
@@ -108,7 +108,7 @@ async fn a_ping_waits_for_the_end_of_a_frame_and_its_answer_for_a_whole_interval
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_greatest_age_is_reached_at_most_a_tenth_early_and_never_late() {
+async fn a_session_ends_up_to_10_percent_before_its_maximum_age() {
     let max = Duration::from_hours(1);
     let settings = Settings {
         max_session_age: Some(max),
@@ -128,7 +128,7 @@ async fn the_greatest_age_is_reached_at_most_a_tenth_early_and_never_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_side_has_taken_counts_however_often_that_is_looked_at() {
+async fn accepted_data_counts_however_often_it_is_checked() {
     let settings = Settings {
         idle_timeout: Some(INTERVAL),
         ..Settings::default()
@@ -166,7 +166,7 @@ fn a_session_without_bounds_has_no_watch() {
 }
 
 #[tokio::test]
-async fn what_is_in_a_pipe_waits_and_is_not_taken_yet() {
+async fn data_in_a_pipe_waits_and_is_not_accepted_yet() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let connect = TcpStream::connect(listener.local_addr().unwrap());
     let (near, far) = tokio::join!(connect, listener.accept());

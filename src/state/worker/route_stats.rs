@@ -156,7 +156,7 @@ mod tests {
     use crate::{config_file::Config, state::process::ProcessState};
 
     #[test]
-    fn what_is_forgotten_stays_in_the_sum_and_begins_anew_where_somebody_counts() {
+    fn forgotten_counts_stay_in_the_sum_and_start_from_zero() {
         let text = "[[route]]\npath = \"/a\"\nupstream = \"http://127.0.0.1:1\"\n\
                     [[route]]\npath = \"/b\"\nupstream = \"http://127.0.0.1:1\"\n";
         let config = Arc::new(Config::parse("test", text, &|_| None).unwrap());

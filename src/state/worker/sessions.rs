@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn each_session_is_there_until_it_is_over_and_its_id_is_not_given_again() {
+    fn a_session_is_listed_until_its_end_and_its_id_never_reused() {
         let local = local();
         let mut entries: Vec<_> = (0..5).map(|_| begin(&local)).collect();
 
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_that_have_ended_are_remembered_until_they_are_forgotten() {
+    fn the_latest_ended_sessions_are_kept_until_forgotten() {
         let local = local();
         let (bound, more) = (MAX_REMEMBERED as u64, 7);
         for _ in 0..bound + more {
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_has_ended_is_remembered_and_does_not_use_its_route() {
+    fn an_ended_session_is_kept_and_does_not_use_its_route() {
         let local = local();
         let is_in_use = || local.snapshot()["/"].is_in_use;
         let entry = begin(&local);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_session_is_small() {
+    fn a_session_entry_is_small() {
         // With the two counts of the `Rc`, a size class of the allocator.
         let bytes = size_of::<LiveSession>() + 16;
         assert!(bytes <= 384, "{bytes}");
