@@ -298,7 +298,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         debug_assert_eq!(
             self.session.ledger().held(),
             self.queue.len() as u64 + waiting,
-            "every held message is in the queue or in the outbox"
+            "every held message is in the queue or in the write buffer"
         );
         let link = self.link.as_ref().map_or(0, Link::held_bytes);
         let assembled = self.assembler.held_bytes() + self.queue.held_bytes();

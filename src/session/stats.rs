@@ -283,7 +283,7 @@ impl SessionStats {
         // A pong may confirm messages that the write buffer has not counted as written yet.
         debug_assert!(
             (outbox.messages_written()..=outbox.messages()).contains(&self.ledger().written()),
-            "what is written was pushed, and what the outbox has written is"
+            "messages written were pushed, and the write buffer's count is not ahead"
         );
     }
 

@@ -47,7 +47,7 @@ impl Job {
 
 impl fmt::Debug for Job {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Visit")
+        formatter.write_str("Job")
     }
 }
 
