@@ -6,10 +6,14 @@
 //!
 //! * Nothing here reads text, and nothing here knows the modules that use the settings.
 
+mod drain;
 mod limits;
 mod listen;
+mod upstream;
 
 pub use self::{
+    drain::DrainSettings,
     limits::{Bound, Limits, Usage},
     listen::{DEFAULT_ADMIN, ListenAddress, ListenSettings},
+    upstream::{BreakerSettings, Retry},
 };

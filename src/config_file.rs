@@ -49,8 +49,7 @@ use self::{
 };
 use crate::{
     client_addr::TrustedProxies,
-    config::{DEFAULT_ADMIN, Limits, ListenAddress, ListenSettings},
-    limits::drain,
+    config::{DEFAULT_ADMIN, DrainSettings, Limits, ListenAddress, ListenSettings},
     observability,
     route::{Route, Routes},
     tls::{self as tls_files, CertifiedKeyFiles, Warnings},
@@ -81,7 +80,7 @@ pub struct Config {
     /// Bounds of the process.
     pub limits: Limits,
     /// Drain after SIGTERM.
-    pub drain: drain::Settings,
+    pub drain: DrainSettings,
     /// Interval for polling the file; default never.
     pub reload_poll: Option<Duration>,
     /// The SHA-256 of the file in hexadecimal, where there is one.
@@ -196,7 +195,7 @@ impl Config {
             admin: Some(ListenAddress::Tcp(DEFAULT_ADMIN)),
             log: observability::Settings::default(),
             limits: Limits::new(0),
-            drain: drain::Settings::default(),
+            drain: DrainSettings::default(),
             reload_poll: None,
             sha256: None,
             routes: Routes::new(routes),

@@ -49,15 +49,15 @@
 //! | `proxy` | `client_addr`, `headers`, `http_client`, `local_reply`, `route`, `state`, `transport`, `upstream`, `websocket` | plain HTTP: forward, hold, respond |
 //! | `state` | `client_addr`, `config_file`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `route`, `session`, `upstream`, `websocket` | state that connections share: of the process, of each worker |
 //! | `config_file` | `client_addr`, `config`, `limits`, `matcher`, `observability`, `route`, `session`, `tls`, `upstream`, `websocket` | `proxy.toml`: one table of keys, every problem at once, only valid values |
-//! | `http_client` | `headers`, `local_reply`, `observability`, `route`, `transport`, `upstream`, `websocket` | connections for plain HTTP to upstreams: HTTP/1.1, HTTP/2, pools |
+//! | `http_client` | `config`, `headers`, `local_reply`, `observability`, `route`, `transport`, `upstream`, `websocket` | connections for plain HTTP to upstreams: HTTP/1.1, HTTP/2, pools |
 //! | `local_reply` | `headers`, `observability`, `route`, `websocket` | responses that the proxy makes itself: status, name, headers |
 //! | `headers` | `client_addr`, `observability`, `route`, `websocket` | header sections: framing, host, forwarding, request id |
-//! | `route` | `session`, `upstream`, `websocket` | host and path to upstream and settings |
+//! | `route` | `config`, `session`, `upstream`, `websocket` | host and path to upstream and settings |
 //! | `observability` | `client_addr`, `session`, `upstream`, `websocket` | logs, counts |
-//! | `session` | `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
+//! | `session` | `config`, `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `limits` | `client_addr`, `config` | connections, addresses, held bytes, memory, drain |
 //! | `client_addr` |  | addresses of clients, and proxies trusted to name them |
-//! | `upstream` | `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
+//! | `upstream` | `config`, `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
 //! | `config` | `tls` | settings, plain values with their defaults |
 //! | `matcher` |  | comparisons with messages |
 //! | `tls` |  | certificates and keys from files, and their reload |

@@ -25,8 +25,9 @@ use self::{
     path::{Passes, Path},
 };
 use crate::{
+    config::BreakerSettings,
     session,
-    upstream::{self, ResponseLimits, breaker, dial::Protocol},
+    upstream::{self, ResponseLimits, dial::Protocol},
     websocket::subprotocol::is_token_like,
 };
 
@@ -165,7 +166,7 @@ pub struct Route {
     /// Settings for plain HTTP requests.
     pub http: HttpSettings,
     /// Settings of the circuit breaker, which refuses new sessions after failed ones.
-    pub breaker: breaker::Settings,
+    pub breaker: BreakerSettings,
 }
 
 impl Route {
@@ -224,7 +225,7 @@ impl Route {
             upstream: upstream::Settings::new(upstream),
             session: session::Settings::default(),
             http: HttpSettings::default(),
-            breaker: breaker::Settings::default(),
+            breaker: BreakerSettings::default(),
         }
     }
 }

@@ -304,7 +304,7 @@ mod tests {
             async |_: &Attempts| pending::<Result<Opened<Transport>, ConnectError>>().await;
         let context = Context {
             budget: Arc::new(Budget::new(0)),
-            drain: Drain::new(crate::limits::drain::Settings::default()),
+            drain: Drain::new(crate::config::DrainSettings::default()),
         };
         let settings = Settings::default();
 

@@ -31,7 +31,6 @@ use tokio::time;
 
 pub use self::{
     attempts::{Attempts, Failure, FailureCounts},
-    backoff::Retry,
     endpoint::{Endpoint, Permit, Waiting},
     handshake::{Mismatch, OpeningRequest, Terms},
 };
@@ -43,7 +42,7 @@ use self::{
     tls::TlsError,
 };
 pub use crate::websocket::handshake::ResponseLimits;
-use crate::{transport::Transport, websocket::Opened};
+use crate::{config::Retry, transport::Transport, websocket::Opened};
 
 /// A valid `101` of an upstream.
 pub type Switched = handshake::Switched<Transport>;

@@ -10,6 +10,7 @@ use super::{
     values::{address::Upstream, bounds},
 };
 use crate::{
+    config::Retry,
     route::{Accept, Route},
     session::{
         self,
@@ -17,7 +18,7 @@ use crate::{
         gate,
         rules::{Priority, Release, Rule, Rules},
     },
-    upstream::{self, Address, Retry, dial::Protocol},
+    upstream::{self, Address, dial::Protocol},
 };
 
 /// Reads all `[[route]]`s; each has an upstream, and no two the same host and path.

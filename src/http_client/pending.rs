@@ -25,13 +25,11 @@ use tokio::{
 };
 
 use crate::{
+    config::Retry,
     local_reply::{Refusal, Shortage},
     route::{Route, Routes},
     transport::Transport,
-    upstream::{
-        backoff::{Backoff, Retry},
-        dial::DialError,
-    },
+    upstream::{backoff::Backoff, dial::DialError},
 };
 
 /// Maximum number of requests that try to connect at a time.

@@ -20,7 +20,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures_util::future::Either;
@@ -30,29 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Durations of a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Time between the announcement and the beginning, during which no client is turned away;
-    /// default none. A second stop signal ends it.
-    pub delay: Duration,
-    /// Time limit of the whole drain; default 8 s, since Cloud Run kills after 10 s.
-    pub grace: Duration,
-    /// Time over which the ends of tunnels are spread, so that not all clients reconnect at once;
-    /// default 5 s, and at most three quarters of the grace period: the rest is for the closing
-    /// handshakes.
-    pub spread: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            grace: Duration::from_secs(8),
-            spread: Duration::from_secs(5),
-        }
-    }
-}
+use crate::config::DrainSettings;
 
 /// Drain of a process: whether it has begun, and its deadlines.
 ///
@@ -62,7 +39,7 @@ pub struct Drain(Arc<DrainState>);
 
 #[derive(Debug)]
 struct DrainState {
-    settings: Mutex<Settings>,
+    settings: Mutex<DrainSettings>,
     schedule: OnceLock<DrainSchedule>,
     is_announced: CancellationToken,
     has_begun: CancellationToken,
@@ -73,13 +50,13 @@ struct DrainState {
 #[derive(Clone, Copy, Debug)]
 struct DrainSchedule {
     began: Instant,
-    settings: Settings,
+    settings: DrainSettings,
 }
 
 impl Drain {
     /// Creates a drain that has not begun.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: DrainSettings) -> Self {
         Self(Arc::new(DrainState {
             settings: Mutex::new(settings),
             schedule: OnceLock::new(),
@@ -91,13 +68,13 @@ impl Drain {
 
     /// Current settings; a drain that has begun keeps those that it began with.
     #[must_use]
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> DrainSettings {
         let settings = self.0.settings.lock();
         *settings.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the settings; a drain that has begun is not affected.
-    pub fn set(&self, settings: Settings) {
+    pub fn set(&self, settings: DrainSettings) {
         let current = self.0.settings.lock();
         *current.unwrap_or_else(PoisonError::into_inner) = settings;
     }
@@ -129,7 +106,7 @@ impl Drain {
     /// A later call waits for the whole delay again.
     pub async fn begin_late(&self) {
         self.announce();
-        let Settings { delay, .. } = self.settings();
+        let DrainSettings { delay, .. } = self.settings();
         if !delay.is_zero() {
             self.run_until_begun(time::sleep(delay)).await;
         }
@@ -294,10 +271,12 @@ impl Drop for BeginOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn drain(grace: u64, spread: u64) -> Drain {
-        Drain::new(Settings {
+        Drain::new(DrainSettings {
             delay: Duration::ZERO,
             grace: Duration::from_secs(grace),
             spread: Duration::from_secs(spread),
@@ -338,9 +317,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_grace_period_begins_after_the_delay() {
         let delay = Duration::from_secs(5);
-        let drain = Drain::new(Settings {
+        let drain = Drain::new(DrainSettings {
             delay,
-            ..Settings::default()
+            ..DrainSettings::default()
         });
         let announced = Instant::now();
 
@@ -352,9 +331,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn beginning_a_drain_at_once_ends_its_delay() {
-        let drain = Drain::new(Settings {
+        let drain = Drain::new(DrainSettings {
             delay: Duration::from_secs(5),
-            ..Settings::default()
+            ..DrainSettings::default()
         });
         let announced = Instant::now();
 
@@ -369,7 +348,7 @@ mod tests {
         drain.begin();
         let over_at = drain.over_at();
 
-        drain.set(Settings::default());
+        drain.set(DrainSettings::default());
         time::advance(Duration::from_secs(1)).await;
         drain.begin();
 

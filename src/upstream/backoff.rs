@@ -3,26 +3,7 @@
 
 use std::time::Duration;
 
-/// Settings of the backoff.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// Wait before the second attempt; default 25 ms. Doubles with each further one.
-    pub initial: Duration,
-    /// Longest wait; default 1 s.
-    pub max: Duration,
-    /// Random share of each wait, 0 to 1; default 0.5.
-    pub jitter: f64,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            initial: Duration::from_millis(25),
-            max: Duration::from_secs(1),
-            jitter: 0.5,
-        }
-    }
-}
+use crate::config::Retry;
 
 /// Backoff of one series of attempts.
 #[derive(Clone, Debug)]

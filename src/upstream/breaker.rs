@@ -39,6 +39,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::config::BreakerSettings;
+
 /// Longest extension of a cooldown, as a share of its length.
 const MAX_JITTER: f64 = 0.1;
 
@@ -47,25 +49,6 @@ pub const TRIALS: usize = 3;
 
 /// Time after which an undecided session's slot is given to another one.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Settings of a route's breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Failed sessions, with none becoming ready in between, that open the breaker; default 5, 0:
-    /// never.
-    pub failures: u32,
-    /// Time from opening to half-open; default 5 s.
-    pub cooldown: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            failures: 5,
-            cooldown: Duration::from_secs(5),
-        }
-    }
-}
 
 /// Admission of new sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +128,7 @@ const NOT_CLOSED: u8 = 3;
 
 #[derive(Debug)]
 struct Inner {
-    settings: Settings,
+    settings: BreakerSettings,
     phase: Phase,
     /// Number of sessions admitted half-open so far.
     trials: u64,
@@ -211,7 +194,7 @@ impl Inner {
 
 impl Breaker {
     /// Creates a closed breaker for the route that metrics and the log call `route`.
-    pub(super) fn new(settings: Settings, route: &str) -> Self {
+    pub(super) fn new(settings: BreakerSettings, route: &str) -> Self {
         let inner = Inner {
             settings,
             phase: Phase::Closed { failures: 0 },
@@ -228,7 +211,7 @@ impl Breaker {
     }
 
     /// Creates a closed breaker for the same route, which continues the counts.
-    pub(super) fn follow(&self, settings: Settings) -> Self {
+    pub(super) fn follow(&self, settings: BreakerSettings) -> Self {
         self.forget(settings);
         let transitions = self.transitions();
         Self {
@@ -239,7 +222,7 @@ impl Breaker {
 
     /// Resets the breaker after a change of the configuration: the outcomes of sessions admitted
     /// before no longer count.
-    pub(super) fn forget(&self, settings: Settings) {
+    pub(super) fn forget(&self, settings: BreakerSettings) {
         let mut inner = self.inner();
         inner.settings = settings;
         self.epoch.fetch_add(1, Ordering::Relaxed);

@@ -46,11 +46,14 @@ use self::{probes::Probes, schedule::ConnectSchedule, trouble::Troubles};
 use super::{
     Address, Settings,
     attempts::{Attempts, Failure},
-    breaker::{self, Breaker, Status, Ticket, Unhealthy},
+    breaker::{Breaker, Status, Ticket, Unhealthy},
     dial::{self, DialError, Protocol},
     lookup::{Name, Names},
 };
-use crate::transport::{Transport, descriptors};
+use crate::{
+    config::BreakerSettings,
+    transport::{Transport, descriptors},
+};
 
 /// Interval over which refusals are counted for one line of the log.
 const SUMMARY: Duration = Duration::from_secs(1);
@@ -80,7 +83,7 @@ impl Endpoint {
     pub fn new(
         route: &str,
         settings: &Settings,
-        breaker: breaker::Settings,
+        breaker: BreakerSettings,
         names: &Names,
     ) -> Arc<Self> {
         Arc::new(Self::with(
@@ -97,7 +100,7 @@ impl Endpoint {
     pub fn follow(
         &self,
         settings: &Settings,
-        breaker: breaker::Settings,
+        breaker: BreakerSettings,
         names: &Names,
     ) -> Arc<Self> {
         let breaker = self.breaker.follow(breaker);
@@ -128,9 +131,9 @@ impl Endpoint {
     /// Creates an endpoint that shares nothing, for an upstream that is connected once.
     #[must_use]
     pub fn alone(settings: &Settings) -> Arc<Self> {
-        let never = breaker::Settings {
+        let never = BreakerSettings {
             failures: 0,
-            ..breaker::Settings::default()
+            ..BreakerSettings::default()
         };
         Self::new("", settings, never, &Names::default())
     }
@@ -143,7 +146,7 @@ impl Endpoint {
 
     /// Resets the breaker, with new settings; the outcomes of sessions admitted before no longer
     /// count.
-    pub fn forget(&self, breaker: breaker::Settings) {
+    pub fn forget(&self, breaker: BreakerSettings) {
         self.breaker.forget(breaker);
     }
 

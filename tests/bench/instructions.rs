@@ -32,10 +32,8 @@ use gungraun::{
     Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
 use readygate::{
-    limits::{
-        drain::{self, Drain},
-        held_bytes::Budget,
-    },
+    config::DrainSettings,
+    limits::{drain::Drain, held_bytes::Budget},
     matcher::{Matcher, Sample},
     session::{
         self, Report, Settings,
@@ -272,7 +270,7 @@ impl Polled {
         let session = Box::pin(async move {
             let context = session::Context {
                 budget: Arc::new(Budget::new(1 << 30)),
-                drain: Drain::new(drain::Settings::default()),
+                drain: Drain::new(DrainSettings::default()),
             };
             let connect = async |_: &Attempts| -> Result<Opened<Side>, ConnectError> {
                 Ok(Opened {
@@ -415,7 +413,7 @@ fn tunnel() -> Tunnel {
         };
         let context = session::Context {
             budget: Arc::new(Budget::new(1 << 30)),
-            drain: Drain::new(drain::Settings::default()),
+            drain: Drain::new(DrainSettings::default()),
         };
         let far_upstream = RefCell::new(Some(far_upstream));
         let connect = async |_: &Attempts| -> Result<_, ConnectError> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 use readygate::{
+    config::Retry,
     matcher::Matcher,
     route::{Accept, Route},
     session::{
@@ -11,7 +12,6 @@ use readygate::{
         hold::Overflow,
         rules::{Priority, Release, Rule, Rules},
     },
-    upstream::Retry,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use readygate::{
+    config::BreakerSettings,
     matcher::Matcher,
     route::{Accept, Route},
     session::{
@@ -26,7 +27,7 @@ const BROKEN: &str = "HTTP/1.0 101 Switching Protocols\r\n\r\n";
 
 fn route(upstream: &Upstream, failures: u32, cooldown: Duration) -> Route {
     let mut route = upstream.route();
-    route.breaker = breaker::Settings { failures, cooldown };
+    route.breaker = BreakerSettings { failures, cooldown };
     route
 }
 

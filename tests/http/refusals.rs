@@ -3,9 +3,9 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use readygate::{
+    config::Retry,
     route::{Accept, Route},
     session::close::CloseCodes,
-    upstream::Retry,
     websocket::CloseCode,
 };
 

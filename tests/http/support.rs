@@ -11,9 +11,8 @@ use std::{
 
 use readygate::{
     client_addr::TrustedProxies,
-    config::{Limits, ListenAddress},
+    config::{DrainSettings, Limits, ListenAddress},
     config_file::{Cautions, Config, Effective},
-    limits::drain,
     observability,
     route::{Route, Routes},
     server::{self, Listener, Listeners},
@@ -39,9 +38,9 @@ pub(crate) fn config(routes: Vec<Route>) -> Config {
         admin: None,
         log: observability::Settings::default(),
         limits: Limits::new(1024 * 1024),
-        drain: drain::Settings {
+        drain: DrainSettings {
             spread: Duration::ZERO,
-            ..drain::Settings::default()
+            ..DrainSettings::default()
         },
         reload_poll: None,
         sha256: None,

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use readygate::{
+    config::Retry,
     matcher::Matcher,
     route::Route,
     session::{
@@ -11,7 +12,6 @@ use readygate::{
     },
     tls::ServerTls,
     transport::Transport,
-    upstream::Retry,
 };
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{

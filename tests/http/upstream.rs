@@ -4,9 +4,10 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use http::HeaderMap;
 use readygate::{
+    config::Retry,
     transport::Transport,
     upstream::{
-        self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Retry, Settings,
+        self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Settings,
     },
     websocket::Opened,
 };

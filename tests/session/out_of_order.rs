@@ -6,17 +6,15 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use readygate::{
-    limits::{
-        drain::{self, Drain},
-        held_bytes::Budget,
-    },
+    config::{BreakerSettings, DrainSettings},
+    limits::{drain::Drain, held_bytes::Budget},
     matcher::Matcher,
     session::{
         self, Agreed, Context, Settings,
         rules::{Priority, Release, Rule, Rules},
     },
     upstream::{
-        self, Address, Attempts, ConnectError, Endpoint, Mismatch, OpeningRequest, Permit, breaker,
+        self, Address, Attempts, ConnectError, Endpoint, Mismatch, OpeningRequest, Permit,
         lookup::Names,
     },
     websocket::Opened,
@@ -50,7 +48,7 @@ impl Nowhere {
         let endpoint = Endpoint::new(
             "/",
             &upstream::Settings::new(address),
-            breaker::Settings::default(),
+            BreakerSettings::default(),
             &Names::default(),
         );
         Self { folder, endpoint }
@@ -341,7 +339,7 @@ async fn visit(endpoint: &Arc<Endpoint>, trial: Permit, settings: &Settings) -> 
     let connect = async |attempts: &Attempts| upstream::connect(endpoint, &request, attempts).await;
     let context = Context {
         budget: Arc::new(Budget::new(1024 * 1024)),
-        drain: Drain::new(drain::Settings::default()),
+        drain: Drain::new(DrainSettings::default()),
     };
     let agreed = Agreed {
         trial,

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::SinkExt;
 use readygate::{
-    limits::{drain, held_bytes::Budget},
+    config::DrainSettings,
+    limits::held_bytes::Budget,
     matcher::Matcher,
     session::{
         EndReason, Settings,
@@ -496,7 +497,7 @@ async fn in_a_drain_tunnels_go_on_until_a_random_moment_of_the_spread() {
             let mut upstream = as_server(tunnel.upstream.connect(b"")).await;
             send_all(&mut client, &["before"]).await;
             assert_eq!(receive(&mut upstream, 1).await, ["before"]);
-            tunnel.drain.set(drain::Settings {
+            tunnel.drain.set(DrainSettings {
                 delay: Duration::ZERO,
                 grace: Duration::from_secs(8),
                 spread,
@@ -531,7 +532,7 @@ async fn in_a_drain_a_session_that_holds_nothing_waits_for_its_turn() {
         let held = start(settings);
         let mut client = as_client(held.client).await;
         let mut upstream = as_server(held.upstream.connect(b"")).await;
-        held.drain.set(drain::Settings {
+        held.drain.set(DrainSettings {
             delay: Duration::ZERO,
             grace: Duration::from_secs(800),
             spread: Duration::from_secs(400),

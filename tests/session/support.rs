@@ -6,10 +6,8 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use readygate::{
-    limits::{
-        drain::{self, Drain},
-        held_bytes::Budget,
-    },
+    config::DrainSettings,
+    limits::{drain::Drain, held_bytes::Budget},
     matcher::Matcher,
     session::{self, Agreed, Context, Report, SessionStats, Settings, gate::Trigger},
     transport::Stream,
@@ -217,7 +215,7 @@ pub(crate) fn server_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A drain in which nobody waits for a turn.
 fn at_once() -> Drain {
-    Drain::new(drain::Settings {
+    Drain::new(DrainSettings {
         spread: Duration::ZERO,
         ..Default::default()
     })

@@ -1,7 +1,7 @@
 //! Keys of the process.
 
 use crate::{
-    config::Limits,
+    config::{DrainSettings, Limits},
     config_file::{
         Config,
         section::section,
@@ -12,7 +12,6 @@ use crate::{
             words::{FORMAT, LEVEL, REQUESTS},
         },
     },
-    limits::drain,
     observability,
 };
 
@@ -108,7 +107,7 @@ section! {
 }
 
 section! {
-    pub(in crate::config_file) DRAIN: drain::Settings = "drain";
+    pub(in crate::config_file) DRAIN: DrainSettings = "drain";
 
     /// Time after SIGTERM, SIGINT or POST /drain in which clients are still accepted. /readyz is 503 at
     /// once, so that a load balancer that checks it sends them elsewhere meanwhile; responses to plain

@@ -1,6 +1,7 @@
 //! Keys of routes, and of the connections to their upstreams.
 
 use crate::{
+    config::Retry,
     config_file::{
         routes::Draft,
         section::section,
@@ -12,7 +13,7 @@ use crate::{
             words::{ACCEPT, PROXY_PROTOCOL},
         },
     },
-    upstream::{self, Retry},
+    upstream,
 };
 
 section! {

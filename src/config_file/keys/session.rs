@@ -1,6 +1,7 @@
 //! Keys of sessions.
 
 use crate::{
+    config::BreakerSettings,
     config_file::{
         section::{Row, Section, section},
         values::{
@@ -11,7 +12,6 @@ use crate::{
         },
     },
     session::{gate, hold, rules::Rule, tunnel},
-    upstream::breaker,
 };
 
 section! {
@@ -129,7 +129,7 @@ section! {
     /// is lost, or closes as a failing one does, before it is ready. A valid status, or an upstream that
     /// is connected and takes too long, does not count; nor does, where a message rule has a `release`
     /// before readiness, anything after the upstream's 101. Plain requests are not affected.
-    pub(in crate::config_file) BREAKER: breaker::Settings = "route[].breaker", websockets;
+    pub(in crate::config_file) BREAKER: BreakerSettings = "route[].breaker", websockets;
 
     /// Sessions that have to fail, with none becoming ready meanwhile. 0 disables the breaker.
     failures: COUNT32 = 5;

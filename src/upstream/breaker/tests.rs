@@ -10,8 +10,8 @@ const COOLDOWN: Duration = Duration::from_secs(10);
 /// Longer than any cooldown.
 const LONG_COOLDOWN: Duration = Duration::from_secs(12);
 
-const fn settings(failures: u32) -> Settings {
-    Settings {
+const fn settings(failures: u32) -> BreakerSettings {
+    BreakerSettings {
         failures,
         cooldown: COOLDOWN,
     }

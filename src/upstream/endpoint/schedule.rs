@@ -22,7 +22,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::upstream::backoff::{Backoff, Retry};
+use crate::{config::Retry, upstream::backoff::Backoff};
 
 /// Longest interval between attempts while the proxy refuses sessions.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::upstream::breaker::BreakerState;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const BREAKER: breaker::Settings = breaker::Settings {
+const BREAKER: BreakerSettings = BreakerSettings {
     failures: 2,
     cooldown: Duration::from_secs(5),
 };
