@@ -270,6 +270,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let may_read_client = self.may_read_client();
         let is_starved = self.is_starved();
         let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
+        // While the client stalls it, an upstream is not to blame for what it does not send.
         self.has_client_part |= !may_read_upstream;
         let budget = &self.context.budget;
         tokio::select! {

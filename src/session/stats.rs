@@ -48,7 +48,7 @@ pub struct SessionStats {
     last_traffic: Cell<Instant>,
     /// Messages that had been written when the upstream's socket was last found empty.
     written_before_empty: Cell<u64>,
-    /// Where the upstream is pinged.
+    /// Numbered pings to the upstream; `None` until the first.
     pings: RefCell<Option<Box<Pings>>>,
     client_code: Cell<Option<CloseCode>>,
     upstream_code: Cell<Option<CloseCode>>,
