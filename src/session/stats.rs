@@ -7,7 +7,8 @@
 //! * No message depends on them: a session that nobody inspects behaves the same.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
+    num::NonZeroU64,
     time::Duration,
 };
 
@@ -41,18 +42,36 @@ pub struct SessionStats {
     traffic: Cell<Traffic>,
     queued: Cell<Queued>,
     attempts: Attempts,
-    connected_after: Cell<Option<Duration>>,
-    ready_after: Cell<Option<Duration>>,
-    flush_time: Cell<Option<Duration>>,
+    connected_after: Cell<Lapse>,
+    ready_after: Cell<Lapse>,
+    flush_time: Cell<Lapse>,
     /// Time at which the tunnel last relayed traffic, or began.
     last_traffic: Cell<Instant>,
     /// Messages that had been written when the upstream's socket was last found empty.
     written_before_empty: Cell<u64>,
-    /// Numbered pings to the upstream; `None` until the first.
-    pings: RefCell<Option<Box<Pings>>>,
+    /// Numbered pings to the upstream; empty until the first.
+    pings: OnceCell<Box<RefCell<Pings>>>,
     client_code: Cell<Option<CloseCode>>,
     upstream_code: Cell<Option<CloseCode>>,
     unclosed: Cell<Unclosed>,
+}
+
+/// Time that has passed until something happened, if it has: in 8 bytes, where an
+/// `Option<Duration>` takes 16, for it is kept for every session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lapse(Option<NonZeroU64>);
+
+impl Lapse {
+    /// Keeps `duration` in nanoseconds, at most 584 years.
+    fn of(duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX - 1);
+        Self(NonZeroU64::new(nanos + 1))
+    }
+
+    fn get(self) -> Option<Duration> {
+        let nanos = self.0?.get() - 1;
+        Some(Duration::from_nanos(nanos))
+    }
 }
 
 impl Default for SessionStats {
@@ -77,7 +96,7 @@ impl SessionStats {
             ready_after: Cell::default(),
             flush_time: Cell::default(),
             written_before_empty: Cell::default(),
-            pings: RefCell::default(),
+            pings: OnceCell::default(),
             client_code: Cell::default(),
             upstream_code: Cell::default(),
             unclosed: Cell::default(),
@@ -141,13 +160,13 @@ impl SessionStats {
     /// Time from the client's `101` to the first connection to the upstream.
     #[must_use]
     pub fn connected_after(&self) -> Option<Duration> {
-        self.connected_after.get()
+        self.connected_after.get().get()
     }
 
     /// Time from the client's `101` to the opening of the gate, for whatever reason.
     #[must_use]
     pub fn opened_after(&self) -> Option<Duration> {
-        self.ready_after.get()
+        self.ready_after.get().get()
     }
 
     /// Time from the client's `101` to the upstream's readiness; `None` if the gate opened
@@ -162,7 +181,7 @@ impl SessionStats {
     /// Duration of the flush.
     #[must_use]
     pub fn flush_time(&self) -> Option<Duration> {
-        self.flush_time.get()
+        self.flush_time.get().get()
     }
 
     /// State that was entered last; idleness is not taken into account.
@@ -231,17 +250,18 @@ impl SessionStats {
     }
 
     pub(super) fn note_connected(&self) {
-        if self.connected_after.get().is_none() {
-            self.connected_after.set(Some(self.started().elapsed()));
+        if self.connected_after.get().get().is_none() {
+            self.connected_after
+                .set(Lapse::of(self.started().elapsed()));
         }
     }
 
     pub(super) fn note_ready(&self) {
-        self.ready_after.set(Some(self.started().elapsed()));
+        self.ready_after.set(Lapse::of(self.started().elapsed()));
     }
 
     pub(super) fn note_flushed(&self, flush_time: Duration) {
-        self.flush_time.set(Some(flush_time));
+        self.flush_time.set(Lapse::of(flush_time));
     }
 
     /// Records the code of the close frame sent to the client.
@@ -310,8 +330,7 @@ impl SessionStats {
 
     /// Numbers a ping for the upstream, which is sent after the contents of `outbox`.
     pub(super) fn number_ping(&self, outbox: &WriteBuffer) -> u32 {
-        let mut pings = self.pings.borrow_mut();
-        let pings = pings.get_or_insert_default();
+        let mut pings = self.pings.get_or_init(Box::default).borrow_mut();
         pings.number(outbox.messages(), self.ledger.get().known())
     }
 
@@ -319,8 +338,8 @@ impl SessionStats {
     /// ping are delivered, even if the write buffer has not counted them as written yet.
     #[cold]
     pub(super) fn confirm_by_pong(&self, number: u32) {
-        let mut pings = self.pings.borrow_mut();
-        let confirmed = pings.as_mut().and_then(|pings| pings.answer(number));
+        let pings = self.pings.get();
+        let confirmed = pings.and_then(|pings| pings.borrow_mut().answer(number));
         if let Some(messages) = confirmed {
             let mut ledger = self.ledger.get();
             ledger.note_written(messages);
@@ -374,9 +393,9 @@ impl SessionStats {
             traffic: self.traffic.get(),
             attempts: self.attempts.get(),
             last_connect_error: self.attempts.last_error(),
-            connected_after: self.connected_after.get(),
-            ready_after: self.ready_after.get(),
-            flush_time: self.flush_time.get(),
+            connected_after: self.connected_after.get().get(),
+            ready_after: self.ready_after.get().get(),
+            flush_time: self.flush_time.get().get(),
             client_code,
             upstream_code: self.upstream_code.get(),
             duration: trail.started().elapsed(),

@@ -49,8 +49,10 @@ async fn is_admitted(program: &Program) -> bool {
     status == 101
 }
 
-/// The level of each line about breakers, and what it says.
-fn logged(program: &Program) -> Vec<(String, String)> {
+/// The level of each line about breakers, and what it says, once there are `count`: the log is
+/// written by a thread of its own.
+async fn logged(program: &Program, count: usize) -> Vec<(String, String)> {
+    program.logged_times("\"message\":\"breaker ", count).await;
     let log = program.log();
     let lines = log.iter().filter_map(|line| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -157,7 +159,7 @@ async fn a_breaker_keeps_its_state_over_unrelated_reloads() {
     .await;
 
     assert!(!is_admitted(&program).await);
-    assert_eq!(logged(&program), lines(&[OPENED]));
+    assert_eq!(logged(&program, 1).await, lines(&[OPENED]));
 }
 
 #[tokio::test]
@@ -189,7 +191,7 @@ async fn each_change_of_a_breaker_is_logged_once_with_its_reason() {
         ("INFO", "breaker half-open: a few sessions are let through"),
         ("INFO", "breaker closed: a session became ready"),
     ];
-    assert_eq!(logged(&program), lines(&expected));
+    assert_eq!(logged(&program, expected.len()).await, lines(&expected));
 }
 
 #[tokio::test]
@@ -211,7 +213,10 @@ async fn a_session_of_the_old_route_is_not_logged_as_the_new_one() {
 
     assert!(is_admitted(&program).await);
     let closed = "breaker closed: the configuration has changed";
-    assert_eq!(logged(&program), lines(&[OPENED, ("INFO", closed)]));
+    assert_eq!(
+        logged(&program, 2).await,
+        lines(&[OPENED, ("INFO", closed)])
+    );
 }
 
 /// The lines of the log with this message.

@@ -108,7 +108,6 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
         for part in [
             "\"WARN\"",
             "\"ended_by\":\"proxy\"",
-            "\"reason\":\"aborted\"",
             "\"state\":\"accepted\"",
             "\"accepted\":1",
             "\"discarded\":1",
@@ -116,6 +115,9 @@ async fn a_session_that_is_cut_off_has_its_line_in_the_log() {
         ] {
             assert!(line.contains(part), "{part}: {line}");
         }
+        // Without any grace a session may end by itself before it is dropped, or not.
+        let may_end = grace == "0s" && line.contains("\"reason\":\"shutting_down\"");
+        assert!(may_end || line.contains("\"reason\":\"aborted\""), "{line}");
         assert_eq!(ends.count(), 19, "{grace}: {log:#?}");
     }
 }
