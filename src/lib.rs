@@ -54,7 +54,7 @@
 //! | `headers` | `client_addr`, `observability`, `route`, `websocket` | header sections: framing, host, forwarding, request id |
 //! | `route` | `config`, `session`, `upstream`, `websocket` | host and path to upstream and settings |
 //! | `observability` | `client_addr`, `session`, `upstream`, `websocket` | logs, counts |
-//! | `session` | `config`, `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
+//! | `session` | `limits`, `matcher`, `transport`, `upstream`, `websocket` | hold, gate, flush, tunnel, close |
 //! | `limits` | `client_addr`, `config` | connections, addresses, held bytes, memory, drain |
 //! | `client_addr` |  | addresses of clients, and proxies trusted to name them |
 //! | `upstream` | `config`, `tls`, `transport`, `websocket` | one endpoint of each route for all workers: lookup, connect schedule, breaker; opening handshake, back-off |
