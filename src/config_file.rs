@@ -21,7 +21,6 @@ mod report;
 mod routes;
 mod schema;
 mod section;
-mod shipped;
 mod tls;
 mod values;
 
@@ -35,12 +34,11 @@ use std::{
 use toml::de::DeTable;
 
 pub use self::effective::{Effective, Setting};
-pub use self::keys::concerns;
+pub use self::keys::{concerns, default_file};
 pub use self::reference::reference;
 pub use self::report::{Cautions, Mistake, Problems, userinfo};
 pub use self::schema::schema;
 pub use self::section::Concerns;
-pub use self::shipped::default_file;
 pub use self::values::{address, units};
 
 use self::{

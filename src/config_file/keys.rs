@@ -16,7 +16,9 @@ mod listener;
 mod process;
 mod route;
 mod session;
+mod shipped;
 
+pub use self::shipped::default_file;
 pub(super) use self::{
     http::HTTP,
     listener::{ADDITIONAL, LISTEN, LISTEN_TLS},

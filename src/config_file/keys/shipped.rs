@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    keys::{PARTS, Part, sections},
-    section::{Layout, Row, Section, lines},
-};
+use super::{PARTS, Part, sections};
+use crate::config_file::section::{Layout, Row, Section, lines};
 
 /// Returns the shipped file.
 #[must_use]
