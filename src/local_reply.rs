@@ -1,4 +1,18 @@
-//! Answers of the proxy's own.
+//! Local replies: responses that the proxy makes itself, without the upstream.
+//!
+//! A [`Refusal`] is the reason and everything that follows from it:
+//!
+//! | consequence | by |
+//! |---|---|
+//! | HTTP status | [`Refusal::status`] |
+//! | response, with the fields that its status demands | `Refusal::into_response` |
+//! | counter, and name in the log | `Rejection::from` |
+//!
+//! # Invariants
+//!
+//! * Every match over the reasons is exhaustive: a new reason has to be given a status, a name and its fields.
+//! * The body has the request's id, and neither an address nor anything else that was received.
+//! * After a request whose end is uncertain, or that met a limit, the connection is closed.
 
 use bytes::Bytes;
 use hyper::{
@@ -13,16 +27,16 @@ use crate::{
     websocket::handshake::VERSION,
 };
 
-/// How long a client should wait before it comes again, in seconds.
+/// `Retry-After` where no better time is known, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// Why the proxy answers a request itself.
+/// Reasons for a local reply.
 ///
-/// The client does not have its `101` yet, so every variant maps to an HTTP status. The
-/// texts go to the client: they name no address.
+/// The client does not have its `101` yet, so every variant maps to an HTTP status. The texts go
+/// to the client: they name no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The request is not one, or can be read in two ways.
+    /// Bytes that are not a request, or that can be read in two ways.
     #[error("{0}")]
     BadRequest(&'static str),
     /// The target of the request is too long.
@@ -31,40 +45,40 @@ pub enum Refusal {
     /// The page that opens the WebSocket is not from an allowed origin.
     #[error("origin not allowed")]
     OriginNotAllowed,
-    /// No route has this path.
+    /// No route for the host has this path.
     #[error("no route")]
     NoRoute,
-    /// No route has this host, whatever the path (RFC 9110 §15.5.20).
+    /// No route has this host, with any path (RFC 9110 §15.5.20).
     #[error("no route for this host")]
     Misdirected,
     /// A WebSocket is opened with GET; CONNECT and TRACE are not for a reverse proxy.
     #[error("method not allowed")]
     MethodNotAllowed {
-        /// The methods that are.
+        /// Methods that are allowed.
         allow: &'static str,
     },
     /// An `Expect` other than `100-continue` (RFC 9110 §10.1.1).
     #[error("unknown expectation")]
     UnknownExpectation,
-    /// A body that is encoded for the transfer in a way that is not known (RFC 9112 §6.1).
+    /// A transfer coding other than `chunked` (RFC 9112 §6.1).
     #[error("unknown Transfer-Encoding")]
     UnknownCoding,
-    /// An extended `CONNECT` to another protocol than WebSocket (RFC 8441 §4).
+    /// An extended `CONNECT` to a protocol other than WebSocket (RFC 8441 §4).
     #[error("unknown protocol")]
     UnknownProtocol,
-    /// Another version of the WebSocket protocol than 13.
+    /// A version of the WebSocket protocol other than 13.
     #[error("WebSocket version must be 13")]
     WrongVersion,
-    /// The upstream was reached but gave no valid answer.
+    /// The upstream was reached but gave no valid response.
     #[error("no valid answer from upstream")]
     BadGateway,
     /// A limit is reached, or the process drains.
     #[error("{0}")]
     Unavailable(Shortage),
-    /// The upstream is known to be out of order.
+    /// The route's breaker is open, for its upstream is failing.
     #[error("upstream is out of order")]
     BreakerOpen {
-        /// When it makes sense to come again.
+        /// Time until the breaker lets an attempt through.
         retry_after_seconds: u32,
     },
     /// There are more header lines than the limit.
@@ -76,7 +90,7 @@ pub enum Refusal {
     /// The upstream did not listen in time.
     #[error("upstream not ready in time")]
     GatewayTimeout,
-    /// The upstream was reached, but its answer did not begin in time.
+    /// The upstream was reached, but its response did not begin in time.
     #[error("no answer from upstream in time")]
     NoAnswer,
     /// The client is too slow to send its header section.
@@ -85,42 +99,42 @@ pub enum Refusal {
     /// The client is too slow to send the body that it announced.
     #[error("request body too slow")]
     RequestTimeout,
-    /// The client left while its request was held: nobody reads the answer.
+    /// The client left while its request was held, so that the response has no reader.
     #[error("client left")]
     ClientGone,
 }
 
-/// What there is not enough of; each is a limit, but for the last.
+/// Limits that are reached, and the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Shortage {
-    /// Of connections, in the process.
+    /// Connections, or sessions over HTTP/2, of the process.
     #[error("too many connections")]
     Connections,
-    /// Of connections, or of sessions behind a trusted proxy, for one address.
+    /// Connections, or sessions behind a trusted proxy, of one address.
     #[error("too many connections from this address")]
     AddressConnections,
-    /// Of sessions, on one connection.
+    /// Sessions on one connection.
     #[error("too many sessions on this connection")]
     ConnectionSessions,
-    /// Of new sessions, in the process.
+    /// New sessions per second, of the process.
     #[error("too many new sessions")]
     SessionRate,
-    /// Of new sessions, for one address.
+    /// New sessions per second, of one address.
     #[error("too many new sessions from this address")]
     AddressSessionRate,
-    /// Of memory, for anything new.
+    /// Memory for anything new.
     #[error("memory is short")]
     Memory,
-    /// Of bytes that sessions hold.
+    /// Bytes that sessions hold.
     #[error("too much is held")]
     HeldBytes,
-    /// Of requests that are held.
+    /// Held requests of one route.
     #[error("too many requests are waiting")]
     HeldRequests,
-    /// Of file descriptors, to connect to the upstream.
+    /// File descriptors for connections to upstreams.
     #[error("out of file descriptors")]
     Descriptors,
-    /// Of time: the process drains.
+    /// Time: the process drains.
     #[error("draining")]
     Draining,
 }
@@ -190,7 +204,7 @@ impl From<Flaw> for Refusal {
 }
 
 impl Refusal {
-    /// The status of the answer.
+    /// Returns the status of the response.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -215,10 +229,11 @@ impl Refusal {
         }
     }
 
-    /// The answer: the status, what it demands, and one line of text with the request's id.
+    /// Makes the response: the status, the fields that it demands, and one line of text with the
+    /// request's id.
     ///
-    /// After a request that cannot be trusted to end where it seems to, and after one that
-    /// met a limit, the connection is closed.
+    /// After a request that may not end where it seems to, and after one that met a limit, the
+    /// connection is closed.
     pub(crate) fn into_response(self, identity: &RequestId) -> Response<Bytes> {
         let close = (header::CONNECTION, HeaderValue::from_static("close"));
         let extra: &[(HeaderName, HeaderValue)] = match self {
@@ -262,7 +277,7 @@ impl Refusal {
         response
     }
 
-    /// The same as it is on the wire in HTTP/1.1, for a request that hyper does not see.
+    /// Formats the response for HTTP/1.1, after bytes that hyper does not take for a request.
     pub(crate) fn to_http1(self, identity: &RequestId) -> String {
         let (status, id, text) = (self.status(), identity.id(), self.text(identity));
         let length = text.len();
@@ -284,7 +299,7 @@ mod tests {
     use super::*;
     use crate::headers::request_id::RequestIds;
 
-    /// The status for each shortage; a new one does not get past this unnoticed.
+    /// Returns the status of each shortage; exhaustive, so that a new one cannot be missed.
     const fn status_of(shortage: Shortage) -> u16 {
         match shortage {
             Shortage::AddressConnections | Shortage::AddressSessionRate => 429,

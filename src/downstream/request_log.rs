@@ -1,10 +1,10 @@
-//! One request from its arrival to its answer: what is counted of it, and its line in the log.
+//! One request from its arrival to the end of its response: its counts, and its line in the log.
 //!
 //! # Invariants
 //!
-//! * A request has at most one line, when all of its answer has been sent or nobody waits for
-//!   it any more, or when it is cut off with the process before it has one. One that becomes a
-//!   session has none: the session has its own.
+//! * A request has at most one line: when all of its response has been sent, when the client no
+//!   longer waits for it, or when the process ends before. A request that becomes a session has
+//!   none, for the session has its own.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,14 +31,14 @@ use crate::{
     state::worker::{WorkerState, route_stats::RouteStats},
 };
 
-/// Counts one request of a client.
+/// Counts and logs one request of a client.
 pub(crate) struct RequestLog {
     kind: Cell<RequestKind>,
     refusal: Cell<Option<Refusal>>,
     line: RequestLine,
 }
 
-/// What a request turns out to be.
+/// Kinds of requests, which are counted apart.
 #[derive(Clone, Copy)]
 enum RequestKind {
     Plain,
@@ -47,7 +47,7 @@ enum RequestKind {
 }
 
 impl RequestLog {
-    /// A request of `client` has come, whose route is not known yet.
+    /// Starts the log of a request of `client` whose route is not known yet.
     pub(crate) fn start<B>(
         request: &Request<B>,
         client: Client,
@@ -77,37 +77,37 @@ impl RequestLog {
         }
     }
 
-    /// Who has sent it.
+    /// Returns the client.
     pub(crate) const fn client(&self) -> Client {
         self.line.client
     }
 
-    /// What it is called.
+    /// Returns the request's id.
     pub(crate) const fn identity(&self) -> &RequestId {
         &self.line.identity
     }
 
-    /// It is for `route`.
+    /// Counts the request for `route`.
     pub(crate) fn set_route(&self, route: &Arc<Route>, local: &WorkerState) {
         self.line.tally.replace(local.tallies.of(route));
     }
 
-    /// It is an opening handshake.
+    /// Counts the request as an opening handshake.
     pub(crate) fn set_handshake(&self) {
         self.kind.set(RequestKind::Handshake);
     }
 
-    /// It has become a session.
+    /// Counts the request as accepted, and leaves its line to the session.
     pub(crate) fn set_session(&self) {
         self.kind.set(RequestKind::Session);
     }
 
-    /// It is not served.
+    /// Notes why the request gets a local reply.
     pub(crate) fn set_refused(&self, refusal: Refusal) {
         self.refusal.set(Some(refusal));
     }
 
-    /// Its answer begins, whose body is watched to its end if the log wants to know.
+    /// Counts the response, and observes its body to the end if the log needs that.
     pub(crate) fn answered(self, response: Response<Body>) -> Response<Body> {
         let Self {
             kind,
@@ -122,7 +122,7 @@ impl RequestLog {
         });
         let is_session = matches!(kind.get(), RequestKind::Session);
         if matches!(refusal, Some(Refusal::BreakerOpen { .. })) {
-            // All of a second have one line together.
+            // All of a second share one line.
             line.requests = RequestLogging::None;
         }
         line.is_due = match line.requests {
@@ -131,7 +131,7 @@ impl RequestLog {
             RequestLogging::All => !is_session,
         };
         line.answer = Some((status, refusal));
-        // An answer of which more is to come may still break off, which is an error, too.
+        // A response whose rest is still to come may break off, which counts as an error.
         let may_break = line.requests == RequestLogging::Errors
             && !is_session
             && !response.body().is_end_stream();
@@ -142,7 +142,7 @@ impl RequestLog {
     }
 }
 
-/// What the log says of a request, when it is dropped.
+/// The line of a request in the log, which is written on drop.
 #[derive(Debug)]
 pub(crate) struct RequestLine {
     client: Client,
@@ -154,24 +154,24 @@ pub(crate) struct RequestLine {
     requests: RequestLogging,
     is_due: bool,
     tally: RefCell<Rc<RouteStats>>,
-    /// `None` when nobody has waited for it.
+    /// `None` for a client that left before its response.
     answer: Option<(StatusCode, Option<Refusal>)>,
     end: ResponseEnd,
-    /// Of its body.
+    /// Length of the response's body in bytes, if known.
     length: Option<u64>,
     response_bytes: u64,
-    /// Whether the process ends at this instant.
+    /// Set while the process ends, and with it what is still in progress.
     is_cut_off: Rc<Cell<bool>>,
 }
 
-/// How far the body of an answer has come.
+/// Progress of the response's body.
 #[derive(Debug)]
 enum ResponseEnd {
-    /// More of it is to be sent, and when it is dropped that is not.
+    /// More is to be sent; on drop, the client has not had it.
     Open,
-    /// All of it has been handed on.
+    /// All of it has been handed to hyper.
     Whole,
-    /// The upstream has not sent all of it, with the words for the log.
+    /// The upstream broke off, with the error for the log.
     Broken(String),
 }
 
@@ -182,7 +182,7 @@ impl BodyObserver for RequestLine {
 
     fn add_bytes(&mut self, bytes: usize) {
         self.response_bytes += bytes as u64;
-        // Whatever may come behind that, hyper's server does not ask for it.
+        // hyper's server does not poll beyond the announced length.
         if self.length == Some(self.response_bytes) {
             self.end = ResponseEnd::Whole;
         }
@@ -199,7 +199,8 @@ impl BodyObserver for RequestLine {
 }
 
 impl RequestLine {
-    /// Why the request did not get a whole answer of the upstream, by name and in words.
+    /// Returns why the request did not get a whole response of the upstream, as a name and a
+    /// text.
     fn reason(&self) -> Option<(&'static str, String)> {
         let refusal = self.answer.and_then(|(_, refusal)| refusal);
         if self.is_cut_off.get() {
@@ -233,7 +234,7 @@ impl Drop for RequestLine {
             return;
         }
         let is_refused = self.answer.is_some_and(|(_, refusal)| refusal.is_some());
-        // What the proxy does not know is the client's to ask for: no client writes warnings.
+        // `501` depends on the client's request alone: no client may cause warnings.
         let is_failure = is_refused
             && self.answer.is_some_and(|(status, _)| {
                 status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED

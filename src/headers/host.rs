@@ -1,4 +1,4 @@
-//! What a request is for: one host. How its path is read is in [`route`](crate::route::path).
+//! The host of a request. [`route`](crate::route::path) reads its path.
 
 use std::net::Ipv6Addr;
 
@@ -10,15 +10,15 @@ use hyper::{
 
 use super::framing::Flaw;
 
-/// The one host that a request is for, as the client sent it; `None`: a client of HTTP/1.0
-/// does not say (RFC 9112 §3.2).
+/// Returns the one host of a request, as the client sent it; `None` for a client of HTTP/1.0 that
+/// names none (RFC 9112 §3.2).
 ///
-/// In a target of HTTP/1 that is the host, whatever `Host` says (RFC 9112 §3.2.2).
+/// In HTTP/1 the host in an absolute target takes precedence over `Host` (RFC 9112 §3.2.2).
 ///
 /// # Errors
 ///
-/// No `Host` or several, one that is not an authority without user information, or one
-/// that `:authority` contradicts (RFC 9113 §8.3.1).
+/// No `Host` or several, one that is not an authority without user information, or one that
+/// `:authority` contradicts (RFC 9113 §8.3.1).
 pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Flaw> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let version = request.version();
@@ -47,7 +47,7 @@ pub fn host<B>(request: &Request<B>) -> Result<Option<&str>, Flaw> {
     }
 }
 
-/// Has `Host` say which host a request is for, where the target says so and not that.
+/// Sets `Host` to the host of an absolute target.
 ///
 /// # Errors
 ///
@@ -62,8 +62,8 @@ pub(crate) fn settle_host<B>(request: &mut Request<B>) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// Whether two authorities are the same, of which either may leave out the port that is the
-/// `scheme`'s (RFC 9110 §4.2.3).
+/// Compares two authorities, either of which may leave out the `scheme`'s default port (RFC 9110
+/// §4.2.3).
 fn is_same(one: &str, other: &str, scheme: &str) -> bool {
     let is_encrypted = ["https", "wss"]
         .iter()
@@ -77,19 +77,19 @@ fn is_same(one: &str, other: &str, scheme: &str) -> bool {
     one.eq_ignore_ascii_case(other) || one[..bare(one)].eq_ignore_ascii_case(&other[..bare(other)])
 }
 
-/// The origin form of a target (RFC 9112 §3.2.1).
+/// Returns the origin form of a target (RFC 9112 §3.2.1).
 #[must_use]
 pub fn origin_form(target: &Uri) -> Uri {
     let path = target.path_and_query();
     path.map_or_else(|| Uri::from_static("/"), |path| path.clone().into())
 }
 
-/// The target with the host of the request, which is taken out of `headers`: in HTTP/2 it
-/// is the `:authority` (RFC 9113 §8.3.1).
+/// Returns the target with the request's host, which is removed from `headers`: in HTTP/2 it is
+/// the `:authority` (RFC 9113 §8.3.1).
 ///
 /// # Errors
 ///
-/// The host is no authority.
+/// The host is not an authority.
 pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Result<Uri, Flaw> {
     let host = headers.remove(header::HOST);
     let mut parts = target.clone().into_parts();
@@ -101,7 +101,7 @@ pub fn with_authority(target: &Uri, is_tls: bool, headers: &mut HeaderMap) -> Re
     Uri::from_parts(parts).or(Err(Flaw::Malformed("illegal Host")))
 }
 
-/// A name or IP address, and a port or none (RFC 9110 §7.2).
+/// Returns whether `host` is a name or IP address, with or without a port (RFC 9110 §7.2).
 fn is_host(host: &str) -> bool {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, port),
@@ -119,8 +119,8 @@ fn is_host(host: &str) -> bool {
     is_port && is_name && host.parse::<Authority>().is_ok()
 }
 
-/// What a registered name consists of (RFC 3986 §3.2.2), but for the asterisk, which is no
-/// name anywhere, and a wildcard in many places.
+/// Returns whether a registered name may contain `byte` (RFC 3986 §3.2.2). The asterisk is left
+/// out: it is not part of any name, and a wildcard in many places.
 fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()+;=".contains(&byte)
 }

@@ -1,13 +1,13 @@
-//! The body of an answer: the proxy's own, or the upstream's as it comes.
+//! The body of a response: the proxy's own, or the upstream's as it is streamed.
 //!
 //! # Invariants
 //!
-//! * A connection goes back to where it is kept only at the end of the answer; a body that is
-//!   dropped before its end closes it.
-//! * An answer that ends before its request does ends that, too: what the client still
-//!   sends goes nowhere, and neither connection is used again.
-//! * Of an answer that breaks off the client gets what has come, as far as it takes that at
-//!   once.
+//! * A connection goes back to its home only at the end of the response; a body that is dropped
+//!   before its end closes it.
+//! * A response that ends before its request ends the request as well: the rest of the client's
+//!   body is discarded, and neither connection is used again.
+//! * Of a response that breaks off the client gets everything that has come and that it can take
+//!   at once.
 
 use std::{
     fmt,
@@ -28,27 +28,27 @@ use crate::{
     websocket::spelling::Spelling,
 };
 
-/// The body of an answer.
+/// The body of a response to a client.
 #[derive(Debug)]
 pub struct Body {
     kind: BodyKind,
-    /// The request's line in the log, if it gets one when this ends.
+    /// The request's line in the log, if it gets one when the body ends.
     observer: Option<Box<dyn BodyObserver>>,
     under_way: Option<UnderWay>,
-    /// How names are spelled in the head of the answer.
+    /// Spelling of the names in the response's head.
     spelling: Option<Spelling>,
-    /// How far the request has got, if that is not complete.
+    /// Progress of the request's body, until that is complete.
     upload: Option<Rc<UploadProgress>>,
-    /// With what it has broken off.
+    /// The error that it broke off with, to be yielded at the next poll.
     error: Option<hyper::Error>,
 }
 
-/// What is there for as long as an answer is under way; clones are of the same.
+/// Guard of a request in progress; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct UnderWay(Rc<()>);
 
 impl UnderWay {
-    /// Whether nobody has a clone.
+    /// Returns whether no clone is left.
     #[must_use]
     pub fn is_over(&self) -> bool {
         Rc::strong_count(&self.0) == 1
@@ -62,7 +62,7 @@ pub(crate) trait BodyObserver: fmt::Debug {
     /// Notes the length of the body in bytes, if that is known.
     fn set_length(&mut self, bytes: Option<u64>);
 
-    /// Counts `bytes` of the body that were sent.
+    /// Counts `bytes` of the body that were handed to hyper.
     fn add_bytes(&mut self, bytes: usize);
 
     /// Notes that all of the body has been handed on.
@@ -76,36 +76,36 @@ pub(crate) trait BodyObserver: fmt::Debug {
 enum BodyKind {
     /// The proxy's own, until it has been sent.
     Own(Bytes),
-    /// The upstream's, on a connection that somebody else drives or that is done with it.
+    /// The upstream's, on a connection that is driven elsewhere or has delivered all of it.
     Upstream(Incoming),
     /// The upstream's, on a connection that is driven here.
     Driven(Box<Driven>),
-    /// The upstream's, on a connection that is shared.
+    /// The upstream's, on a shared connection.
     Shared(
         Incoming,
         #[expect(dead_code, reason = "counts until it is dropped")] StreamSlot,
     ),
-    /// The upstream's, while it also still gets the request's.
+    /// The upstream's, while the request's body is still being sent.
     Duplex(
         Incoming,
         #[expect(dead_code, reason = "aborts when it is dropped")] Abort,
     ),
 }
 
-/// A body on a connection that nobody else drives.
+/// A body on a connection that is driven by polls of the body.
 #[derive(Debug)]
 struct Driven {
     incoming: Incoming,
-    /// `None` when it has gone back to its `home`.
+    /// `None` after it has gone back to its `home`.
     connection: Option<Box<Http1Connection>>,
     home: Home,
 }
 
 impl Body {
-    /// What the upstream answers on `connection`, which has got all of the request.
+    /// Wraps the upstream's response on `connection`, on which the whole request has been sent.
     #[must_use]
     pub fn on(connection: Box<Http1Connection>, incoming: Incoming, home: Home) -> Self {
-        // A short answer came with its head: hyper has read it to its end.
+        // A short response came with its head, and hyper has read it to its end.
         if connection.is_reusable() {
             home.put(connection);
             return Self::from(incoming);
@@ -118,16 +118,16 @@ impl Body {
         })))
     }
 
-    /// What the upstream answers on `stream`.
+    /// Wraps the upstream's response on `stream`.
     #[must_use]
     pub fn shared(stream: StreamSlot, incoming: Incoming) -> Self {
         Self::of(BodyKind::Shared(incoming, stream))
     }
 
-    /// What the upstream answers on `connection`, which still gets the request.
+    /// Wraps the upstream's response on `connection`, on which the request is still being sent.
     ///
-    /// A task of its own drives the connection, so that the request goes on when the client
-    /// does not read the answer.
+    /// A task of its own drives the connection, so that the request continues when the client
+    /// does not read the response.
     #[must_use]
     pub fn during_upload(connection: Box<Http1Connection>, incoming: Incoming, home: Home) -> Self {
         let mut connection = connection;
@@ -145,25 +145,27 @@ impl Body {
         Self::of(BodyKind::Duplex(incoming, Abort(driving.abort_handle())))
     }
 
-    /// The same body, of an answer in whose head names are spelled so.
+    /// Sets the spelling of the names in the response's head.
     #[must_use]
     pub fn spelled(self, spelling: Spelling) -> Self {
         let spelling = Some(spelling);
         Self { spelling, ..self }
     }
 
-    /// How names are spelled in the head of the answer; `None`: as hyper does, in lower case.
+    /// Takes the spelling of the names in the response's head; `None` for hyper's, which is lower
+    /// case.
     pub const fn take_spelling(&mut self) -> Option<Spelling> {
         self.spelling.take()
     }
 
-    /// The same body, which ends when what the client sends does so too early.
+    /// Ties the body to that of its request: an error while the client's `upload` has failed is
+    /// not the upstream's.
     #[must_use]
     pub fn while_uploading(self, upload: Option<Rc<UploadProgress>>) -> Self {
         Self { upload, ..self }
     }
 
-    /// Keeps `under_way` until it has been sent, or dropped.
+    /// Keeps the request in progress until the body has been sent or dropped.
     pub fn keep(&mut self, under_way: UnderWay) {
         self.under_way = Some(under_way);
     }
@@ -179,10 +181,11 @@ impl Body {
         }
     }
 
-    /// The same body, watched by `observer`, which is dropped with it.
+    /// Attaches an `observer`, which is dropped with the body.
     pub(crate) fn observed(self, observer: Box<dyn BodyObserver>) -> Self {
         let mut observer = observer;
-        // The proxy's own are short; and nobody asks for that of an answer to HEAD.
+        // Bodies of the proxy itself are short, and hyper never polls that of a response to
+        // `HEAD`.
         if matches!(self.kind, BodyKind::Own(_)) || self.is_end_stream() {
             observer.set_whole();
         }
@@ -193,7 +196,7 @@ impl Body {
         }
     }
 
-    /// Tells the line what has become of the answer.
+    /// Passes what became of a frame to the observer.
     fn note(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) {
         let is_at_end = self.is_end_stream();
         let Some(observer) = &mut self.observer else {
@@ -240,6 +243,7 @@ impl Driven {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        // Driving the connection wakes the task, so these polls need no waker.
         let mut unheard = Context::from_waker(Waker::noop());
         let mut frame = Pin::new(&mut self.incoming).poll_frame(&mut unheard);
         if frame.is_pending()
@@ -281,8 +285,8 @@ impl hyper::body::Body for Body {
             this.note(frame.as_ref());
         }
         if let Poll::Ready(Some(Err(error))) = frame {
-            // hyper discards what it has not written when it meets an error, and writes when
-            // it has to wait.
+            // On an error hyper discards what it has buffered; while it waits it writes that
+            // first.
             this.error = Some(error);
             context.waker().wake_by_ref();
             return Poll::Pending;
