@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_meets_a_limit_is_told_when_to_come_again_and_that_the_connection_ends() {
+    fn a_limit_replies_with_retry_after_and_closes_the_connection() {
         let shortages = [
             Shortage::Connections,
             Shortage::AddressConnections,
