@@ -76,7 +76,7 @@ pub enum Refusal {
     #[error("{0}")]
     Unavailable(Shortage),
     /// The route's breaker is open, for its upstream is failing.
-    #[error("upstream is out of order")]
+    #[error("upstream is failing")]
     BreakerOpen {
         /// Time until the breaker lets an attempt through.
         retry_after_seconds: u32,

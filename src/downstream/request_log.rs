@@ -212,14 +212,14 @@ impl RequestLine {
             (None, ResponseEnd::Whole) => None,
             (None, ResponseEnd::Open) => {
                 let detail = if self.answer.is_some() {
-                    "the client has not taken all of the answer"
+                    "the client has not read all of the response"
                 } else {
-                    "the client has not waited for the answer"
+                    "the client has not waited for the response"
                 };
                 Some((Rejection::ClientGone.name(), detail.to_owned()))
             }
             (None, ResponseEnd::Broken(error)) => {
-                let detail = format!("the answer of the upstream has no end: {error}");
+                let detail = format!("the response of the upstream broke off: {error}");
                 Some((Rejection::UpstreamFailed.name(), detail))
             }
         }

@@ -85,10 +85,7 @@ async fn after_enough_failures_clients_get_a_503_before_the_101() {
 
     assert_eq!(status(&answer), "503", "{answer}");
     assert!((3600..=3960).contains(&retry_after(&answer)), "{answer}");
-    assert!(
-        answer.contains("\r\n\r\nupstream is out of order"),
-        "{answer}"
-    );
+    assert!(answer.contains("\r\n\r\nupstream is failing"), "{answer}");
     assert!(upstream.is_untouched());
 }
 
@@ -309,7 +306,7 @@ async fn the_limits_are_asked_before_it() {
     }
 
     let is_of = |text: &str| answers.iter().any(|answer| answer.contains(text));
-    assert!(is_of("upstream is out of order"), "{answers:?}");
+    assert!(is_of("upstream is failing"), "{answers:?}");
     assert!(is_of("too many new sessions"), "{answers:?}");
 }
 
