@@ -323,7 +323,7 @@ pub(super) async fn perform<S: Stream>(
             }
         }
     }
-    Err(Broken("too many interim answers").into())
+    Err(Broken("too many interim responses").into())
 }
 
 /// Reads up to the end of one head; bytes behind it stay in `received`.

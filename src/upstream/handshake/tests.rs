@@ -324,7 +324,7 @@ async fn interim_answers_are_skipped_up_to_a_number() {
     let answer = interim.repeat(6) + &answer_with(&[]);
     assert_eq!(
         why_broken(&request(None), &answer).await,
-        "too many interim answers"
+        "too many interim responses"
     );
 }
 
