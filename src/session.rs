@@ -15,7 +15,7 @@ mod splice;
 pub mod state;
 pub mod stats;
 pub mod termination;
-mod timeouts;
+pub mod timeouts;
 pub mod tunnel;
 mod write_buffer;
 
@@ -49,9 +49,9 @@ pub struct Settings {
     /// The hold queue.
     pub hold: hold::Settings,
     /// The tunnel and the closing handshake.
-    pub tunnel: tunnel::Settings,
+    pub tunnel: timeouts::Settings,
     /// Close codes for the HTTP statuses of an upstream.
-    pub close_codes: close::CloseCodes,
+    pub close_codes: termination::CloseCodes,
 }
 
 impl Settings {

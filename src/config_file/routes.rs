@@ -13,10 +13,9 @@ use crate::{
     config::Retry,
     route::{Accept, Route},
     session::{
-        self,
-        close::CloseCodes,
-        gate,
+        self, gate,
         rules::{Priority, Release, Rule, Rules},
+        termination::CloseCodes,
     },
     upstream::{self, Address, dial::Protocol},
 };

@@ -3,13 +3,13 @@
 //! ```text
 //! section! {
 //!     /// Text above the header of the section.
-//!     pub(in crate::config_file) TUNNEL: tunnel::Settings = "route[].tunnel", websockets;
+//!     pub(in crate::config_file) TUNNEL: timeouts::Settings = "route[].tunnel", websockets;
 //!
 //!     /// Text above the key, for the file, the schema and the reference.
 //!     close_timeout: POSITIVE_TIME = "5s";
 //!     │              │               └ default, as a file has it
 //!     │              └ how the value is written, and what it is read as
-//!     └ name of the key, and field of `tunnel::Settings`; another field: `=> path.to.field`
+//!     └ name of the key, and field of `timeouts::Settings`; another field: `=> path.to.field`
 //! }
 //! ```
 //!

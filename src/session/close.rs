@@ -10,7 +10,6 @@
 //!   where that is not possible the connection is closed without.
 //! * The handshake ends within `close_timeout`, and in a drain within the grace period.
 
-mod codes;
 mod rest;
 mod side;
 
@@ -19,7 +18,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::{io::AsyncWriteExt, time};
 
-pub use self::codes::CloseCodes;
 pub(super) use self::side::{CloseSide, Forwards};
 use self::{
     rest::take_rest_of_message,
@@ -30,8 +28,8 @@ use super::{
     peer::{HIGH_WATER_BYTES, progress},
     pings::own_pong,
     state::SessionState,
-    stats::SessionStats,
-    termination::EndReason,
+    stats::{SessionStats, Unclosed, Written},
+    termination::{CloseCodes, EndReason},
     write_buffer::WriteBuffer,
 };
 use crate::{
@@ -47,33 +45,6 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Closing<C, U> {
     pub(super) client: Option<CloseSide<C>>,
     pub(super) upstream: Option<CloseSide<U>>,
-}
-
-/// Fate of the client's messages in the upstream's write buffer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Written {
-    /// Written as a whole.
-    pub(super) messages: u64,
-    /// Possibly written, possibly in part.
-    pub(super) in_doubt: u64,
-}
-
-impl Written {
-    pub(super) fn of(outbox: &WriteBuffer) -> Self {
-        Self {
-            messages: outbox.messages_written(),
-            in_doubt: u64::from(outbox.messages_waiting().1) + outbox.messages_passing(),
-        }
-    }
-}
-
-/// Sides that were sent a close frame and did not send one within `close_timeout`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unclosed {
-    /// The client.
-    pub client: bool,
-    /// The upstream.
-    pub upstream: bool,
 }
 
 /// Reason to stop waiting.

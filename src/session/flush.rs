@@ -12,32 +12,11 @@
 use tokio::time::{self, Instant};
 
 use super::{
-    hold::{Holding, Link},
+    hold::{Holding, Link, Snapshot},
     ledger::Account,
     termination::EndReason,
-    write_buffer::WriteBuffer,
 };
 use crate::transport::Stream;
-
-/// Messages held when the gate opened.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Snapshot {
-    /// Count of written messages at which all of them are written.
-    last_message: u64,
-}
-
-impl Snapshot {
-    fn of(outbox: &WriteBuffer) -> Self {
-        Self {
-            last_message: outbox.messages_written() + outbox.messages_waiting().0,
-        }
-    }
-
-    /// Returns whether every held message is written.
-    pub(super) fn is_written(self, outbox: &WriteBuffer) -> bool {
-        outbox.messages_written() >= self.last_message
-    }
-}
 
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Writes every held message to the upstream.

@@ -22,10 +22,12 @@ mod blame;
 mod client;
 mod linger;
 mod replacement;
+mod snapshot;
 mod upstream;
 
 pub(super) use self::{
     client::{Farewell, HeldClient},
+    snapshot::Snapshot,
     upstream::Link,
 };
 
@@ -39,10 +41,9 @@ use tokio::{
 
 use super::{
     Agreed, Context,
-    flush::Snapshot,
     gate::{Gate, OnTimeout, Signal, Stage},
     peer::{HIGH_WATER_BYTES, Peer, progress},
-    queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES},
+    queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES, Order},
     rules::Release,
     state::SessionState,
     stats::{Queued, SessionStats},
@@ -66,16 +67,6 @@ pub enum Overflow {
     Shed,
     /// Close the client with 1013.
     Close,
-}
-
-/// Order in which held messages are flushed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// By priority, and by arrival within a priority.
-    #[default]
-    Priority,
-    /// By arrival; priorities only decide which messages are shed.
-    Arrival,
 }
 
 /// Treatment of held messages after the client has left.

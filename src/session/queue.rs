@@ -15,14 +15,21 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    hold::Order,
-    rules::{Class, Priority, Release},
-};
+use super::rules::{Class, Priority, Release};
 
 /// Accounted bytes of one held message beyond its wire bytes: its entry in the queue (56 bytes,
 /// in a buffer that may be half empty) and the allocator's overhead.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
+/// Order in which held messages are flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// By priority, and by arrival within a priority.
+    #[default]
+    Priority,
+    /// By arrival; priorities only decide which messages are shed.
+    Arrival,
+}
 
 /// Held message.
 #[derive(Debug, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    close::{Unclosed, Written},
     ledger::{Account, Ledger},
     pings::Pings,
     rules::Priority,
@@ -32,6 +31,33 @@ pub struct Queued {
     pub messages: [u32; Priority::ALL.len()],
     /// Accounted bytes of everything that is held for the session.
     pub bytes: usize,
+}
+
+/// Fate of the client's messages in the upstream's write buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Written as a whole.
+    pub(super) messages: u64,
+    /// Possibly written, possibly in part.
+    pub(super) in_doubt: u64,
+}
+
+impl Written {
+    pub(super) fn of(outbox: &WriteBuffer) -> Self {
+        Self {
+            messages: outbox.messages_written(),
+            in_doubt: u64::from(outbox.messages_waiting().1) + outbox.messages_passing(),
+        }
+    }
+}
+
+/// Sides that were sent a close frame and did not send one within `close_timeout`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unclosed {
+    /// The client.
+    pub client: bool,
+    /// The upstream.
+    pub upstream: bool,
 }
 
 /// Statistics of one session through all its phases.

@@ -1,12 +1,14 @@
 //! The end of a session, as data: its initiator, the state in which it ended, and the reason.
 
+mod close_codes;
+
 use std::{
     ops::{Add, AddAssign},
     time::Duration,
 };
 
+pub use self::close_codes::CloseCodes;
 use super::{
-    close::CloseCodes,
     ledger::{Account, Ledger},
     state::{SessionState, Trail},
 };

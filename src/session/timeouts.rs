@@ -19,7 +19,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -29,12 +29,40 @@ use super::{
     pings::{ping_for_client, ping_for_upstream},
     stats::SessionStats,
     termination::EndReason,
-    tunnel::{Passed, Settings, TunnelEnd},
     write_buffer::WriteBuffer,
 };
 
 /// Fraction of its maximum age by which a session may end earlier.
 const MAX_EARLINESS: f64 = 0.1;
+
+/// Settings of the tunnel and the closing handshake.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time without traffic after which a session is reported as idle; default 10 s.
+    pub idle_after: Duration,
+    /// Time without traffic after which a session is closed with 1001; default never.
+    pub idle_timeout: Option<Duration>,
+    /// Silence after which a side is sent a ping, and then the time that it has to reply; default
+    /// no pings. Clients are also pinged while they are held.
+    pub ping_interval: Option<Duration>,
+    /// Maximum age of a session, counted from the client's `101`; default none. The session is
+    /// closed with 1012 at that age or up to 10 % earlier, held or not.
+    pub max_session_age: Option<Duration>,
+    /// Time limit of a closing handshake; default 5 s.
+    pub close_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            idle_after: Duration::from_secs(10),
+            idle_timeout: None,
+            ping_interval: None,
+            max_session_age: None,
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
 
 /// The bounds of one session, and what is known of it.
 #[derive(Debug)]
@@ -191,6 +219,11 @@ impl Keepalive {
         self.client.heard_at = Instant::now();
     }
 
+    /// Records that data has just arrived from the upstream.
+    pub(super) fn hear_upstream(&mut self) {
+        self.upstream.heard_at = Instant::now();
+    }
+
     /// Checks a session that is held: its age, and its client if still connected. Returns the
     /// time of the next check.
     ///
@@ -209,9 +242,20 @@ impl Keepalive {
         Ok(next)
     }
 
-    /// Sends the client the ping that is due, if any.
-    pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) {
-        self.client.send(outbox, |_| ping_for_client());
+    /// Sends the client the ping that is due, if any; returns whether it did.
+    pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) -> bool {
+        self.client.send(outbox, |_| ping_for_client())
+    }
+
+    /// Sends the upstream the ping that is due, if any; returns whether it did.
+    pub(super) fn ping_upstream(
+        &mut self,
+        outbox: &mut WriteBuffer,
+        session: &SessionStats,
+    ) -> bool {
+        self.upstream.send(outbox, |outbox| {
+            ping_for_upstream(session.number_ping(outbox))
+        })
     }
 
     fn check_age(&self, now: Instant) -> Result<(), EndReason> {
@@ -226,86 +270,45 @@ impl Keepalive {
         self.upstream = Liveness::new(Instant::now());
     }
 
-    /// Records the data that has just arrived from either side.
-    pub(super) fn hear(&mut self, from_client: &Passed, from_upstream: &Passed) {
-        for (pulse, passed) in [
-            (&mut self.client, from_client),
-            (&mut self.upstream, from_upstream),
-        ] {
-            if passed.bytes > 0 {
-                pulse.heard_at = Instant::now();
-            }
+    /// Resolves when the next check of the tunnel is due.
+    pub(super) fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(context),
+            None => Poll::Ready(()),
         }
     }
 
-    /// Checks the tunnel when that is due, and sends pings; resolves when the session ends.
-    pub(super) fn poll<C, U>(
-        &mut self,
-        context: &mut Context<'_>,
-        session: &SessionStats,
-        client: &mut TunnelEnd<C>,
-        upstream: &mut TunnelEnd<U>,
-    ) -> Poll<EndReason> {
-        loop {
-            let to_client = &mut client.peer.outbox;
-            let to_client = self.client.send(to_client, |_| ping_for_client());
-            let to_upstream = &mut upstream.peer.outbox;
-            let to_upstream = self.upstream.send(to_upstream, |outbox| {
-                ping_for_upstream(session.number_ping(outbox))
-            });
-            if to_client || to_upstream {
-                // The pushed ping is written when the tunnel is polled next.
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if let Some(timer) = &mut self.timer {
-                ready!(timer.as_mut().poll(context));
-            }
-            match self.look(session, client, upstream) {
-                Err(cause) => return Poll::Ready(cause),
-                Ok(at) => match &mut self.timer {
-                    Some(timer) => timer.as_mut().reset(at),
-                    None => self.timer = Some(Box::pin(time::sleep_until(at))),
-                },
-            }
-        }
-    }
-
-    /// Checks the tunnel; returns the time of the next check.
-    fn look<C, U>(
+    /// Checks the tunnel, whose two sides are as given, and sets the time of the next check.
+    ///
+    /// # Errors
+    ///
+    /// The reason that the session ends.
+    pub(super) fn look_tunnel(
         &mut self,
         session: &SessionStats,
-        client: &TunnelEnd<C>,
-        upstream: &TunnelEnd<U>,
-    ) -> Result<Instant, EndReason> {
+        client: Side,
+        upstream: Side,
+    ) -> Result<(), EndReason> {
         let now = Instant::now();
         self.check_age(now)?;
-        let traffic = session.traffic();
-        let client_waits = client.waits_for(upstream);
-        let upstream_waits = upstream.waits_for(client);
-        let client_side = Side {
-            is_read: !client_waits,
-            has_backlog: upstream_waits,
-            taken_bytes: upstream.taken_of(traffic.upstream_bytes, client),
-        };
-        let upstream_side = Side {
-            is_read: !upstream_waits,
-            has_backlog: client_waits,
-            taken_bytes: client.taken_of(traffic.client_bytes, upstream),
-        };
-        let idle_at = self.idle_at(now, session, client_side, upstream_side);
+        let idle_at = self.idle_at(now, session, client, upstream);
         if idle_at.is_some_and(|at| at <= now) {
             return Err(EndReason::Idle);
         }
         let mut next = [self.ends_at, idle_at, None, None];
         if let Some(interval) = self.ping_interval {
-            let client = self.client.look(now, interval, client_side);
-            let upstream = self.upstream.look(now, interval, upstream_side);
+            let client = self.client.look(now, interval, client);
+            let upstream = self.upstream.look(now, interval, upstream);
             next[2] = Some(client.map_err(|PeerTimeout| EndReason::ClientVanished)?);
             next[3] = Some(upstream.map_err(|PeerTimeout| EndReason::UpstreamVanished)?);
         }
         let next = next.into_iter().flatten().min();
-        Ok(next.expect("a watch is over something"))
+        let at = next.expect("a watch is over something");
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(time::sleep_until(at))),
+        }
+        Ok(())
     }
 
     /// Time at which the idle timeout expires unless there is traffic before; a side that still
@@ -323,22 +326,6 @@ impl Keepalive {
             self.taken_at = now;
         }
         Some(session.last_traffic().max(self.taken_at) + timeout)
-    }
-}
-
-impl<S> TunnelEnd<S> {
-    /// Returns whether data that it has sent waits for `target` to accept it.
-    fn waits_for<T>(&self, target: &TunnelEnd<T>) -> bool {
-        !target.peer.outbox.is_empty() || self.piped_bytes() > 0
-    }
-
-    /// Bytes that `target` has accepted, if `read_bytes` have been read from this end.
-    fn taken_of<T>(&self, read_bytes: u64, target: &TunnelEnd<T>) -> u64 {
-        read_bytes.saturating_sub(self.piped_bytes()) + target.peer.outbox.bytes_written()
-    }
-
-    fn piped_bytes(&self) -> u64 {
-        self.pipe.as_ref().map_or(0, |pipe| pipe.filled_bytes())
     }
 }
 

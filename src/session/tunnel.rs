@@ -13,6 +13,7 @@
 //! * A side is not read while the other side has not accepted everything sent to it.
 
 mod direction;
+mod keepalive;
 
 use std::{
     future::poll_fn,
@@ -25,15 +26,17 @@ use std::{
 
 use tokio::{task::coop, time};
 
-pub(super) use self::direction::Passed;
-use self::direction::{Ending, empty_pipe, poll_direction};
+use self::{
+    direction::{Ending, Passed, empty_pipe, poll_direction},
+    keepalive::poll_keepalive,
+};
 use super::{
     peer::Peer,
     splice::Pipe,
     state::SessionState,
     stats::SessionStats,
     termination::{EndReason, Traffic},
-    timeouts::Keepalive,
+    timeouts::{self, Keepalive},
 };
 use crate::{
     limits::{
@@ -43,35 +46,6 @@ use crate::{
     transport::Stream,
     websocket::FrameScanner,
 };
-
-/// Settings of the tunnel and the closing handshake.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Time without traffic after which a session is reported as idle; default 10 s.
-    pub idle_after: Duration,
-    /// Time without traffic after which a session is closed with 1001; default never.
-    pub idle_timeout: Option<Duration>,
-    /// Silence after which a side is sent a ping, and then the time that it has to reply; default
-    /// no pings. Clients are also pinged while they are held.
-    pub ping_interval: Option<Duration>,
-    /// Maximum age of a session, counted from the client's `101`; default none. The session is
-    /// closed with 1012 at that age or up to 10 % earlier, held or not.
-    pub max_session_age: Option<Duration>,
-    /// Time limit of a closing handshake; default 5 s.
-    pub close_timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            idle_after: Duration::from_secs(10),
-            idle_timeout: None,
-            ping_interval: None,
-            max_session_age: None,
-            close_timeout: Duration::from_secs(5),
-        }
-    }
-}
 
 /// Time to read what a side sent before it stopped accepting data.
 const HEAR_OUT: Duration = Duration::from_secs(1);
@@ -178,7 +152,7 @@ impl<C, U> Ends<C, U> {
 pub(super) fn run<C: Stream, U: Stream>(
     ends: &mut Ends<C, U>,
     session: &SessionStats,
-    settings: &Settings,
+    settings: &timeouts::Settings,
     drain: &Drain,
 ) -> impl Future<Output = EndReason> {
     async move {
@@ -268,7 +242,12 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             session.note_empty();
         }
         if let Some(watch) = watch {
-            watch.hear(&to_upstream, &to_client);
+            if to_upstream.bytes > 0 {
+                watch.hear_client();
+            }
+            if to_client.bytes > 0 {
+                watch.hear_upstream();
+            }
             upstream.note_pong(session);
         }
         match (up, down) {
@@ -290,7 +269,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
                 }
                 match watch {
                     None => Poll::Pending,
-                    Some(watch) => watch.poll(context, session, client, upstream),
+                    Some(watch) => poll_keepalive(context, watch, session, client, upstream),
                 }
             }
         }

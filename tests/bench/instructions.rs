@@ -38,8 +38,7 @@ use readygate::{
     session::{
         self, Report, Settings,
         gate::Trigger,
-        hold::Order,
-        queue::HoldQueue,
+        queue::{HoldQueue, Order},
         rules::{Class, Priority, Release, Rules},
     },
     transport::{Stream, Transport},

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, time::Duration};
 use readygate::{
     config::Retry,
     route::{Accept, Route},
-    session::close::CloseCodes,
+    session::termination::CloseCodes,
     websocket::CloseCode,
 };
 

@@ -11,8 +11,9 @@ use readygate::{
     session::{
         EndReason, Report, SessionStats, Settings,
         gate::OnTimeout,
-        hold::{OnClientGone, Order, Overflow},
+        hold::{OnClientGone, Overflow},
         ledger::{Account, Ledger},
+        queue::Order,
         rules::{Priority, Release, Rule, Rules},
     },
     websocket::CloseCode,

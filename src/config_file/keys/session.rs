@@ -11,7 +11,7 @@ use crate::{
             words::{ON_CLIENT_GONE, ON_TIMEOUT, ORDER, OVERFLOW, PRIORITY, RELEASE},
         },
     },
-    session::{gate, hold, rules::Rule, tunnel},
+    session::{gate, hold, rules::Rule, timeouts},
 };
 
 section! {
@@ -100,7 +100,7 @@ section! {
 
 section! {
     /// The tunnel, which relays bytes after delivery.
-    pub(in crate::config_file) TUNNEL: tunnel::Settings = "route[].tunnel", websockets;
+    pub(in crate::config_file) TUNNEL: timeouts::Settings = "route[].tunnel", websockets;
 
     /// Time without traffic after which a session is shown as idle; it has no other effect.
     idle_after: POSITIVE_TIME = "10s";

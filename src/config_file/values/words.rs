@@ -6,7 +6,8 @@ use crate::{
     route::{Accept, NonAscii, Underscores},
     session::{
         gate::OnTimeout,
-        hold::{OnClientGone, Order, Overflow},
+        hold::{OnClientGone, Overflow},
+        queue::Order,
         rules::{Priority, Release},
     },
     upstream::{dial::Protocol, proxy_protocol::ProxyProtocolVersion},

@@ -1,19 +1,6 @@
 //! Liveness of one side, and the timeouts of a session, on a paused clock.
 
-use std::future::poll_fn;
-
-use bytes::Bytes;
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-};
-
 use super::*;
-use crate::{
-    session::{peer::Peer, splice::Pipe},
-    transport::Transport,
-    websocket::{FrameScanner, Opened, Role},
-};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -163,33 +150,4 @@ async fn accepted_data_counts_however_often_it_is_checked() {
 #[test]
 fn a_session_without_bounds_has_no_watch() {
     assert!(Keepalive::new(&Settings::default(), Instant::now()).is_none());
-}
-
-#[tokio::test]
-async fn data_in_a_pipe_waits_and_is_not_accepted_yet() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let connect = TcpStream::connect(listener.local_addr().unwrap());
-    let (near, far) = tokio::join!(connect, listener.accept());
-    let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
-    near.write_all(&[7; 100]).await.unwrap();
-    let taken = poll_fn(|context| Pipe::poll_take(context, &far)).await;
-    let mut pipe = taken.unwrap();
-    let filled = poll_fn(|context| pipe.poll_fill(context, &far, 60)).await;
-    assert_eq!(filled.unwrap(), 60);
-    let end = |stream| {
-        let opened = Opened {
-            stream,
-            read_buf: Bytes::new(),
-        };
-        TunnelEnd::new(Peer::new(opened), FrameScanner::new(Role::Client))
-    };
-    let (mut source, target) = (end(Transport::Tcp(near)), end(Transport::Tcp(far)));
-    assert!(!source.waits_for(&target));
-    assert_eq!(source.taken_of(100, &target), 100);
-
-    source.pipe = Some(pipe);
-
-    assert!(source.waits_for(&target));
-    assert_eq!(source.taken_of(100, &target), 40);
-    assert!(!target.waits_for(&source));
 }

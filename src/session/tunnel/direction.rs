@@ -35,9 +35,9 @@ pub(super) enum Ending {
 
 /// Traffic relayed in one direction since it was last recorded.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::session) struct Passed {
+pub(super) struct Passed {
     /// Bytes read from the source.
-    pub(in crate::session) bytes: u64,
+    pub(super) bytes: u64,
     pub(super) messages: u64,
     /// Bytes addressed to the proxy itself, or that may turn out to be.
     own_bytes: u64,
