@@ -5,19 +5,16 @@ pub mod close;
 pub mod flush;
 pub mod gate;
 pub mod hold;
-mod inspector;
+mod io;
 pub mod ledger;
-mod peer;
 mod pings;
 pub mod queue;
 pub mod rules;
-mod splice;
 pub mod state;
 pub mod stats;
 pub mod termination;
 pub mod timeouts;
 pub mod tunnel;
-mod write_buffer;
 
 use std::{mem, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 

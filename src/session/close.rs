@@ -25,12 +25,14 @@ use self::{
 };
 use super::{
     Context,
-    peer::{HIGH_WATER_BYTES, progress},
+    io::{
+        endpoint::{HIGH_WATER_BYTES, progress},
+        write_buffer::WriteBuffer,
+    },
     pings::own_pong,
     state::SessionState,
     stats::{SessionStats, Unclosed, Written},
     termination::{CloseCodes, EndReason},
-    write_buffer::WriteBuffer,
 };
 use crate::{
     transport::Stream,

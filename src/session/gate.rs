@@ -3,6 +3,8 @@
 //! Pure: it is told the upstream's signals and returns the stage that the session has reached.
 //! The stage only moves forward, until the upstream connection is replaced.
 
+pub(super) mod inspector;
+
 use std::time::Duration;
 
 use crate::matcher::{Matcher, Sample};

@@ -42,7 +42,7 @@ use tokio::{
 use super::{
     Agreed, Context,
     gate::{Gate, OnTimeout, Signal, Stage},
-    peer::{HIGH_WATER_BYTES, Peer, progress},
+    io::endpoint::{HIGH_WATER_BYTES, Peer, progress},
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES, Order},
     rules::Release,
     state::SessionState,

@@ -15,12 +15,12 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    io::write_buffer::WriteBuffer,
     ledger::{Account, Ledger},
     pings::Pings,
     rules::Priority,
     state::{SessionState, Trail},
     termination::{EndReason, Report, Traffic},
-    write_buffer::WriteBuffer,
 };
 use crate::{upstream::Attempts, websocket::CloseCode};
 

@@ -26,10 +26,10 @@ use std::{
 use tokio::time::{self, Instant, Sleep};
 
 use super::{
+    io::write_buffer::WriteBuffer,
     pings::{ping_for_client, ping_for_upstream},
     stats::SessionStats,
     termination::EndReason,
-    write_buffer::WriteBuffer,
 };
 
 /// Fraction of its maximum age by which a session may end earlier.

@@ -2,7 +2,7 @@
 //!
 //! RFC 9110 calls a blind relay a tunnel. This one reads frame headers, never payloads: to know
 //! where a close frame of its own may go, to count messages, and to refuse what RFC 6455 forbids.
-//! The kernel moves the payload of a large frame where both sides are TCP sockets (`splice.rs`).
+//! The kernel moves the payload of a large frame where both sides are TCP sockets (`io/splice.rs`).
 //!
 //! # Invariants
 //!
@@ -31,8 +31,7 @@ use self::{
     keepalive::poll_keepalive,
 };
 use super::{
-    peer::Peer,
-    splice::Pipe,
+    io::{endpoint::Peer, splice::Pipe},
     state::SessionState,
     stats::SessionStats,
     termination::{EndReason, Traffic},

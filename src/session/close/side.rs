@@ -1,7 +1,7 @@
 //! One side of a session during the closing handshake: the close frames it has sent and received.
 
 use crate::{
-    session::{peer::Peer, stats::SessionStats},
+    session::{io::endpoint::Peer, stats::SessionStats},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };

@@ -3,8 +3,8 @@
 use super::{Holding, OnClientGone};
 use crate::{
     session::{
+        io::endpoint::{HIGH_WATER_BYTES, Peer},
         ledger::Account,
-        peer::{HIGH_WATER_BYTES, Peer},
         pings::own_pong,
         termination::EndReason,
     },

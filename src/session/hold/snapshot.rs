@@ -1,6 +1,6 @@
 //! The end of the held messages in the upstream's write buffer.
 
-use crate::session::write_buffer::WriteBuffer;
+use crate::session::io::write_buffer::WriteBuffer;
 
 /// Messages held when the gate opened.
 #[derive(Clone, Copy, Debug)]

@@ -8,9 +8,11 @@ use super::{HeldClient, Holding, admission::RESERVE_BYTES, blame::Owed};
 use crate::{
     session::{
         close::Forwards,
-        gate::{self, Signal},
-        inspector::{Inspector, Tapped, extend},
-        peer::{HIGH_WATER_BYTES, Peer},
+        gate::{
+            self, Signal,
+            inspector::{Inspector, Tapped, extend},
+        },
+        io::endpoint::{HIGH_WATER_BYTES, Peer},
         pings::{own_pong, ping_for_upstream},
         stats::SessionStats,
         termination::EndReason,

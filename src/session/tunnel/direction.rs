@@ -9,9 +9,11 @@ use std::{
 use super::TunnelEnd;
 use crate::{
     session::{
-        peer::{Peer, with_scratch},
+        io::{
+            endpoint::{Peer, with_scratch},
+            splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
+        },
         pings::own_pong,
-        splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
     },
     transport::Stream,
     websocket::{CloseFrame, Control, FrameScanner, ProtocolError, frame::Stop},

@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::{peer::Peer, splice::Pipe},
+        session::io::{endpoint::Peer, splice::Pipe},
         transport::Transport,
         websocket::{FrameScanner, Opened, Role},
     };

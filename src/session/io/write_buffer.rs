@@ -56,7 +56,7 @@ struct Pending {
 
 /// Bytes that wait to be written to one side.
 #[derive(Debug, Default)]
-pub(super) struct WriteBuffer {
+pub(in crate::session) struct WriteBuffer {
     /// Boxed, and present only while something waits, since each session has two of these
     /// buffers.
     backlog: Option<Box<Pending>>,
@@ -73,7 +73,7 @@ pub(super) struct WriteBuffer {
 
 impl WriteBuffer {
     /// Returns whether everything is written and flushed.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::session) fn is_empty(&self) -> bool {
         self.has_no_pieces() && !self.needs_flush
     }
 
@@ -83,53 +83,53 @@ impl WriteBuffer {
     }
 
     /// Number of bytes that wait.
-    pub(super) fn waiting_bytes(&self) -> usize {
+    pub(in crate::session) fn waiting_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.bytes)
     }
 
     /// Memory occupied by the waiting bytes.
-    pub(super) fn accounted_bytes(&self) -> usize {
+    pub(in crate::session) fn accounted_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| {
             backlog.bytes + backlog.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
         })
     }
 
     /// Returns whether a frame may be pushed: the bytes before it end with a whole one.
-    pub(super) const fn is_at_boundary(&self) -> bool {
+    pub(in crate::session) const fn is_at_boundary(&self) -> bool {
         !self.inside_frame
     }
 
     /// Number of pushed messages that are written as a whole.
-    pub(super) const fn messages_written(&self) -> u64 {
+    pub(in crate::session) const fn messages_written(&self) -> u64 {
         self.messages_written
     }
 
     /// Number of bytes written.
-    pub(super) const fn bytes_written(&self) -> u64 {
+    pub(in crate::session) const fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
 
     /// Records that bytes were written directly to the stream, and whether they end with a whole
     /// frame.
-    pub(super) fn note_passed(&mut self, ends_frame: bool) {
+    pub(in crate::session) fn note_passed(&mut self, ends_frame: bool) {
         self.inside_frame = !ends_frame;
         self.line_up_pong();
     }
 
     /// Records that bytes written directly to the stream could not be flushed at once.
-    pub(super) fn note_unflushed(&mut self) {
+    pub(in crate::session) fn note_unflushed(&mut self) {
         self.needs_flush = true;
     }
 
     /// Counts messages that ended in the bytes forwarded last: as written, once nothing waits.
-    pub(super) fn count_passed(&mut self, messages: u64) {
+    pub(in crate::session) fn count_passed(&mut self, messages: u64) {
         self.messages_passing += messages;
         self.settle_passing();
     }
 
     /// Counts messages that ended in bytes which were lost in part before they could be pushed:
     /// nothing more is to be written.
-    pub(super) fn count_lost(&mut self, messages: u64) {
+    pub(in crate::session) fn count_lost(&mut self, messages: u64) {
         self.messages_passing += messages;
     }
 
@@ -140,13 +140,13 @@ impl WriteBuffer {
     }
 
     /// Number of messages of which it is not known how far they are written.
-    pub(super) const fn messages_passing(&self) -> u64 {
+    pub(in crate::session) const fn messages_passing(&self) -> u64 {
         self.messages_passing
     }
 
     /// Number of messages that are not written as a whole, and whether the first of them is
     /// written in part.
-    pub(super) fn messages_waiting(&self) -> (u64, bool) {
+    pub(in crate::session) fn messages_waiting(&self) -> (u64, bool) {
         self.backlog.as_ref().map_or((0, false), |backlog| {
             let head = backlog.pieces.front();
             let is_begun = backlog.head_written > 0
@@ -156,25 +156,25 @@ impl WriteBuffer {
     }
 
     /// Number of messages ever pushed, written or not, except dropped ones.
-    pub(super) fn messages(&self) -> u64 {
+    pub(in crate::session) fn messages(&self) -> u64 {
         self.messages_written + self.messages_passing + self.messages_waiting().0
     }
 
     /// Adds one whole message.
-    pub(super) fn push_message(&mut self, wire: Vec<u8>) {
+    pub(in crate::session) fn push_message(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
         self.push(wire, ChunkKind::Message);
     }
 
     /// Adds one whole control frame; the buffer must be at a boundary.
-    pub(super) fn push_control(&mut self, wire: Vec<u8>) {
+    pub(in crate::session) fn push_control(&mut self, wire: Vec<u8>) {
         debug_assert!(self.is_at_boundary());
         self.push(wire, ChunkKind::Passing);
     }
 
     /// Adds the close frame; the buffer must be at a boundary. Nothing may follow a close frame
     /// (RFC 6455 §5.5.1), so a pong that still waits for its turn goes first.
-    pub(super) fn push_close(&mut self, wire: Vec<u8>) {
+    pub(in crate::session) fn push_close(&mut self, wire: Vec<u8>) {
         if let Some(pong) = self.take_next_pong() {
             self.push(pong, ChunkKind::Pong);
         }
@@ -182,7 +182,7 @@ impl WriteBuffer {
     }
 
     /// Adds a copy of forwarded bytes; `ends_frame` says whether they end with a whole frame.
-    pub(super) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
+    pub(in crate::session) fn push_passing(&mut self, bytes: &[u8], ends_frame: bool) {
         if !bytes.is_empty() && !self.extend_last(bytes) {
             self.push(bytes.to_vec(), ChunkKind::Passing);
         }
@@ -210,7 +210,7 @@ impl WriteBuffer {
 
     /// Adds a pong of the proxy, to be sent at the next boundary. A pong that still waits is
     /// replaced.
-    pub(super) fn push_pong(&mut self, frame: Vec<u8>) {
+    pub(in crate::session) fn push_pong(&mut self, frame: Vec<u8>) {
         self.backlog.get_or_insert_default().next_pong = Some(frame);
         self.line_up_pong();
     }
@@ -238,7 +238,7 @@ impl WriteBuffer {
     }
 
     /// Drops every message that is not written in part; returns their number.
-    pub(super) fn drop_waiting_messages(&mut self) -> u64 {
+    pub(in crate::session) fn drop_waiting_messages(&mut self) -> u64 {
         let Some(backlog) = &mut self.backlog else {
             return 0;
         };
@@ -262,7 +262,7 @@ impl WriteBuffer {
     /// Writes and flushes everything, with as few system calls as possible.
     ///
     /// Ready when everything is written; cancelling loses nothing.
-    pub(super) fn poll_write(
+    pub(in crate::session) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
         mut stream: impl AsyncWrite + Unpin,

@@ -8,7 +8,7 @@
 //! * While compressed messages depend on those before them, each is inflated to its end, however
 //!   little of it is kept: the next one refers to its last 32 KiB.
 
-use super::gate;
+use super::Settings;
 use crate::{
     matcher::Sample,
     websocket::{
@@ -22,7 +22,7 @@ use crate::{
 
 /// Follows the upstream's frames and keeps the beginning of each message.
 #[derive(Debug)]
-pub(super) struct Inspector {
+pub(in crate::session) struct Inspector {
     scanner: FrameScanner,
     sample: Vec<u8>,
     inspect_bytes: usize,
@@ -53,7 +53,7 @@ struct Compressed {
 
 /// Item that the upstream sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Tapped<'i> {
+pub(in crate::session) enum Tapped<'i> {
     /// The header of a message's first frame.
     MessageStart(&'i [u8]),
     /// Further bytes of data frames.
@@ -67,7 +67,7 @@ pub(super) enum Tapped<'i> {
 impl Inspector {
     /// Creates an inspector at the beginning of an upstream's data, for `gate`, with the
     /// `agreement` on compression.
-    pub(super) fn new(gate: &gate::Settings, agreement: Option<Agreement>) -> Self {
+    pub(in crate::session) fn new(gate: &Settings, agreement: Option<Agreement>) -> Self {
         let mut tap = Self::blind(agreement);
         if gate.wants_pong() {
             // The scanner outlives the inspector, and whatever reads with it needs to see pongs.
@@ -85,7 +85,7 @@ impl Inspector {
     }
 
     /// Creates an inspector that keeps no samples.
-    pub(super) fn blind(agreement: Option<Agreement>) -> Self {
+    pub(in crate::session) fn blind(agreement: Option<Agreement>) -> Self {
         let compression = match agreement {
             Some(_) => Compression::Agreed,
             None => Compression::Declined,
@@ -102,14 +102,14 @@ impl Inspector {
     }
 
     /// Keeps no samples from here on.
-    pub(super) fn stop_sampling(&mut self) {
+    pub(in crate::session) fn stop_sampling(&mut self) {
         self.inspect_bytes = 0;
         self.sample = Vec::new();
         self.compressed.inflater = None;
     }
 
     /// Beginning of the current message.
-    pub(super) fn sample(&self) -> Sample<'_> {
+    pub(in crate::session) fn sample(&self) -> Sample<'_> {
         Sample {
             is_text: self.is_text,
             payload: &self.sample,
@@ -118,43 +118,43 @@ impl Inspector {
     }
 
     /// Returns whether the message is longer than matchers inspect.
-    pub(super) const fn is_sample_cut(&self) -> bool {
+    pub(in crate::session) const fn is_sample_cut(&self) -> bool {
         self.is_cut
     }
 
     /// Bytes kept of the current message.
-    pub(super) const fn sample_bytes(&self) -> usize {
+    pub(in crate::session) const fn sample_bytes(&self) -> usize {
         self.sample.len()
     }
 
     /// Memory occupied by the sample and by the inflater.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(in crate::session) fn held_bytes(&self) -> usize {
         let inflater = self.compressed.inflater.as_ref();
         self.sample.capacity() + inflater.map_or(0, |_| INFLATER_BYTES)
     }
 
     /// Returns whether the next byte starts a frame.
-    pub(super) const fn is_at_boundary(&self) -> bool {
+    pub(in crate::session) const fn is_at_boundary(&self) -> bool {
         self.scanner.is_at_boundary()
     }
 
     /// Returns whether a data message has begun and not ended.
-    pub(super) const fn is_in_message(&self) -> bool {
+    pub(in crate::session) const fn is_in_message(&self) -> bool {
         self.scanner.is_in_message()
     }
 
     /// Returns whether every message that has begun has ended and been reported.
-    pub(super) const fn is_between_messages(&self) -> bool {
+    pub(in crate::session) const fn is_between_messages(&self) -> bool {
         !self.scanner.is_in_message() && !self.message_ended
     }
 
     /// Returns the scanner, at its position in the stream.
-    pub(super) fn into_scanner(self) -> FrameScanner {
+    pub(in crate::session) fn into_scanner(self) -> FrameScanner {
         self.scanner
     }
 
     /// Takes the next item from the front of `input`; `None` when more bytes are needed.
-    pub(super) fn advance<'i>(
+    pub(in crate::session) fn advance<'i>(
         &mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<Tapped<'i>>, ProtocolError> {
@@ -208,7 +208,7 @@ impl Inspector {
     }
 
     /// Cuts the sample of the current message: no more of it is kept.
-    pub(super) const fn cut_sample(&mut self) {
+    pub(in crate::session) const fn cut_sample(&mut self) {
         self.is_cut = true;
     }
 
@@ -271,7 +271,7 @@ impl Inspector {
 
 /// Appends `bytes` to `kept`, which should not grow far beyond `max_bytes`. Grows by half, so
 /// that it copies seldom and never occupies twice the memory it needs.
-pub(super) fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
+pub(in crate::session) fn extend(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
     if kept.capacity() - kept.len() < bytes.len() {
         let ahead = (kept.len() / 2).min(max_bytes.saturating_sub(kept.len()));
         kept.reserve_exact(ahead.max(bytes.len()));
@@ -293,9 +293,9 @@ mod tests {
     fn a_fragmented_message_is_sampled_whole_at_any_split() {
         let stream = b"\x01\x02he\x89\x01p\x00\x00\x80\x03llo\x82\x01b";
         for step in 1..stream.len() {
-            let gate = gate::Settings {
+            let gate = Settings {
                 inspect_bytes: 4,
-                ..gate::Settings::default()
+                ..Settings::default()
             };
             let mut tap = Inspector::new(&gate, None);
             let mut data = Vec::new();

@@ -16,7 +16,7 @@ use super::write_buffer::WriteBuffer;
 use crate::{transport::Stream, websocket::Opened};
 
 /// Maximum size of one read.
-pub(super) const READ_BYTES: usize = 64 * 1024;
+pub(in crate::session) const READ_BYTES: usize = 64 * 1024;
 
 /// Maximum size of one read while messages are processed one by one; up to this much may be in
 /// the read buffer beyond the limits of the hold queue.
@@ -24,10 +24,10 @@ const INBOX_READ_BYTES: usize = 16 * 1024;
 
 /// Space in front of a read for the rest of the one before: part of a frame header or of a close
 /// frame.
-pub(super) const CARRY_BYTES: usize = 256;
+pub(in crate::session) const CARRY_BYTES: usize = 256;
 
 /// Number of bytes waiting for one side at which reading from the other stops.
-pub(super) const HIGH_WATER_BYTES: usize = 64 * 1024;
+pub(in crate::session) const HIGH_WATER_BYTES: usize = 64 * 1024;
 
 thread_local! {
     /// Buffer of all reads of the thread, so that a waiting session owns none.
@@ -40,13 +40,13 @@ thread_local! {
 /// # Panics
 ///
 /// When `with` calls this function again.
-pub(super) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
+pub(in crate::session) fn with_scratch<T>(with: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| with(scratch))
 }
 
 /// Progress made by a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EndpointEvent {
+pub(in crate::session) enum EndpointEvent {
     /// Bytes were added to the read buffer.
     Read,
     /// End of the stream, or an error: nothing more will be read.
@@ -59,17 +59,17 @@ pub(super) enum EndpointEvent {
 
 /// One side of a session.
 #[derive(Debug)]
-pub(super) struct Peer<S> {
-    pub(super) stream: S,
+pub(in crate::session) struct Peer<S> {
+    pub(in crate::session) stream: S,
     /// Bytes that were read and are still to be processed.
-    pub(super) inbox: Vec<u8>,
-    pub(super) outbox: WriteBuffer,
+    pub(in crate::session) inbox: Vec<u8>,
+    pub(in crate::session) outbox: WriteBuffer,
     has_ended: bool,
     is_broken: bool,
 }
 
 impl<S: Stream> Peer<S> {
-    pub(super) fn new(opened: Opened<S>) -> Self {
+    pub(in crate::session) fn new(opened: Opened<S>) -> Self {
         Self {
             stream: opened.stream,
             inbox: opened.read_buf.to_vec(),
@@ -80,39 +80,39 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Returns whether nothing more will be read from it.
-    pub(super) const fn has_ended(&self) -> bool {
+    pub(in crate::session) const fn has_ended(&self) -> bool {
         self.has_ended
     }
 
     /// Returns whether nothing more can be written to it.
-    pub(super) const fn is_broken(&self) -> bool {
+    pub(in crate::session) const fn is_broken(&self) -> bool {
         self.is_broken
     }
 
     /// Records that nothing more can be written to it. Data that it sent before can still be
     /// read, often a close frame that gives the reason.
-    pub(super) fn stop_writing(&mut self) {
+    pub(in crate::session) fn stop_writing(&mut self) {
         self.is_broken = true;
     }
 
     /// Records an error on the stream: nothing more can be read or written.
-    pub(super) fn break_off(&mut self) {
+    pub(in crate::session) fn break_off(&mut self) {
         self.is_broken = true;
         self.has_ended = true;
     }
 
     /// Records that nothing more will be read from it.
-    pub(super) fn end(&mut self) {
+    pub(in crate::session) fn end(&mut self) {
         self.has_ended = true;
     }
 
     /// Removes and returns the read buffer, to be returned by [`put_back`](Self::put_back).
-    pub(super) fn take_inbox(&mut self) -> Vec<u8> {
+    pub(in crate::session) fn take_inbox(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.inbox)
     }
 
     /// Restores the last `left` bytes of a read buffer that was taken.
-    pub(super) fn put_back(&mut self, mut inbox: Vec<u8>, left: usize) {
+    pub(in crate::session) fn put_back(&mut self, mut inbox: Vec<u8>, left: usize) {
         debug_assert!(self.inbox.is_empty());
         if left > 0 {
             inbox.drain(..inbox.len() - left);
@@ -127,13 +127,13 @@ impl<S: Stream> Peer<S> {
     ///
     /// Loses nothing: bytes that were read are in the read buffer, unwritten ones in the write
     /// buffer.
-    pub(super) async fn progress(&mut self, may_read: bool) -> EndpointEvent {
+    pub(in crate::session) async fn progress(&mut self, may_read: bool) -> EndpointEvent {
         poll_fn(|context| self.poll_progress(context, may_read)).await
     }
 
     /// Like [`progress`](Self::progress), and calls `on_empty` each time that nothing is to be
     /// read: the socket itself is asked, also after everything has just been written.
-    pub(super) async fn progress_or(
+    pub(in crate::session) async fn progress_or(
         &mut self,
         may_read: bool,
         mut on_empty: impl FnMut(&WriteBuffer),
@@ -161,7 +161,7 @@ impl<S: Stream> Peer<S> {
 
     /// Writes as much as the stream accepts at once; returns whether the socket is known to have
     /// nothing to read.
-    pub(super) fn is_silent(&mut self) -> bool {
+    pub(in crate::session) fn is_silent(&mut self) -> bool {
         if !self.inbox.is_empty() {
             return false;
         }
@@ -212,7 +212,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Writes as much of the write buffer as the stream accepts at once.
-    pub(super) async fn write_now(&mut self) {
+    pub(in crate::session) async fn write_now(&mut self) {
         poll_fn(|context| {
             let _ = self.poll_progress(context, false);
             Poll::Ready(())
@@ -221,7 +221,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Writes the write buffer and shuts down the writing half.
-    pub(super) async fn finish(&mut self) {
+    pub(in crate::session) async fn finish(&mut self) {
         poll_fn(|context| {
             if self.is_broken || ready!(self.outbox.poll_write(context, &mut self.stream)).is_err()
             {
@@ -237,7 +237,7 @@ impl<S: Stream> Peer<S> {
 }
 
 /// [`Peer::progress`] of a side that may be missing; in that case it never resolves.
-pub(super) async fn progress<S: Stream>(
+pub(in crate::session) async fn progress<S: Stream>(
     peer: Option<&mut Peer<S>>,
     may_read: bool,
 ) -> EndpointEvent {

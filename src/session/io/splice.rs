@@ -30,7 +30,7 @@ use crate::transport::descriptors;
 
 /// Remaining payload from which splicing is worth its system calls: below it there is no gain,
 /// and at twice as much it would begin later than it could.
-pub(super) const MIN_SPLICE_BYTES: u64 = 32 * 1024;
+pub(in crate::session) const MIN_SPLICE_BYTES: u64 = 32 * 1024;
 
 /// Size of a pipe in bytes; the kernel may grant less.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -48,7 +48,7 @@ thread_local! {
 
 /// A pipe between two sockets.
 #[derive(Debug)]
-pub(super) struct Pipe {
+pub(in crate::session) struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     filled_bytes: usize,
@@ -57,7 +57,7 @@ pub(super) struct Pipe {
 
 impl Pipe {
     /// Returns an empty pipe as soon as `source` is readable; `None` when no pipe is available.
-    pub(super) fn poll_take(
+    pub(in crate::session) fn poll_take(
         context: &mut Context<'_>,
         source: &TcpStream,
     ) -> Poll<Option<Box<Self>>> {
@@ -83,7 +83,7 @@ impl Pipe {
     }
 
     /// Returns an empty pipe to the thread.
-    pub(super) fn give_back(mut self: Box<Self>) {
+    pub(in crate::session) fn give_back(mut self: Box<Self>) {
         debug_assert_eq!(self.filled_bytes, 0);
         self.ends_message = false;
         SPARE.with_borrow_mut(|spare| {
@@ -94,17 +94,17 @@ impl Pipe {
     }
 
     /// Bytes in the pipe.
-    pub(super) const fn filled_bytes(&self) -> u64 {
+    pub(in crate::session) const fn filled_bytes(&self) -> u64 {
         self.filled_bytes as u64
     }
 
     /// Returns whether the bytes moved last end a message.
-    pub(super) const fn ends_message(&self) -> bool {
+    pub(in crate::session) const fn ends_message(&self) -> bool {
         self.ends_message
     }
 
     /// Records whether the bytes moved last end a message.
-    pub(super) const fn note_message_end(&mut self, ended: bool) {
+    pub(in crate::session) const fn note_message_end(&mut self, ended: bool) {
         self.ends_message = ended;
     }
 
@@ -114,7 +114,7 @@ impl Pipe {
     /// # Errors
     ///
     /// Includes [refusals](is_refusal), after which the pipe is still empty.
-    pub(super) fn poll_fill(
+    pub(in crate::session) fn poll_fill(
         &mut self,
         context: &mut Context<'_>,
         source: &TcpStream,
@@ -145,7 +145,7 @@ impl Pipe {
     ///
     /// Includes [refusals](is_refusal), after which the rest of the pipe can be [taken
     /// out](Self::into_bytes) and written.
-    pub(super) fn poll_drain(
+    pub(in crate::session) fn poll_drain(
         &mut self,
         context: &mut Context<'_>,
         target: &TcpStream,
@@ -174,7 +174,7 @@ impl Pipe {
     }
 
     /// Takes everything out of the pipe, for a target that cannot be spliced to.
-    pub(super) fn into_bytes(mut self: Box<Self>) -> io::Result<Vec<u8>> {
+    pub(in crate::session) fn into_bytes(mut self: Box<Self>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.filled_bytes];
         let mut start = 0;
         while start < bytes.len() {
@@ -188,7 +188,7 @@ impl Pipe {
 
 /// Returns whether an error means that the kernel or a sandbox does not splice these sockets,
 /// rather than that a connection failed.
-pub(super) fn is_refusal(error: &io::Error) -> bool {
+pub(in crate::session) fn is_refusal(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)
