@@ -200,9 +200,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let (partial, scanner) = self.assembler.into_parts();
         let mut charge = self.charge;
         charge.set(partial.capacity());
-        let mut upstream = link.peer;
+        let mut upstream = link.endpoint;
         upstream
-            .outbox
+            .write_buffer
             .push_passing(&partial, scanner.is_at_boundary());
         let client = TunnelEnd::new(client, scanner);
         let upstream = TunnelEnd::new(upstream, link.tap.into_scanner());
@@ -228,7 +228,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.session.note_queued(Queued::default());
         let Some(link) = &mut self.link else { return };
         if cause.ends_upstream() {
-            let dropped = link.peer.outbox.drop_waiting_messages();
+            let dropped = link.endpoint.write_buffer.drop_waiting_messages();
             self.session.settle(dropped, Account::Discarded);
         }
     }
@@ -237,18 +237,20 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let forwards = self.forwards();
         let (_, scanner) = self.assembler.into_parts();
         let silenced =
-            |peer, scanner| CloseSide::new(Role::Client, peer, scanner, Forwards::Nothing);
+            |endpoint, scanner| CloseSide::new(Role::Client, endpoint, scanner, Forwards::Nothing);
         let client = match self.client {
-            HeldClient::Here(peer) => Some(silenced(peer, scanner)),
-            HeldClient::Leaving(peer, Farewell::Closed(frame)) if !peer.outbox.is_at_boundary() => {
-                Some(silenced(peer, scanner).answering(frame))
+            HeldClient::Here(endpoint) => Some(silenced(endpoint, scanner)),
+            HeldClient::Leaving(endpoint, Farewell::Closed(frame))
+                if !endpoint.write_buffer.is_at_boundary() =>
+            {
+                Some(silenced(endpoint, scanner).answering(frame))
             }
-            HeldClient::Leaving(peer, _) => Some(silenced(peer, scanner).closed()),
+            HeldClient::Leaving(endpoint, _) => Some(silenced(endpoint, scanner).closed()),
             HeldClient::Gone(_) => None,
         };
         let upstream = self.link.map(|link| {
             let scanner = link.tap.into_scanner();
-            let party = CloseSide::new(Role::Server, link.peer, scanner, forwards);
+            let party = CloseSide::new(Role::Server, link.endpoint, scanner, forwards);
             match self.parting {
                 Some(frame) => party.parted(frame),
                 None => party,
@@ -266,13 +268,13 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         Self {
             client: Some(CloseSide::new(
                 Role::Client,
-                client.peer,
+                client.endpoint,
                 client.scanner,
                 Forwards::All,
             )),
             upstream: Some(CloseSide::new(
                 Role::Server,
-                upstream.peer,
+                upstream.endpoint,
                 upstream.scanner,
                 Forwards::All,
             )),

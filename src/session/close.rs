@@ -89,7 +89,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             self.note_codes(session);
         }
         if let Some(upstream) = &self.upstream {
-            written = Written::of(&upstream.peer.outbox);
+            written = Written::of(&upstream.endpoint.write_buffer);
         }
         written
     }
@@ -107,10 +107,10 @@ impl<C: Stream, U: Stream> Closing<C, U> {
         }
         // The upstream will confirm nothing more, so the client can be told the final numbers.
         if cause.ends_upstream() {
-            session.settle_all(Written::of(&upstream.peer.outbox));
+            session.settle_all(Written::of(&upstream.endpoint.write_buffer));
         // An empty socket at this point makes the upstream's next close frame a confirmation.
-        } else if !upstream.scanner.is_in_message() && upstream.peer.is_silent() {
-            session.note_found_empty(&upstream.peer.outbox);
+        } else if !upstream.scanner.is_in_message() && upstream.endpoint.is_silent() {
+            session.note_found_empty(&upstream.endpoint.write_buffer);
             upstream.was_silent = true;
         }
     }
@@ -125,7 +125,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
                 }
                 // A client that has only shut down its writing half may still read the upstream's
                 // last messages.
-                EndReason::ClientLost if !client.peer.is_broken() => {
+                EndReason::ClientLost if !client.endpoint.is_broken() => {
                     client.incoming = Incoming::Closed(None);
                 }
                 EndReason::ClientLost => client.lose(),
@@ -164,11 +164,11 @@ impl<C: Stream, U: Stream> Closing<C, U> {
     async fn answer_now(&mut self) {
         if let Some(client) = &mut self.client {
             client.answer(client.said());
-            client.peer.write_now().await;
+            client.endpoint.write_now().await;
         }
         if let Some(upstream) = &mut self.upstream {
             upstream.answer(upstream.said());
-            upstream.peer.write_now().await;
+            upstream.endpoint.write_now().await;
         }
     }
 
@@ -193,25 +193,25 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             self.note_codes(session);
             let Self { client, upstream } = self;
             if let Some(upstream) = upstream {
-                *written = Written::of(&upstream.peer.outbox);
+                *written = Written::of(&upstream.endpoint.write_buffer);
                 session.note_written(written.messages);
-                session.check(&upstream.peer.outbox);
+                session.check(&upstream.endpoint.write_buffer);
                 if let Some(heard) = heard {
                     upstream.confirm_since(heard, session);
                 }
             }
             drop_if(client, |client| {
-                client.peer.is_broken() && !client.is_open()
+                client.endpoint.is_broken() && !client.is_open()
             });
             drop_if(upstream, |upstream| {
-                upstream.peer.is_broken() && !upstream.is_open()
+                upstream.endpoint.is_broken() && !upstream.is_open()
             });
             // With both close frames exchanged, the client need not wait for the upstream.
             if let Some(party) = client
                 && party.is_done()
                 && !party.is_garbled()
             {
-                party.peer.finish().await;
+                party.endpoint.finish().await;
                 *client = None;
             }
             if client.as_ref().is_none_or(CloseSide::is_done)
@@ -224,7 +224,7 @@ impl<C: Stream, U: Stream> Closing<C, U> {
             let upstream_room = room(client.as_ref());
             tokio::select! {
                 // Each side is read only while the other has room, as in the tunnel.
-                _ = progress(client.as_mut().map(|party| &mut party.peer), client_room) => {}
+                _ = progress(client.as_mut().map(|party| &mut party.endpoint), client_room) => {}
                 () = progress_upstream(upstream.as_mut(), upstream_room, session) => {}
             }
         }
@@ -241,22 +241,26 @@ async fn progress_upstream<U: Stream>(
         return std::future::pending().await;
     };
     let is_told = party.is_told();
-    let is_between = !party.scanner.is_in_message() && party.peer.inbox.is_empty();
+    let is_between = !party.scanner.is_in_message() && party.endpoint.read_buffer.is_empty();
     let CloseSide {
-        peer, was_asked, ..
+        endpoint,
+        was_asked,
+        ..
     } = party;
-    let on_empty = |outbox: &WriteBuffer| {
+    let on_empty = |write_buffer: &WriteBuffer| {
         if is_between {
-            session.note_found_empty(outbox);
-            *was_asked |= is_told && outbox.is_empty();
+            session.note_found_empty(write_buffer);
+            *was_asked |= is_told && write_buffer.is_empty();
         }
     };
-    peer.progress_or(may_read, on_empty).await;
+    endpoint.progress_or(may_read, on_empty).await;
 }
 
 /// Code of the close frame sent to `party`, once that is written.
 fn written_code<S: Stream>(party: &CloseSide<S>) -> Option<CloseCode> {
-    party.told().filter(|_| party.peer.outbox.is_empty())
+    party
+        .told()
+        .filter(|_| party.endpoint.write_buffer.is_empty())
 }
 
 /// Resolves in a drain, shortly before the grace period is over.
@@ -267,7 +271,9 @@ async fn drain_deadline(context: &Context) {
 
 /// Returns whether the other side may be read: `to` has room for its data.
 fn room<S: Stream>(to: Option<&CloseSide<S>>) -> bool {
-    to.is_none_or(|to| to.peer.is_broken() || to.peer.outbox.waiting_bytes() < HIGH_WATER_BYTES)
+    to.is_none_or(|to| {
+        to.endpoint.is_broken() || to.endpoint.write_buffer.waiting_bytes() < HIGH_WATER_BYTES
+    })
 }
 
 /// Processes the data of `from`; returns the number of data messages forwarded to `to`.
@@ -276,8 +282,8 @@ fn take<S: Stream, T: Stream>(
     mut to: Option<&mut CloseSide<T>>,
 ) -> u64 {
     let Some(from) = from else { return 0 };
-    let inbox = from.peer.take_inbox();
-    let mut input = &inbox[..];
+    let read_buffer = from.endpoint.take_read_buffer();
+    let mut input = &read_buffer[..];
     let mut messages = 0;
     while from.is_open() {
         let Some(passed) = take_frames(from, to.as_deref_mut(), &mut input) else {
@@ -287,8 +293,8 @@ fn take<S: Stream, T: Stream>(
     }
     // Data behind a close frame is not part of the conversation (RFC 6455 §5.5.1).
     let left = if from.is_open() { input.len() } else { 0 };
-    from.peer.put_back(inbox, left);
-    if from.is_open() && from.peer.has_ended() {
+    from.endpoint.put_back(read_buffer, left);
+    if from.is_open() && from.endpoint.has_ended() {
         from.incoming = Incoming::Closed(None);
     }
     if !from.is_open() {
@@ -319,11 +325,11 @@ fn take_frames<S: Stream, T: Stream>(
         // A close frame is due: only the rest of the frame that was sent in part may go before
         // it.
         let (taken, ended) = from.scanner.take_payload(input.len());
-        to.peer
-            .outbox
+        to.endpoint
+            .write_buffer
             .push_passing(&input[..taken], from.scanner.is_at_boundary());
         from.messages += u64::from(ended);
-        to.peer.outbox.count_passed(u64::from(ended));
+        to.endpoint.write_buffer.count_passed(u64::from(ended));
         to.tell_at_boundary();
         *input = &input[taken..];
         return (taken > 0 || to.is_told()).then_some(u64::from(ended));
@@ -333,10 +339,10 @@ fn take_frames<S: Stream, T: Stream>(
     }
     let skipped = from.scanner.skip(input);
     from.messages += skipped.messages;
-    to.peer
-        .outbox
+    to.endpoint
+        .write_buffer
         .push_passing(&input[..skipped.bytes], from.scanner.is_at_boundary());
-    to.peer.outbox.count_passed(skipped.messages);
+    to.endpoint.write_buffer.count_passed(skipped.messages);
     *input = &input[skipped.bytes..];
     if skipped.stop == Stop::Pong
         && let Some(pong) = Control::take_next(&from.scanner, input)
@@ -344,7 +350,7 @@ fn take_frames<S: Stream, T: Stream>(
         if let Some(number) = own_pong(&pong) {
             from.note_own_pong(number);
         } else {
-            to.peer.outbox.push_passing(&pong.wire, true);
+            to.endpoint.write_buffer.push_passing(&pong.wire, true);
         }
         return Some(skipped.messages);
     }
@@ -413,19 +419,19 @@ fn drop_if<S>(slot: &mut Option<CloseSide<S>>, is_over: impl Fn(&CloseSide<S>) -
 async fn linger<S: Stream>(slot: &mut Option<CloseSide<S>>) {
     let Some(party) = slot else { return };
     let _ = time::timeout(LINGER, async {
-        if party.role == Role::Client || !party.peer.outbox.is_at_boundary() {
-            let _ = party.peer.stream.shutdown().await;
+        if party.role == Role::Client || !party.endpoint.write_buffer.is_at_boundary() {
+            let _ = party.endpoint.stream.shutdown().await;
         }
-        while !party.peer.has_ended() {
-            party.peer.inbox = Vec::new();
-            party.peer.progress(true).await;
+        while !party.endpoint.has_ended() {
+            party.endpoint.read_buffer = Vec::new();
+            party.endpoint.progress(true).await;
         }
     })
     .await;
     // Some streams end with a message of their own, like TLS with `close_notify`, which the peer
     // may wait for, even one that did not close in time. Either there is room for it, or the peer
     // no longer reads.
-    if party.peer.stream.as_tcp().is_none() {
-        let _ = party.peer.stream.shutdown().now_or_never();
+    if party.endpoint.stream.as_tcp().is_none() {
+        let _ = party.endpoint.stream.shutdown().now_or_never();
     }
 }

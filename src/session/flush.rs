@@ -54,7 +54,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         link.tap.stop_sampling();
         self.assembler.lift_limit();
-        self.snapshot = Some(Snapshot::of(&link.peer.outbox));
+        self.snapshot = Some(Snapshot::of(&link.endpoint.write_buffer));
     }
 
     async fn write_all(&mut self) -> Result<(), EndReason> {
@@ -65,7 +65,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             self.look_at_watch()?;
             // A withheld ready message is received to its end: the tunnel would forward the rest
             // of it.
-            let is_over = |link: &Link<U>| link.peer.outbox.is_empty() && link.withheld.is_none();
+            let is_over =
+                |link: &Link<U>| link.endpoint.write_buffer.is_empty() && link.withheld.is_none();
             if self.link.as_ref().is_none_or(is_over) {
                 return Ok(());
             }
@@ -97,6 +98,6 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn bytes_written(&self) -> u64 {
         self.link
             .as_ref()
-            .map_or(0, |link| link.peer.outbox.bytes_written())
+            .map_or(0, |link| link.endpoint.write_buffer.bytes_written())
     }
 }

@@ -42,7 +42,7 @@ use tokio::{
 use super::{
     Agreed, Context,
     gate::{Gate, OnTimeout, Signal, Stage},
-    io::endpoint::{HIGH_WATER_BYTES, Peer, progress},
+    io::endpoint::{Endpoint, HIGH_WATER_BYTES, progress},
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES, Order},
     rules::Release,
     state::SessionState,
@@ -193,7 +193,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             session,
             context,
             settings,
-            client: HeldClient::Here(Peer::new(client)),
+            client: HeldClient::Here(Endpoint::new(client)),
             assembler: Assembler::new(Role::Client, max_message_bytes).with(compression),
             inflation: Inflation::default(),
             queue: HoldQueue::new(settings.hold.order),
@@ -283,9 +283,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     fn recharge(&mut self) {
         let mut waiting = 0;
-        if let Some(Link { peer, .. }) = &self.link {
-            self.session.note_written(peer.outbox.messages_written());
-            (waiting, _) = peer.outbox.messages_waiting();
+        if let Some(Link { endpoint, .. }) = &self.link {
+            self.session
+                .note_written(endpoint.write_buffer.messages_written());
+            (waiting, _) = endpoint.write_buffer.messages_waiting();
         }
         debug_assert_eq!(
             self.session.ledger().held(),
@@ -384,11 +385,11 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         };
         let side = Side {
             is_read,
-            has_backlog: !client.outbox.is_empty(),
-            taken_bytes: client.outbox.bytes_written(),
+            has_backlog: !client.write_buffer.is_empty(),
+            taken_bytes: client.write_buffer.bytes_written(),
         };
         self.watch_at = watch.look_held(Some(side))?;
-        watch.ping_client(&mut client.outbox);
+        watch.ping_client(&mut client.write_buffer);
         Ok(())
     }
 
@@ -414,7 +415,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     fn time_out(&mut self, now: Instant) -> Result<(), EndReason> {
         // After the process was suspended or throttled, the deadline and a ready message that
         // arrived before it are seen at the same instant.
-        let upstream = self.link.as_mut().map(|link| &mut link.peer);
+        let upstream = self.link.as_mut().map(|link| &mut link.endpoint);
         if progress(upstream, true).now_or_never().is_some() {
             self.exchange()?;
             if self.opening.is_some() {
@@ -466,16 +467,16 @@ async fn progress_upstream<U: Stream>(
     may_read: bool,
     session: &SessionStats,
 ) {
-    let Some(Link { peer, tap, .. }) = link else {
+    let Some(Link { endpoint, tap, .. }) = link else {
         return std::future::pending().await;
     };
-    let is_between = tap.is_between_messages() && peer.inbox.is_empty();
-    let on_empty = |outbox: &_| {
+    let is_between = tap.is_between_messages() && endpoint.read_buffer.is_empty();
+    let on_empty = |write_buffer: &_| {
         if is_between {
-            session.note_found_empty(outbox);
+            session.note_found_empty(write_buffer);
         }
     };
-    peer.progress_or(may_read, on_empty).await;
+    endpoint.progress_or(may_read, on_empty).await;
 }
 
 /// Resolves with `future`; never when there is none.

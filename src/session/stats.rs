@@ -43,10 +43,11 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(outbox: &WriteBuffer) -> Self {
+    pub(super) fn of(write_buffer: &WriteBuffer) -> Self {
         Self {
-            messages: outbox.messages_written(),
-            in_doubt: u64::from(outbox.messages_waiting().1) + outbox.messages_passing(),
+            messages: write_buffer.messages_written(),
+            in_doubt: u64::from(write_buffer.messages_waiting().1)
+                + write_buffer.messages_passing(),
         }
     }
 }
@@ -320,15 +321,16 @@ impl SessionStats {
     /// Checks in a debug build that the ledger agrees with the upstream's write buffer. All
     /// messages have to be in one of the two.
     #[inline]
-    pub(super) fn check(&self, outbox: &WriteBuffer) {
+    pub(super) fn check(&self, write_buffer: &WriteBuffer) {
         debug_assert_eq!(
             self.ledger().passed_on(),
-            outbox.messages(),
+            write_buffer.messages(),
             "every message is in an account or was pushed"
         );
         // A pong may confirm messages that the write buffer has not counted as written yet.
         debug_assert!(
-            (outbox.messages_written()..=outbox.messages()).contains(&self.ledger().written()),
+            (write_buffer.messages_written()..=write_buffer.messages())
+                .contains(&self.ledger().written()),
             "messages written were pushed, and the write buffer's count is not ahead"
         );
     }
@@ -341,8 +343,8 @@ impl SessionStats {
 
     /// Calls [`note_written`](Self::note_written) and [`note_empty`](Self::note_empty) for an
     /// upstream with this write buffer.
-    pub(super) fn note_found_empty(&self, outbox: &WriteBuffer) {
-        self.note_written(outbox.messages_written());
+    pub(super) fn note_found_empty(&self, write_buffer: &WriteBuffer) {
+        self.note_written(write_buffer.messages_written());
         self.note_empty();
     }
 
@@ -354,10 +356,10 @@ impl SessionStats {
         self.ledger.set(ledger);
     }
 
-    /// Numbers a ping for the upstream, which is sent after the contents of `outbox`.
-    pub(super) fn number_ping(&self, outbox: &WriteBuffer) -> u32 {
+    /// Numbers a ping for the upstream, which is sent after the contents of `write_buffer`.
+    pub(super) fn number_ping(&self, write_buffer: &WriteBuffer) -> u32 {
         let mut pings = self.pings.get_or_init(Box::default).borrow_mut();
-        pings.number(outbox.messages(), self.ledger.get().known())
+        pings.number(write_buffer.messages(), self.ledger.get().known())
     }
 
     /// Records the upstream's pong to the ping with this `number`: the messages in front of that

@@ -164,21 +164,21 @@ impl Liveness {
         Ok(now + interval)
     }
 
-    /// Sends the ping that is due, if there is one and `outbox` is at a boundary; returns whether
+    /// Sends the ping that is due, if there is one and `write_buffer` is at a boundary; returns whether
     /// it did.
     fn send(
         &mut self,
-        outbox: &mut WriteBuffer,
+        write_buffer: &mut WriteBuffer,
         ping_behind: impl FnOnce(&WriteBuffer) -> Vec<u8>,
     ) -> bool {
         let Some(ping) = self.ping.as_mut().filter(|ping| !ping.is_sent) else {
             return false;
         };
-        if !outbox.is_at_boundary() {
+        if !write_buffer.is_at_boundary() {
             return false;
         }
-        let frame = ping_behind(outbox);
-        outbox.push_control(frame);
+        let frame = ping_behind(write_buffer);
+        write_buffer.push_control(frame);
         ping.is_sent = true;
         ping.since = Instant::now();
         true
@@ -243,18 +243,18 @@ impl Keepalive {
     }
 
     /// Sends the client the ping that is due, if any; returns whether it did.
-    pub(super) fn ping_client(&mut self, outbox: &mut WriteBuffer) -> bool {
-        self.client.send(outbox, |_| ping_for_client())
+    pub(super) fn ping_client(&mut self, write_buffer: &mut WriteBuffer) -> bool {
+        self.client.send(write_buffer, |_| ping_for_client())
     }
 
     /// Sends the upstream the ping that is due, if any; returns whether it did.
     pub(super) fn ping_upstream(
         &mut self,
-        outbox: &mut WriteBuffer,
+        write_buffer: &mut WriteBuffer,
         session: &SessionStats,
     ) -> bool {
-        self.upstream.send(outbox, |outbox| {
-            ping_for_upstream(session.number_ping(outbox))
+        self.upstream.send(write_buffer, |write_buffer| {
+            ping_for_upstream(session.number_ping(write_buffer))
         })
     }
 

@@ -31,7 +31,7 @@ use self::{
     keepalive::poll_keepalive,
 };
 use super::{
-    io::{endpoint::Peer, splice::Pipe},
+    io::{endpoint::Endpoint, splice::Pipe},
     state::SessionState,
     stats::SessionStats,
     termination::{EndReason, Traffic},
@@ -52,7 +52,7 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 /// One end of the tunnel: a peer, and the position in the frames that it sends.
 #[derive(Debug)]
 pub(super) struct TunnelEnd<S> {
-    pub(super) peer: Peer<S>,
+    pub(super) endpoint: Endpoint<S>,
     pub(super) scanner: FrameScanner,
     /// Pipe with the part of its current frame that was read and is not yet written.
     pub(super) pipe: Option<Box<Pipe>>,
@@ -68,9 +68,9 @@ pub(super) struct TunnelEnd<S> {
 }
 
 impl<S> TunnelEnd<S> {
-    pub(super) const fn new(peer: Peer<S>, scanner: FrameScanner) -> Self {
+    pub(super) const fn new(endpoint: Endpoint<S>, scanner: FrameScanner) -> Self {
         Self {
-            peer,
+            endpoint,
             scanner,
             pipe: None,
             has_begun: false,
@@ -90,7 +90,7 @@ impl<S> TunnelEnd<S> {
 
     /// Returns whether no frame or message has arrived in part only.
     const fn is_between_messages(&self) -> bool {
-        !self.scanner.is_in_message() && self.peer.inbox.is_empty() && self.pipe.is_none()
+        !self.scanner.is_in_message() && self.endpoint.read_buffer.is_empty() && self.pipe.is_none()
     }
 
     /// Records that a read returned `Pending`; not when it did so because the task's coop budget
@@ -164,13 +164,13 @@ pub(super) fn run<C: Stream, U: Stream>(
         // A write that failed says less than what the peer sent before it left, such as a close
         // frame with a code.
         let cause = match cause {
-            EndReason::UpstreamLost if ends.upstream.peer.is_broken() => {
+            EndReason::UpstreamLost if ends.upstream.endpoint.is_broken() => {
                 let rest = hear_out(&mut ends.upstream, &mut ends.client);
                 let (ending, passed) = Box::pin(rest).await;
                 note(session, Passed::default(), passed, &ends.upstream);
                 upstream_cause(ending)
             }
-            EndReason::ClientLost if ends.client.peer.is_broken() => {
+            EndReason::ClientLost if ends.client.endpoint.is_broken() => {
                 let rest = hear_out(&mut ends.client, &mut ends.upstream);
                 let (ending, passed) = Box::pin(rest).await;
                 note(session, passed, Passed::default(), &ends.upstream);
@@ -231,7 +231,7 @@ impl<C: Stream, U: Stream> Ends<C, U> {
             // The closing handshake reads what the upstream has sent.
             Poll::Ready(_) => Poll::Pending,
         };
-        if charge.is_some() && upstream.peer.outbox.is_empty() {
+        if charge.is_some() && upstream.endpoint.write_buffer.is_empty() {
             *charge = None;
         }
         note(session, to_upstream, to_client, upstream);
@@ -300,8 +300,8 @@ fn note<U>(
     if to_upstream.messages > 0 {
         session.accept(to_upstream.messages);
     }
-    session.note_written(upstream.peer.outbox.messages_written());
-    session.check(&upstream.peer.outbox);
+    session.note_written(upstream.endpoint.write_buffer.messages_written());
+    session.check(&upstream.endpoint.write_buffer);
     if to_client.messages > 0 {
         session.confirm();
     }
@@ -314,7 +314,7 @@ async fn hear_out<S: Stream, T: Stream>(
 ) -> (Ending, Passed) {
     let mut passed = Passed::default();
     let rest = poll_fn(|context| {
-        if source.peer.has_ended() {
+        if source.endpoint.has_ended() {
             return Poll::Ready(Ending::Lost);
         }
         // The task that polls this may differ from the one whose waker is registered.

@@ -64,6 +64,6 @@ fn pass<S: Stream, T: Stream>(
     ended: bool,
 ) {
     let is_whole = from.scanner.is_at_boundary();
-    to.peer.outbox.push_passing(bytes, is_whole);
-    to.peer.outbox.count_passed(u64::from(ended));
+    to.endpoint.write_buffer.push_passing(bytes, is_whole);
+    to.endpoint.write_buffer.count_passed(u64::from(ended));
 }

@@ -1,7 +1,7 @@
 //! One side of a session during the closing handshake: the close frames it has sent and received.
 
 use crate::{
-    session::{io::endpoint::Peer, stats::SessionStats},
+    session::{io::endpoint::Endpoint, stats::SessionStats},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };
@@ -9,7 +9,7 @@ use crate::{
 /// One side during the closing handshake.
 #[derive(Debug)]
 pub(in crate::session) struct CloseSide<S> {
-    pub(super) peer: Peer<S>,
+    pub(super) endpoint: Endpoint<S>,
     pub(super) scanner: FrameScanner,
     pub(super) role: Role,
     /// Data of this side that is still forwarded to the other.
@@ -71,13 +71,13 @@ impl<S: Stream> CloseSide<S> {
     /// Creates the side of `role`; `forwards` selects its data that is still forwarded.
     pub(in crate::session) const fn new(
         role: Role,
-        peer: Peer<S>,
+        endpoint: Endpoint<S>,
         scanner: FrameScanner,
         forwards: Forwards,
     ) -> Self {
         let (incoming, outgoing) = (Incoming::Open, Outgoing::Open);
         Self {
-            peer,
+            endpoint,
             scanner,
             role,
             forwards,
@@ -119,12 +119,14 @@ impl<S: Stream> CloseSide<S> {
 
     pub(super) fn tell_at_boundary(&mut self) {
         if let Outgoing::Due(frame) = &self.outgoing
-            && self.peer.outbox.is_at_boundary()
+            && self.endpoint.write_buffer.is_at_boundary()
         {
             let mask = (self.role == Role::Server).then(rand::random);
-            self.peer
-                .outbox
-                .push_close(control_frame(Opcode::Close, &frame.payload(), mask));
+            self.endpoint.write_buffer.push_close(control_frame(
+                Opcode::Close,
+                &frame.payload(),
+                mask,
+            ));
             self.outgoing = Outgoing::Told(frame.code);
         }
     }
@@ -137,7 +139,7 @@ impl<S: Stream> CloseSide<S> {
 
     /// Closes it without a close frame, which would not be read.
     pub(super) fn cut_off(&mut self) {
-        self.peer.break_off();
+        self.endpoint.break_off();
         self.lose();
     }
 
@@ -163,7 +165,7 @@ impl<S: Stream> CloseSide<S> {
 
     /// Returns whether data of the other side is still forwarded to it.
     pub(super) const fn takes_data(&self) -> bool {
-        !self.is_told() && !self.peer.is_broken()
+        !self.is_told() && !self.endpoint.is_broken()
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -181,7 +183,7 @@ impl<S: Stream> CloseSide<S> {
 
     /// Returns whether nothing more is to be exchanged with it.
     pub(super) fn is_done(&self) -> bool {
-        self.is_told() && !self.is_open() && self.peer.outbox.is_empty()
+        self.is_told() && !self.is_open() && self.endpoint.write_buffer.is_empty()
     }
 
     /// Records its pong to the proxy's ping with this `number`.
@@ -216,7 +218,7 @@ impl<S: Stream> CloseSide<S> {
         // Whatever its code: an answer shows that everything in front of the proxy's close frame
         // was read.
         if self.is_answer(frame) {
-            session.note_found_empty(&self.peer.outbox);
+            session.note_found_empty(&self.endpoint.write_buffer);
             session.confirm();
         } else if frame.code.is_some_and(CloseCode::confirms) {
             session.confirm();
@@ -231,7 +233,8 @@ impl<S: Stream> CloseSide<S> {
         // crossed with the proxy's.
         let says_the_same = self.outgoing == Outgoing::Told(frame.code);
         let agrees = says_the_same || frame.code.is_none_or(CloseCode::confirms);
-        self.was_asked && agrees || self.was_silent && says_the_same && self.peer.outbox.is_empty()
+        self.was_asked && agrees
+            || self.was_silent && says_the_same && self.endpoint.write_buffer.is_empty()
     }
 
     /// Its close frame, if one came.

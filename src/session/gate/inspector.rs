@@ -301,10 +301,10 @@ mod tests {
             let mut data = Vec::new();
             let mut samples = Vec::new();
             let mut pings = 0;
-            let mut inbox = Vec::new();
+            let mut read_buffer = Vec::new();
             for chunk in stream.chunks(step) {
-                inbox.extend_from_slice(chunk);
-                let mut input = &inbox[..];
+                read_buffer.extend_from_slice(chunk);
+                let mut input = &read_buffer[..];
                 while let Some(tapped) = tap.advance(&mut input).unwrap() {
                     match tapped {
                         Tapped::MessageStart(bytes) | Tapped::Data(bytes) => {
@@ -321,7 +321,7 @@ mod tests {
                         Tapped::Control(_) => pings += 1,
                     }
                 }
-                inbox.drain(..inbox.len() - input.len());
+                read_buffer.drain(..read_buffer.len() - input.len());
             }
 
             assert_eq!(

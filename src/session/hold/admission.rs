@@ -35,7 +35,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     pub(super) fn may_take_from_client(&self) -> bool {
         if let Some(snapshot) = &self.snapshot {
             let Some(link) = &self.link else { return false };
-            return !snapshot.is_written(&link.peer.outbox)
+            return !snapshot.is_written(&link.endpoint.write_buffer)
                 && self.fits(0, self.assembler.held_bytes());
         }
         match self.settings.hold.overflow {
@@ -57,10 +57,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// room.
     fn fits(&self, messages: usize, bytes: usize) -> bool {
         let (waiting, waiting_bytes) = self.link.as_ref().map_or((0, 0), |link| {
-            let (messages, _) = link.peer.outbox.messages_waiting();
+            let (messages, _) = link.endpoint.write_buffer.messages_waiting();
             (
                 usize::try_from(messages).unwrap_or(usize::MAX),
-                link.peer.outbox.accounted_bytes(),
+                link.endpoint.write_buffer.accounted_bytes(),
             )
         });
         let limits = &self.settings.hold;

@@ -3,7 +3,7 @@
 use super::{Holding, OnClientGone};
 use crate::{
     session::{
-        io::endpoint::{HIGH_WATER_BYTES, Peer},
+        io::endpoint::{Endpoint, HIGH_WATER_BYTES},
         ledger::Account,
         pings::own_pong,
         termination::EndReason,
@@ -16,10 +16,10 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::session) enum HeldClient<C> {
     /// Connected.
-    Here(Peer<C>),
+    Here(Endpoint<C>),
     /// Has left; the data sent to it is still being written, up to the close frame that answers
     /// its own. If it is in the middle of a frame, that is completed first.
-    Leaving(Peer<C>, Farewell),
+    Leaving(Endpoint<C>, Farewell),
     /// Disconnected.
     Gone(Farewell),
 }
@@ -43,13 +43,13 @@ impl Farewell {
     }
 }
 
-impl<C: Stream> Peer<C> {
+impl<C: Stream> Endpoint<C> {
     /// Answers a close frame, unless the client is in the middle of a frame.
     fn answer_at_boundary(&mut self, farewell: &Farewell) {
         if let Farewell::Closed(frame) = farewell
-            && self.outbox.is_at_boundary()
+            && self.write_buffer.is_at_boundary()
         {
-            self.outbox
+            self.write_buffer
                 .push_close(control_frame(Opcode::Close, &frame.payload(), None));
         }
     }
@@ -70,14 +70,14 @@ impl<C: Stream> HeldClient<C> {
 
     pub(super) fn waiting_bytes(&self) -> usize {
         match self {
-            Self::Here(peer) if !peer.is_broken() => peer.outbox.waiting_bytes(),
+            Self::Here(endpoint) if !endpoint.is_broken() => endpoint.write_buffer.waiting_bytes(),
             Self::Here(_) | Self::Leaving(..) | Self::Gone(_) => 0,
         }
     }
 
     pub(super) fn held_bytes(&self) -> usize {
         match self {
-            Self::Here(peer) => peer.inbox.capacity(),
+            Self::Here(endpoint) => endpoint.read_buffer.capacity(),
             Self::Leaving(..) | Self::Gone(_) => 0,
         }
     }
@@ -85,15 +85,15 @@ impl<C: Stream> HeldClient<C> {
     /// Resolves when the client has made progress, or has finished leaving.
     pub(super) async fn progress(&mut self, may_read: bool) {
         match self {
-            Self::Here(peer) => {
-                peer.progress(may_read).await;
+            Self::Here(endpoint) => {
+                endpoint.progress(may_read).await;
             }
             // The close frame must wait for the rest of the frame from the upstream.
-            Self::Leaving(peer, _) if !peer.outbox.is_at_boundary() => {
-                peer.progress(false).await;
+            Self::Leaving(endpoint, _) if !endpoint.write_buffer.is_at_boundary() => {
+                endpoint.progress(false).await;
             }
-            Self::Leaving(peer, farewell) => {
-                peer.finish().await;
+            Self::Leaving(endpoint, farewell) => {
+                endpoint.finish().await;
                 *self = Self::Gone(farewell.clone());
             }
             Self::Gone(_) => std::future::pending().await,
@@ -103,12 +103,14 @@ impl<C: Stream> HeldClient<C> {
     /// Forwards bytes of the upstream to the client; drops them when it has left.
     pub(super) fn pass(&mut self, bytes: &[u8], ends_frame: bool) {
         match self {
-            Self::Here(peer) if !peer.is_broken() => peer.outbox.push_passing(bytes, ends_frame),
-            Self::Leaving(peer, farewell) if !peer.outbox.is_at_boundary() => {
-                peer.outbox.push_passing(bytes, ends_frame);
-                peer.answer_at_boundary(farewell);
+            Self::Here(endpoint) if !endpoint.is_broken() => {
+                endpoint.write_buffer.push_passing(bytes, ends_frame);
+            }
+            Self::Leaving(endpoint, farewell) if !endpoint.write_buffer.is_at_boundary() => {
+                endpoint.write_buffer.push_passing(bytes, ends_frame);
+                endpoint.answer_at_boundary(farewell);
                 // A client that has left and no longer reads must not stall the upstream.
-                if peer.outbox.waiting_bytes() > 2 * HIGH_WATER_BYTES {
+                if endpoint.write_buffer.waiting_bytes() > 2 * HIGH_WATER_BYTES {
                     *self = Self::Gone(farewell.clone());
                 }
             }
@@ -120,25 +122,26 @@ impl<C: Stream> HeldClient<C> {
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Processes the client's data, as far as there is room.
     pub(super) fn take_from_client(&mut self) -> Result<(), EndReason> {
-        let HeldClient::Here(peer) = &mut self.client else {
+        let HeldClient::Here(endpoint) = &mut self.client else {
             return Ok(());
         };
-        let inbox = peer.take_inbox();
-        let mut input = &inbox[..];
+        let read_buffer = endpoint.take_read_buffer();
+        let mut input = &read_buffer[..];
         let blocked = self.take_all(&mut input);
         let left = input.len();
-        self.session.note_client_bytes((inbox.len() - left) as u64);
+        self.session
+            .note_client_bytes((read_buffer.len() - left) as u64);
         // Bytes left over from before are no sign of life.
         if let Some(watch) = &mut self.watch
-            && left < inbox.len()
+            && left < read_buffer.len()
         {
             watch.hear_client();
         }
-        if let HeldClient::Here(peer) = &mut self.client {
-            peer.put_back(inbox, left);
+        if let HeldClient::Here(endpoint) = &mut self.client {
+            endpoint.put_back(read_buffer, left);
             // A client that has left without a close frame counts as gone only when everything it
             // sent has been taken.
-            if (!blocked? || left == 0) && peer.has_ended() {
+            if (!blocked? || left == 0) && endpoint.has_ended() {
                 return self.client_left(Farewell::Lost);
             }
             return Ok(());
@@ -180,9 +183,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn take_control(&mut self, control: Control) -> Result<(), EndReason> {
         match control.opcode {
             Opcode::Ping => {
-                if let HeldClient::Here(peer) = &mut self.client {
-                    peer.outbox
-                        .push_pong(control_frame(Opcode::Pong, &control.payload, None));
+                if let HeldClient::Here(endpoint) = &mut self.client {
+                    endpoint.write_buffer.push_pong(control_frame(
+                        Opcode::Pong,
+                        &control.payload,
+                        None,
+                    ));
                 }
                 Ok(())
             }
@@ -194,7 +200,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             _ => {
                 self.note_pong(&control.payload);
                 if let Some(link) = &mut self.link {
-                    link.peer.outbox.push_pong(control.wire);
+                    link.endpoint.write_buffer.push_pong(control.wire);
                 }
                 Ok(())
             }
@@ -214,7 +220,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         if let Some(link) = &mut self.link
             && self.snapshot.is_some()
         {
-            let dropped = link.peer.outbox.drop_waiting_messages();
+            let dropped = link.endpoint.write_buffer.drop_waiting_messages();
             self.session.settle(dropped, Account::Discarded);
         }
         Err(farewell.cause())
@@ -227,23 +233,23 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
                 && self
                     .link
                     .as_ref()
-                    .is_some_and(|link| !link.peer.outbox.is_empty())
+                    .is_some_and(|link| !link.endpoint.write_buffer.is_empty())
     }
 
     /// Parts with the client: a close frame is answered at once.
     fn let_go(&mut self, farewell: Farewell) {
         let client = std::mem::replace(&mut self.client, HeldClient::Gone(farewell.clone()));
-        let (HeldClient::Here(mut peer), Farewell::Closed(_)) = (client, &farewell) else {
+        let (HeldClient::Here(mut endpoint), Farewell::Closed(_)) = (client, &farewell) else {
             return;
         };
-        peer.answer_at_boundary(&farewell);
-        self.client = HeldClient::Leaving(peer, farewell);
+        endpoint.answer_at_boundary(&farewell);
+        self.client = HeldClient::Leaving(endpoint, farewell);
     }
 
     /// Records the code with which a leaving client's close frame was answered.
     pub(super) fn note_client_code(&mut self) {
-        if let HeldClient::Leaving(peer, Farewell::Closed(frame)) = &self.client
-            && peer.outbox.is_at_boundary()
+        if let HeldClient::Leaving(endpoint, Farewell::Closed(frame)) = &self.client
+            && endpoint.write_buffer.is_at_boundary()
         {
             self.session.note_client_code(frame.code);
         }
@@ -252,10 +258,10 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Checks whether a client that is not being read has disconnected.
     pub(super) fn check_hang_up(&mut self) -> Result<(), EndReason> {
         match &self.client {
-            HeldClient::Here(peer)
+            HeldClient::Here(endpoint)
                 if self.settings.hold.on_client_gone == OnClientGone::Discard
                     && !self.may_take_from_client()
-                    && peer.stream.is_hung_up() =>
+                    && endpoint.stream.is_hung_up() =>
             {
                 self.client_left(Farewell::Lost)
             }

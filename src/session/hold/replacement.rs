@@ -28,9 +28,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         }
         if let Some(link) = &mut self.link {
             let answer = control_frame(Opcode::Close, &frame.payload(), Some(rand::random()));
-            link.peer.outbox.push_close(answer);
+            link.endpoint.write_buffer.push_close(answer);
             // An upstream that does not even accept the close frame is not waited for.
-            let _ = link.peer.finish().now_or_never();
+            let _ = link.endpoint.finish().now_or_never();
         }
         self.last_close = Some(Box::new(frame));
         self.drop_upstream("upstream restarts");
@@ -56,7 +56,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Returns whether the client has received the beginning of a message, or of a fragment (RFC
     /// 6455 §5.4), of which more is to come.
     fn has_half_a_message(&self) -> bool {
-        let is_told = matches!(&self.client, HeldClient::Here(peer) if !peer.is_broken());
+        let is_told = matches!(&self.client, HeldClient::Here(endpoint) if !endpoint.is_broken());
         is_told && self.link.as_ref().is_some_and(Link::is_inside_passing)
     }
 
@@ -67,8 +67,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
         // A leaving client may be waiting for the end of a frame, which will not come.
-        if let HeldClient::Leaving(peer, farewell) = &mut self.client
-            && !peer.outbox.is_at_boundary()
+        if let HeldClient::Leaving(endpoint, farewell) = &mut self.client
+            && !endpoint.write_buffer.is_at_boundary()
         {
             let farewell = mem::replace(farewell, super::Farewell::Lost);
             self.client = HeldClient::Gone(farewell);

@@ -10,14 +10,14 @@ pub(in crate::session) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(in crate::session) fn of(outbox: &WriteBuffer) -> Self {
+    pub(in crate::session) fn of(write_buffer: &WriteBuffer) -> Self {
         Self {
-            last_message: outbox.messages_written() + outbox.messages_waiting().0,
+            last_message: write_buffer.messages_written() + write_buffer.messages_waiting().0,
         }
     }
 
     /// Returns whether every held message is written.
-    pub(super) fn is_written(self, outbox: &WriteBuffer) -> bool {
-        outbox.messages_written() >= self.last_message
+    pub(super) fn is_written(self, write_buffer: &WriteBuffer) -> bool {
+        write_buffer.messages_written() >= self.last_message
     }
 }

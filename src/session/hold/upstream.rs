@@ -12,7 +12,7 @@ use crate::{
             self, Signal,
             inspector::{Inspector, Tapped, extend},
         },
-        io::endpoint::{HIGH_WATER_BYTES, Peer},
+        io::endpoint::{Endpoint, HIGH_WATER_BYTES},
         pings::{own_pong, ping_for_upstream},
         stats::SessionStats,
         termination::EndReason,
@@ -31,7 +31,7 @@ const MAX_PING_WAIT: Duration = Duration::from_secs(2);
 /// Connection to the upstream while messages are held.
 #[derive(Debug)]
 pub(in crate::session) struct Link<U> {
-    pub(in crate::session) peer: Peer<U>,
+    pub(in crate::session) endpoint: Endpoint<U>,
     pub(in crate::session) tap: Inspector,
     /// Whether a message of the client was sent to the upstream, or is in its write buffer.
     has_client_message: bool,
@@ -81,7 +81,7 @@ impl<U: Stream> Link<U> {
             wait: FIRST_PING_WAIT,
         });
         let mut link = Self {
-            peer: Peer::new(opened),
+            endpoint: Endpoint::new(opened),
             tap: Inspector::new(gate, agreement),
             has_client_message: false,
             owed: None,
@@ -94,7 +94,7 @@ impl<U: Stream> Link<U> {
 
     /// Memory taken by messages of the client and the upstream.
     pub(super) fn held_bytes(&self) -> usize {
-        self.peer.outbox.accounted_bytes()
+        self.endpoint.write_buffer.accounted_bytes()
             + self.tap.held_bytes()
             + match &self.withheld {
                 Some(Withheld::Undecided(bytes)) => bytes.capacity(),
@@ -115,7 +115,7 @@ impl<U: Stream> Link<U> {
     /// Sends one whole message of the client upstream.
     pub(in crate::session) fn pass_on(&mut self, wire: Vec<u8>) {
         self.has_client_message = true;
-        self.peer.outbox.push_message(wire);
+        self.endpoint.write_buffer.push_message(wire);
     }
 
     /// Returns whether a message of the client was sent to the upstream, or is in its write
@@ -138,9 +138,11 @@ impl<U: Stream> Link<U> {
         let Some(ping) = &mut self.ping else { return };
         if ping.next_at <= now {
             // An upstream that does not read has one waiting already.
-            if self.peer.outbox.is_empty() {
-                let number = session.number_ping(&self.peer.outbox);
-                self.peer.outbox.push_control(ping_for_upstream(number));
+            if self.endpoint.write_buffer.is_empty() {
+                let number = session.number_ping(&self.endpoint.write_buffer);
+                self.endpoint
+                    .write_buffer
+                    .push_control(ping_for_upstream(number));
             }
             ping.next_at = now + ping.wait;
             ping.wait = (ping.wait * 2).min(MAX_PING_WAIT);
@@ -154,17 +156,17 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        let inbox = link.peer.take_inbox();
-        let mut input = &inbox[..];
+        let read_buffer = link.endpoint.take_read_buffer();
+        let mut input = &read_buffer[..];
         let blocked = self.take_all_tapped(&mut input);
         let left = input.len();
         self.session
-            .note_upstream_bytes((inbox.len() - left) as u64);
+            .note_upstream_bytes((read_buffer.len() - left) as u64);
         let Some(link) = &mut self.link else {
             return Ok(());
         };
-        link.peer.put_back(inbox, left);
-        if !blocked? && link.peer.has_ended() {
+        link.endpoint.put_back(read_buffer, left);
+        if !blocked? && link.endpoint.has_ended() {
             return self.upstream_lost();
         }
         Ok(())
@@ -318,7 +320,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             }
             (Opcode::Ping, HeldClient::Leaving(..) | HeldClient::Gone(_)) => {
                 let pong = control_frame(Opcode::Pong, &control.payload, Some(rand::random()));
-                link.peer.outbox.push_pong(pong);
+                link.endpoint.write_buffer.push_pong(pong);
                 Ok(())
             }
             (opcode, client) => {

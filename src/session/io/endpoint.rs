@@ -20,7 +20,7 @@ pub(in crate::session) const READ_BYTES: usize = 64 * 1024;
 
 /// Maximum size of one read while messages are processed one by one; up to this much may be in
 /// the read buffer beyond the limits of the hold queue.
-const INBOX_READ_BYTES: usize = 16 * 1024;
+const BUFFERED_READ_BYTES: usize = 16 * 1024;
 
 /// Space in front of a read for the rest of the one before: part of a frame header or of a close
 /// frame.
@@ -59,21 +59,21 @@ pub(in crate::session) enum EndpointEvent {
 
 /// One side of a session.
 #[derive(Debug)]
-pub(in crate::session) struct Peer<S> {
+pub(in crate::session) struct Endpoint<S> {
     pub(in crate::session) stream: S,
     /// Bytes that were read and are still to be processed.
-    pub(in crate::session) inbox: Vec<u8>,
-    pub(in crate::session) outbox: WriteBuffer,
+    pub(in crate::session) read_buffer: Vec<u8>,
+    pub(in crate::session) write_buffer: WriteBuffer,
     has_ended: bool,
     is_broken: bool,
 }
 
-impl<S: Stream> Peer<S> {
+impl<S: Stream> Endpoint<S> {
     pub(in crate::session) fn new(opened: Opened<S>) -> Self {
         Self {
             stream: opened.stream,
-            inbox: opened.read_buf.to_vec(),
-            outbox: WriteBuffer::default(),
+            read_buffer: opened.read_buf.to_vec(),
+            write_buffer: WriteBuffer::default(),
             has_ended: false,
             is_broken: false,
         }
@@ -107,16 +107,16 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Removes and returns the read buffer, to be returned by [`put_back`](Self::put_back).
-    pub(in crate::session) fn take_inbox(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.inbox)
+    pub(in crate::session) fn take_read_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.read_buffer)
     }
 
     /// Restores the last `left` bytes of a read buffer that was taken.
-    pub(in crate::session) fn put_back(&mut self, mut inbox: Vec<u8>, left: usize) {
-        debug_assert!(self.inbox.is_empty());
+    pub(in crate::session) fn put_back(&mut self, mut read_buffer: Vec<u8>, left: usize) {
+        debug_assert!(self.read_buffer.is_empty());
         if left > 0 {
-            inbox.drain(..inbox.len() - left);
-            self.inbox = inbox;
+            read_buffer.drain(..read_buffer.len() - left);
+            self.read_buffer = read_buffer;
         }
     }
 
@@ -152,7 +152,7 @@ impl<S: Stream> Peer<S> {
             // A task without coop budget gets `Pending` without a look at the socket.
             let has_looked = may_read && !self.has_ended && coop::has_budget_remaining();
             if has_looked && looked.is_pending() && self.stream.is_drained() {
-                on_empty(&self.outbox);
+                on_empty(&self.write_buffer);
             }
             progress
         })
@@ -162,7 +162,7 @@ impl<S: Stream> Peer<S> {
     /// Writes as much as the stream accepts at once; returns whether the socket is known to have
     /// nothing to read.
     pub(in crate::session) fn is_silent(&mut self) -> bool {
-        if !self.inbox.is_empty() {
+        if !self.read_buffer.is_empty() {
             return false;
         }
         let mut is_silent = false;
@@ -177,10 +177,10 @@ impl<S: Stream> Peer<S> {
     }
 
     fn poll_progress(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<EndpointEvent> {
-        if !self.is_broken && !self.outbox.is_empty() {
+        if !self.is_broken && !self.write_buffer.is_empty() {
             // Written before it is read: a peer that waits for this data sends nothing until it
             // has come.
-            match self.outbox.poll_write(context, &mut self.stream) {
+            match self.write_buffer.poll_write(context, &mut self.stream) {
                 Poll::Ready(Ok(())) => return Poll::Ready(EndpointEvent::Written),
                 Poll::Ready(Err(_)) => {
                     self.stop_writing();
@@ -203,10 +203,10 @@ impl<S: Stream> Peer<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
-            let room = &mut scratch[..INBOX_READ_BYTES];
+            let room = &mut scratch[..BUFFERED_READ_BYTES];
             let read = ready!(self.stream.poll_receive(context, room))?;
-            self.inbox.reserve_exact(read);
-            self.inbox.extend_from_slice(&scratch[..read]);
+            self.read_buffer.reserve_exact(read);
+            self.read_buffer.extend_from_slice(&scratch[..read]);
             Poll::Ready(Ok(read))
         })
     }
@@ -223,7 +223,8 @@ impl<S: Stream> Peer<S> {
     /// Writes the write buffer and shuts down the writing half.
     pub(in crate::session) async fn finish(&mut self) {
         poll_fn(|context| {
-            if self.is_broken || ready!(self.outbox.poll_write(context, &mut self.stream)).is_err()
+            if self.is_broken
+                || ready!(self.write_buffer.poll_write(context, &mut self.stream)).is_err()
             {
                 return Poll::Ready(());
             }
@@ -236,13 +237,13 @@ impl<S: Stream> Peer<S> {
     }
 }
 
-/// [`Peer::progress`] of a side that may be missing; in that case it never resolves.
+/// [`Endpoint::progress`] of a side that may be missing; in that case it never resolves.
 pub(in crate::session) async fn progress<S: Stream>(
-    peer: Option<&mut Peer<S>>,
+    endpoint: Option<&mut Endpoint<S>>,
     may_read: bool,
 ) -> EndpointEvent {
-    match peer {
-        Some(peer) => peer.progress(may_read).await,
+    match endpoint {
+        Some(endpoint) => endpoint.progress(may_read).await,
         None => std::future::pending().await,
     }
 }
@@ -260,7 +261,7 @@ mod tests {
     use crate::transport::Transport;
 
     /// Creates a peer over TCP that has sent nothing, its far end, and a second handle of its socket.
-    fn silent() -> (Peer<Transport>, TcpStream, TcpStream) {
+    fn silent() -> (Endpoint<Transport>, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
@@ -268,9 +269,9 @@ mod tests {
         near.set_nonblocking(true).unwrap();
         let stream = Transport::Tcp(near.try_into().unwrap());
         let read_buf = Bytes::new();
-        let mut peer = Peer::new(Opened { stream, read_buf });
-        assert!(peer.is_silent());
-        (peer, far, socket)
+        let mut endpoint = Endpoint::new(Opened { stream, read_buf });
+        assert!(endpoint.is_silent());
+        (endpoint, far, socket)
     }
 
     /// Has `far` send data that is in the socket before the reactor has polled it.
@@ -281,20 +282,20 @@ mod tests {
 
     #[tokio::test]
     async fn unpolled_data_is_not_silence() {
-        let (mut peer, mut far, socket) = silent();
+        let (mut endpoint, mut far, socket) = silent();
         say(&mut far, &socket);
-        assert!(!peer.is_silent());
+        assert!(!endpoint.is_silent());
 
-        let (mut peer, mut far, socket) = silent();
-        peer.outbox.push_control(b"written".to_vec());
+        let (mut endpoint, mut far, socket) = silent();
+        endpoint.write_buffer.push_control(b"written".to_vec());
         say(&mut far, &socket);
-        assert!(!peer.is_silent(), "when something was written");
+        assert!(!endpoint.is_silent(), "when something was written");
     }
 
     #[tokio::test]
     async fn unprocessed_data_is_not_silence() {
-        let (mut peer, _far, _socket) = silent();
-        peer.inbox = b"\x88".to_vec();
-        assert!(!peer.is_silent());
+        let (mut endpoint, _far, _socket) = silent();
+        endpoint.read_buffer = b"\x88".to_vec();
+        assert!(!endpoint.is_silent());
     }
 }

@@ -16,6 +16,8 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+use crate::session::queue::MESSAGE_OVERHEAD_BYTES;
+
 /// Maximum number of pieces in one system call (`IOV_MAX` of Linux).
 const MAX_SLICES: usize = 1024;
 
@@ -90,7 +92,7 @@ impl WriteBuffer {
     /// Memory occupied by the waiting bytes.
     pub(in crate::session) fn accounted_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| {
-            backlog.bytes + backlog.pieces.len() * super::queue::MESSAGE_OVERHEAD_BYTES
+            backlog.bytes + backlog.pieces.len() * MESSAGE_OVERHEAD_BYTES
         })
     }
 
@@ -395,32 +397,32 @@ mod tests {
         }
     }
 
-    fn write_all(outbox: &mut WriteBuffer, step: usize) -> Trickle {
+    fn write_all(buffer: &mut WriteBuffer, step: usize) -> Trickle {
         let mut trickle = Trickle {
             step,
             calls: 0,
             taken: Vec::new(),
         };
         let mut context = Context::from_waker(Waker::noop());
-        assert!(outbox.poll_write(&mut context, &mut trickle).is_ready());
+        assert!(buffer.poll_write(&mut context, &mut trickle).is_ready());
         trickle
     }
 
     #[test]
     fn partial_writes_keep_every_byte_and_count_whole_messages() {
         for step in 1..20 {
-            let mut outbox = WriteBuffer::default();
-            outbox.push_message(b"one".to_vec());
-            outbox.push_passing(b"tw", false);
-            outbox.push_passing(b"o", true);
-            outbox.push_message(b"three".to_vec());
+            let mut buffer = WriteBuffer::default();
+            buffer.push_message(b"one".to_vec());
+            buffer.push_passing(b"tw", false);
+            buffer.push_passing(b"o", true);
+            buffer.push_message(b"three".to_vec());
 
-            let trickle = write_all(&mut outbox, step);
+            let trickle = write_all(&mut buffer, step);
 
             assert_eq!(trickle.taken, b"onetwothree", "step {step}");
-            assert_eq!(outbox.messages_written(), 2);
+            assert_eq!(buffer.messages_written(), 2);
             assert_eq!(
-                (outbox.waiting_bytes(), outbox.messages_waiting()),
+                (buffer.waiting_bytes(), buffer.messages_waiting()),
                 (0, (0, false))
             );
         }
@@ -428,68 +430,68 @@ mod tests {
 
     #[test]
     fn a_thousand_messages_take_one_system_call() {
-        let mut outbox = WriteBuffer::default();
+        let mut buffer = WriteBuffer::default();
         for _ in 0..1000 {
-            outbox.push_message(vec![0; 128]);
+            buffer.push_message(vec![0; 128]);
         }
 
-        let trickle = write_all(&mut outbox, usize::MAX);
+        let trickle = write_all(&mut buffer, usize::MAX);
 
         assert_eq!((trickle.calls, trickle.taken.len()), (1, 128_000));
     }
 
     #[test]
     fn a_pong_waits_for_a_boundary_and_the_latest_replaces_others() {
-        let mut outbox = WriteBuffer::default();
-        outbox.push_passing(b"half", false);
-        outbox.push_pong(b"[1]".to_vec());
-        outbox.push_pong(b"[2]".to_vec());
-        outbox.push_passing(b"whole", true);
-        outbox.push_pong(b"[3]".to_vec());
+        let mut buffer = WriteBuffer::default();
+        buffer.push_passing(b"half", false);
+        buffer.push_pong(b"[1]".to_vec());
+        buffer.push_pong(b"[2]".to_vec());
+        buffer.push_passing(b"whole", true);
+        buffer.push_pong(b"[3]".to_vec());
 
-        assert_eq!(write_all(&mut outbox, 2).taken, b"halfwhole[2][3]");
+        assert_eq!(write_all(&mut buffer, 2).taken, b"halfwhole[2][3]");
     }
 
     #[test]
     fn a_flood_of_pings_leaves_33_pongs_with_the_latest() {
-        let mut outbox = WriteBuffer::default();
+        let mut buffer = WriteBuffer::default();
         for number in 0..100_000_u32 {
-            outbox.push_pong(number.to_be_bytes().to_vec());
+            buffer.push_pong(number.to_be_bytes().to_vec());
         }
 
-        assert_eq!(outbox.waiting_bytes(), usize::from(MAX_PONGS) * 4);
-        let taken = write_all(&mut outbox, 100).taken;
+        assert_eq!(buffer.waiting_bytes(), usize::from(MAX_PONGS) * 4);
+        let taken = write_all(&mut buffer, 100).taken;
         assert_eq!(taken.len(), usize::from(MAX_PONGS + 1) * 4);
         assert!(taken.ends_with(&99_999_u32.to_be_bytes()));
     }
 
     #[test]
     fn a_close_frame_goes_behind_a_flood_of_pongs() {
-        let mut outbox = WriteBuffer::default();
+        let mut buffer = WriteBuffer::default();
         for _ in 0..100 {
-            outbox.push_pong(b"o".to_vec());
+            buffer.push_pong(b"o".to_vec());
         }
-        outbox.push_close(b"c".to_vec());
+        buffer.push_close(b"c".to_vec());
 
-        let taken = write_all(&mut outbox, 7).taken;
+        let taken = write_all(&mut buffer, 7).taken;
 
         let pongs = usize::from(MAX_PONGS) + 1;
         assert_eq!(taken, [vec![b'o'; pongs], vec![b'c']].concat());
-        assert!(outbox.is_empty());
+        assert!(buffer.is_empty());
     }
 
     #[test]
     fn messages_not_written_in_part_can_be_dropped() {
-        let mut outbox = WriteBuffer::default();
-        outbox.push_message(b"begun".to_vec());
-        outbox.push_message(b"not begun".to_vec());
-        outbox.push_control(b"ping".to_vec());
-        outbox.advance(1);
-        assert_eq!(outbox.messages_waiting(), (2, true));
+        let mut buffer = WriteBuffer::default();
+        buffer.push_message(b"begun".to_vec());
+        buffer.push_message(b"not begun".to_vec());
+        buffer.push_control(b"ping".to_vec());
+        buffer.advance(1);
+        assert_eq!(buffer.messages_waiting(), (2, true));
 
-        assert_eq!(outbox.drop_waiting_messages(), 1);
+        assert_eq!(buffer.drop_waiting_messages(), 1);
 
-        assert_eq!(write_all(&mut outbox, 100).taken, b"egunping");
-        assert_eq!(outbox.messages_written(), 1);
+        assert_eq!(write_all(&mut buffer, 100).taken, b"egunping");
+        assert_eq!(buffer.messages_written(), 1);
     }
 }

@@ -13,11 +13,11 @@ const QUIET: Side = Side {
 /// A side that was pinged at the end of the first interval.
 async fn asked() -> (Liveness, WriteBuffer) {
     let mut pulse = Liveness::new(Instant::now());
-    let mut outbox = WriteBuffer::default();
+    let mut write_buffer = WriteBuffer::default();
     time::advance(INTERVAL).await;
     pulse.look(Instant::now(), INTERVAL, QUIET).unwrap();
-    assert!(pulse.send(&mut outbox, |_| ping_for_client()));
-    (pulse, outbox)
+    assert!(pulse.send(&mut write_buffer, |_| ping_for_client()));
+    (pulse, write_buffer)
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,18 +76,21 @@ async fn a_side_under_backpressure_or_draining_never_times_out() {
 #[tokio::test(start_paused = true)]
 async fn a_ping_waits_for_a_boundary_and_then_a_whole_interval() {
     let mut pulse = Liveness::new(Instant::now());
-    let mut outbox = WriteBuffer::default();
-    outbox.note_passed(false);
+    let mut write_buffer = WriteBuffer::default();
+    write_buffer.note_passed(false);
     for _ in 0..5 {
         time::advance(INTERVAL).await;
         assert!(pulse.look(Instant::now(), INTERVAL, QUIET).is_ok());
-        assert!(!pulse.send(&mut outbox, |_| ping_for_client()));
+        assert!(!pulse.send(&mut write_buffer, |_| ping_for_client()));
     }
 
     time::advance(INTERVAL / 2).await;
-    outbox.note_passed(true);
-    assert!(pulse.send(&mut outbox, |_| ping_for_client()));
-    assert!(!pulse.send(&mut outbox, |_| ping_for_client()), "once");
+    write_buffer.note_passed(true);
+    assert!(pulse.send(&mut write_buffer, |_| ping_for_client()));
+    assert!(
+        !pulse.send(&mut write_buffer, |_| ping_for_client()),
+        "once"
+    );
 
     time::advance(INTERVAL / 2).await;
     let next = pulse.look(Instant::now(), INTERVAL, QUIET);

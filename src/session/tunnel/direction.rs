@@ -10,7 +10,7 @@ use super::TunnelEnd;
 use crate::{
     session::{
         io::{
-            endpoint::{Peer, with_scratch},
+            endpoint::{Endpoint, with_scratch},
             splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
         },
         pings::own_pong,
@@ -64,9 +64,9 @@ pub(super) fn poll_direction<S: Stream, T: Stream>(
     // A wake-up is usually for the other direction: without a system call, this tells that there
     // is nothing to read.
     if source.is_waiting
-        && target.peer.outbox.is_empty()
+        && target.endpoint.write_buffer.is_empty()
         && source.pipe.is_none()
-        && source.peer.stream.is_unready()
+        && source.endpoint.stream.is_unready()
     {
         return Poll::Pending;
     }
@@ -83,16 +83,16 @@ fn poll_passes<S: Stream, T: Stream>(
     passed: &mut Passed,
 ) -> Poll<Ending> {
     for _ in 0..READS_PER_TURN {
-        if !target.peer.outbox.is_empty()
+        if !target.endpoint.write_buffer.is_empty()
             && ready!(
                 target
-                    .peer
-                    .outbox
-                    .poll_write(context, &mut target.peer.stream)
+                    .endpoint
+                    .write_buffer
+                    .poll_write(context, &mut target.endpoint.stream)
             )
             .is_err()
         {
-            target.peer.stop_writing();
+            target.endpoint.stop_writing();
             return Poll::Ready(Ending::Undeliverable);
         }
         if (source.pipe.is_some() || source.scanner.payload_left() >= MIN_SPLICE_BYTES)
@@ -103,10 +103,10 @@ fn poll_passes<S: Stream, T: Stream>(
         // The buffer is the thread's: a session that waits owns none.
         let more = with_scratch(|scratch| poll_pass(context, scratch, source, target, passed));
         match ready!(more) {
-            Ok(false) if target.peer.outbox.is_empty() => {
+            Ok(false) if target.endpoint.write_buffer.is_empty() => {
                 // A short read usually means an empty socket; the check saves the `read` that
                 // would return `EAGAIN`.
-                if source.peer.stream.poll_readable(context).is_pending() {
+                if source.endpoint.stream.poll_readable(context).is_pending() {
                     source.note_waiting();
                     return Poll::Pending;
                 }
@@ -137,34 +137,34 @@ fn poll_pass<S: Stream, T: Stream>(
     // ones.
     let before;
     let (bytes, fresh, may_have_more) = if source.has_begun {
-        let carried = source.peer.inbox.len();
+        let carried = source.endpoint.read_buffer.len();
         if carried > 0 {
-            scratch[..carried].copy_from_slice(&source.peer.inbox);
+            scratch[..carried].copy_from_slice(&source.endpoint.read_buffer);
         }
         let room = &mut scratch[carried..];
         let room_bytes = room.len();
-        let Poll::Ready(received) = source.peer.stream.poll_receive(context, room) else {
+        let Poll::Ready(received) = source.endpoint.stream.poll_receive(context, room) else {
             source.note_waiting();
             return Poll::Pending;
         };
         if carried > 0 {
-            source.peer.inbox = Vec::new();
+            source.endpoint.read_buffer = Vec::new();
         }
         match received {
             Ok(fresh @ 1..) => (&scratch[..carried + fresh], fresh, fresh == room_bytes),
             Ok(0) => {
-                source.peer.end();
+                source.endpoint.end();
                 return Poll::Ready(Err(Ending::Lost));
             }
             Err(_) => {
-                source.peer.break_off();
+                source.endpoint.break_off();
                 return Poll::Ready(Err(Ending::Lost));
             }
         }
     } else {
         // Data read before the tunnel began may be larger than the scratch buffer.
         source.has_begun = true;
-        before = std::mem::take(&mut source.peer.inbox);
+        before = std::mem::take(&mut source.endpoint.read_buffer);
         (&*before, before.len(), true)
     };
     passed.bytes += fresh as u64;
@@ -180,12 +180,15 @@ fn poll_splice<S: Stream, T: Stream>(
     target: &mut TunnelEnd<T>,
     passed: &mut Passed,
 ) -> Poll<Option<Ending>> {
-    let (Some(from), Some(to)) = (source.peer.stream.as_tcp(), target.peer.stream.as_tcp()) else {
+    let (Some(from), Some(to)) = (
+        source.endpoint.stream.as_tcp(),
+        target.endpoint.stream.as_tcp(),
+    ) else {
         return Poll::Ready(None);
     };
     if source.pipe.is_none() {
         // Bytes that were already read go first.
-        let is_read_up = source.has_begun && source.peer.inbox.is_empty();
+        let is_read_up = source.has_begun && source.endpoint.read_buffer.is_empty();
         if !(source.may_splice && is_read_up) {
             return Poll::Ready(None);
         }
@@ -204,7 +207,7 @@ fn poll_splice<S: Stream, T: Stream>(
                 return poll_rescue(context, source, target, passed);
             }
             Err(_) => {
-                target.peer.stop_writing();
+                target.endpoint.stop_writing();
                 return Poll::Ready(Some(Ending::Undeliverable));
             }
         }
@@ -212,8 +215,8 @@ fn poll_splice<S: Stream, T: Stream>(
         if source.scanner.is_at_boundary() {
             let messages = u64::from(pipe.ends_message());
             passed.messages += messages;
-            target.peer.outbox.note_passed(true);
-            target.peer.outbox.count_passed(messages);
+            target.endpoint.write_buffer.note_passed(true);
+            target.endpoint.write_buffer.count_passed(messages);
             if let Some(pipe) = source.pipe.take() {
                 pipe.give_back();
             }
@@ -233,14 +236,14 @@ fn poll_splice<S: Stream, T: Stream>(
             pipe.give_back();
         }
         match ready!(filled) {
-            Ok(_) => source.peer.end(),
+            Ok(_) => source.endpoint.end(),
             // The kernel does not splice from it; nothing was moved, so that reading continues
             // where it was.
             Err(error) if is_refusal(&error) => {
                 source.may_splice = false;
                 return Poll::Ready(None);
             }
-            Err(_) => source.peer.break_off(),
+            Err(_) => source.endpoint.break_off(),
         }
         return Poll::Ready(Some(Ending::Lost));
     }
@@ -258,7 +261,7 @@ fn poll_rescue<S, T: Stream>(
     passed: &mut Passed,
 ) -> Poll<Option<Ending>> {
     if empty_pipe(source, target, passed).is_err() {
-        target.peer.stop_writing();
+        target.endpoint.stop_writing();
         return Poll::Ready(Some(Ending::Undeliverable));
     }
     context.waker().wake_by_ref();
@@ -281,10 +284,13 @@ pub(super) fn empty_pipe<S, T>(
     let messages = u64::from(pipe.ends_message());
     passed.messages += messages;
     let bytes = pipe.into_bytes();
-    let bytes = bytes.inspect_err(|_| target.peer.outbox.count_lost(messages))?;
+    let bytes = bytes.inspect_err(|_| target.endpoint.write_buffer.count_lost(messages))?;
     let ends_frame = source.scanner.is_at_boundary();
-    target.peer.outbox.push_passing(&bytes, ends_frame);
-    target.peer.outbox.count_passed(messages);
+    target
+        .endpoint
+        .write_buffer
+        .push_passing(&bytes, ends_frame);
+    target.endpoint.write_buffer.count_passed(messages);
     Ok(())
 }
 
@@ -307,9 +313,9 @@ fn relay<S: Stream, T: Stream>(
         let sent = send(context, front, ends_frame, target);
         // Before the error is checked: the write buffer tells written messages from those in
         // doubt.
-        target.peer.outbox.count_passed(skipped.messages);
+        target.endpoint.write_buffer.count_passed(skipped.messages);
         if sent.is_err() {
-            target.peer.stop_writing();
+            target.endpoint.stop_writing();
             return Some(Ending::Undeliverable);
         }
         let ending = match skipped.stop {
@@ -327,14 +333,14 @@ fn relay<S: Stream, T: Stream>(
                 }
                 Ok(false) => None,
                 Err(_) => {
-                    target.peer.stop_writing();
+                    target.endpoint.stop_writing();
                     Some(Ending::Undeliverable)
                 }
             },
         };
         // Copied out of the thread's scratch buffer, which the next session uses.
         if ending.is_none() && !rest.is_empty() {
-            source.peer.inbox = rest.to_vec();
+            source.endpoint.read_buffer = rest.to_vec();
         }
         return ending;
     }
@@ -386,10 +392,14 @@ fn send<T: Stream>(
     ends_frame: bool,
     target: &mut TunnelEnd<T>,
 ) -> io::Result<()> {
-    let Peer { stream, outbox, .. } = &mut target.peer;
+    let Endpoint {
+        stream,
+        write_buffer,
+        ..
+    } = &mut target.endpoint;
     let mut result = Ok(());
     // A target that returned `Pending` is written to again only through its write buffer.
-    while outbox.is_empty() && !bytes.is_empty() {
+    while write_buffer.is_empty() && !bytes.is_empty() {
         match Pin::new(&mut *stream).poll_write(context, bytes) {
             Poll::Ready(Ok(0)) => result = Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(Ok(written)) => bytes = &bytes[written..],
@@ -401,14 +411,14 @@ fn send<T: Stream>(
         }
     }
     if !bytes.is_empty() {
-        outbox.push_passing(bytes, ends_frame);
+        write_buffer.push_passing(bytes, ends_frame);
         return result;
     }
-    outbox.note_passed(ends_frame);
+    write_buffer.note_passed(ends_frame);
     match Pin::new(&mut *stream).poll_flush(context) {
         Poll::Ready(flushed) => flushed,
         Poll::Pending => {
-            outbox.note_unflushed();
+            write_buffer.note_unflushed();
             Ok(())
         }
     }

@@ -18,8 +18,8 @@ pub(super) fn poll_keepalive<C, U>(
     upstream: &mut TunnelEnd<U>,
 ) -> Poll<EndReason> {
     loop {
-        let to_client = keepalive.ping_client(&mut client.peer.outbox);
-        let to_upstream = keepalive.ping_upstream(&mut upstream.peer.outbox, session);
+        let to_client = keepalive.ping_client(&mut client.endpoint.write_buffer);
+        let to_upstream = keepalive.ping_upstream(&mut upstream.endpoint.write_buffer, session);
         if to_client || to_upstream {
             // The pushed ping is written when the tunnel is polled next.
             context.waker().wake_by_ref();
@@ -58,12 +58,12 @@ fn sides<C, U>(
 impl<S> TunnelEnd<S> {
     /// Returns whether data that it has sent waits for `target` to accept it.
     fn waits_for<T>(&self, target: &TunnelEnd<T>) -> bool {
-        !target.peer.outbox.is_empty() || self.piped_bytes() > 0
+        !target.endpoint.write_buffer.is_empty() || self.piped_bytes() > 0
     }
 
     /// Bytes that `target` has accepted, if `read_bytes` have been read from this end.
     fn taken_of<T>(&self, read_bytes: u64, target: &TunnelEnd<T>) -> u64 {
-        read_bytes.saturating_sub(self.piped_bytes()) + target.peer.outbox.bytes_written()
+        read_bytes.saturating_sub(self.piped_bytes()) + target.endpoint.write_buffer.bytes_written()
     }
 
     fn piped_bytes(&self) -> u64 {
@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::io::{endpoint::Peer, splice::Pipe},
+        session::io::{endpoint::Endpoint, splice::Pipe},
         transport::Transport,
         websocket::{FrameScanner, Opened, Role},
     };
@@ -104,7 +104,7 @@ mod tests {
                 stream,
                 read_buf: Bytes::new(),
             };
-            TunnelEnd::new(Peer::new(opened), FrameScanner::new(Role::Client))
+            TunnelEnd::new(Endpoint::new(opened), FrameScanner::new(Role::Client))
         };
         let (mut source, target) = (end(Transport::Tcp(near)), end(Transport::Tcp(far)));
         assert!(!source.waits_for(&target));
