@@ -21,5 +21,6 @@
 
 pub mod binding;
 pub mod bodies;
+pub mod client_side;
 pub mod connector;
 pub mod forward;

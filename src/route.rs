@@ -27,7 +27,7 @@ use self::{
 use crate::{
     config::BreakerSettings,
     session,
-    upstream::{self, ResponseLimits, dial::Protocol},
+    upstream::{self, ResponseLimits, protocol::Protocol},
     websocket::subprotocol::is_token_like,
 };
 

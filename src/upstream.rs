@@ -22,6 +22,7 @@ pub mod dial;
 pub mod endpoint;
 pub mod handshake;
 pub mod lookup;
+pub mod protocol;
 pub mod proxy_protocol;
 pub mod tls;
 
@@ -36,9 +37,10 @@ pub use self::{
 };
 use self::{
     backoff::Backoff,
-    dial::{DialError, Protocol},
+    dial::DialError,
     endpoint::{Reason, Tolerance},
     handshake::{AnswerError, Broken},
+    protocol::Protocol,
     tls::TlsError,
 };
 pub use crate::websocket::handshake::ResponseLimits;

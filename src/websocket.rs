@@ -16,8 +16,8 @@ pub mod spelling;
 pub mod subprotocol;
 pub mod utf8;
 
-pub use self::close_code::{CloseCode, CloseFrame};
-pub use self::frame::{Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role};
+pub use self::close_code::{CloseCode, CloseFrame, ProtocolError};
+pub use self::frame::{Compression, FrameHeader, FrameScanner, Opcode, Role};
 
 pub use self::handshake::Opened;
 pub use self::message::{AssembleError, Assembled, Assembler, Control, Message};

@@ -17,7 +17,7 @@ use super::{
     answer::{self, Body},
     query::Query,
 };
-use crate::{route::Route, state::worker_handle::WorkerHandle, upstream::dial::Protocol};
+use crate::{route::Route, state::worker_handle::WorkerHandle, upstream::protocol::Protocol};
 
 /// Time for all upstreams together to accept a connection.
 const BACKEND_TIMEOUT: Duration = Duration::from_secs(2);

@@ -25,7 +25,8 @@ use crate::{
     config_file::{address, units},
     upstream::{
         self, Address,
-        dial::{DialError, Protocol, dial},
+        dial::{DialError, dial},
+        protocol::Protocol,
     },
 };
 

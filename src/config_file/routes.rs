@@ -17,7 +17,7 @@ use crate::{
         rules::{Priority, Release, Rule, Rules},
         termination::CloseCodes,
     },
-    upstream::{self, Address, dial::Protocol},
+    upstream::{self, Address, protocol::Protocol},
 };
 
 /// Reads all `[[route]]`s; each has an upstream, and no two the same host and path.

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     client_addr::Client,
-    handshake::accept::{self, Accepted},
+    handshake::{self, accept::Accepted},
     headers::{framing::Framing, head, request_id::RequestId},
     limits::drain::Drain,
     local_reply::Refusal,
@@ -41,11 +41,7 @@ use crate::{
         error_chain::ErrorChain,
         rejections::Rejection,
     },
-    proxy::{
-        binding::Binding,
-        bodies::Body,
-        forward::{self, Downstream},
-    },
+    proxy::{binding::Binding, bodies::Body, client_side::Downstream, forward},
     state::worker::WorkerState,
     transport::Transport,
     websocket::{Opened, handshake::list},
@@ -112,7 +108,7 @@ pub(crate) async fn serve(
         (Ok(()), Some(accepted)) => {
             let read_buf = parts.read_buf;
             let opened = Opened { stream, read_buf };
-            return Some(accept::session(opened, accepted, &local));
+            return Some(handshake::accept::session(opened, accepted, &local));
         }
         (Err(error), _) => {
             tracing::debug!(client = %client.address, error = %ErrorChain(&error), "connection ended");
@@ -380,7 +376,7 @@ impl Http1Service {
         let local = &self.connection.local;
         let client = meter.client();
         let route = self.connection.route(&mut request, meter)?;
-        if accept::is_websocket(request.headers()) {
+        if handshake::accept::is_websocket(request.headers()) {
             meter.set_handshake();
             let (mut parts, _body) = request.into_parts();
             // The handshake for the upstream repeats the client's spelling of names.
@@ -388,7 +384,7 @@ impl Http1Service {
             // A WebSocket is useless to a client that has closed its write side.
             self.stream.set_held(true);
             let is_client_gone = || self.stream.is_gone();
-            let answer = accept::answer(
+            let answer = handshake::answer(
                 &parts,
                 client,
                 &route,

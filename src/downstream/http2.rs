@@ -75,7 +75,7 @@ use self::{
 };
 use super::{ClientConnection, detect::Sniffed, http1, request_log::RequestLog};
 use crate::{
-    handshake::accept::{self, Accepted},
+    handshake::{self, accept::Accepted},
     headers::hop_by_hop,
     limits::{drain::Drain, open_connections::SessionPlace},
     local_reply::{Refusal, Shortage},
@@ -83,10 +83,7 @@ use crate::{
         error_chain::{self, ErrorChain},
         rejections::Rejection,
     },
-    proxy::{
-        bodies::Body,
-        forward::{self, Downstream},
-    },
+    proxy::{bodies::Body, client_side::Downstream, forward},
     state::process::ProcessState,
     transport::{
         Http2Stream, Transport,
@@ -369,7 +366,7 @@ impl Http2Service {
         let unread = Unread::begin(&self.backlog);
         let (parts, _body) = request.into_parts();
         // hyper drops the future of a stream that the client cancels.
-        let answer = accept::answer(&parts, client, &route, local, None, None);
+        let answer = handshake::answer(&parts, client, &route, local, None, None);
         let (response, accepted) = answer.await?;
         match accepted {
             Some(accepted) => {
@@ -415,7 +412,7 @@ impl Http2Service {
                 stream: Transport::Http2(Box::new(Http2Stream::new(upgraded, unread))),
                 read_buf: bytes::Bytes::new(),
             };
-            Box::pin(accept::session(opened, accepted, &local)).await;
+            Box::pin(handshake::accept::session(opened, accepted, &local)).await;
         }
     }
 }

@@ -16,16 +16,12 @@ use hyper::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::after_upstream::{self, Connected};
 use crate::{
     client_addr::{Client, ClientAddr},
     headers::{forwarded, hop_by_hop, request_id::RequestId},
     limits::per_ip::AddressPlace,
     local_reply::{Refusal, Shortage},
-    proxy::{
-        binding::{Binding, OnOwn},
-        bodies::Body,
-    },
+    proxy::bodies::Body,
     route::{Accept, Route, Subprotocol},
     session::{self, Agreed, SessionStats},
     state::{
@@ -43,6 +39,13 @@ use crate::{
         spelling::Spelling,
     },
 };
+
+/// Connection to an upstream that has accepted the client.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) upstream: Opened<Transport>,
+    pub(crate) attempts: Attempts,
+}
 
 /// A handshake whose client gets a `101`.
 #[derive(Debug)]
@@ -101,52 +104,8 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// Answers a handshake: at once, or as the upstream does where the route requires that or recent
-/// handshakes make an early answer doubtful.
-///
-/// `is_client_gone` is polled at intervals; `None` where a client that leaves drops the future.
-/// `binding` holds the upstream connections bound to the client's connection, where that belongs
-/// to one client.
-///
-/// # Errors
-///
-/// The request is not a valid handshake, its origin is not allowed, the process drains or has no
-/// room for the session or for what it would hold, the route's breaker is open, or an upstream
-/// that was asked has given no valid answer in time.
-pub async fn answer(
-    request: &Parts,
-    client: Client,
-    route: &Arc<Route>,
-    local: &WorkerState,
-    is_client_gone: Option<&dyn Fn() -> bool>,
-    binding: Option<&Rc<Binding>>,
-) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
-    let own = binding.map(|binding| OnOwn::new(binding, request, route, client.address));
-    let is_bound = own.as_ref().is_some_and(|own| own.is_bound);
-    // A client on a bound connection may still be logging in, which the upstream must answer.
-    if route.accept == Accept::Early && !is_bound {
-        let shared = &local.shared;
-        let handshake = check(request, route, shared)?;
-        if let Some(early) = Early::of(request, client, route, shared)? {
-            let (response, accepted) = early.accept(&handshake, request, client, route, shared)?;
-            return Ok((response, Some(accepted)));
-        }
-        let client = client.address;
-        tracing::debug!(%client, "an early answer may be wrong: the upstream is asked");
-    }
-    Box::pin(after_upstream::ask(
-        request,
-        client,
-        route,
-        local,
-        is_client_gone,
-        own,
-    ))
-    .await
-}
-
 /// The terms of an answer that does not wait for the upstream.
-struct Early {
+pub(super) struct Early {
     terms: Terms,
     opening: OpeningRequest,
 }
@@ -154,7 +113,7 @@ struct Early {
 impl Early {
     /// Returns `None` if only the upstream knows which subprotocol it will choose, or if it
     /// recently rejected such a handshake.
-    fn of(
+    pub(super) fn of(
         request: &Parts,
         client: Client,
         route: &Arc<Route>,
@@ -178,7 +137,7 @@ impl Early {
         Ok((!is_refused).then_some(Self { terms, opening }))
     }
 
-    fn accept(
+    pub(super) fn accept(
         self,
         handshake: &Handshake<'_>,
         request: &Parts,

@@ -28,7 +28,7 @@ use hyper::{
 use tokio::time;
 
 use super::{
-    accept::{self, Accepted},
+    accept::{self, Accepted, Connected},
     rejected,
 };
 use crate::{
@@ -43,15 +43,11 @@ use crate::{
     route::{Accept, Route},
     session::{self, Agreed},
     state::worker::{WorkerState, route_stats::RouteStats},
-    transport::Transport,
     upstream::{
         self, Attempts, ConnectError, Endpoint, HandshakeOutcome, OpeningRequest, Refused,
         ResponseLimits, Switched, Terms,
     },
-    websocket::{
-        Opened,
-        extension::{self, Agreement, Malformed, Offer},
-    },
+    websocket::extension::{self, Agreement, Malformed, Offer},
 };
 
 /// Interval at which a waiting client is checked for having left: hyper does not notice that
@@ -63,13 +59,6 @@ const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 /// Time for that body to arrive.
 const KEEP_TIME: Duration = Duration::from_secs(1);
-
-/// Connection to an upstream that has accepted the client.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    pub(crate) upstream: Opened<Transport>,
-    pub(crate) attempts: Attempts,
-}
 
 /// Gets the answer of the route's upstream, and the accepted handshake if it is a `101`.
 ///

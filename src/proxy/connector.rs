@@ -7,7 +7,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::forward::Downstream;
+use super::client_side::Downstream;
 use crate::{
     client_addr::Client,
     http_client::{http1::Http1Connection, http2::StreamSlot, pending, pool::Pool},

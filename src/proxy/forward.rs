@@ -22,7 +22,7 @@
 //!   withhold compression, and RFC 9110 §7.6.3 wants it to find loops, which a gateway with one
 //!   upstream for each route does not make.
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -31,12 +31,12 @@ use hyper::{
 };
 
 use super::{
-    binding::{self, Binding, Home, Own},
+    binding::{self, Home, Own},
     bodies::Body,
+    client_side::Downstream,
     connector::Connecting,
 };
 use crate::{
-    client_addr::Client,
     headers::{forwarded, framing::answers::Interim, hop_by_hop, host},
     http_client::{
         http1::{Http1Connection, SendError},
@@ -47,33 +47,12 @@ use crate::{
     local_reply::Refusal,
     route::Route,
     state::{process::ProcessState, worker::WorkerState},
-    transport::backlog::{Backlog, Unread},
-    upstream::{self, dial::Protocol},
+    transport::backlog::Unread,
+    upstream::{self, protocol::Protocol},
 };
 
 /// `Allow` of the `405` to any other method.
 pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
-
-/// The client's side of one request.
-#[derive(Clone, Copy)]
-pub struct Downstream<'a> {
-    /// The client, as far as its proxy is trusted to name it.
-    pub client: Client,
-    /// Set when the bytes of its body turn out to be badly framed (HTTP/1.1).
-    pub is_body_broken: Option<&'a Rc<Cell<bool>>>,
-    /// Returns whether the client has left; called while the request is held or waits to be sent
-    /// again.
-    pub is_gone: &'a dyn Fn() -> bool,
-    /// Called when the request becomes held or ceases to be; a held one ends when the client
-    /// closes its write side (HTTP/1.1).
-    pub set_held: &'a dyn Fn(bool),
-    /// Passes on a `1xx` response whose headers are already filtered.
-    pub send_interim: &'a dyn Fn(&Interim),
-    /// Unread streams of the client's connection, if the request is a stream of one (HTTP/2).
-    pub backlog: Option<&'a Arc<Backlog>>,
-    /// Upstream connections bound to the client's connection (HTTP/1.1).
-    pub binding: Option<&'a Rc<Binding>>,
-}
 
 /// Sends one request to the route's upstream and returns the response.
 ///

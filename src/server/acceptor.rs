@@ -6,7 +6,7 @@
 use std::{io, mem, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::OptionFuture};
-use tokio::{task, time};
+use tokio::{sync::mpsc, task, time};
 
 use super::{
     Listener,
@@ -14,14 +14,13 @@ use super::{
     proxy_protocol::{self, Behind},
     timer_anchor::TimerAnchor,
     tls,
-    worker::Seat,
 };
 use crate::{
     client_addr::{ClientAddr, Endpoints},
     config::ListenSettings,
     downstream::{self, HttpVersions},
     limits::{
-        connections::{Admission, ConnectionSlot},
+        connections::{Admission, ConnectionSlot, WorkerConnections},
         open_connections::Connections,
         per_ip::AddressPlace,
     },
@@ -35,6 +34,13 @@ use crate::{
 /// Pause after an `accept` that failed for want of a resource, say file descriptors: the listener
 /// stays readable, and an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Sender of connections to one worker, with their count.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub(super) count: Arc<WorkerConnections>,
+    pub(super) handed: mpsc::Sender<Handed>,
+}
 
 /// Accept loop, run by the first worker.
 pub(super) struct Acceptor {

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Listener,
-    acceptor::{Acceptor, Handed},
+    acceptor::{Acceptor, Handed, Seat},
     timer_anchor::TimerAnchor,
 };
 use crate::{
@@ -71,13 +71,6 @@ impl Workers {
         }
         result
     }
-}
-
-/// Sender of connections to one worker, with their count.
-#[derive(Clone)]
-pub(super) struct Seat {
-    pub(super) count: Arc<WorkerConnections>,
-    pub(super) handed: mpsc::Sender<Handed>,
 }
 
 type Inbox = mpsc::Receiver<Handed>;

@@ -1,15 +1,15 @@
 //! State of the process that all connections share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::{ArcSwap, Guard};
 use hyper::Version;
 use tokio::time::Instant;
 
-use super::{
-    endpoints::RouteEndpoints, recent_refusals::Refusals, subprotocols::Subprotocols,
-    worker::sessions,
-};
+use super::{endpoints::RouteEndpoints, recent_refusals::Refusals, subprotocols::Subprotocols};
 use crate::{
     client_addr::Client,
     config_file::Config,
@@ -25,6 +25,16 @@ use crate::{
     observability::{rejections::Rejections, reloads::Reloads},
     session,
 };
+
+/// Source of session ids.
+#[derive(Debug, Default)]
+pub struct SessionIds(AtomicU64);
+
+impl SessionIds {
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
 
 /// State that all connections of the process share.
 #[derive(Debug)]
@@ -43,7 +53,7 @@ pub struct ProcessState {
     pub(crate) rejections: Rejections,
     pub(crate) reloads: Reloads,
     pub(crate) connections: Arc<Connections>,
-    pub(crate) session_ids: sessions::SessionIds,
+    pub(crate) session_ids: SessionIds,
 }
 
 impl ProcessState {
@@ -59,7 +69,7 @@ impl ProcessState {
             next_session: Mutex::default(),
             rejections: Rejections::default(),
             connections: Arc::default(),
-            session_ids: sessions::SessionIds::default(),
+            session_ids: SessionIds::default(),
             session: session::Context {
                 budget: Arc::new(Budget::new(config.limits.max_held_bytes)),
                 drain: Drain::new(config.drain),

@@ -47,8 +47,9 @@ use super::{
     Address, Settings,
     attempts::{Attempts, Failure},
     breaker::{Breaker, Status, Ticket, Unhealthy},
-    dial::{self, DialError, Protocol},
+    dial::{self, DialError},
     lookup::{Name, Names},
+    protocol::Protocol,
 };
 use crate::{
     config::BreakerSettings,

@@ -8,7 +8,7 @@ use rustls::{
 };
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::dial::Protocol;
+use super::protocol::Protocol;
 use crate::{
     tls::{self, CertifiedKeyFiles, FileError, IdentityFiles, Reloadable, fingerprint},
     transport::Transport,

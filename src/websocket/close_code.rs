@@ -2,8 +2,6 @@
 
 use std::{fmt, num::NonZeroU16};
 
-use super::frame::ProtocolError;
-
 /// The longest reason that fits into a close frame beside its code, in bytes.
 pub const MAX_REASON_BYTES: usize = 123;
 
@@ -160,6 +158,80 @@ impl CloseFrame {
             payload.extend_from_slice(self.reason.as_bytes());
             payload
         })
+    }
+}
+
+/// A violation of RFC 6455 by a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// RSV1, RSV2 or RSV3 is set although no extension gives it a meaning there (§5.2,
+    /// RFC 7692 §6.1).
+    #[error("reserved bits set without an extension")]
+    ReservedBits,
+    /// Opcodes 3 to 7 and 11 to 15 (§5.2).
+    #[error("reserved opcode {0}")]
+    ReservedOpcode(u8),
+    /// A ping, pong or close frame without FIN (§5.5).
+    #[error("fragmented control frame")]
+    FragmentedControl,
+    /// A ping, pong or close frame of more than 125 bytes (§5.5).
+    #[error("control frame longer than 125 bytes")]
+    LongControl,
+    /// A length that would have fitted into a shorter form (§5.2).
+    #[error("length not in its shortest form")]
+    LengthNotMinimal,
+    /// A 64-bit length with its highest bit set (§5.2).
+    #[error("negative length")]
+    NegativeLength,
+    /// A client's frame without a mask (§5.1).
+    #[error("client frame without a mask")]
+    Unmasked,
+    /// A server's frame with a mask (§5.1).
+    #[error("server frame with a mask")]
+    Masked,
+    /// A continuation although no message is open (§5.4).
+    #[error("continuation without a message")]
+    UnexpectedContinuation,
+    /// A text or binary frame although a message is open (§5.4).
+    #[error("new message inside a fragmented one")]
+    ExpectedContinuation,
+    /// A close frame with a payload of one byte (§5.5.1).
+    #[error("close frame with half a code")]
+    TruncatedCloseCode,
+    /// A close code that must not be sent (§7.4).
+    #[error("illegal close code {0}")]
+    IllegalCloseCode(u16),
+    /// A text message or a close reason that is not UTF-8 (§8.1).
+    #[error("text is not UTF-8")]
+    InvalidUtf8,
+    /// A compressed message that cannot be inflated (RFC 7692 §7.2.2).
+    #[error("compressed message cannot be inflated")]
+    InvalidDeflate,
+    /// Compressed messages that expand far more than real data does.
+    #[error("compressed messages inflate to too much")]
+    InflatesTooMuch,
+}
+
+impl ProtocolError {
+    /// Close code to fail the connection with.
+    #[must_use]
+    pub const fn close_code(self) -> CloseCode {
+        match self {
+            Self::InvalidUtf8 | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
+            Self::InflatesTooMuch => CloseCode::MESSAGE_TOO_BIG,
+            Self::ReservedBits
+            | Self::ReservedOpcode(_)
+            | Self::FragmentedControl
+            | Self::LongControl
+            | Self::LengthNotMinimal
+            | Self::NegativeLength
+            | Self::Unmasked
+            | Self::Masked
+            | Self::UnexpectedContinuation
+            | Self::ExpectedContinuation
+            | Self::TruncatedCloseCode
+            | Self::IllegalCloseCode(_) => CloseCode::PROTOCOL_ERROR,
+        }
     }
 }
 

@@ -15,7 +15,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::frame::ProtocolError;
+use super::close_code::ProtocolError;
 
 /// Bytes that a sender strips from the end of each message (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];

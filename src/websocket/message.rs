@@ -10,10 +10,9 @@
 //! * Memory follows what has arrived, never what a header announces.
 
 use super::{
+    close_code::ProtocolError,
     deflate,
-    frame::{
-        Compression, FrameHeader, FrameScanner, Opcode, ProtocolError, Role, starts_compressed,
-    },
+    frame::{Compression, FrameHeader, FrameScanner, Opcode, Role, starts_compressed},
     mask,
     utf8::Utf8Validator,
 };

@@ -1,6 +1,6 @@
 //! UTF-8 validation of text that arrives in pieces (RFC 6455 §8.1).
 
-use super::frame::ProtocolError;
+use super::close_code::ProtocolError;
 
 /// Validates a text message piece by piece, however it is split.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server, server::SendResponse};
 use http::{HeaderMap, Request, Response};
-use readygate::{route::Route, upstream::dial::Protocol};
+use readygate::{route::Route, upstream::protocol::Protocol};
 use socket2::SockRef;
 use tokio::{net::TcpStream, task};
 

@@ -15,7 +15,8 @@ use readygate::{
     tls::{ServerTls, server},
     transport::Transport,
     upstream::{
-        dial::{DialError, Protocol, dial},
+        dial::{DialError, dial},
+        protocol::Protocol,
         proxy_protocol::ProxyProtocolVersion,
     },
 };

@@ -10,7 +10,7 @@ use crate::{
         queue::Order,
         rules::{Priority, Release},
     },
-    upstream::{dial::Protocol, proxy_protocol::ProxyProtocolVersion},
+    upstream::{protocol::Protocol, proxy_protocol::ProxyProtocolVersion},
 };
 
 pub(in crate::config_file) const LEVEL: Words<tracing::Level> = Words(&LEVELS);

@@ -14,10 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use tokio::time::Instant;
@@ -37,16 +34,6 @@ const MIN_SHRINK: usize = 64;
 
 /// Number of ended sessions that are remembered.
 pub const MAX_REMEMBERED: usize = 100;
-
-/// Source of session ids.
-#[derive(Debug, Default)]
-pub struct SessionIds(AtomicU64);
-
-impl SessionIds {
-    fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
 
 /// Running session: its origin, and its statistics.
 #[derive(Debug)]
