@@ -1,15 +1,14 @@
 //! The map in `src/lib.rs` against the code: imports go the way it says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-};
+mod circles;
+mod source;
 
-/// The edges that the crate documentation allows: a module and what it may import.
-fn allowed() -> BTreeMap<String, BTreeSet<String>> {
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The table of modules in the crate documentation, in its order: a module and its imports.
+fn rows() -> Vec<(String, BTreeSet<String>)> {
     let documentation = include_str!("../../src/lib.rs");
-    let table: BTreeMap<_, _> = documentation
+    let table: Vec<_> = documentation
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `"))
         .filter_map(|row| {
@@ -30,17 +29,6 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
         "the table of modules in src/lib.rs was not found"
     );
     table
-}
-
-fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of sources") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            rust_files(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
 }
 
 /// The top-level modules that a source text names behind `crate::`.
@@ -81,34 +69,17 @@ fn imports(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn imports_go_the_way_of_the_map_in_the_crate_documentation() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    rust_files(&root, &mut files);
-    let allowed = allowed();
+    let allowed: BTreeMap<_, _> = rows().into_iter().collect();
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
 
-    for file in files {
-        let relative = file.strip_prefix(&root).expect("a file below src");
-        let first = relative.iter().next().expect("a name").to_string_lossy();
-        let module = first.trim_end_matches(".rs").to_owned();
-        if module == "lib" || module == "main" {
-            continue;
-        }
+    for (path, code) in source::modules() {
+        let module = &path[0];
         seen.insert(module.clone());
-        let text = fs::read_to_string(&file).expect("a source file");
-        // Unit tests may set up what they need, wherever that is.
-        let production = text.split("#[cfg(test)]\nmod tests {").next();
-        let code: String = production
-            .unwrap_or_default()
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .collect::<Vec<_>>()
-            .join("\n");
-        let permitted = allowed.get(&module).cloned().unwrap_or_default();
+        let permitted = allowed.get(module).cloned().unwrap_or_default();
         for import in imports(&code) {
-            if import != module && !permitted.contains(&import) {
-                wrong.push(format!("{} imports {import}", relative.display()));
+            if import != *module && !permitted.contains(&import) {
+                wrong.push(format!("{} imports {import}", path.join("::")));
             }
         }
     }
