@@ -4,9 +4,22 @@
 //! letters change case in the bytes that hyper hands to the stream, so lengths stay as they are
 //! and a count of written bytes is a count of hyper's.
 //!
-//! Only the proxy's own responses and an upstream's rejection of a handshake are spelled. Doing
-//! it for every forwarded request and its response costs some 9 600 instructions, a good part of
-//! all that plain HTTP takes: those stay in lower case.
+//! # Why plain HTTP stays in lower case
+//!
+//! Only handshakes, `1xx` responses and the proxy's own responses are spelled; their heads are few.
+//! A plain request and its response are forwarded with hyper's lower case. Names are
+//! case-insensitive (RFC 9110 §5.1), HTTP/2 has no others (RFC 9113 §8.2.1), and every other
+//! spelling is paid by each request. Instructions of one with eight headers, by the benchmark
+//! `forward`:
+//!
+//! | spelling of plain HTTP | instructions |
+//! |---|---|
+//! | lower case | 70 000 |
+//! | hyper's `title_case_headers` | + 5.3 % |
+//! | this module | + 11.5 % |
+//! | hyper's `preserve_header_case` | + 17 % |
+//!
+//! The cheapest change, `title_case_headers`, writes `Etag` and `Www-Authenticate`, as no RFC does.
 
 use std::{
     io::{self, IoSlice},

@@ -1,8 +1,10 @@
 //! Capitalization of header names on the wire of HTTP/1.
 //!
 //! Header names are case-insensitive (RFC 9110 §5.1), but devices and old servers compare them
-//! literally, and expect the spelling of the RFCs. So forwarded names keep the spelling in which
-//! they were received, and all others get that of the RFCs, as far as their words tell it.
+//! literally, and expect the spelling of the RFCs. So in handshakes, `1xx` responses and the
+//! proxy's own responses, forwarded names keep the spelling in which they were received, and all
+//! others get that of the RFCs, as far as their words tell it. Forwarded plain HTTP is in lower
+//! case; `downstream/spelling.rs` says why, with figures.
 //!
 //! The names of the handshake itself are never forwarded: each side gets a handshake of the proxy's
 //! own.
