@@ -184,7 +184,8 @@ impl Default for Endings {
     /// Zero for each combination.
     fn default() -> Self {
         let endings = ENDINGS.iter();
-        Self(endings.map(|ending| (*ending, 0)).collect())
+        let endings = endings.map(|ending| ((ending.initiator, ending.name), 0));
+        Self(endings.collect())
     }
 }
 

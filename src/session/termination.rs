@@ -1,13 +1,20 @@
 //! The end of a session, as data: its initiator, the state in which it ended, and the reason.
+//!
+//! A reason is a variant of [`EndReason`] and a row of facts ([`ENDINGS`]), from which the series
+//! of the metrics and the tables of the documentation come as well.
 
 mod close_codes;
+mod facts;
 
 use std::{
     ops::{Add, AddAssign},
     time::Duration,
 };
 
-pub use self::close_codes::CloseCodes;
+pub use self::{
+    close_codes::CloseCodes,
+    facts::{ENDINGS, Facts},
+};
 use super::{
     ledger::{Account, Ledger},
     state::{SessionState, Trail},
@@ -109,134 +116,45 @@ pub enum EndReason {
     Aborted,
 }
 
-/// Every way in which a session may end: its initiator, and the [name](EndReason::name) of the
-/// reason.
-pub const ENDINGS: &[(Initiator, &str)] = &[
-    (Initiator::Client, "client_closed"),
-    (Initiator::Client, "client_lost"),
-    (Initiator::Client, "protocol_error"),
-    (Initiator::Client, "invalid_utf8"),
-    (Initiator::Client, "invalid_deflate"),
-    (Initiator::Client, "message_too_big"),
-    (Initiator::Proxy, "queue_full"),
-    (Initiator::Upstream, "upstream_closed"),
-    (Initiator::Upstream, "upstream_lost"),
-    (Initiator::Upstream, "upstream_protocol_error"),
-    (Initiator::Upstream, "upstream_refused"),
-    (Initiator::Upstream, "bad_upstream_handshake"),
-    (Initiator::Upstream, "upstream_tls_failed"),
-    (Initiator::Proxy, "upstream_unreachable"),
-    (Initiator::Proxy, "ready_timeout"),
-    (Initiator::Proxy, "flush_stalled"),
-    (Initiator::Proxy, "out_of_descriptors"),
-    (Initiator::Proxy, "idle_timeout"),
-    (Initiator::Proxy, "max_session_age"),
-    (Initiator::Client, "client_vanished"),
-    (Initiator::Upstream, "upstream_vanished"),
-    (Initiator::Proxy, "shutting_down"),
-    (Initiator::Proxy, "aborted"),
-];
-
 impl EndReason {
     /// Initiator of an end for this reason.
     #[must_use]
     pub const fn initiator(&self) -> Initiator {
-        match self {
-            Self::ClientClosed(_)
-            | Self::ClientLost
-            | Self::ClientError(_)
-            | Self::MessageTooBig { .. }
-            | Self::ClientVanished => Initiator::Client,
-            Self::UpstreamClosed(_)
-            | Self::UpstreamLost
-            | Self::UpstreamError(_)
-            | Self::ConnectFailed(
-                ConnectError::Refused(_)
-                | ConnectError::Broken(_)
-                | ConnectError::Subprotocol(_)
-                | ConnectError::Tls(_),
-            )
-            | Self::UpstreamVanished => Initiator::Upstream,
-            Self::ConnectFailed(ConnectError::Shortage)
-            | Self::QueueFull
-            | Self::ReadyTimeout { .. }
-            | Self::FlushStalled
-            | Self::Idle
-            | Self::TooOld
-            | Self::Drained
-            | Self::Aborted => Initiator::Proxy,
-        }
+        self.facts().initiator
     }
 
     /// Stable name, in logs and at the beginning of close reasons.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::ClientClosed(_) => "client_closed",
-            Self::ClientLost => "client_lost",
-            Self::ClientError(ProtocolError::InvalidUtf8) => "invalid_utf8",
-            Self::ClientError(ProtocolError::InvalidDeflate) => "invalid_deflate",
-            Self::ClientError(_) => "protocol_error",
-            Self::MessageTooBig { .. } => "message_too_big",
-            Self::QueueFull => "queue_full",
-            Self::UpstreamClosed(_) => "upstream_closed",
-            Self::UpstreamLost => "upstream_lost",
-            Self::UpstreamError(_) => "upstream_protocol_error",
-            Self::ConnectFailed(ConnectError::Refused(_)) => "upstream_refused",
-            Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Subprotocol(_)) => {
-                "bad_upstream_handshake"
-            }
-            Self::ConnectFailed(ConnectError::Tls(_)) => "upstream_tls_failed",
-            Self::ConnectFailed(ConnectError::Shortage) => "out_of_descriptors",
-            Self::ReadyTimeout {
-                connected: false, ..
-            } => "upstream_unreachable",
-            Self::ReadyTimeout {
-                connected: true, ..
-            } => "ready_timeout",
-            Self::FlushStalled => "flush_stalled",
-            Self::Idle => "idle_timeout",
-            Self::TooOld => "max_session_age",
-            Self::ClientVanished => "client_vanished",
-            Self::UpstreamVanished => "upstream_vanished",
-            Self::Drained => "shutting_down",
-            Self::Aborted => "aborted",
-        }
+        self.facts().name
+    }
+
+    /// Final state of a session that ends for this reason.
+    #[must_use]
+    pub const fn final_state(&self) -> SessionState {
+        self.facts().final_state
+    }
+
+    /// Returns whether the upstream is gone or given up, so that it confirms no more messages.
+    #[must_use]
+    pub const fn ends_upstream(&self) -> bool {
+        self.facts().ends_upstream
     }
 
     /// Code of the close frame that the proxy generates for the client; `None` when the client
     /// receives a forwarded frame or the answer to its own, or is no longer connected.
     #[must_use]
     pub fn client_code(&self, close_codes: &CloseCodes) -> Option<CloseCode> {
-        Some(match self {
-            Self::ClientClosed(_)
-            | Self::UpstreamClosed(_)
-            | Self::ClientLost
-            | Self::ClientVanished
-            | Self::ReadyTimeout {
+        match self {
+            Self::ClientError(error) => Some(error.close_code()),
+            Self::ConnectFailed(ConnectError::Refused(status)) => Some(close_codes.of(*status)),
+            // The upstream's last close frame is forwarded instead.
+            Self::ReadyTimeout {
                 last_close: Some(_),
                 ..
-            }
-            | Self::Aborted => return None,
-            Self::ClientError(error) => error.close_code(),
-            Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
-            Self::QueueFull
-            | Self::ReadyTimeout { .. }
-            | Self::FlushStalled
-            | Self::ConnectFailed(ConnectError::Shortage) => CloseCode::TRY_AGAIN_LATER,
-            Self::ConnectFailed(ConnectError::Refused(status)) => close_codes.of(*status),
-            Self::UpstreamLost
-            | Self::UpstreamError(_)
-            | Self::UpstreamVanished
-            | Self::ConnectFailed(
-                ConnectError::Broken(_) | ConnectError::Subprotocol(_) | ConnectError::Tls(_),
-            ) => CloseCode::BAD_GATEWAY,
-            // The only registered code that is about the connection rather than the messages on
-            // it: 1000 would mean that the purpose is fulfilled, 1013 that the server is
-            // overloaded.
-            Self::Idle | Self::Drained => CloseCode::GOING_AWAY,
-            Self::TooOld => CloseCode::SERVICE_RESTART,
-        })
+            } => None,
+            _ => self.facts().client_code,
+        }
     }
 
     /// Code of the close frame that the proxy generates for the upstream; `None` when the
@@ -244,47 +162,8 @@ impl EndReason {
     #[must_use]
     pub const fn upstream_code(&self) -> Option<CloseCode> {
         match self {
-            Self::ClientClosed(_)
-            | Self::UpstreamClosed(_)
-            | Self::UpstreamLost
-            | Self::UpstreamVanished
-            | Self::ConnectFailed(_)
-            | Self::Aborted => None,
             Self::UpstreamError(error) => Some(error.close_code()),
-            Self::ClientLost
-            | Self::ClientError(_)
-            | Self::MessageTooBig { .. }
-            | Self::QueueFull
-            | Self::ReadyTimeout { .. }
-            | Self::FlushStalled
-            | Self::Idle
-            | Self::TooOld
-            | Self::ClientVanished
-            | Self::Drained => Some(CloseCode::GOING_AWAY),
-        }
-    }
-
-    /// Returns whether the upstream is gone or given up, so that it confirms no more messages.
-    #[must_use]
-    pub const fn ends_upstream(&self) -> bool {
-        match self {
-            Self::UpstreamLost
-            | Self::UpstreamClosed(_)
-            | Self::UpstreamError(_)
-            | Self::UpstreamVanished
-            | Self::FlushStalled
-            | Self::Aborted => true,
-            Self::ClientClosed(_)
-            | Self::ClientLost
-            | Self::ClientError(_)
-            | Self::MessageTooBig { .. }
-            | Self::QueueFull
-            | Self::ConnectFailed(_)
-            | Self::ReadyTimeout { .. }
-            | Self::Idle
-            | Self::TooOld
-            | Self::ClientVanished
-            | Self::Drained => false,
+            _ => self.facts().upstream_code,
         }
     }
 
@@ -298,50 +177,10 @@ impl EndReason {
     #[must_use]
     pub fn blames_upstream(&self) -> bool {
         match self {
-            Self::UpstreamLost
-            | Self::UpstreamError(_)
-            | Self::ConnectFailed(ConnectError::Broken(_) | ConnectError::Tls(_)) => true,
-            Self::ReadyTimeout { connected, .. } => !connected,
             Self::UpstreamClosed(frame) => frame.code.is_some_and(CloseCode::blames_server),
-            Self::UpstreamVanished
-            | Self::FlushStalled
-            | Self::ClientClosed(_)
-            | Self::ClientLost
-            | Self::ClientError(_)
-            | Self::ClientVanished
-            | Self::MessageTooBig { .. }
-            | Self::QueueFull
-            | Self::ConnectFailed(
-                ConnectError::Refused(_) | ConnectError::Subprotocol(_) | ConnectError::Shortage,
-            )
-            | Self::Idle
-            | Self::TooOld
-            | Self::Drained
-            | Self::Aborted => false,
-        }
-    }
-
-    /// Final state of a session that ends for this reason.
-    #[must_use]
-    pub const fn final_state(&self) -> SessionState {
-        match self {
-            Self::ClientClosed(_)
-            | Self::UpstreamClosed(_)
-            | Self::Idle
-            | Self::TooOld
-            | Self::Drained => SessionState::Closed,
-            Self::ClientLost
-            | Self::ClientError(_)
-            | Self::MessageTooBig { .. }
-            | Self::QueueFull
-            | Self::UpstreamLost
-            | Self::UpstreamError(_)
-            | Self::ConnectFailed(_)
-            | Self::ReadyTimeout { .. }
-            | Self::FlushStalled
-            | Self::ClientVanished
-            | Self::UpstreamVanished
-            | Self::Aborted => SessionState::Failed,
+            // The client's offer has a part in it.
+            Self::ConnectFailed(ConnectError::Subprotocol(_)) => false,
+            _ => self.facts().blames_upstream,
         }
     }
 
@@ -506,13 +345,15 @@ mod tests {
             EndReason::Drained,
             EndReason::Aborted,
         ];
-        let endings = causes.map(|cause| (cause.initiator(), cause.name()));
 
-        for ending in endings {
-            assert!(ENDINGS.contains(&ending), "{ending:?}");
+        for cause in &causes {
+            let name = cause.name();
+            let rows = ENDINGS.iter().filter(|row| row.name == name);
+            assert_eq!(rows.count(), 1, "{name}");
         }
-        for ending in ENDINGS {
-            assert!(endings.contains(ending), "{ending:?}");
+        for row in ENDINGS {
+            let has_cause = causes.iter().any(|cause| cause.name() == row.name);
+            assert!(has_cause, "{row:?}");
         }
     }
 }
