@@ -10,7 +10,7 @@
 //!                           local reply: 4xx, 5xx     proxy::forward     handshake ──► session
 //! ```
 //!
-//! A `Refusal` found on the way becomes a local reply; every request, however it ends, becomes
+//! A [`LocalReply`] found on the way becomes the response; every request, however it ends, becomes
 //! one line of the request log (`request_log`).
 //!
 //! # Invariants
@@ -45,7 +45,7 @@ use crate::{
     config_file::Config,
     headers::{forwarded, host, request_id::RequestId},
     limits::connections::Admission,
-    local_reply::{Refusal, Shortage},
+    local_reply::LocalReply,
     proxy::bodies::Body,
     route::Route,
     state::worker::WorkerState,
@@ -64,19 +64,19 @@ use crate::{
 pub fn find_route<'a, B>(
     request: &Request<B>,
     config: &'a Config,
-) -> Result<&'a Arc<Route>, Refusal> {
+) -> Result<&'a Arc<Route>, LocalReply> {
     let Config { limits, routes, .. } = config;
     let target = request.uri().path_and_query();
     if target.is_some_and(|target| target.as_str().len() > limits.max_uri_bytes) {
-        return Err(Refusal::TargetTooLong);
+        return Err(LocalReply::TargetTooLong);
     }
     if request.headers().len() > limits.max_headers {
-        return Err(Refusal::HeadersTooLarge);
+        return Err(LocalReply::HeadersTooLarge);
     }
     let host = host::host(request)?.unwrap_or_default();
     let route = routes.find(host, request.uri().path())?;
     if !route.http.non_ascii.allows(request.headers().values()) {
-        return Err(Refusal::BadRequest("header value is not ASCII"));
+        return Err(LocalReply::BadRequest("header value is not ASCII"));
     }
     Ok(route)
 }
@@ -171,8 +171,8 @@ impl ClientConnection {
     }
 
     /// The local reply to a rejected request, which is counted and logged.
-    fn refuse(&self, refusal: Refusal, meter: &RequestLog) -> Response<Body> {
-        self.local.shared.rejections.count(refusal.into());
+    fn refuse(&self, refusal: LocalReply, meter: &RequestLog) -> Response<Body> {
+        self.local.shared.rejections.count(refusal);
         meter.set_refused(refusal);
         let response = refusal.into_response(meter.identity());
         response.map(|text| Body::from(text).spelled(Spelling::default()))
@@ -183,13 +183,13 @@ impl ClientConnection {
         &self,
         request: &mut Request<B>,
         meter: &RequestLog,
-    ) -> Result<Arc<Route>, Refusal> {
+    ) -> Result<Arc<Route>, LocalReply> {
         // Rejected here and not when it was accepted, so that the client gets a response.
         match self.admission {
             Admission::Admitted => {}
-            Admission::OverLimit => return Err(Refusal::Unavailable(Shortage::Connections)),
+            Admission::OverLimit => return Err(LocalReply::Connections),
             Admission::OverAddressLimit => {
-                return Err(Refusal::Unavailable(Shortage::AddressConnections));
+                return Err(LocalReply::AddressConnections);
             }
         }
         let config = self.local.config();

@@ -30,7 +30,7 @@ use hyper::{Response, http::request::Parts};
 use self::accept::{Accepted, Early};
 use crate::{
     client_addr::Client,
-    local_reply::Refusal,
+    local_reply::LocalReply,
     proxy::{
         binding::{Binding, OnOwn},
         bodies::Body,
@@ -58,7 +58,7 @@ pub async fn answer(
     local: &WorkerState,
     is_client_gone: Option<&dyn Fn() -> bool>,
     binding: Option<&Rc<Binding>>,
-) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+) -> Result<(Response<Body>, Option<Accepted>), LocalReply> {
     let own = binding.map(|binding| OnOwn::new(binding, request, route, client.address));
     let is_bound = own.as_ref().is_some_and(|own| own.is_bound);
     // A client on a bound connection may still be logging in, which the upstream must answer.

@@ -42,7 +42,7 @@
 //! |---|---|---|
 //! | `cli` | `config`, `config_file`, `demo`, `downstream`, `handshake`, `headers`, `local_reply`, `observability`, `route`, `server`, `upstream`, `websocket` | arguments, exit status |
 //! | `demo` | `config`, `config_file`, `observability`, `server`, `session` | backends that are not ready, with the proxy and without |
-//! | `server` | `admin`, `client_addr`, `config`, `config_file`, `downstream`, `limits`, `observability`, `route`, `state`, `tls`, `transport` | listeners, accepting, workers, reload, systemd, drain |
+//! | `server` | `admin`, `client_addr`, `config`, `config_file`, `downstream`, `limits`, `local_reply`, `observability`, `route`, `state`, `tls`, `transport` | listeners, accepting, workers, reload, systemd, drain |
 //! | `admin` | `client_addr`, `config_file`, `limits`, `observability`, `route`, `session`, `state`, `tls`, `transport`, `upstream`, `websocket` | operators' listener: health, metrics, sessions, dashboard |
 //! | `downstream` | `client_addr`, `config_file`, `handshake`, `headers`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `websocket` | one client connection: HTTP/1.1 or HTTP/2, its requests and their log |
 //! | `handshake` | `client_addr`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `proxy`, `route`, `session`, `state`, `transport`, `upstream`, `websocket` | the WebSocket opening handshake, accepted early or after the upstream, and the session from it |
@@ -50,7 +50,7 @@
 //! | `state` | `client_addr`, `config_file`, `headers`, `http_client`, `limits`, `local_reply`, `observability`, `route`, `session`, `upstream`, `websocket` | state that connections share: of the process, of each worker |
 //! | `config_file` | `client_addr`, `config`, `limits`, `matcher`, `observability`, `route`, `session`, `tls`, `upstream`, `websocket` | `proxy.toml`: one table of keys, every problem at once, only valid values |
 //! | `http_client` | `config`, `headers`, `local_reply`, `observability`, `route`, `transport`, `upstream`, `websocket` | connections for plain HTTP to upstreams: HTTP/1.1, HTTP/2, pools |
-//! | `local_reply` | `headers`, `observability`, `route`, `websocket` | responses that the proxy makes itself: status, name, headers |
+//! | `local_reply` | `headers`, `route`, `websocket` | responses that the proxy makes itself, one row each: status, reason, headers; counts of them |
 //! | `headers` | `client_addr`, `observability`, `route`, `websocket` | header sections: framing, host, forwarding, request id |
 //! | `route` | `config`, `session`, `upstream`, `websocket` | host and path to upstream and settings |
 //! | `observability` | `client_addr`, `session`, `upstream`, `websocket` | logs, counts |

@@ -1,188 +1,268 @@
 //! Local replies: responses that the proxy makes itself, without the upstream.
 //!
-//! A [`Refusal`] is the reason and everything that follows from it:
-//!
-//! | consequence | by |
-//! |---|---|
-//! | HTTP status | [`Refusal::status`] |
-//! | response, with the fields that its status demands | `Refusal::into_response` |
-//! | counter, and name in the log | `Rejection::from` |
+//! Each is a variant of [`LocalReply`] and one row: its text, status, header fields and reason.
+//! The counters of the metrics ([`rejections`]), the field `reason` of the log and the table of
+//! the documentation come from the rows.
 //!
 //! # Invariants
 //!
-//! * Every match over the reasons is exhaustive: a new reason has to be given a status, a name and its fields.
 //! * The body has the request's id, and neither an address nor anything else that was received.
 //! * After a request whose end is uncertain, or that met a limit, the connection is closed.
+
+pub mod rejections;
 
 use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
-    header::{self, HeaderName, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
 };
 
 use crate::{
     headers::{framing::Flaw, request_id::RequestId},
-    observability::rejections::Rejection,
     route::Unrouted,
     websocket::handshake::VERSION,
 };
 
 /// `Retry-After` where no better time is known, in seconds.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// Reasons for a local reply.
-///
-/// The client does not have its `101` yet, so every variant maps to an HTTP status. The texts go
-/// to the client: they name no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Bytes that are not a request, or that can be read in two ways.
-    #[error("{0}")]
-    BadRequest(&'static str),
+/// Facts about one local reply.
+#[derive(Debug)]
+pub struct Row {
+    /// Status of the response.
+    pub status: StatusCode,
+    /// Stable name of the reason, in the log and in metrics; several replies may share one.
+    pub reason: &'static str,
+    /// True if the connection is closed after the response: the request cannot be trusted to end
+    /// where it seems to, or has met a limit.
+    pub closes: bool,
+    /// True if the response has a `Retry-After`.
+    pub retry_after: bool,
+    /// Cause in the words of the documentation; Markdown.
+    pub cause: &'static str,
+}
+
+/// Makes the enum, its texts, and the row of each variant.
+macro_rules! local_replies {
+    ($(
+        $(#[$doc:meta])+
+        $name:ident
+        $(($payload:ty))?
+        $({ $(#[$field_doc:meta])+ $field:ident: $type:ty })?
+        = $text:literal => { $($row:tt)+ }
+    )+) => {
+        /// Reasons for a local reply.
+        ///
+        /// The client does not have its `101` yet, so every variant maps to an HTTP status. The
+        /// texts go to the client: they name no address.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+        pub enum LocalReply {
+            $(
+                $(#[$doc])+
+                #[error($text)]
+                $name $(($payload))? $({ $(#[$field_doc])+ $field: $type })?,
+            )+
+        }
+
+        /// Rows of all local replies.
+        pub static LOCAL_REPLIES: [Row; [$(stringify!($name)),+].len()] = [$(Row { $($row)+ }),+];
+
+        impl LocalReply {
+            /// Position of the reply's row in [`LOCAL_REPLIES`].
+            const fn index(self) -> usize {
+                enum Index { $($name),+ }
+                match self {
+                    $(Self::$name { .. } => Index::$name as usize,)+
+                }
+            }
+        }
+    };
+}
+
+local_replies! {
+    /// Too many connections, or sessions over HTTP/2, of the process.
+    Connections = "too many connections" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "connections",
+        closes: true, retry_after: true,
+        cause: "more connections than `limits.max_connections`",
+    }
+    /// Too many connections, or sessions behind a trusted proxy, of one address.
+    AddressConnections = "too many connections from this address" => {
+        status: StatusCode::TOO_MANY_REQUESTS, reason: "address_connections",
+        closes: true, retry_after: true,
+        cause: "more connections of the address than `limits.max_connections_per_address`",
+    }
+    /// Too many sessions on one connection.
+    ConnectionSessions = "too many sessions on this connection" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "connection_sessions",
+        closes: true, retry_after: true,
+        cause: "more sessions on one HTTP/2 connection than `limits.max_streams`",
+    }
+    /// Too many new sessions per second, of the process.
+    SessionRate = "too many new sessions" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "session_rate",
+        closes: true, retry_after: true,
+        cause: "more new sessions than `limits.session_rate`",
+    }
+    /// Too many new sessions per second, of one address.
+    AddressSessionRate = "too many new sessions from this address" => {
+        status: StatusCode::TOO_MANY_REQUESTS, reason: "address_session_rate",
+        closes: true, retry_after: true,
+        cause: "more new sessions of the address than `limits.session_rate_per_address`",
+    }
+    /// The client is too slow to send its header section.
+    HeaderTimeout = "request too slow" => {
+        status: StatusCode::REQUEST_TIMEOUT, reason: "header_timeout",
+        closes: true, retry_after: false,
+        cause: "the header section took longer than `limits.header_timeout`",
+    }
+    /// The header section is too large, or has too many lines.
+    HeadersTooLarge = "too many headers" => {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "headers_too_large",
+        closes: true, retry_after: false,
+        cause: "the header section is larger than `limits.max_header_bytes` or `limits.max_headers`",
+    }
     /// The target of the request is too long.
-    #[error("target too long")]
-    TargetTooLong,
-    /// The page that opens the WebSocket is not from an allowed origin.
-    #[error("origin not allowed")]
-    OriginNotAllowed,
-    /// No route for the host has this path.
-    #[error("no route")]
-    NoRoute,
+    TargetTooLong = "target too long" => {
+        status: StatusCode::URI_TOO_LONG, reason: "uri_too_long",
+        closes: true, retry_after: false,
+        cause: "the path with its query is longer than `limits.max_uri_bytes`",
+    }
+    /// The body is larger than the limit of the route.
+    BodyTooLarge = "body too large" => {
+        status: StatusCode::PAYLOAD_TOO_LARGE, reason: "body_too_large",
+        closes: true, retry_after: false,
+        cause: "the body is larger than `route.http.max_body_bytes`",
+    }
+    /// The client is too slow to send the body that it announced.
+    RequestTimeout = "request body too slow" => {
+        status: StatusCode::REQUEST_TIMEOUT, reason: "body_timeout",
+        closes: true, retry_after: false,
+        cause: "nothing of the body came for `route.http.body_timeout`",
+    }
+    /// Bytes that are not a request, or that can be read in two ways.
+    BadRequest(&'static str) = "{0}" => {
+        status: StatusCode::BAD_REQUEST, reason: "bad_request",
+        closes: true, retry_after: false,
+        cause: "a malformed or ambiguous request",
+    }
     /// No route has this host, with any path (RFC 9110 §15.5.20).
-    #[error("no route for this host")]
-    Misdirected,
+    Misdirected = "no route for this host" => {
+        status: StatusCode::MISDIRECTED_REQUEST, reason: "unknown_host",
+        closes: false, retry_after: false,
+        cause: "a host without a route",
+    }
+    /// No route for the host has this path.
+    NoRoute = "no route" => {
+        status: StatusCode::NOT_FOUND, reason: "unknown_path",
+        closes: false, retry_after: false,
+        cause: "a path without a route",
+    }
+    /// The page that opens the WebSocket is not from an allowed origin.
+    OriginNotAllowed = "origin not allowed" => {
+        status: StatusCode::FORBIDDEN, reason: "origin",
+        closes: false, retry_after: false,
+        cause: "an origin that is not among the route's `origins`",
+    }
     /// A WebSocket is opened with GET; CONNECT and TRACE are not for a reverse proxy.
-    #[error("method not allowed")]
     MethodNotAllowed {
         /// Methods that are allowed.
-        allow: &'static str,
-    },
+        allow: &'static str
+    } = "method not allowed" => {
+        status: StatusCode::METHOD_NOT_ALLOWED, reason: "method",
+        closes: false, retry_after: false,
+        cause: "a WebSocket handshake with a method other than GET; CONNECT and TRACE",
+    }
     /// An `Expect` other than `100-continue` (RFC 9110 §10.1.1).
-    #[error("unknown expectation")]
-    UnknownExpectation,
+    UnknownExpectation = "unknown expectation" => {
+        status: StatusCode::EXPECTATION_FAILED, reason: "expectation",
+        closes: true, retry_after: false,
+        cause: "an `Expect` other than `100-continue`",
+    }
     /// A transfer coding other than `chunked` (RFC 9112 §6.1).
-    #[error("unknown Transfer-Encoding")]
-    UnknownCoding,
-    /// An extended `CONNECT` to a protocol other than WebSocket (RFC 8441 §4).
-    #[error("unknown protocol")]
-    UnknownProtocol,
+    UnknownCoding = "unknown Transfer-Encoding" => {
+        status: StatusCode::NOT_IMPLEMENTED, reason: "transfer_coding",
+        closes: true, retry_after: false,
+        cause: "a transfer coding other than `chunked`",
+    }
     /// A version of the WebSocket protocol other than 13.
-    #[error("WebSocket version must be 13")]
-    WrongVersion,
-    /// The upstream was reached but gave no valid response.
-    #[error("no valid answer from upstream")]
-    BadGateway,
-    /// A limit is reached, or the process drains.
-    #[error("{0}")]
-    Unavailable(Shortage),
+    WrongVersion = "WebSocket version must be 13" => {
+        status: StatusCode::UPGRADE_REQUIRED, reason: "websocket_version",
+        closes: false, retry_after: false,
+        cause: "a WebSocket version other than 13",
+    }
+    /// An extended `CONNECT` to a protocol other than WebSocket (RFC 8441 §4).
+    UnknownProtocol = "unknown protocol" => {
+        status: StatusCode::NOT_IMPLEMENTED, reason: "connect_protocol",
+        closes: false, retry_after: false,
+        cause: "an extended CONNECT over HTTP/2 to something other than a WebSocket",
+    }
+    /// Too little memory for anything new.
+    Memory = "memory is short" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "memory",
+        closes: true, retry_after: true,
+        cause: "more memory in use than `limits.max_memory_bytes`",
+    }
+    /// Too many bytes that sessions hold.
+    HeldBytes = "too much is held" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "held_bytes",
+        closes: true, retry_after: true,
+        cause: "sessions hold more than `limits.max_held_bytes`",
+    }
+    /// Too many held requests of one route.
+    HeldRequests = "too many requests are waiting" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "held_requests",
+        closes: true, retry_after: true,
+        cause: "more plain requests wait than `route.http.max_held_requests`",
+    }
+    /// Too few file descriptors for connections to upstreams.
+    OutOfDescriptors = "out of file descriptors" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "descriptors",
+        closes: true, retry_after: true,
+        cause: "too few file descriptors to connect to the backend",
+    }
     /// The route's breaker is open, for its upstream is failing.
-    #[error("upstream is failing")]
     BreakerOpen {
         /// Time until the breaker lets an attempt through.
-        retry_after_seconds: u32,
-    },
-    /// There are more header lines than the limit.
-    #[error("too many headers")]
-    HeadersTooLarge,
-    /// The body is larger than the limit of the route.
-    #[error("body too large")]
-    BodyTooLarge,
+        retry_after_seconds: u32
+    } = "upstream is failing" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "breaker_open",
+        closes: true, retry_after: true,
+        cause: "an open [breaker](upstream.md#the-circuit-breaker)",
+    }
+    /// The process drains.
+    Draining = "draining" => {
+        status: StatusCode::SERVICE_UNAVAILABLE, reason: "draining",
+        closes: true, retry_after: true,
+        cause: "readygate is stopping",
+    }
+    /// The upstream was reached but gave no valid response.
+    BadGateway = "no valid answer from upstream" => {
+        status: StatusCode::BAD_GATEWAY, reason: "upstream_failed",
+        closes: false, retry_after: false,
+        cause: "a backend without a valid response",
+    }
     /// The upstream did not listen in time.
-    #[error("upstream not ready in time")]
-    GatewayTimeout,
+    GatewayTimeout = "upstream not ready in time" => {
+        status: StatusCode::GATEWAY_TIMEOUT, reason: "upstream_timeout",
+        closes: false, retry_after: true,
+        cause: "a backend that does not listen",
+    }
     /// The upstream was reached, but its response did not begin in time.
-    #[error("no answer from upstream in time")]
-    NoAnswer,
-    /// The client is too slow to send its header section.
-    #[error("request too slow")]
-    HeaderTimeout,
-    /// The client is too slow to send the body that it announced.
-    #[error("request body too slow")]
-    RequestTimeout,
+    NoAnswer = "no answer from upstream in time" => {
+        status: StatusCode::GATEWAY_TIMEOUT, reason: "upstream_timeout",
+        closes: false, retry_after: false,
+        cause: "a backend that does not begin to respond",
+    }
     /// The client left while its request was held, so that the response has no reader.
-    #[error("client left")]
-    ClientGone,
-}
-
-/// Limits that are reached, and the drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Shortage {
-    /// Connections, or sessions over HTTP/2, of the process.
-    #[error("too many connections")]
-    Connections,
-    /// Connections, or sessions behind a trusted proxy, of one address.
-    #[error("too many connections from this address")]
-    AddressConnections,
-    /// Sessions on one connection.
-    #[error("too many sessions on this connection")]
-    ConnectionSessions,
-    /// New sessions per second, of the process.
-    #[error("too many new sessions")]
-    SessionRate,
-    /// New sessions per second, of one address.
-    #[error("too many new sessions from this address")]
-    AddressSessionRate,
-    /// Memory for anything new.
-    #[error("memory is short")]
-    Memory,
-    /// Bytes that sessions hold.
-    #[error("too much is held")]
-    HeldBytes,
-    /// Held requests of one route.
-    #[error("too many requests are waiting")]
-    HeldRequests,
-    /// File descriptors for connections to upstreams.
-    #[error("out of file descriptors")]
-    Descriptors,
-    /// Time: the process drains.
-    #[error("draining")]
-    Draining,
-}
-
-impl From<Refusal> for Rejection {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::BadRequest(_) => Self::BadRequest,
-            Refusal::OriginNotAllowed => Self::Origin,
-            Refusal::NoRoute => Self::UnknownPath,
-            Refusal::Misdirected => Self::UnknownHost,
-            Refusal::MethodNotAllowed { .. } => Self::Method,
-            Refusal::UnknownExpectation => Self::Expectation,
-            Refusal::UnknownCoding => Self::TransferCoding,
-            Refusal::UnknownProtocol => Self::ConnectProtocol,
-            Refusal::WrongVersion => Self::WebSocketVersion,
-            Refusal::BadGateway => Self::UpstreamFailed,
-            Refusal::Unavailable(shortage) => shortage.into(),
-            Refusal::BreakerOpen { .. } => Self::BreakerOpen,
-            Refusal::TargetTooLong => Self::UriTooLong,
-            Refusal::HeadersTooLarge => Self::HeadersTooLarge,
-            Refusal::BodyTooLarge => Self::BodyTooLarge,
-            Refusal::GatewayTimeout | Refusal::NoAnswer => Self::UpstreamTimeout,
-            Refusal::HeaderTimeout => Self::HeaderTimeout,
-            Refusal::RequestTimeout => Self::BodyTimeout,
-            Refusal::ClientGone => Self::ClientGone,
-        }
+    ClientGone = "client left" => {
+        status: StatusCode::BAD_REQUEST, reason: "client_gone",
+        closes: true, retry_after: false,
+        cause: "the client left while it waited for the backend, so that nobody reads the response",
     }
 }
 
-impl From<Shortage> for Rejection {
-    fn from(shortage: Shortage) -> Self {
-        match shortage {
-            Shortage::Connections => Self::Connections,
-            Shortage::AddressConnections => Self::AddressConnections,
-            Shortage::ConnectionSessions => Self::ConnectionSessions,
-            Shortage::SessionRate => Self::SessionRate,
-            Shortage::AddressSessionRate => Self::AddressSessionRate,
-            Shortage::Memory => Self::Memory,
-            Shortage::HeldBytes => Self::HeldBytes,
-            Shortage::HeldRequests => Self::HeldRequests,
-            Shortage::Descriptors => Self::Descriptors,
-            Shortage::Draining => Self::Draining,
-        }
-    }
-}
-
-impl From<Unrouted> for Refusal {
+impl From<Unrouted> for LocalReply {
     fn from(unrouted: Unrouted) -> Self {
         match unrouted {
             Unrouted::IllegalPath(problem) => Self::BadRequest(problem),
@@ -193,7 +273,7 @@ impl From<Unrouted> for Refusal {
     }
 }
 
-impl From<Flaw> for Refusal {
+impl From<Flaw> for LocalReply {
     fn from(flaw: Flaw) -> Self {
         match flaw {
             Flaw::Malformed(what) => Self::BadRequest(what),
@@ -203,147 +283,127 @@ impl From<Flaw> for Refusal {
     }
 }
 
-impl Refusal {
+impl LocalReply {
+    /// Returns the facts about this reply.
+    #[must_use]
+    pub fn row(self) -> &'static Row {
+        &LOCAL_REPLIES[self.index()]
+    }
+
     /// Returns the status of the response.
     #[must_use]
-    pub const fn status(self) -> StatusCode {
-        match self {
-            Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
-            Self::OriginNotAllowed => StatusCode::FORBIDDEN,
-            Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::UnknownExpectation => StatusCode::EXPECTATION_FAILED,
-            Self::UnknownCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
-            Self::WrongVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::Unavailable(Shortage::AddressConnections | Shortage::AddressSessionRate) => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::Unavailable(_) | Self::BreakerOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::GatewayTimeout | Self::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
-            Self::HeaderTimeout | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        }
+    pub fn status(self) -> StatusCode {
+        self.row().status
+    }
+
+    /// Returns the name of the reason, in the log and in metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        self.row().reason
+    }
+
+    /// Returns whether the upstream or the proxy has failed, which is logged as a warning.
+    ///
+    /// `501` depends on the client's request alone: no client may cause warnings.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        let status = self.status();
+        status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
     }
 
     /// Makes the response: the status, the fields that it demands, and one line of text with the
     /// request's id.
-    ///
-    /// After a request that may not end where it seems to, and after one that met a limit, the
-    /// connection is closed.
     pub(crate) fn into_response(self, identity: &RequestId) -> Response<Bytes> {
-        let close = (header::CONNECTION, HeaderValue::from_static("close"));
-        let extra: &[(HeaderName, HeaderValue)] = match self {
-            Self::BadRequest(_)
-            | Self::ClientGone
-            | Self::TargetTooLong
-            | Self::UnknownExpectation
-            | Self::UnknownCoding
-            | Self::HeadersTooLarge
-            | Self::BodyTooLarge
-            | Self::HeaderTimeout
-            | Self::RequestTimeout => &[close],
-            Self::GatewayTimeout => &[(header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
-            Self::Unavailable(_) => &[close, (header::RETRY_AFTER, RETRY_AFTER_SECONDS)],
-            Self::BreakerOpen {
-                retry_after_seconds,
-            } => &[close, (header::RETRY_AFTER, retry_after_seconds.into())],
-            Self::WrongVersion => &[
-                (
-                    header::SEC_WEBSOCKET_VERSION,
-                    HeaderValue::from_static(VERSION),
-                ),
-                (header::UPGRADE, HeaderValue::from_static("websocket")),
-                (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-            ],
-            Self::MethodNotAllowed { allow } => &[(header::ALLOW, HeaderValue::from_static(allow))],
-            Self::OriginNotAllowed
-            | Self::NoRoute
-            | Self::Misdirected
-            | Self::UnknownProtocol
-            | Self::BadGateway
-            | Self::NoAnswer => &[],
-        };
-        let text = self.text(identity);
-        let mut response = Response::new(Bytes::from(text));
+        let mut response = Response::new(Bytes::from(self.line(identity)));
         *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        headers.extend(extra.iter().cloned());
-        identity.tag(headers);
+        self.set_headers(response.headers_mut());
+        identity.tag(response.headers_mut());
         response
+    }
+
+    fn set_headers(self, headers: &mut HeaderMap) {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let row = self.row();
+        if row.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if row.retry_after {
+            let seconds = match self {
+                Self::BreakerOpen {
+                    retry_after_seconds,
+                } => retry_after_seconds,
+                _ => RETRY_AFTER_SECONDS,
+            };
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::WrongVersion => {
+                let version = HeaderValue::from_static(VERSION);
+                headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            }
+            _ => {}
+        }
     }
 
     /// Formats the response for HTTP/1.1, after bytes that hyper does not take for a request.
     pub(crate) fn to_http1(self, identity: &RequestId) -> String {
-        let (status, id, text) = (self.status(), identity.id(), self.text(identity));
-        let length = text.len();
+        let (status, id, line) = (self.status(), identity.id(), self.line(identity));
+        let length = line.len();
         format!(
             "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain\r\n\
-             X-Request-Id: {id}\r\nContent-Length: {length}\r\n\r\n{text}"
+             X-Request-Id: {id}\r\nContent-Length: {length}\r\n\r\n{line}"
         )
     }
 
-    fn text(self, identity: &RequestId) -> String {
+    /// Text of the response.
+    fn line(self, identity: &RequestId) -> String {
         format!("{self} (request {})\n", identity.id())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::HeaderMap;
-
     use super::*;
     use crate::headers::request_id::RequestIds;
 
-    /// Returns the status of each shortage; exhaustive, so that a new one cannot be missed.
-    const fn status_of(shortage: Shortage) -> u16 {
-        match shortage {
-            Shortage::AddressConnections | Shortage::AddressSessionRate => 429,
-            Shortage::Connections
-            | Shortage::ConnectionSessions
-            | Shortage::SessionRate
-            | Shortage::Memory
-            | Shortage::HeldBytes
-            | Shortage::HeldRequests
-            | Shortage::Descriptors
-            | Shortage::Draining => 503,
-        }
-    }
-
     #[test]
     fn a_limit_replies_with_retry_after_and_closes_the_connection() {
-        let shortages = [
-            Shortage::Connections,
-            Shortage::AddressConnections,
-            Shortage::ConnectionSessions,
-            Shortage::SessionRate,
-            Shortage::AddressSessionRate,
-            Shortage::Memory,
-            Shortage::HeldBytes,
-            Shortage::HeldRequests,
-            Shortage::Descriptors,
-            Shortage::Draining,
-        ];
-        let limits = shortages.map(|it| (Refusal::Unavailable(it), status_of(it), "1"));
         let identity = RequestId::of(&HeaderMap::new(), false, &RequestIds::default());
         let retry_after_seconds = 17;
-        let breaker = Refusal::BreakerOpen {
+        let breaker = LocalReply::BreakerOpen {
             retry_after_seconds,
         };
-        for (refusal, status, seconds) in limits.into_iter().chain([(breaker, 503, "17")]) {
-            let response = refusal.into_response(&identity);
+        let limits = [
+            (LocalReply::Connections, 503, "1"),
+            (LocalReply::AddressConnections, 429, "1"),
+            (LocalReply::ConnectionSessions, 503, "1"),
+            (LocalReply::SessionRate, 503, "1"),
+            (LocalReply::AddressSessionRate, 429, "1"),
+            (LocalReply::Memory, 503, "1"),
+            (LocalReply::HeldBytes, 503, "1"),
+            (LocalReply::HeldRequests, 503, "1"),
+            (LocalReply::OutOfDescriptors, 503, "1"),
+            (LocalReply::Draining, 503, "1"),
+            (breaker, 503, "17"),
+        ];
+        for (reply, status, seconds) in limits {
+            let response = reply.into_response(&identity);
 
-            assert_eq!(response.status(), status, "{refusal}");
-            assert_eq!(
-                response.headers()[header::RETRY_AFTER],
-                seconds,
-                "{refusal}"
-            );
-            assert_eq!(response.headers()[header::CONNECTION], "close", "{refusal}");
+            assert_eq!(response.status(), status, "{reply}");
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds, "{reply}");
+            assert_eq!(response.headers()[header::CONNECTION], "close", "{reply}");
         }
+        let statuses = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        let rows = LOCAL_REPLIES.iter();
+        let rows = rows.filter(|row| statuses.contains(&row.status));
+        assert_eq!(rows.count(), limits.len(), "each limit is above");
     }
 }

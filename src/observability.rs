@@ -7,7 +7,6 @@ pub mod access_log;
 pub mod error_chain;
 pub mod histogram;
 mod lines;
-pub mod rejections;
 pub mod reloads;
 mod sink;
 pub mod totals;

@@ -44,7 +44,6 @@ use crate::{
     observability::{
         self,
         histogram::Histogram,
-        rejections::{Rejection, Rejections},
         totals::{RouteSnapshot, RouteTotals},
     },
     session::{ledger::Account, rules::Priority, state::SessionState},
@@ -120,17 +119,12 @@ impl Scrape {
             sha256: shared.config().sha256.clone().unwrap_or_default(),
             limits: LimitFigures::of(shared),
             breakers: shared.endpoints().statuses(),
-            rejections: rejections(shared.rejections()),
+            rejections: shared.rejections().by_reason(),
             expiries: Expiries::of(&shared.config()),
             log: observability::queue(),
             process: ProcessStatus::read(),
         }
     }
-}
-
-fn rejections(rejections: &Rejections) -> Vec<(&'static str, u64)> {
-    let all = Rejection::ALL.into_iter();
-    all.map(|it| (it.name(), rejections.of(it))).collect()
 }
 
 impl Collector for Scrape {

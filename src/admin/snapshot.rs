@@ -53,7 +53,7 @@ use super::{
     unix_millis,
 };
 use crate::{
-    observability::{histogram::Histogram, rejections::Rejection, totals::RouteSnapshot},
+    observability::{histogram::Histogram, totals::RouteSnapshot},
     session::{
         ledger::{Account, Ledger},
         rules::Priority,
@@ -180,7 +180,7 @@ fn happened(admin: &Admin, sum: &RouteSnapshot) -> Value {
         "time_to_ready": histogram(&sum.totals.ready_time),
         "attempt_failures": object(Failure::ALL.map(Failure::name), sum.totals.failures),
         "ended": object_of(ended.map(|((_, name), count)| (name, count))),
-        "rejections": object_of(Rejection::ALL.map(|it| (it.name(), rejections.of(it)))),
+        "rejections": object_of(rejections.by_reason()),
     })
 }
 
@@ -233,7 +233,7 @@ impl Totals {
     fn of(admin: &Admin, sum: &RouteSnapshot) -> Self {
         let shared = &admin.process.shared;
         let totals = &sum.totals;
-        let rejections = Rejection::ALL.into_iter();
+        let rejections = shared.rejections().by_reason();
         let counts = [
             ("client_messages", totals.ledger.accepted()),
             ("upstream_messages", totals.traffic.upstream_messages),
@@ -248,7 +248,7 @@ impl Totals {
             ("http_requests", totals.answers.iter().sum()),
             (
                 "rejections",
-                rejections.map(|it| shared.rejections().of(it)).sum(),
+                rejections.iter().map(|(_, count)| count).sum(),
             ),
             ("connections", shared.connections().accepted()),
         ];

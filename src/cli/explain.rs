@@ -17,7 +17,7 @@ use self::{request::ExplainedRequest, settings::Settings};
 use super::{Exit, configuration, print, report};
 use crate::{
     config_file::{Concerns, Config, address},
-    local_reply::Refusal,
+    local_reply::LocalReply,
     route::{Accept, Route},
 };
 
@@ -406,7 +406,7 @@ impl ExplainLines {
         self.0.extend(["\n", name, "\n"]);
     }
 
-    fn refused(&mut self, refusal: Refusal) {
+    fn refused(&mut self, refusal: LocalReply) {
         self.line("refused", format_args!("{}: {refusal}", refusal.status()));
     }
 }

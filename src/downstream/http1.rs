@@ -34,12 +34,11 @@ use crate::{
     handshake::{self, accept::Accepted},
     headers::{framing::Framing, head, request_id::RequestId},
     limits::drain::Drain,
-    local_reply::Refusal,
+    local_reply::{LocalReply, rejections::Dropped},
     observability::{
         self,
         access_log::{self, NoRequest},
         error_chain::ErrorChain,
-        rejections::Rejection,
     },
     proxy::{binding::Binding, bodies::Body, client_side::Downstream, forward},
     state::worker::WorkerState,
@@ -98,7 +97,7 @@ pub(crate) async fn serve(
         None => None,
     };
     if stream.is_stalled() {
-        shared.rejections.count(Rejection::WriteTimeout);
+        shared.rejections.count_dropped(Dropped::WriteTimeout);
     }
     let is_too_slow = stream.is_too_slow();
     let mut stream = stream.into_inner()?;
@@ -122,7 +121,7 @@ pub(crate) async fn serve(
             }
         }
         (Ok(()), None) if is_too_slow && has_begun => {
-            let (refusal, answered_by) = (Refusal::HeaderTimeout, AnsweredBy::Proxy);
+            let (refusal, answered_by) = (LocalReply::HeaderTimeout, AnsweredBy::Proxy);
             let detail = "the header section did not come in time";
             let answer = no_request(refusal, answered_by, detail, client, &local);
             let _ = stream.write_all(answer.as_bytes()).await;
@@ -145,17 +144,20 @@ enum AnsweredBy {
 
 /// Maps hyper's error to the reason why a client's bytes are not a request; those never reach
 /// [`respond`].
-fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
+fn refusal_of(error: &hyper::Error) -> Option<(LocalReply, AnsweredBy)> {
     // hyper tells some of its errors apart by their texts only.
     let has_word = |word| error.to_string().contains(word);
     if error.is_parse_too_large() && has_word("URI") {
-        Some((Refusal::TargetTooLong, AnsweredBy::Hyper))
+        Some((LocalReply::TargetTooLong, AnsweredBy::Hyper))
     } else if error.is_parse_too_large() {
-        Some((Refusal::HeadersTooLarge, AnsweredBy::Hyper))
+        Some((LocalReply::HeadersTooLarge, AnsweredBy::Hyper))
     } else if error.is_parse() && has_word("HTTP2 preface") {
-        Some((Refusal::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody))
+        Some((LocalReply::BadRequest("no HTTP/2 here"), AnsweredBy::Nobody))
     } else if error.is_parse() {
-        Some((Refusal::BadRequest("malformed request"), AnsweredBy::Hyper))
+        Some((
+            LocalReply::BadRequest("malformed request"),
+            AnsweredBy::Hyper,
+        ))
     } else {
         None
     }
@@ -165,7 +167,7 @@ fn refusal_of(error: &hyper::Error) -> Option<(Refusal, AnsweredBy)> {
 pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &WorkerState) {
     let detail = "this may become HTTP/1.1 or HTTP/2";
     no_request(
-        Refusal::HeaderTimeout,
+        LocalReply::HeaderTimeout,
         AnsweredBy::Nobody,
         detail,
         client,
@@ -177,7 +179,7 @@ pub(crate) async fn end_unknown(stream: Transport, client: Client, local: &Worke
 /// Counts and logs bytes that are not a request; returns the response that is still to be sent,
 /// empty if there is none.
 fn no_request(
-    refusal: Refusal,
+    refusal: LocalReply,
     answered_by: AnsweredBy,
     detail: &str,
     client: Client,
@@ -186,14 +188,13 @@ fn no_request(
     let is_ours = answered_by == AnsweredBy::Proxy;
     let identity = is_ours.then(|| RequestId::unknown(&local.request_ids));
     let status = (answered_by != AnsweredBy::Nobody).then(|| refusal.status().as_u16());
-    let rejection = Rejection::from(refusal);
-    local.shared.rejections.count(rejection);
+    local.shared.rejections.count(refusal);
     if local.config().log.requests != observability::RequestLogging::None {
         access_log::no_request(&NoRequest {
             request_id: identity.as_ref().map(RequestId::id),
             client: client.address,
             status,
-            refusal: (rejection.name(), detail),
+            refusal: (refusal.reason(), detail),
         });
     }
     identity.map_or_else(String::new, |identity| refusal.to_http1(&identity))
@@ -371,7 +372,7 @@ impl Http1Service {
         &self,
         mut request: Request<Incoming>,
         meter: &RequestLog,
-    ) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+    ) -> Result<(Response<Body>, Option<Accepted>), LocalReply> {
         self.stream.next_verdict()?;
         let local = &self.connection.local;
         let client = meter.client();

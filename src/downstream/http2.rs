@@ -78,11 +78,8 @@ use crate::{
     handshake::{self, accept::Accepted},
     headers::hop_by_hop,
     limits::{drain::Drain, open_connections::SessionPlace},
-    local_reply::{Refusal, Shortage},
-    observability::{
-        error_chain::{self, ErrorChain},
-        rejections::Rejection,
-    },
+    local_reply::{LocalReply, rejections::Dropped},
+    observability::error_chain::{self, ErrorChain},
     proxy::{bodies::Body, client_side::Downstream, forward},
     state::process::ProcessState,
     transport::{
@@ -152,7 +149,7 @@ pub(crate) async fn serve(stream: Sniffed, connection: ClientConnection) {
     .await;
     if let Err(error) = ended {
         if let Some(rejection) = error.rejection() {
-            shared.rejections.count(rejection);
+            shared.rejections.count_dropped(rejection);
         }
         tracing::debug!(%client, %error, "connection ended");
     }
@@ -179,10 +176,10 @@ enum Cut {
 
 impl Cut {
     /// The rejection to be counted; `None` when the client has done nothing wrong.
-    fn rejection(&self) -> Option<Rejection> {
+    fn rejection(&self) -> Option<Dropped> {
         match self {
-            Self::TooManyCancelled => Some(Rejection::CancelledRequests),
-            Self::Failed(error) => error_chain::is_flood(error).then_some(Rejection::Http2Abuse),
+            Self::TooManyCancelled => Some(Dropped::CancelledRequests),
+            Self::Failed(error) => error_chain::is_flood(error).then_some(Dropped::Http2Abuse),
             Self::StaysOpen => None,
         }
     }
@@ -279,7 +276,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
             // A connection that is not read hides the window updates of its client.
             let is_heard = || !backlog.is_waited_for();
             if !stall_timeout::run(future, write_timeout, is_heard).await {
-                shared.rejections.count(Rejection::WriteTimeout);
+                shared.rejections.count_dropped(Dropped::WriteTimeout);
             }
         });
     }
@@ -321,7 +318,7 @@ impl Http2Service {
         &self,
         request: Request<Incoming>,
         meter: &RequestLog,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, LocalReply> {
         let mut request = request::check(request)?;
         if request.method() == Method::CONNECT {
             return self.connect(request, meter).await;
@@ -347,14 +344,14 @@ impl Http2Service {
         &self,
         mut request: Request<Incoming>,
         meter: &RequestLog,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, LocalReply> {
         let Some(protocol) = request.extensions().get::<ext::Protocol>() else {
-            return Err(Refusal::MethodNotAllowed {
+            return Err(LocalReply::MethodNotAllowed {
                 allow: forward::METHODS,
             });
         };
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
-            return Err(Refusal::UnknownProtocol);
+            return Err(LocalReply::UnknownProtocol);
         }
         let local = &self.connection.local;
         let client = meter.client();
@@ -375,22 +372,22 @@ impl Http2Service {
             }
             // A `200` to a handshake of HTTP/1.1 is a rejection; a client of HTTP/2 would read it
             // as success.
-            None if response.status().is_success() => return Err(Refusal::BadGateway),
+            None if response.status().is_success() => return Err(LocalReply::BadGateway),
             None => {}
         }
         Ok(response)
     }
 
     /// Slots for one more session: on its connection, and in the process.
-    fn admit_session(&self) -> Result<(Session, SessionPlace), Refusal> {
+    fn admit_session(&self) -> Result<(Session, SessionPlace), LocalReply> {
         let shared = &self.connection.local.shared;
         let limits = shared.config().limits.clone();
         let session = Session::begin(&self.activity, limits.max_streams)
-            .ok_or(Refusal::Unavailable(Shortage::ConnectionSessions))?;
+            .ok_or(LocalReply::ConnectionSessions)?;
         let place = shared
             .connections
             .admit_session(limits.max_connections)
-            .ok_or(Refusal::Unavailable(Shortage::Connections))?;
+            .ok_or(LocalReply::Connections)?;
         Ok((session, place))
     }
 

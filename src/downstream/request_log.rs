@@ -18,12 +18,11 @@ use tokio::time::Instant;
 use crate::{
     client_addr::Client,
     headers::request_id::RequestId,
-    local_reply::Refusal,
+    local_reply::LocalReply,
     observability::{
         RequestLogging,
         access_log::{self, RequestEnded},
         error_chain::ErrorChain,
-        rejections::Rejection,
     },
     proxy::bodies::{Body, BodyObserver},
     route::Route,
@@ -34,7 +33,7 @@ use crate::{
 /// Counts and logs one request of a client.
 pub(crate) struct RequestLog {
     kind: Cell<RequestKind>,
-    refusal: Cell<Option<Refusal>>,
+    refusal: Cell<Option<LocalReply>>,
     line: RequestLine,
 }
 
@@ -103,7 +102,7 @@ impl RequestLog {
     }
 
     /// Notes why the request gets a local reply.
-    pub(crate) fn set_refused(&self, refusal: Refusal) {
+    pub(crate) fn set_refused(&self, refusal: LocalReply) {
         self.refusal.set(Some(refusal));
     }
 
@@ -121,7 +120,7 @@ impl RequestLog {
             RequestKind::Session => totals.handshakes_accepted += 1,
         });
         let is_session = matches!(kind.get(), RequestKind::Session);
-        if matches!(refusal, Some(Refusal::BreakerOpen { .. })) {
+        if matches!(refusal, Some(LocalReply::BreakerOpen { .. })) {
             // All of a second share one line.
             line.requests = RequestLogging::None;
         }
@@ -155,7 +154,7 @@ pub(crate) struct RequestLine {
     is_due: bool,
     tally: RefCell<Rc<RouteStats>>,
     /// `None` for a client that left before its response.
-    answer: Option<(StatusCode, Option<Refusal>)>,
+    answer: Option<(StatusCode, Option<LocalReply>)>,
     end: ResponseEnd,
     /// Length of the response's body in bytes, if known.
     length: Option<u64>,
@@ -208,7 +207,7 @@ impl RequestLine {
             return Some((aborted.name(), aborted.to_string()));
         }
         match (refusal, &self.end) {
-            (Some(refusal), _) => Some((Rejection::from(refusal).name(), refusal.to_string())),
+            (Some(refusal), _) => Some((refusal.reason(), refusal.to_string())),
             (None, ResponseEnd::Whole) => None,
             (None, ResponseEnd::Open) => {
                 let detail = if self.answer.is_some() {
@@ -216,11 +215,11 @@ impl RequestLine {
                 } else {
                     "the client has not waited for the response"
                 };
-                Some((Rejection::ClientGone.name(), detail.to_owned()))
+                Some((LocalReply::ClientGone.reason(), detail.to_owned()))
             }
             (None, ResponseEnd::Broken(error)) => {
                 let detail = format!("the response of the upstream broke off: {error}");
-                Some((Rejection::UpstreamFailed.name(), detail))
+                Some((LocalReply::BadGateway.reason(), detail))
             }
         }
     }
@@ -233,12 +232,7 @@ impl Drop for RequestLine {
         if !is_due {
             return;
         }
-        let is_refused = self.answer.is_some_and(|(_, refusal)| refusal.is_some());
-        // `501` depends on the client's request alone: no client may cause warnings.
-        let is_failure = is_refused
-            && self.answer.is_some_and(|(status, _)| {
-                status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-            });
+        let refusal = self.answer.and_then(|(_, refusal)| refusal);
         access_log::request_ended(&RequestEnded {
             request_id: self.identity.id(),
             trace: self.identity.trace(),
@@ -252,10 +246,10 @@ impl Drop for RequestLine {
             path: self.uri.path(),
             route: self.tally.borrow().label(),
             status: self.answer.map(|(status, _)| status.as_u16()),
-            is_refused,
+            is_refused: refusal.is_some(),
             reason: self.reason(),
             is_warning: self.is_cut_off.get()
-                || is_failure
+                || refusal.is_some_and(LocalReply::is_failure)
                 || matches!(self.end, ResponseEnd::Broken(_)),
             duration: self.started.elapsed(),
             response_bytes: self.response_bytes,

@@ -20,7 +20,7 @@ use crate::{
     client_addr::{Client, ClientAddr},
     headers::{forwarded, hop_by_hop, request_id::RequestId},
     limits::per_ip::AddressPlace,
-    local_reply::{Refusal, Shortage},
+    local_reply::LocalReply,
     proxy::bodies::Body,
     route::{Accept, Route, Subprotocol},
     session::{self, Agreed, SessionStats},
@@ -118,7 +118,7 @@ impl Early {
         client: Client,
         route: &Arc<Route>,
         shared: &ProcessState,
-    ) -> Result<Option<Self>, Refusal> {
+    ) -> Result<Option<Self>, LocalReply> {
         let offers: Vec<_> = offered_subprotocols(&request.headers)?.collect();
         let path = request.uri.path();
         let subprotocol = match shared.subprotocols.choose(route, path, &offers) {
@@ -144,7 +144,7 @@ impl Early {
         client: Client,
         route: &Arc<Route>,
         shared: &ProcessState,
-    ) -> Result<(Response<Body>, Accepted), Refusal> {
+    ) -> Result<(Response<Body>, Accepted), LocalReply> {
         // Limits first: a client over one does not take a permit of a half-open breaker.
         let place = shared.admit_session(client, request.version)?;
         let agreed = Agreed {
@@ -172,7 +172,7 @@ impl Early {
 /// # Errors
 ///
 /// The request is not a valid handshake, or its origin is not allowed.
-pub fn judge<'a>(request: &'a Parts, route: &Route) -> Result<Subprotocol<'a>, Refusal> {
+pub fn judge<'a>(request: &'a Parts, route: &Route) -> Result<Subprotocol<'a>, LocalReply> {
     check_handshake(request)?;
     check_origin(&request.headers, route)?;
     Ok(route.choose_subprotocol(offered_subprotocols(&request.headers)?))
@@ -225,18 +225,18 @@ pub(crate) fn check<'a>(
     request: &'a Parts,
     route: &Route,
     shared: &ProcessState,
-) -> Result<Handshake<'a>, Refusal> {
+) -> Result<Handshake<'a>, LocalReply> {
     let context = &shared.session;
     let handshake = check_handshake(request)?;
     check_origin(&request.headers, route)?;
     if context.drain.has_begun() {
-        return Err(Refusal::Unavailable(Shortage::Draining));
+        return Err(LocalReply::Draining);
     }
     if context.budget.is_exhausted() {
-        return Err(Refusal::Unavailable(Shortage::HeldBytes));
+        return Err(LocalReply::HeldBytes);
     }
     if shared.memory.is_high() {
-        return Err(Refusal::Unavailable(Shortage::Memory));
+        return Err(LocalReply::Memory);
     }
     Ok(handshake)
 }
@@ -345,23 +345,23 @@ pub(crate) enum Handshake<'a> {
 ///
 /// For an extended `CONNECT` the rest has been checked: its target is complete, and only frames
 /// follow.
-fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
+fn check_handshake(request: &Parts) -> Result<Handshake<'_>, LocalReply> {
     if request.version == Version::HTTP_2 {
         check_version(&request.headers)?;
         return Ok(Handshake::Connect(key(&request.headers)));
     }
     let headers = &request.headers;
     if request.method != Method::GET {
-        return Err(Refusal::MethodNotAllowed { allow: "GET" });
+        return Err(LocalReply::MethodNotAllowed { allow: "GET" });
     }
     if request.version != Version::HTTP_11 {
-        return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
+        return Err(LocalReply::BadRequest("a WebSocket needs HTTP/1.1"));
     }
     // A client that also offers another protocol could take the `101` for that.
     if !only(headers, &header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
     {
-        return Err(Refusal::BadRequest("Upgrade must be websocket alone"));
+        return Err(LocalReply::BadRequest("Upgrade must be websocket alone"));
     }
     // Bytes of a body would be read as frames.
     if headers.contains_key(header::TRANSFER_ENCODING)
@@ -371,12 +371,12 @@ fn check_handshake(request: &Parts) -> Result<Handshake<'_>, Refusal> {
             .any(|length| length != "0")
         || headers.contains_key(header::EXPECT)
     {
-        return Err(Refusal::BadRequest("a WebSocket handshake has no body"));
+        return Err(LocalReply::BadRequest("a WebSocket handshake has no body"));
     }
     check_version(headers)?;
     key(headers)
         .map(Handshake::Upgrade)
-        .ok_or(Refusal::BadRequest("illegal Sec-WebSocket-Key"))
+        .ok_or(LocalReply::BadRequest("illegal Sec-WebSocket-Key"))
 }
 
 /// Returns the key, if there is one and it is legal.
@@ -384,10 +384,10 @@ fn key(headers: &HeaderMap) -> Option<&HeaderValue> {
     only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()))
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_version(headers: &HeaderMap) -> Result<(), LocalReply> {
     match only(headers, &header::SEC_WEBSOCKET_VERSION) {
         Some(version) if version == VERSION => Ok(()),
-        _ => Err(Refusal::WrongVersion),
+        _ => Err(LocalReply::WrongVersion),
     }
 }
 
@@ -399,28 +399,28 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
 
 /// Checks the origin of the page that opens the WebSocket (RFC 6455 §10.2): browsers do not apply
 /// the same-origin policy to a WebSocket.
-fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), Refusal> {
+fn check_origin(headers: &HeaderMap, route: &Route) -> Result<(), LocalReply> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = origins.next();
     if origins.next().is_some() {
-        return Err(Refusal::BadRequest("more than one Origin"));
+        return Err(LocalReply::BadRequest("more than one Origin"));
     }
     if route.allows_origin(origin.map(HeaderValue::as_bytes)) {
         Ok(())
     } else {
         // Debug format escapes the value, so that a client cannot write lines of the log.
         tracing::debug!(?origin, "origin not allowed");
-        Err(Refusal::OriginNotAllowed)
+        Err(LocalReply::OriginNotAllowed)
     }
 }
 
 /// Returns the client's subprotocols, in its order.
 pub(crate) fn offered_subprotocols(
     headers: &HeaderMap,
-) -> Result<impl Iterator<Item = &str>, Refusal> {
+) -> Result<impl Iterator<Item = &str>, LocalReply> {
     let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
     if lines().any(|line| line.to_str().is_err()) {
-        return Err(Refusal::BadRequest("illegal Sec-WebSocket-Protocol"));
+        return Err(LocalReply::BadRequest("illegal Sec-WebSocket-Protocol"));
     }
     Ok(list(lines()))
 }

@@ -35,7 +35,7 @@ use crate::{
     client_addr::Client,
     headers::hop_by_hop,
     http_client::{http1::Http1Connection, upload::Upload},
-    local_reply::{Refusal, Shortage},
+    local_reply::LocalReply,
     proxy::{
         binding::{self, Home, OnOwn},
         bodies::Body,
@@ -73,7 +73,7 @@ pub(crate) async fn ask(
     local: &WorkerState,
     is_client_gone: Option<&dyn Fn() -> bool>,
     own: Option<OnOwn>,
-) -> Result<(Response<Body>, Option<Accepted>), Refusal> {
+) -> Result<(Response<Body>, Option<Accepted>), LocalReply> {
     let started = time::Instant::now();
     let shared = &local.shared;
     let context = &shared.session;
@@ -95,8 +95,8 @@ pub(crate) async fn ask(
     let attempts = &series.attempts;
     let answer = tokio::select! {
         answer = until_deadline(&endpoint, route, &opening, attempts, client, own.as_ref()) => answer,
-        () = context.drain.begun() => return Err(Refusal::Unavailable(Shortage::Draining)),
-        () = until(is_client_gone) => return Err(Refusal::ClientGone),
+        () = context.drain.begun() => return Err(LocalReply::Draining),
+        () = until(is_client_gone) => return Err(LocalReply::ClientGone),
     };
     let switched = match answer {
         Ok(Said::Switched(switched)) => *switched,
@@ -177,13 +177,13 @@ impl Drop for ClientAttempts {
 /// The upstream's answer for the client.
 enum Said {
     Switched(Box<Switched>),
-    Refused(Result<Response<Body>, Refusal>),
+    Refused(Result<Response<Body>, LocalReply>),
     /// The latest response that might have been different a moment later.
-    Unavailable(Result<Response<Body>, Refusal>),
+    Unavailable(Result<Response<Body>, LocalReply>),
 }
 
 /// Failure to get an answer of the upstream that the client could be given.
-struct Unanswered(Refusal, Blamed);
+struct Unanswered(LocalReply, Blamed);
 
 /// The party at fault.
 enum Blamed {
@@ -195,14 +195,12 @@ enum Blamed {
 impl From<ConnectError> for Unanswered {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Shortage => {
-                Self(Refusal::Unavailable(Shortage::Descriptors), Blamed::Nobody)
-            }
+            ConnectError::Shortage => Self(LocalReply::OutOfDescriptors, Blamed::Nobody),
             ConnectError::Refused(_) | ConnectError::Subprotocol(_) => {
-                Self(Refusal::BadGateway, Blamed::Nobody)
+                Self(LocalReply::BadGateway, Blamed::Nobody)
             }
             ConnectError::Broken(_) | ConnectError::Tls(_) => {
-                Self(Refusal::BadGateway, Blamed::Upstream)
+                Self(LocalReply::BadGateway, Blamed::Upstream)
             }
         }
     }
@@ -249,7 +247,7 @@ async fn until_deadline(
             } else {
                 Blamed::Nobody
             };
-            Unanswered(Refusal::GatewayTimeout, who)
+            Unanswered(LocalReply::GatewayTimeout, who)
         }),
     }
 }
@@ -260,7 +258,7 @@ async fn keep(
     refused: Refused,
     client: Client,
     limits: ResponseLimits,
-    latest: &mut Option<Result<Response<Body>, Refusal>>,
+    latest: &mut Option<Result<Response<Body>, LocalReply>>,
 ) {
     match pass_on(refused, client, limits).await {
         Ok(response) => {
@@ -294,10 +292,10 @@ fn without_body(mut head: response::Parts) -> Response<Body> {
 ///
 /// Where the ready message is withheld from the client, no other may refer to it, so the server
 /// must not take over its context.
-fn offers(request: &Parts, settings: &session::Settings) -> Result<Vec<Offer>, Refusal> {
+fn offers(request: &Parts, settings: &session::Settings) -> Result<Vec<Offer>, LocalReply> {
     let lines = request.headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
     let mut offers = extension::offers(lines)
-        .map_err(|Malformed| Refusal::BadRequest("illegal Sec-WebSocket-Extensions"))?;
+        .map_err(|Malformed| LocalReply::BadRequest("illegal Sec-WebSocket-Extensions"))?;
     if settings.gate.withholds_messages() {
         for offer in &mut offers {
             offer.server_no_context_takeover = true;
@@ -324,17 +322,17 @@ async fn pass_on(
     refused: Refused,
     client: Client,
     limits: ResponseLimits,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, LocalReply> {
     let status = refused.status;
     tracing::debug!(%client, %status, "upstream refused the WebSocket");
     let spelling = rejected::check(&refused.answer, limits).map_err(|error| {
         tracing::debug!(%client, error, "upstream failed");
-        Refusal::BadGateway
+        LocalReply::BadGateway
     })?;
     let response = rejected::response(refused.answer, limits, spelling).await;
     let mut response = response.map_err(|error| {
         tracing::debug!(%client, %error, "upstream failed");
-        Refusal::BadGateway
+        LocalReply::BadGateway
     })?;
     let close = header::HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
@@ -348,14 +346,14 @@ async fn refuse(
     client: Client,
     limits: ResponseLimits,
     own: Option<&OnOwn>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, LocalReply> {
     let may_bind = |on: &&OnOwn| on.is_bound || refused.status == StatusCode::UNAUTHORIZED;
     let Some(OnOwn { own, is_bound }) = own.filter(may_bind) else {
         return pass_on(refused, client, limits).await;
     };
     let failed = |error: &dyn Display| {
         tracing::debug!(%client, error = %error, "upstream failed");
-        Refusal::BadGateway
+        LocalReply::BadGateway
     };
     let connection = Http1Connection::resume(refused.answer, limits).await;
     let mut connection = Box::new(connection.map_err(|error| failed(&error))?);

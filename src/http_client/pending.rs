@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     config::Retry,
-    local_reply::{Refusal, Shortage},
+    local_reply::LocalReply,
     route::{Route, Routes},
     transport::Transport,
     upstream::{backoff::Backoff, dial::DialError},
@@ -104,7 +104,7 @@ impl HeldRequests {
     /// # Errors
     ///
     /// No slot is free.
-    pub fn enter(&self, route: &Arc<Route>) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub fn enter(&self, route: &Arc<Route>) -> Result<OwnedSemaphorePermit, LocalReply> {
         let mut known = self.known();
         let found = known
             .iter()
@@ -116,7 +116,7 @@ impl HeldRequests {
         });
         let free = Arc::clone(&known[index].free);
         free.try_acquire_owned()
-            .map_err(|_none| Refusal::Unavailable(Shortage::HeldRequests))
+            .map_err(|_none| LocalReply::HeldRequests)
     }
 
     fn known(&self) -> MutexGuard<'_, Vec<HeldSlots>> {
@@ -126,12 +126,12 @@ impl HeldRequests {
 }
 
 /// Maps an error after which another attempt would not help to the response.
-pub(crate) fn give_up(error: &DialError) -> Refusal {
+pub(crate) fn give_up(error: &DialError) -> LocalReply {
     match error {
-        DialError::Shortage => Refusal::Unavailable(Shortage::Descriptors),
+        DialError::Shortage => LocalReply::OutOfDescriptors,
         DialError::Unreachable(_) | DialError::Tls(_) => {
             tracing::warn!(%error, "upstream cannot be used");
-            Refusal::BadGateway
+            LocalReply::BadGateway
         }
     }
 }
@@ -182,7 +182,7 @@ impl ConnectGate {
         &self,
         dial: impl AsyncFn() -> Result<Transport, DialError>,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<Transport, Refusal> {
+    ) -> Result<Transport, LocalReply> {
         let _waiting = WaitingRequest::enter(&self.waiting);
         loop {
             let turn = self.turn(&is_client_gone).await?;
@@ -190,11 +190,11 @@ impl ConnectGate {
             time::sleep_until(self.next_attempt.get()).await;
             // hyper notices a client that leaves, but not behind a body that it has not read.
             if is_client_gone() {
-                return Err(Refusal::ClientGone);
+                return Err(LocalReply::ClientGone);
             }
             match while_here(dial(), &is_client_gone).await? {
                 // The client may have left during a slow dial.
-                Ok(_) if is_client_gone() => return Err(Refusal::ClientGone),
+                Ok(_) if is_client_gone() => return Err(LocalReply::ClientGone),
                 Ok(stream) => {
                     self.grow();
                     return Ok(stream);
@@ -227,7 +227,7 @@ impl ConnectGate {
     async fn turn(
         &self,
         is_client_gone: impl Fn() -> bool,
-    ) -> Result<SemaphorePermit<'_>, Refusal> {
+    ) -> Result<SemaphorePermit<'_>, LocalReply> {
         let turn = while_here(self.permits.acquire(), is_client_gone).await?;
         Ok(turn.expect("the semaphore is never closed"))
     }
@@ -257,12 +257,12 @@ impl ConnectGate {
 async fn while_here<T>(
     waiting: impl Future<Output = T>,
     is_client_gone: impl Fn() -> bool,
-) -> Result<T, Refusal> {
+) -> Result<T, LocalReply> {
     let mut waiting = pin!(waiting);
     loop {
         match time::timeout(LOOK_AFTER_CLIENT, waiting.as_mut()).await {
             Ok(outcome) => return Ok(outcome),
-            Err(_) if is_client_gone() => return Err(Refusal::ClientGone),
+            Err(_) if is_client_gone() => return Err(LocalReply::ClientGone),
             Err(_) => {}
         }
     }
@@ -340,7 +340,7 @@ mod tests {
             gone = second => gone,
         };
 
-        assert!(matches!(gone, Err(Refusal::ClientGone)));
+        assert!(matches!(gone, Err(LocalReply::ClientGone)));
         assert!(started.elapsed() <= LOOK_AFTER_CLIENT);
     }
 }

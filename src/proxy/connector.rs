@@ -11,7 +11,7 @@ use super::client_side::Downstream;
 use crate::{
     client_addr::Client,
     http_client::{http1::Http1Connection, http2::StreamSlot, pending, pool::Pool},
-    local_reply::{Refusal, Shortage},
+    local_reply::LocalReply,
     route::Route,
     state::process::ProcessState,
     transport::Transport,
@@ -60,15 +60,15 @@ impl<'a> Connecting<'a> {
     }
 
     /// Connects for this request alone; the connection may go to the pool afterwards.
-    pub(crate) async fn connect(&mut self) -> Result<Box<Http1Connection>, Refusal> {
+    pub(crate) async fn connect(&mut self) -> Result<Box<Http1Connection>, LocalReply> {
         let stream = self.dial().await?;
         self.go_on();
         let connection = Http1Connection::new(stream, self.route.http.response_limits).await;
-        Ok(Box::new(connection.or(Err(Refusal::BadGateway))?))
+        Ok(Box::new(connection.or(Err(LocalReply::BadGateway))?))
     }
 
     /// Acquires a stream on a shared connection, which another request may open meanwhile.
-    pub(crate) async fn share(&mut self) -> Result<StreamSlot, Refusal> {
+    pub(crate) async fn share(&mut self) -> Result<StreamSlot, LocalReply> {
         let stream = self.share_held().await?;
         self.go_on();
         Ok(stream)
@@ -80,7 +80,7 @@ impl<'a> Connecting<'a> {
         self.waiting = None;
     }
 
-    async fn share_held(&mut self) -> Result<StreamSlot, Refusal> {
+    async fn share_held(&mut self) -> Result<StreamSlot, LocalReply> {
         let multiplexed = &self.pool.multiplexed;
         // The lock may be taken until the upstream listens, so waiting for it is a hold.
         if self.pool.turns.is_anyone_waiting() {
@@ -99,7 +99,7 @@ impl<'a> Connecting<'a> {
         }
         let stream = self.dial().await?;
         let opened = multiplexed.open(stream, &self.route.http);
-        opened.await.or(Err(Refusal::BadGateway))
+        opened.await.or(Err(LocalReply::BadGateway))
     }
 
     /// Opens a stream on another connection, when the streams of all are used up; `None` when the
@@ -126,7 +126,7 @@ impl<'a> Connecting<'a> {
 
     /// Notes that a new connection ended before anything was written, as if the upstream did not
     /// listen: the request counts as held from now on.
-    pub(crate) fn set_back(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn set_back(&mut self) -> Result<(), LocalReply> {
         self.pool.turns.set_back();
         self.hold()
     }
@@ -139,12 +139,12 @@ impl<'a> Connecting<'a> {
 
     /// Waits before that repetition, held like a request whose upstream does not listen. Others
     /// do not wait with it: the upstream may fail at this request only.
-    pub(crate) async fn pause(&self) -> Result<(), Refusal> {
+    pub(crate) async fn pause(&self) -> Result<(), LocalReply> {
         (self.downstream.set_held)(true);
         let wait = Backoff::new(&self.route.upstream.retry).next(rand::random());
         time::sleep(wait).await;
         if (self.downstream.is_gone)() {
-            return Err(Refusal::ClientGone);
+            return Err(LocalReply::ClientGone);
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl<'a> Connecting<'a> {
     }
 
     /// Dials, and holds the request as long as the upstream does not listen.
-    async fn dial(&mut self) -> Result<Transport, Refusal> {
+    async fn dial(&mut self) -> Result<Transport, LocalReply> {
         let deadline = self.deadline();
         let (route, client) = (self.route, self.downstream.client);
         let endpoint = self.shared.endpoints.of(route);
@@ -183,14 +183,14 @@ impl<'a> Connecting<'a> {
         &self,
         deadline: Instant,
         waiting: impl Future<Output = T>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, LocalReply> {
         let is_held = self.place.is_some();
         tokio::select! {
             outcome = time::timeout_at(deadline, waiting) => {
-                outcome.or(Err(Refusal::GatewayTimeout))
+                outcome.or(Err(LocalReply::GatewayTimeout))
             }
             () = self.shared.session.drain.begun(), if is_held => {
-                Err(Refusal::Unavailable(Shortage::Draining))
+                Err(LocalReply::Draining)
             }
         }
     }
@@ -202,10 +202,10 @@ impl<'a> Connecting<'a> {
             .get_or_insert_with(|| Instant::now() + hold_timeout)
     }
 
-    fn hold(&mut self) -> Result<(), Refusal> {
+    fn hold(&mut self) -> Result<(), LocalReply> {
         if self.place.is_none() {
             if self.shared.memory.is_high() {
-                return Err(Refusal::Unavailable(Shortage::Memory));
+                return Err(LocalReply::Memory);
             }
             self.place = Some(self.shared.held.enter(self.route)?);
         }

@@ -44,7 +44,7 @@ use crate::{
         pool::Pool,
         upload::{self, Upload, UploadProgress, UploadState},
     },
-    local_reply::Refusal,
+    local_reply::LocalReply,
     route::Route,
     state::{process::ProcessState, worker::WorkerState},
     transport::backlog::Unread,
@@ -69,15 +69,15 @@ pub async fn forward(
     downstream: Downstream<'_>,
     route: &Arc<Route>,
     local: &WorkerState,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, LocalReply> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::MethodNotAllowed { allow: METHODS });
+        return Err(LocalReply::MethodNotAllowed { allow: METHODS });
     }
     check_expectation(request.headers())?;
     let pool = local.pools.of(route, || local.config().routes.clone());
     let (parts, body) = request.into_parts();
     if upload::is_too_large(&body, &route.http) {
-        return Err(Refusal::BodyTooLarge);
+        return Err(LocalReply::BodyTooLarge);
     }
     let unread = downstream.backlog.map(Unread::begin);
     let is_broken = downstream.is_body_broken;
@@ -97,19 +97,19 @@ pub async fn forward(
     let answered = asked.send(upload, &pool, &local.shared).await?;
     // Without an upgrade in its request, a client cannot tell where HTTP ends.
     if answered.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Refusal::BadGateway);
+        return Err(LocalReply::BadGateway);
     }
     Ok(asked.answer(answered, pool))
 }
 
 /// Returns the `Host` for a request whose client names none (HTTP/1.0).
-fn own_host(upstream: &upstream::Settings) -> Result<HeaderValue, Refusal> {
-    HeaderValue::try_from(upstream.authority()).or(Err(Refusal::BadGateway))
+fn own_host(upstream: &upstream::Settings) -> Result<HeaderValue, LocalReply> {
+    HeaderValue::try_from(upstream.authority()).or(Err(LocalReply::BadGateway))
 }
 
 /// Rejects any expectation but `100-continue`, which hyper fulfils when the body is first read:
 /// that is when the upstream is there to take it.
-fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_expectation(headers: &HeaderMap) -> Result<(), LocalReply> {
     let is_known = headers
         .get_all(header::EXPECT)
         .iter()
@@ -117,7 +117,7 @@ fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
     if is_known {
         Ok(())
     } else {
-        Err(Refusal::UnknownExpectation)
+        Err(LocalReply::UnknownExpectation)
     }
 }
 
@@ -154,7 +154,7 @@ impl Asked<'_> {
         upload: Upload,
         pool: &Pool,
         shared: &ProcessState,
-    ) -> Result<Forwarded, Refusal> {
+    ) -> Result<Forwarded, LocalReply> {
         let request = self.upstream_request(upload)?;
         let connecting = Connecting::new(self.route, self.downstream, pool, shared);
         match self.route.http.version {
@@ -170,7 +170,7 @@ impl Asked<'_> {
         request: Request<Upload>,
         mut connecting: Connecting<'_>,
         pool: &Pool,
-    ) -> Result<Forwarded, Refusal> {
+    ) -> Result<Forwarded, LocalReply> {
         let mut request = request;
         // Never a pooled one for a client that is logged in on its own.
         let mut pooled = match &self.own {
@@ -204,7 +204,7 @@ impl Asked<'_> {
         request: Request<Upload>,
         mut connecting: Connecting<'_>,
         pool: &Pool,
-    ) -> Result<Forwarded, Refusal> {
+    ) -> Result<Forwarded, LocalReply> {
         let mut request = request;
         let mut opened = pool.multiplexed.stream();
         loop {
@@ -234,7 +234,7 @@ impl Asked<'_> {
         error: SendError,
         is_fresh: bool,
         connecting: &mut Connecting<'_>,
-    ) -> Result<Request<Upload>, Refusal> {
+    ) -> Result<Request<Upload>, LocalReply> {
         match error {
             SendError::NotSent(unsent) => {
                 if is_fresh {
@@ -268,7 +268,7 @@ impl Asked<'_> {
 impl Asked<'_> {
     /// Builds the request for the upstream: the same target in origin form (RFC 9112 §3.2.1), the
     /// end-to-end headers, and the forwarding headers.
-    fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, Refusal> {
+    fn upstream_request(&self, upload: Upload) -> Result<Request<Upload>, LocalReply> {
         let head = &self.head;
         let mut headers = hop_by_hop::of_request(head.headers(), self.route.http.underscores);
         forwarded::set(
@@ -323,18 +323,18 @@ impl Asked<'_> {
         }
     }
 
-    fn refusal(&self, error: &SendError) -> Refusal {
+    fn refusal(&self, error: &SendError) -> LocalReply {
         let client = self.downstream.client;
         tracing::debug!(%client, %error, "upstream failed");
         match (
             self.progress.as_ref().map(|progress| progress.state()),
             error,
         ) {
-            (Some(UploadState::Broken), _) => Refusal::BadRequest("broken body"),
-            (Some(UploadState::TooSlow), _) => Refusal::RequestTimeout,
-            (Some(UploadState::TooLarge), _) => Refusal::BodyTooLarge,
-            (_, SendError::TimedOut) => Refusal::NoAnswer,
-            (_, _) => Refusal::BadGateway,
+            (Some(UploadState::Broken), _) => LocalReply::BadRequest("broken body"),
+            (Some(UploadState::TooSlow), _) => LocalReply::RequestTimeout,
+            (Some(UploadState::TooLarge), _) => LocalReply::BodyTooLarge,
+            (_, SendError::TimedOut) => LocalReply::NoAnswer,
+            (_, _) => LocalReply::BadGateway,
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
         open_connections::Connections,
         per_ip::AddressPlace,
     },
-    observability::rejections::Rejection,
+    local_reply::{LocalReply, rejections::Dropped},
     route::Route,
     state::worker::WorkerState,
     tls::ServerTls,
@@ -153,7 +153,7 @@ impl Handout {
         let Some((place, admission)) = taken else {
             // Dropped without a response: so many are over the limit that even a `503` each would
             // cost too much.
-            self.local.rejections().count(Rejection::Connections);
+            self.local.rejections().count(LocalReply::Connections);
             return;
         };
         let connection = AcceptedConnection {
@@ -210,7 +210,7 @@ impl AcceptedConnection {
         let config = local.config();
         let client = self.client;
         if !config.trusted_proxies.trusts(client) {
-            local.rejections().count(Rejection::ProxyHeader);
+            local.rejections().count_dropped(Dropped::ProxyHeader);
             tracing::debug!(%client, "closed: PROXY headers are accepted from trusted proxies only");
             return None;
         }
@@ -229,12 +229,12 @@ impl AcceptedConnection {
                 Some((self, ends))
             }
             Ok(Err(error)) => {
-                local.rejections().count(Rejection::ProxyHeader);
+                local.rejections().count_dropped(Dropped::ProxyHeader);
                 tracing::debug!(%client, %error, "closed: no PROXY header");
                 None
             }
             Err(_elapsed) => {
-                local.rejections().count(Rejection::ProxyHeader);
+                local.rejections().count_dropped(Dropped::ProxyHeader);
                 tracing::debug!(%client, "closed: no PROXY header in time");
                 None
             }
@@ -264,7 +264,7 @@ impl AcceptedConnection {
             return Some((None, self.admission));
         }
         let Some((place, is_within)) = local.addresses().enter(client) else {
-            local.rejections().count(Rejection::AddressConnections);
+            local.rejections().count(LocalReply::AddressConnections);
             return None;
         };
         let admission = if is_within {
@@ -346,7 +346,7 @@ async fn shake_hands(
     let stream = local.drain().run_until_begun(handshake).await?;
     stream
         .inspect_err(|error| {
-            local.rejections().count(Rejection::TlsHandshake);
+            local.rejections().count_dropped(Dropped::TlsHandshake);
             tracing::debug!(%client, %error, "TLS handshake failed");
         })
         .ok()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    local_reply::Refusal,
+    local_reply::LocalReply,
     route::{Route, Routes},
     upstream::{
         Endpoint,
@@ -120,7 +120,7 @@ fn is_same(one: &Route, other: &Route) -> bool {
         && session.hold == others.hold
 }
 
-impl From<Unhealthy> for Refusal {
+impl From<Unhealthy> for LocalReply {
     fn from(Unhealthy { retry_after }: Unhealthy) -> Self {
         // Rounded up, since a client that returns too early is refused again.
         let seconds = retry_after.as_millis().div_ceil(1000).max(1);
@@ -236,11 +236,11 @@ mod tests {
     fn retry_after_is_rounded_up_to_seconds() {
         for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (5499, 6)] {
             let retry_after = Duration::from_millis(millis);
-            let expected = Refusal::BreakerOpen {
+            let expected = LocalReply::BreakerOpen {
                 retry_after_seconds: seconds,
             };
             assert_eq!(
-                Refusal::from(Unhealthy { retry_after }),
+                LocalReply::from(Unhealthy { retry_after }),
                 expected,
                 "{millis}"
             );

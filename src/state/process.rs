@@ -21,8 +21,8 @@ use crate::{
         overload::Pressure,
         per_ip::{AddressPlace, Addresses, Gcra},
     },
-    local_reply::{Refusal, Shortage},
-    observability::{rejections::Rejections, reloads::Reloads},
+    local_reply::{LocalReply, rejections::Rejections},
+    observability::reloads::Reloads,
     session,
 };
 
@@ -180,15 +180,13 @@ impl ProcessState {
         &self,
         client: Client,
         version: Version,
-    ) -> Result<Option<AddressPlace>, Refusal> {
-        let place = self
-            .admit_to_address(client, version)
-            .map_err(Refusal::Unavailable)?;
+    ) -> Result<Option<AddressPlace>, LocalReply> {
+        let place = self.admit_to_address(client, version)?;
         if let Some(rate) = self.config().limits.session_rate {
             let next = self.next_session.lock();
             let mut next = next.unwrap_or_else(PoisonError::into_inner);
             if !Gcra::per_second(rate).admit(&mut next, Instant::now()) {
-                return Err(Refusal::Unavailable(Shortage::SessionRate));
+                return Err(LocalReply::SessionRate);
             }
         }
         Ok(place)
@@ -200,7 +198,7 @@ impl ProcessState {
         &self,
         client: Client,
         version: Version,
-    ) -> Result<Option<AddressPlace>, Shortage> {
+    ) -> Result<Option<AddressPlace>, LocalReply> {
         if self.config().trusted_proxies.trusts(client.address) {
             return Ok(None);
         }
@@ -208,7 +206,7 @@ impl ProcessState {
         let place = if client.is_trusted || version == Version::HTTP_2 {
             match self.addresses.enter(client.address) {
                 Some((place, true)) => Some(place),
-                _ => return Err(Shortage::AddressConnections),
+                _ => return Err(LocalReply::AddressConnections),
             }
         } else {
             None
@@ -216,7 +214,7 @@ impl ProcessState {
         if self.addresses.admit_session(client.address) {
             Ok(place)
         } else {
-            Err(Shortage::AddressSessionRate)
+            Err(LocalReply::AddressSessionRate)
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     headers::request_id,
     http_client::pool::Pools,
     limits::{drain::Drain, open_connections::Connections, per_ip::Addresses},
-    observability::rejections::Rejections,
+    local_reply::rejections::Rejections,
 };
 
 /// State that the connections of one worker share.

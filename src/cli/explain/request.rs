@@ -13,7 +13,7 @@ use crate::{
     downstream::find_route,
     handshake::accept,
     headers::{framing::Framing, host::origin_form},
-    local_reply::Refusal,
+    local_reply::LocalReply,
     route::{Route, Subprotocol},
     websocket::handshake::{VERSION, list},
 };
@@ -114,7 +114,7 @@ impl ExplainedRequest {
     /// # Errors
     ///
     /// The response that the proxy makes instead.
-    pub(super) fn route<'a>(&self, config: &'a Config) -> Result<&'a Arc<Route>, Refusal> {
+    pub(super) fn route<'a>(&self, config: &'a Config) -> Result<&'a Arc<Route>, LocalReply> {
         let request = self.sent();
         let mut framing = Framing::new(usize::MAX, config.limits.max_uri_bytes);
         framing.watch(&mut head(&request));
@@ -127,7 +127,7 @@ impl ExplainedRequest {
     /// # Errors
     ///
     /// The response that the proxy makes instead.
-    pub(super) fn early_answer(&self, route: &Route) -> Result<String, Refusal> {
+    pub(super) fn early_answer(&self, route: &Route) -> Result<String, LocalReply> {
         let mut request = self.sent();
         // Fields that WebSocket clients add by themselves.
         for (name, value) in [

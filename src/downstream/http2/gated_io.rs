@@ -29,7 +29,7 @@ use tokio::{
 use super::heads::HeadReader;
 use crate::{
     downstream::detect::Sniffed,
-    observability::rejections::Rejection,
+    local_reply::LocalReply,
     state::process::ProcessState,
     transport::{Transport, backlog::Backlog, lazy_deadline::LazyDeadline},
 };
@@ -93,7 +93,7 @@ impl GatedState {
             let now = Instant::now();
             let since = *self.waiting_since.get_or_insert(now);
             if now - since >= MAX_WAIT {
-                self.shared.rejections.count(Rejection::Memory);
+                self.shared.rejections.count(LocalReply::Memory);
                 let words = "memory is short, and streams wait to be read";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, words)));
             }

@@ -6,7 +6,7 @@ use hyper::{
 };
 
 use super::heads;
-use crate::{headers::framing::has_one_length, local_reply::Refusal};
+use crate::{headers::framing::has_one_length, local_reply::LocalReply};
 
 /// Checks what h2 leaves open, and translates the rest into the terms of HTTP/1.1: the authority
 /// becomes `Host`, and cookies become one `Cookie`.
@@ -18,31 +18,31 @@ use crate::{headers::framing::has_one_length, local_reply::Refusal};
 /// # Errors
 ///
 /// Faults that are rejected in the head of an HTTP/1.1 request as well.
-pub(crate) fn check<B>(request: Request<B>) -> Result<Request<B>, Refusal> {
+pub(crate) fn check<B>(request: Request<B>) -> Result<Request<B>, LocalReply> {
     let mut request = request;
     heads::check(request.headers())?;
     if request.headers().values().any(has_blank_at_an_end) {
-        return Err(Refusal::BadRequest(
+        return Err(LocalReply::BadRequest(
             "header value begins or ends with a blank",
         ));
     }
     if !has_one_length(request.headers()) {
-        return Err(Refusal::BadRequest("illegal Content-Length"));
+        return Err(LocalReply::BadRequest("illegal Content-Length"));
     }
     if !request.uri().scheme_str().is_none_or(is_scheme) {
-        return Err(Refusal::BadRequest("unknown scheme"));
+        return Err(LocalReply::BadRequest("unknown scheme"));
     }
     let target = request.uri().path_and_query();
     let target = target.map_or("", |target| target.as_str());
     // h2 and the http crate accept bytes that no URI contains (RFC 3986 §2).
     if !target.is_ascii() {
-        return Err(Refusal::BadRequest("illegal request target"));
+        return Err(LocalReply::BadRequest("illegal request target"));
     }
     let path = request.uri().path();
     let is_connect = request.method() == Method::CONNECT;
     let is_asterisk = path == "*" && request.method() == Method::OPTIONS;
     if !path.starts_with('/') && !is_connect && !is_asterisk {
-        return Err(Refusal::BadRequest("illegal path"));
+        return Err(LocalReply::BadRequest("illegal path"));
     }
     set_host(&mut request)?;
     join_cookies(request.headers_mut());
@@ -66,12 +66,12 @@ fn is_scheme(scheme: &str) -> bool {
 
 /// Sets `Host` from the authority. A `Host` that is present stays, and is later compared with the
 /// authority as it is in HTTP/1.1.
-fn set_host<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+fn set_host<B>(request: &mut Request<B>) -> Result<(), LocalReply> {
     let Some(authority) = request.uri().authority() else {
         return Ok(());
     };
     let host = HeaderValue::from_str(authority.as_str())
-        .map_err(|_| Refusal::BadRequest("illegal authority"))?;
+        .map_err(|_| LocalReply::BadRequest("illegal authority"))?;
     if let Entry::Vacant(none) = request.headers_mut().entry(header::HOST) {
         none.insert(host);
     }

@@ -7,7 +7,7 @@ use crate::{
         MAX_HEADER_LIST_BYTES,
         hpack::{self, Field, FieldKind},
     },
-    local_reply::Refusal,
+    local_reply::LocalReply,
 };
 
 /// The longest section, counted as RFC 9113 §6.5.2 does.
@@ -40,18 +40,18 @@ impl Fault {
         }
     }
 
-    const fn refusal(self) -> Refusal {
+    const fn refusal(self) -> LocalReply {
         match self {
-            Self::Field => Refusal::BadRequest("illegal header field"),
-            Self::Fragment => Refusal::BadRequest("fragment in the request target"),
-            Self::Content => Refusal::BadRequest("CONNECT has no content"),
-            Self::TooLarge => Refusal::HeadersTooLarge,
+            Self::Field => LocalReply::BadRequest("illegal header field"),
+            Self::Fragment => LocalReply::BadRequest("fragment in the request target"),
+            Self::Content => LocalReply::BadRequest("CONNECT has no content"),
+            Self::TooLarge => LocalReply::HeadersTooLarge,
         }
     }
 }
 
 /// Rejects a request whose header section was found to be at fault.
-pub(crate) fn check(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check(headers: &HeaderMap) -> Result<(), LocalReply> {
     let Some(value) = headers.get(&REFUSED) else {
         return Ok(());
     };
