@@ -2,6 +2,7 @@
 
 mod circles;
 mod source;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
