@@ -1,5 +1,14 @@
 //! One WebSocket session, from the client's `101 Switching Protocols` to the last close
 //! frame.
+//!
+//! ```text
+//!  client ──► connect_and_hold ──► flush ──► tunnel ──► closing
+//!                    │               │         │           ▲
+//!                    └──── end ──────┴── end ──┴─── end ───┘
+//! ```
+//!
+//! [`run`] goes from phase to phase. Each is one function that takes what it needs by value and
+//! returns what the next one needs; none calls another.
 
 pub mod close;
 pub mod flush;
@@ -16,11 +25,11 @@ pub mod termination;
 pub mod timeouts;
 pub mod tunnel;
 
-use std::{mem, ops::Deref, rc::Rc, sync::Arc, time::Duration};
+use std::{mem, ops::Deref, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use self::{
     close::{CloseSide, Closing, Forwards},
-    hold::{Farewell, HeldClient, Holding},
+    hold::{Attempt, Farewell, HeldClient, Holding},
     ledger::Account,
     stats::Queued,
     tunnel::{Ends, TunnelEnd},
@@ -128,21 +137,20 @@ where
     // Boxed before the future begins: a future keeps its arguments until it completes, and a
     // session in its tunnel must not pay for the state that only holding needs.
     let (route, process) = (settings.clone(), context.clone());
-    let held = Box::pin(hold(
-        client,
-        agreed,
-        connect,
-        route,
-        process,
-        record.clone(),
-    ));
+    let held = hold_and_flush(client, agreed, connect, route, process, record.clone());
+    let mut phase = Phase::Held(Box::pin(held));
     async move {
-        let (cause, closing) = match held.await {
-            Err(ended) => *ended,
-            Ok(mut ends) => {
-                let (drain, tunnel) = (&context.drain, &settings.tunnel);
-                let cause = tunnel::run(&mut ends, &record, tunnel, drain).await;
-                (cause, Closing::after_tunnel(*ends))
+        let (cause, closing) = loop {
+            match phase {
+                Phase::Held(held) => match held.await {
+                    Ok(ends) => phase = Phase::Tunnelled(ends),
+                    Err(ended) => break (ended.cause, ended.closing),
+                },
+                Phase::Tunnelled(ends) => {
+                    let (drain, timeouts) = (&context.drain, &settings.tunnel);
+                    let (cause, ends) = tunnel::run(ends, &record, timeouts, drain).await;
+                    break (cause, Closing::after_tunnel(*ends));
+                }
             }
         };
         let state = record.entered_state();
@@ -153,34 +161,76 @@ where
     }
 }
 
-/// Both ends of the tunnel, or the reason that there is none and the connections left to close.
-type Held<C, U> = Result<Box<Ends<C, U>>, Box<(EndReason, Closing<C, U>)>>;
+/// Phase of a session before its closing handshake, with what it needs.
+enum Phase<H, C, U> {
+    /// The upstream is being connected, or the client's messages are held or flushed.
+    Held(Pin<Box<H>>),
+    /// Bytes are relayed.
+    Tunnelled(Box<Ends<C, U>>),
+}
 
-/// Holds and flushes; returns both ends of the tunnel, or the reason that there is none.
-async fn hold<C, U>(
+/// A session that ends before its tunnel: the reason, and the connections left to close.
+struct Ended<C, U> {
+    cause: EndReason,
+    closing: Closing<C, U>,
+}
+
+/// Result of a phase: the input of the next one, or the end of the session.
+type Next<T, C, U> = Result<T, Box<Ended<C, U>>>;
+
+/// A session whose gate is open, and whose held messages are to be flushed.
+struct Open<'s, C, U>(Holding<'s, C, U>);
+
+/// The phases up to the tunnel.
+async fn hold_and_flush<C, U>(
     client: Opened<C>,
     agreed: Agreed,
     connect: impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
     settings: impl Deref<Target = Settings>,
     context: impl Deref<Target = Context>,
     record: impl Deref<Target = SessionStats>,
-) -> Held<C, U>
+) -> Next<Box<Ends<C, U>>, C, U>
 where
     C: Stream,
     U: Stream,
 {
-    let mut holding = Holding::new(client, agreed, &record, &settings, &context);
-    let open = holding.until_open(&connect).await;
-    holding.judge(&open);
-    let flushed = match open {
-        Ok(()) => holding.flush().await,
-        Err(cause) => Err(cause),
-    };
-    match flushed {
-        Ok(()) => Ok(holding.into_ends()),
-        Err(cause) => {
-            holding.give_up(&cause);
-            Err(Box::new((cause, holding.into_closing())))
+    let attempts = record.attempts();
+    let connect = || -> Attempt<'_, U> { Box::pin(connect(attempts)) };
+    let holding = Holding::new(client, agreed, &record, &settings, &context, &connect);
+    let open = connect_and_hold(holding).await?;
+    flush(open).await
+}
+
+/// Connects the upstream and holds the client's messages until the gate opens.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn has room for its arguments twice"
+)]
+fn connect_and_hold<C: Stream, U: Stream>(
+    mut holding: Holding<'_, C, U>,
+) -> impl Future<Output = Next<Open<'_, C, U>, C, U>> {
+    async move {
+        let open = holding.until_open().await;
+        holding.judge(&open);
+        match open {
+            Ok(()) => Ok(Open(holding)),
+            Err(cause) => Err(holding.into_ended(cause)),
+        }
+    }
+}
+
+/// Writes the held messages to the upstream, and what the client sends meanwhile.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn has room for its arguments twice"
+)]
+fn flush<C: Stream, U: Stream>(
+    Open(mut holding): Open<'_, C, U>,
+) -> impl Future<Output = Next<Box<Ends<C, U>>, C, U>> {
+    async move {
+        match holding.flush().await {
+            Ok(()) => Ok(holding.into_ends()),
+            Err(cause) => Err(holding.into_ended(cause)),
         }
     }
 }
@@ -192,7 +242,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     ///
     /// When a side is missing: a flush succeeds only while both are there.
     fn into_ends(self) -> Box<Ends<C, U>> {
-        let (HeldClient::Here(client), Some(link)) = (self.client, self.link) else {
+        let (HeldClient::Here(client), Some(link)) = (self.client, self.upstream.into_link())
+        else {
             unreachable!("a flush succeeds only while both sides are there");
         };
         // The client may have been in the middle of a message when the gate opened: the part that
@@ -226,11 +277,19 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         self.session
             .settle(self.queue.len() as u64, Account::Discarded);
         self.session.note_queued(Queued::default());
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         if cause.ends_upstream() {
             let dropped = link.endpoint.write_buffer.drop_waiting_messages();
             self.session.settle(dropped, Account::Discarded);
         }
+    }
+
+    fn into_ended(mut self, cause: EndReason) -> Box<Ended<C, U>> {
+        self.give_up(&cause);
+        let closing = self.into_closing();
+        Box::new(Ended { cause, closing })
     }
 
     fn into_closing(self) -> Closing<C, U> {
@@ -248,7 +307,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             HeldClient::Leaving(endpoint, _) => Some(silenced(endpoint, scanner).closed()),
             HeldClient::Gone(_) => None,
         };
-        let upstream = self.link.map(|link| {
+        let upstream = self.upstream.into_link().map(|link| {
             let scanner = link.tap.into_scanner();
             let party = CloseSide::new(Role::Server, link.endpoint, scanner, forwards);
             match self.parting {

@@ -33,7 +33,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let Some(farewell) = self.client.farewell().cloned() else {
             return Ok(());
         };
-        if self.link.as_ref().is_some_and(Link::has_client_message) {
+        if self.upstream.link().is_some_and(Link::has_client_message) {
             self.linger().await?;
         }
         Err(farewell.cause())
@@ -48,7 +48,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             let expired = self.queue.expire(max_age, Instant::now());
             self.session.settle(expired, Account::Expired);
         }
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         while let Some(wire) = self.queue.pop() {
             link.pass_on(wire);
         }
@@ -67,7 +69,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             // of it.
             let is_over =
                 |link: &Link<U>| link.endpoint.write_buffer.is_empty() && link.withheld.is_none();
-            if self.link.as_ref().is_none_or(is_over) {
+            if self.upstream.link().is_none_or(is_over) {
                 return Ok(());
             }
             let context = self.context;
@@ -75,7 +77,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             let wake_at = [Some(stalls_at), self.drain_deadline, self.watch_at()];
             let wake_at = wake_at.into_iter().flatten().min().unwrap_or(stalls_at);
             tokio::select! {
-                () = self.progress() => {}
+                progressed = self.progress() => progressed?,
                 () = context.drain.begun(), if !is_draining => self.start_drain(),
                 () = time::sleep_until(wake_at) => {
                     if self.drain_deadline.is_some_and(|at| at <= Instant::now()) {
@@ -96,8 +98,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn bytes_written(&self) -> u64 {
-        self.link
-            .as_ref()
+        self.upstream
+            .link()
             .map_or(0, |link| link.endpoint.write_buffer.bytes_written())
     }
 }

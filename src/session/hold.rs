@@ -28,10 +28,10 @@ mod upstream;
 pub(super) use self::{
     client::{Farewell, HeldClient},
     snapshot::Snapshot,
-    upstream::Link,
+    upstream::{Attempt, HeldUpstream, Link},
 };
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::{
@@ -53,7 +53,6 @@ use super::{
 use crate::{
     limits::held_bytes::Charge,
     transport::Stream,
-    upstream::{Attempts, ConnectError},
     websocket::{Assembler, CloseFrame, Compression, Opened, Role, deflate::Inflation},
 };
 
@@ -133,7 +132,6 @@ impl Settings {
 const HANG_UP_CHECK: Duration = Duration::from_secs(1);
 
 /// A session whose client is held.
-#[derive(Debug)]
 pub(super) struct Holding<'s, C, U> {
     pub(super) agreed: Agreed,
     pub(super) session: &'s SessionStats,
@@ -146,7 +144,9 @@ pub(super) struct Holding<'s, C, U> {
     pub(super) queue: HoldQueue,
     pub(super) charge: Charge,
     gate: Gate<'s>,
-    pub(super) link: Option<Link<U>>,
+    /// Begins an attempt to connect the upstream.
+    connect: &'s dyn Fn() -> Attempt<'s, U>,
+    pub(super) upstream: HeldUpstream<'s, U>,
     /// Close frame of the last upstream that restarted.
     last_close: Option<Box<CloseFrame>>,
     /// Whether the client has influenced the session's outcome, whatever it does from here on.
@@ -182,6 +182,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         session: &'s SessionStats,
         settings: &'s super::Settings,
         context: &'s Context,
+        connect: &'s dyn Fn() -> Attempt<'s, U>,
     ) -> Self {
         let max_message_bytes = settings.hold.max_message_bytes();
         let compression = match agreed.compression {
@@ -199,7 +200,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             queue: HoldQueue::new(settings.hold.order),
             charge: Charge::new(context.budget.clone()),
             gate: Gate::new(&settings.gate),
-            link: None,
+            connect,
+            upstream: HeldUpstream::Connecting(connect()),
             last_close: None,
             has_client_part: false,
             heard_bytes: 0,
@@ -217,12 +219,8 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     /// # Errors
     ///
     /// The reason that the session ends instead. Held messages are still in the queue.
-    pub(super) async fn until_open(
-        &mut self,
-        connect: &impl AsyncFn(&Attempts) -> Result<Opened<U>, ConnectError>,
-    ) -> Result<(), EndReason> {
+    pub(super) async fn until_open(&mut self) -> Result<(), EndReason> {
         let context = self.context;
-        let mut attempt = None;
         loop {
             // Everything that has arrived is processed before any deadline is checked, so that a
             // ready message received in time counts.
@@ -233,18 +231,10 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
                 self.session.note_ready();
                 return Ok(());
             }
-            // Also after an upstream that restarted was dropped.
-            if self.link.is_none() && attempt.is_none() {
-                attempt = Some(Box::pin(connect(self.session.attempts())));
-            }
             let wake_at = self.wake_at();
             let is_draining = self.drain_deadline.is_some();
             tokio::select! {
-                opened = resolve(attempt.as_mut().map(Pin::as_mut)) => {
-                    attempt = None;
-                    self.connected(opened?);
-                }
-                () = self.progress() => {}
+                progressed = self.progress() => progressed?,
                 () = time::sleep_until(wake_at) => {
                     // Lets the runtime poll its sockets, which may have become ready at the same
                     // instant.
@@ -257,7 +247,15 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     }
 
     /// Waits until a side makes progress, or there is room again for data that was left unread.
-    pub(super) async fn progress(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// The upstream cannot be connected.
+    ///
+    /// # Cancel safety
+    ///
+    /// Loses nothing: an attempt to connect continues with the next call.
+    pub(super) async fn progress(&mut self) -> Result<(), EndReason> {
         let may_read_client = self.may_read_client();
         let is_starved = self.is_starved();
         let may_read_upstream = self.client.waiting_bytes() < HIGH_WATER_BYTES;
@@ -265,10 +263,15 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         self.has_client_part |= !may_read_upstream;
         let budget = &self.context.budget;
         tokio::select! {
-            () = progress_upstream(self.link.as_mut(), may_read_upstream, self.session) => {}
+            opened = self.upstream.progress(may_read_upstream, self.session) => {
+                if let Some(opened) = opened? {
+                    self.connected(opened);
+                }
+            }
             () = self.client.progress(may_read_client) => {}
             () = budget.freed(), if is_starved => {}
         }
+        Ok(())
     }
 
     /// Processes everything that has arrived.
@@ -283,7 +286,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     fn recharge(&mut self) {
         let mut waiting = 0;
-        if let Some(Link { endpoint, .. }) = &self.link {
+        if let Some(Link { endpoint, .. }) = self.upstream.link() {
             self.session
                 .note_written(endpoint.write_buffer.messages_written());
             (waiting, _) = endpoint.write_buffer.messages_waiting();
@@ -293,7 +296,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             self.queue.len() as u64 + waiting,
             "every held message is in the queue or in the write buffer"
         );
-        let link = self.link.as_ref().map_or(0, Link::held_bytes);
+        let link = self.upstream.link().map_or(0, Link::held_bytes);
         let assembled = self.assembler.held_bytes() + self.queue.held_bytes();
         let bytes = assembled + self.client.held_bytes() + link;
         self.charge.set(bytes);
@@ -307,7 +310,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     fn connected(&mut self, opened: Opened<U>) {
         self.session.note_connected();
-        self.link = Some(Link::new(
+        self.upstream = HeldUpstream::Connected(Link::new(
             opened,
             &self.settings.gate,
             self.agreed.compression,
@@ -345,7 +348,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         let deadline = self
             .opening
             .map_or_else(|| self.deadline(), |opening| opening.at);
-        let ping = self.link.as_ref().and_then(Link::ping_at);
+        let ping = self.upstream.link().and_then(Link::ping_at);
         let is_unread = self.client.is_here() && !self.may_read_client();
         let hang_up = is_unread.then(|| Instant::now() + HANG_UP_CHECK);
         [
@@ -400,7 +403,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
 
     fn look_at_clock(&mut self) -> Result<(), EndReason> {
         let now = Instant::now();
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.upstream.link_mut() {
             link.ping_if_due(now, self.session);
         }
         if self.drain_deadline.is_some_and(|at| at <= now) {
@@ -415,14 +418,14 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
     fn time_out(&mut self, now: Instant) -> Result<(), EndReason> {
         // After the process was suspended or throttled, the deadline and a ready message that
         // arrived before it are seen at the same instant.
-        let upstream = self.link.as_mut().map(|link| &mut link.endpoint);
+        let upstream = self.upstream.link_mut().map(|link| &mut link.endpoint);
         if progress(upstream, true).now_or_never().is_some() {
             self.exchange()?;
             if self.opening.is_some() {
                 return Ok(());
             }
         }
-        if self.settings.gate.on_timeout == OnTimeout::Open && self.link.is_some() {
+        if self.settings.gate.on_timeout == OnTimeout::Open && self.upstream.link().is_some() {
             let reason = "not ready in time";
             self.opening = Some(Opening {
                 at: now,
@@ -433,7 +436,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         }
         Err(EndReason::ReadyTimeout {
             waited: self.session.started().elapsed(),
-            connected: self.link.is_some(),
+            connected: self.upstream.link().is_some(),
             last_close: self.last_close.take(),
         })
     }
@@ -458,31 +461,5 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
         }
         self.drain_deadline = Some(ready_by);
         Ok(())
-    }
-}
-
-/// [`progress`] of an upstream; records in `session` when its socket is found empty.
-async fn progress_upstream<U: Stream>(
-    link: Option<&mut Link<U>>,
-    may_read: bool,
-    session: &SessionStats,
-) {
-    let Some(Link { endpoint, tap, .. }) = link else {
-        return std::future::pending().await;
-    };
-    let is_between = tap.is_between_messages() && endpoint.read_buffer.is_empty();
-    let on_empty = |write_buffer: &_| {
-        if is_between {
-            session.note_found_empty(write_buffer);
-        }
-    };
-    endpoint.progress_or(may_read, on_empty).await;
-}
-
-/// Resolves with `future`; never when there is none.
-async fn resolve<F: Future>(future: Option<Pin<&mut F>>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }

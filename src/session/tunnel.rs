@@ -143,17 +143,17 @@ impl<C, U> Ends<C, U> {
 }
 
 /// Relays until one side ends, a timeout of the [`Keepalive`] expires, or the drain closes the
-/// session.
+/// session; returns the reason and both ends.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn has room for its arguments twice for as long as the tunnel lasts"
 )]
 pub(super) fn run<C: Stream, U: Stream>(
-    ends: &mut Ends<C, U>,
+    mut ends: Box<Ends<C, U>>,
     session: &SessionStats,
     settings: &timeouts::Settings,
     drain: &Drain,
-) -> impl Future<Output = EndReason> {
+) -> impl Future<Output = (EndReason, Box<Ends<C, U>>)> {
     async move {
         session.enter(SessionState::Processing, "flushed");
         session.touch();
@@ -181,7 +181,7 @@ pub(super) fn run<C: Stream, U: Stream>(
         let idle_since = session.idle_since(settings.idle_after);
         let Ends {
             client, upstream, ..
-        } = ends;
+        } = &mut *ends;
         let (mut to_upstream, mut to_client) = (Passed::default(), Passed::default());
         // The closing handshake writes it; a message lost with its pipe stays in doubt.
         let _ = empty_pipe(client, upstream, &mut to_upstream);
@@ -192,7 +192,7 @@ pub(super) fn run<C: Stream, U: Stream>(
         if let Some(since) = idle_since {
             session.enter_idle(since);
         }
-        cause
+        (cause, ends)
     }
 }
 

@@ -34,7 +34,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// one is shed. A queue that a critical message has pushed over its limit is one.
     pub(super) fn may_take_from_client(&self) -> bool {
         if let Some(snapshot) = &self.snapshot {
-            let Some(link) = &self.link else { return false };
+            let Some(link) = self.upstream.link() else {
+                return false;
+            };
             return !snapshot.is_written(&link.endpoint.write_buffer)
                 && self.fits(0, self.assembler.held_bytes());
         }
@@ -56,7 +58,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Returns whether the queue, together with the data waiting to be written upstream, has
     /// room.
     fn fits(&self, messages: usize, bytes: usize) -> bool {
-        let (waiting, waiting_bytes) = self.link.as_ref().map_or((0, 0), |link| {
+        let (waiting, waiting_bytes) = self.upstream.link().map_or((0, 0), |link| {
             let (messages, _) = link.endpoint.write_buffer.messages_waiting();
             (
                 usize::try_from(messages).unwrap_or(usize::MAX),
@@ -160,11 +162,11 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             Stage::Authenticated => Release::Authenticated,
             Stage::ServicesReady | Stage::Ready => Release::ServicesReady,
         };
-        self.link.is_some() && release <= reached
+        self.upstream.link().is_some() && release <= reached
     }
 
     fn pass_on(&mut self, wire: Vec<u8>) -> Result<(), EndReason> {
-        let Some(link) = &mut self.link else {
+        let Some(link) = self.upstream.link_mut() else {
             return Err(EndReason::UpstreamLost);
         };
         link.pass_on(wire);
@@ -173,7 +175,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Sends upstream the messages that wait for no more than `reached`.
     pub(super) fn release(&mut self, reached: Release) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         for wire in self.queue.take_released(reached) {
             link.pass_on(wire);
         }

@@ -26,7 +26,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Returns whether this end before readiness means that the upstream is failing: not where
     /// the client may have influenced it.
     pub(in crate::session) fn is_upstreams_fault(&self, cause: &EndReason) -> bool {
-        let is_blamed = self.link.is_some() || self.session.attempts().blames_upstream();
+        let is_blamed = self.upstream.link().is_some() || self.session.attempts().blames_upstream();
         cause.blames_upstream()
             && !self.has_client_part()
             && is_blamed
@@ -40,7 +40,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let has_part_in = |link: &super::Link<U>| {
             link.has_client_message() || link.owed.is_some() || self.client.waiting_bytes() > 0
         };
-        self.has_client_part || self.link.as_ref().is_some_and(has_part_in)
+        self.has_client_part || self.upstream.link().is_some_and(has_part_in)
     }
 
     /// Keeps the client's influence on record when the upstream is dropped.
@@ -50,7 +50,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Records that a ping of the upstream was forwarded to the client.
     pub(super) fn note_ping(&mut self, payload: &[u8]) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         let since = link
             .owed
             .take()
@@ -63,7 +65,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Records that a pong of the client was forwarded to the upstream.
     pub(super) fn note_pong(&mut self, payload: &[u8]) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         if let Some(owed) = link.owed.take_if(|owed| *owed.payload == *payload) {
             self.has_client_part |= owed.since.elapsed() >= PONG_GRACE;
         }

@@ -199,7 +199,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             _ if own_pong(&control).is_some() => Ok(()),
             _ => {
                 self.note_pong(&control.payload);
-                if let Some(link) = &mut self.link {
+                if let Some(link) = self.upstream.link_mut() {
                     link.endpoint.write_buffer.push_pong(control.wire);
                 }
                 Ok(())
@@ -217,7 +217,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             self.let_go(farewell);
             return Ok(());
         }
-        if let Some(link) = &mut self.link
+        if let Some(link) = self.upstream.link_mut()
             && self.snapshot.is_some()
         {
             let dropped = link.endpoint.write_buffer.drop_waiting_messages();
@@ -231,8 +231,8 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         !self.queue.is_empty()
             || self.snapshot.is_some()
                 && self
-                    .link
-                    .as_ref()
+                    .upstream
+                    .link()
                     .is_some_and(|link| !link.endpoint.write_buffer.is_empty())
     }
 

@@ -35,7 +35,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
             }
             let wake_at = self.watch_at().map_or(until, |at| at.min(until));
             tokio::select! {
-                () = self.progress() => {}
+                progressed = self.progress() => progressed?,
                 () = time::sleep_until(wake_at) => {}
                 () = context.drain.begun() => break,
             }

@@ -11,7 +11,7 @@ use std::mem;
 
 use futures_util::FutureExt;
 
-use super::{HeldClient, Holding, Link};
+use super::{HeldClient, HeldUpstream, Holding, Link};
 use crate::{
     session::{gate::Gate, state::SessionState, termination::EndReason},
     transport::Stream,
@@ -26,7 +26,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         if !restarts || !self.may_replace_upstream() {
             return Err(EndReason::UpstreamClosed(frame));
         }
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.upstream.link_mut() {
             let answer = control_frame(Opcode::Close, &frame.payload(), Some(rand::random()));
             link.endpoint.write_buffer.push_close(answer);
             // An upstream that does not even accept the close frame is not waited for.
@@ -49,7 +49,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Returns whether the session may continue with another upstream as if this one had never
     /// been.
     fn may_replace_upstream(&self) -> bool {
-        let has_client_message = self.link.as_ref().is_none_or(Link::has_client_message);
+        let has_client_message = self.upstream.link().is_none_or(Link::has_client_message);
         !has_client_message && self.snapshot.is_none() && !self.has_half_a_message()
     }
 
@@ -57,13 +57,13 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// 6455 §5.4), of which more is to come.
     fn has_half_a_message(&self) -> bool {
         let is_told = matches!(&self.client, HeldClient::Here(endpoint) if !endpoint.is_broken());
-        is_told && self.link.as_ref().is_some_and(Link::is_inside_passing)
+        is_told && self.upstream.link().is_some_and(Link::is_inside_passing)
     }
 
     /// Drops the upstream, and the signals that it has given to the gate.
     fn drop_upstream(&mut self, reason: &'static str) {
         self.note_client_part();
-        self.link = None;
+        self.upstream = HeldUpstream::Connecting((self.connect)());
         self.opening = None;
         self.gate = Gate::new(&self.settings.gate);
         // A leaving client may be waiting for the end of a frame, which will not come.

@@ -1,6 +1,6 @@
 //! The upstream's side while the client's messages are held.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use crate::{
         termination::EndReason,
     },
     transport::Stream,
+    upstream::ConnectError,
     websocket::{
         CloseFrame, Control, Opcode, Opened, extension::Agreement, frame::control_frame,
         message::max_compressed_bytes,
@@ -27,6 +28,67 @@ use crate::{
 /// First wait for a pong to the gate's ping; doubles up to [`MAX_PING_WAIT`].
 const FIRST_PING_WAIT: Duration = Duration::from_millis(100);
 const MAX_PING_WAIT: Duration = Duration::from_secs(2);
+
+/// One attempt to connect to the upstream.
+pub(in crate::session) type Attempt<'s, U> =
+    Pin<Box<dyn Future<Output = Result<Opened<U>, ConnectError>> + 's>>;
+
+/// The upstream while messages are held.
+pub(in crate::session) enum HeldUpstream<'s, U> {
+    /// Is being connected; the attempt makes no progress but in
+    /// [`progress`](HeldUpstream::progress).
+    Connecting(Attempt<'s, U>),
+    /// Connected.
+    Connected(Link<U>),
+}
+
+impl<U> HeldUpstream<'_, U> {
+    /// The connection, if there is one.
+    pub(in crate::session) const fn link(&self) -> Option<&Link<U>> {
+        match self {
+            Self::Connecting(_) => None,
+            Self::Connected(link) => Some(link),
+        }
+    }
+
+    /// Like [`link`](Self::link), to change it.
+    pub(in crate::session) const fn link_mut(&mut self) -> Option<&mut Link<U>> {
+        match self {
+            Self::Connecting(_) => None,
+            Self::Connected(link) => Some(link),
+        }
+    }
+
+    /// The connection, if there is one; an attempt is dropped.
+    pub(in crate::session) fn into_link(self) -> Option<Link<U>> {
+        match self {
+            Self::Connecting(_) => None,
+            Self::Connected(link) => Some(link),
+        }
+    }
+}
+
+impl<U: Stream> HeldUpstream<'_, U> {
+    /// Resolves when the upstream has made progress, with the connection if that is new. Records in
+    /// `session` when its socket is found empty.
+    ///
+    /// # Cancel safety
+    ///
+    /// An attempt continues with the next call; otherwise as [`Endpoint::progress`].
+    pub(super) async fn progress(
+        &mut self,
+        may_read: bool,
+        session: &SessionStats,
+    ) -> Result<Option<Opened<U>>, ConnectError> {
+        match self {
+            Self::Connecting(attempt) => attempt.as_mut().await.map(Some),
+            Self::Connected(link) => {
+                link.progress(may_read, session).await;
+                Ok(None)
+            }
+        }
+    }
+}
 
 /// Connection to the upstream while messages are held.
 #[derive(Debug)]
@@ -129,6 +191,19 @@ impl<U: Stream> Link<U> {
         self.withheld.is_none() && self.tap.is_in_message()
     }
 
+    /// Resolves when the connection has made progress; records in `session` when the socket is
+    /// found empty.
+    async fn progress(&mut self, may_read: bool, session: &SessionStats) {
+        let Self { endpoint, tap, .. } = self;
+        let is_between = tap.is_between_messages() && endpoint.read_buffer.is_empty();
+        let on_empty = |write_buffer: &_| {
+            if is_between {
+                session.note_found_empty(write_buffer);
+            }
+        };
+        endpoint.progress_or(may_read, on_empty).await;
+    }
+
     /// Time at which the gate's ping is to be repeated.
     pub(super) fn ping_at(&self) -> Option<Instant> {
         self.ping.as_ref().map(|ping| ping.next_at)
@@ -153,7 +228,7 @@ impl<U: Stream> Link<U> {
 impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Processes the upstream's data, as far as the client has room for it.
     pub(super) fn take_from_upstream(&mut self) -> Result<(), EndReason> {
-        let Some(link) = &mut self.link else {
+        let Some(link) = self.upstream.link_mut() else {
             return Ok(());
         };
         let read_buffer = link.endpoint.take_read_buffer();
@@ -162,7 +237,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
         let left = input.len();
         self.session
             .note_upstream_bytes((read_buffer.len() - left) as u64);
-        let Some(link) = &mut self.link else {
+        let Some(link) = self.upstream.link_mut() else {
             return Ok(());
         };
         link.endpoint.put_back(read_buffer, left);
@@ -184,14 +259,14 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Takes the next item that the upstream sent; returns whether there was one.
     fn take_tapped(&mut self, input: &mut &[u8]) -> Result<bool, EndReason> {
-        let Some(link) = &mut self.link else {
+        let Some(link) = self.upstream.link_mut() else {
             return Ok(false);
         };
         match link.tap.advance(input).map_err(EndReason::UpstreamError)? {
             None => return Ok(false),
             Some(Tapped::MessageStart(bytes)) => {
                 if self.may_withhold()
-                    && let Some(link) = &mut self.link
+                    && let Some(link) = self.upstream.link_mut()
                 {
                     link.withheld = Some(Withheld::Undecided(Vec::new()));
                 }
@@ -206,7 +281,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     fn take_data(&mut self, bytes: &[u8]) {
         self.heard_bytes += bytes.len() as u64;
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         let max_bytes = max_compressed_bytes(self.settings.gate.inspect_bytes);
         // Withheld as wire bytes, so that it can be forwarded unchanged.
         if let Some(Withheld::Undecided(withheld)) = &mut link.withheld {
@@ -232,7 +309,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     /// Messages that the client still receives when the session ends at this point: not the rest
     /// of a message whose beginning was withheld, and none that might have been.
     pub(in crate::session) fn forwards(&self) -> Forwards {
-        match &self.link {
+        match self.upstream.link() {
             Some(Link {
                 withheld: Some(_), ..
             }) => Forwards::Nothing,
@@ -252,7 +329,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Decides whether the withheld message is the ready message; otherwise forwards it.
     fn decide(&mut self) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         if self.gate.would_make_ready(link.tap.sample()) {
             link.withheld = Some(Withheld::Ready);
         } else {
@@ -262,7 +341,9 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     /// Forwards to the client the bytes that were withheld undecided.
     pub(in crate::session) fn let_pass(&mut self) {
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         if let Some(Withheld::Undecided(bytes)) = link
             .withheld
             .take_if(|withheld| matches!(withheld, Withheld::Undecided(_)))
@@ -274,11 +355,15 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     fn take_message_end(&mut self) {
         // A message confirms whether the client receives it or not.
         self.session.confirm();
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         if matches!(link.withheld, Some(Withheld::Undecided(_))) {
             self.decide();
         }
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         // The ready message is for the proxy and does not count.
         if link.withheld.take().is_none() {
             self.session.note_upstream_messages(1);
@@ -290,10 +375,12 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
 
     fn observe_message(&mut self) {
         // The sample is borrowed by the gate, which may send messages on this very link.
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = self.upstream.link_mut() else {
+            return;
+        };
         let tap = std::mem::replace(&mut link.tap, Inspector::blind(None));
         self.observe(&Signal::Message(tap.sample()), "upstream message");
-        if let Some(link) = &mut self.link {
+        if let Some(link) = self.upstream.link_mut() {
             link.tap = tap;
             if self.gate.is_ready() {
                 link.tap.stop_sampling();
@@ -302,7 +389,7 @@ impl<C: Stream, U: Stream> Holding<'_, C, U> {
     }
 
     fn take_upstream_control(&mut self, control: &Control) -> Result<(), EndReason> {
-        let Some(link) = &mut self.link else {
+        let Some(link) = self.upstream.link_mut() else {
             return Ok(());
         };
         if let Some(number) = own_pong(control) {
