@@ -42,7 +42,7 @@ use tokio::{
 use super::{
     Agreed, Context,
     gate::{Gate, OnTimeout, Signal, Stage},
-    io::endpoint::{Endpoint, HIGH_WATER_BYTES, progress},
+    io::endpoint::{EndpointIo, HIGH_WATER_BYTES, progress},
     queue::{HoldQueue, MESSAGE_OVERHEAD_BYTES, Order},
     rules::Release,
     state::SessionState,
@@ -194,7 +194,7 @@ impl<'s, C: Stream, U: Stream> Holding<'s, C, U> {
             session,
             context,
             settings,
-            client: HeldClient::Here(Endpoint::new(client)),
+            client: HeldClient::Here(EndpointIo::new(client)),
             assembler: Assembler::new(Role::Client, max_message_bytes).with(compression),
             inflation: Inflation::default(),
             queue: HoldQueue::new(settings.hold.order),

@@ -31,7 +31,7 @@ use self::{
     keepalive::poll_keepalive,
 };
 use super::{
-    io::{endpoint::Endpoint, splice::Pipe},
+    io::{endpoint::EndpointIo, splice::Pipe},
     state::SessionState,
     stats::SessionStats,
     termination::{EndReason, Traffic},
@@ -52,7 +52,7 @@ const HEAR_OUT: Duration = Duration::from_secs(1);
 /// One end of the tunnel: a peer, and the position in the frames that it sends.
 #[derive(Debug)]
 pub(super) struct TunnelEnd<S> {
-    pub(super) endpoint: Endpoint<S>,
+    pub(super) endpoint: EndpointIo<S>,
     pub(super) scanner: FrameScanner,
     /// Pipe with the part of its current frame that was read and is not yet written.
     pub(super) pipe: Option<Box<Pipe>>,
@@ -68,7 +68,7 @@ pub(super) struct TunnelEnd<S> {
 }
 
 impl<S> TunnelEnd<S> {
-    pub(super) const fn new(endpoint: Endpoint<S>, scanner: FrameScanner) -> Self {
+    pub(super) const fn new(endpoint: EndpointIo<S>, scanner: FrameScanner) -> Self {
         Self {
             endpoint,
             scanner,

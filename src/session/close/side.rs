@@ -1,7 +1,7 @@
 //! One side of a session during the closing handshake: the close frames it has sent and received.
 
 use crate::{
-    session::{io::endpoint::Endpoint, stats::SessionStats},
+    session::{io::endpoint::EndpointIo, stats::SessionStats},
     transport::Stream,
     websocket::{CloseCode, CloseFrame, FrameScanner, Opcode, Role, frame::control_frame},
 };
@@ -9,7 +9,7 @@ use crate::{
 /// One side during the closing handshake.
 #[derive(Debug)]
 pub(in crate::session) struct CloseSide<S> {
-    pub(super) endpoint: Endpoint<S>,
+    pub(super) endpoint: EndpointIo<S>,
     pub(super) scanner: FrameScanner,
     pub(super) role: Role,
     /// Data of this side that is still forwarded to the other.
@@ -71,7 +71,7 @@ impl<S: Stream> CloseSide<S> {
     /// Creates the side of `role`; `forwards` selects its data that is still forwarded.
     pub(in crate::session) const fn new(
         role: Role,
-        endpoint: Endpoint<S>,
+        endpoint: EndpointIo<S>,
         scanner: FrameScanner,
         forwards: Forwards,
     ) -> Self {

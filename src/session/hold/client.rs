@@ -3,7 +3,7 @@
 use super::{Holding, OnClientGone};
 use crate::{
     session::{
-        io::endpoint::{Endpoint, HIGH_WATER_BYTES},
+        io::endpoint::{EndpointIo, HIGH_WATER_BYTES},
         ledger::Account,
         pings::own_pong,
         termination::EndReason,
@@ -16,10 +16,10 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::session) enum HeldClient<C> {
     /// Connected.
-    Here(Endpoint<C>),
+    Here(EndpointIo<C>),
     /// Has left; the data sent to it is still being written, up to the close frame that answers
     /// its own. If it is in the middle of a frame, that is completed first.
-    Leaving(Endpoint<C>, Farewell),
+    Leaving(EndpointIo<C>, Farewell),
     /// Disconnected.
     Gone(Farewell),
 }
@@ -43,7 +43,7 @@ impl Farewell {
     }
 }
 
-impl<C: Stream> Endpoint<C> {
+impl<C: Stream> EndpointIo<C> {
     /// Answers a close frame, unless the client is in the middle of a frame.
     fn answer_at_boundary(&mut self, farewell: &Farewell) {
         if let Farewell::Closed(frame) = farewell

@@ -12,7 +12,7 @@ use crate::{
             self, Signal,
             inspector::{Inspector, Tapped, extend},
         },
-        io::endpoint::{Endpoint, HIGH_WATER_BYTES},
+        io::endpoint::{EndpointIo, HIGH_WATER_BYTES},
         pings::{own_pong, ping_for_upstream},
         stats::SessionStats,
         termination::EndReason,
@@ -74,7 +74,7 @@ impl<U: Stream> HeldUpstream<'_, U> {
     ///
     /// # Cancel safety
     ///
-    /// An attempt continues with the next call; otherwise as [`Endpoint::progress`].
+    /// An attempt continues with the next call; otherwise as [`EndpointIo::progress`].
     pub(super) async fn progress(
         &mut self,
         may_read: bool,
@@ -93,7 +93,7 @@ impl<U: Stream> HeldUpstream<'_, U> {
 /// Connection to the upstream while messages are held.
 #[derive(Debug)]
 pub(in crate::session) struct Link<U> {
-    pub(in crate::session) endpoint: Endpoint<U>,
+    pub(in crate::session) endpoint: EndpointIo<U>,
     pub(in crate::session) tap: Inspector,
     /// Whether a message of the client was sent to the upstream, or is in its write buffer.
     has_client_message: bool,
@@ -143,7 +143,7 @@ impl<U: Stream> Link<U> {
             wait: FIRST_PING_WAIT,
         });
         let mut link = Self {
-            endpoint: Endpoint::new(opened),
+            endpoint: EndpointIo::new(opened),
             tap: Inspector::new(gate, agreement),
             has_client_message: false,
             owed: None,

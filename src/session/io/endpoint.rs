@@ -59,7 +59,7 @@ pub(in crate::session) enum EndpointEvent {
 
 /// One side of a session.
 #[derive(Debug)]
-pub(in crate::session) struct Endpoint<S> {
+pub(in crate::session) struct EndpointIo<S> {
     pub(in crate::session) stream: S,
     /// Bytes that were read and are still to be processed.
     pub(in crate::session) read_buffer: Vec<u8>,
@@ -68,7 +68,7 @@ pub(in crate::session) struct Endpoint<S> {
     is_broken: bool,
 }
 
-impl<S: Stream> Endpoint<S> {
+impl<S: Stream> EndpointIo<S> {
     pub(in crate::session) fn new(opened: Opened<S>) -> Self {
         Self {
             stream: opened.stream,
@@ -237,9 +237,9 @@ impl<S: Stream> Endpoint<S> {
     }
 }
 
-/// [`Endpoint::progress`] of a side that may be missing; in that case it never resolves.
+/// [`EndpointIo::progress`] of a side that may be missing; in that case it never resolves.
 pub(in crate::session) async fn progress<S: Stream>(
-    endpoint: Option<&mut Endpoint<S>>,
+    endpoint: Option<&mut EndpointIo<S>>,
     may_read: bool,
 ) -> EndpointEvent {
     match endpoint {
@@ -261,7 +261,7 @@ mod tests {
     use crate::transport::Transport;
 
     /// Creates a peer over TCP that has sent nothing, its far end, and a second handle of its socket.
-    fn silent() -> (Endpoint<Transport>, TcpStream, TcpStream) {
+    fn silent() -> (EndpointIo<Transport>, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
@@ -269,7 +269,7 @@ mod tests {
         near.set_nonblocking(true).unwrap();
         let stream = Transport::Tcp(near.try_into().unwrap());
         let read_buf = Bytes::new();
-        let mut endpoint = Endpoint::new(Opened { stream, read_buf });
+        let mut endpoint = EndpointIo::new(Opened { stream, read_buf });
         assert!(endpoint.is_silent());
         (endpoint, far, socket)
     }

@@ -10,7 +10,7 @@ use super::TunnelEnd;
 use crate::{
     session::{
         io::{
-            endpoint::{Endpoint, with_scratch},
+            endpoint::{EndpointIo, with_scratch},
             splice::{MIN_SPLICE_BYTES, Pipe, is_refusal},
         },
         pings::own_pong,
@@ -392,7 +392,7 @@ fn send<T: Stream>(
     ends_frame: bool,
     target: &mut TunnelEnd<T>,
 ) -> io::Result<()> {
-    let Endpoint {
+    let EndpointIo {
         stream,
         write_buffer,
         ..

@@ -83,7 +83,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        session::io::{endpoint::Endpoint, splice::Pipe},
+        session::io::{endpoint::EndpointIo, splice::Pipe},
         transport::Transport,
         websocket::{FrameScanner, Opened, Role},
     };
@@ -104,7 +104,7 @@ mod tests {
                 stream,
                 read_buf: Bytes::new(),
             };
-            TunnelEnd::new(Endpoint::new(opened), FrameScanner::new(Role::Client))
+            TunnelEnd::new(EndpointIo::new(opened), FrameScanner::new(Role::Client))
         };
         let (mut source, target) = (end(Transport::Tcp(near)), end(Transport::Tcp(far)));
         assert!(!source.waits_for(&target));
