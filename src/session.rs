@@ -138,15 +138,15 @@ where
     // session in its tunnel must not pay for the state that only holding needs.
     let (route, process) = (settings.clone(), context.clone());
     let held = hold_and_flush(client, agreed, connect, route, process, record.clone());
-    let mut phase = Phase::Held(Box::pin(held));
+    let mut phase = SessionPhase::Held(Box::pin(held));
     async move {
         let (cause, closing) = loop {
             match phase {
-                Phase::Held(held) => match held.await {
-                    Ok(ends) => phase = Phase::Tunnelled(ends),
+                SessionPhase::Held(held) => match held.await {
+                    Ok(ends) => phase = SessionPhase::Tunnelled(ends),
                     Err(ended) => break (ended.cause, ended.closing),
                 },
-                Phase::Tunnelled(ends) => {
+                SessionPhase::Tunnelled(ends) => {
                     let (drain, timeouts) = (&context.drain, &settings.tunnel);
                     let (cause, ends) = tunnel::run(ends, &record, timeouts, drain).await;
                     break (cause, Closing::after_tunnel(*ends));
@@ -162,7 +162,7 @@ where
 }
 
 /// Phase of a session before its closing handshake, with what it needs.
-enum Phase<H, C, U> {
+enum SessionPhase<H, C, U> {
     /// The upstream is being connected, or the client's messages are held or flushed.
     Held(Pin<Box<H>>),
     /// Bytes are relayed.
