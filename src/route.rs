@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backslash_passes_only_where_the_route_says_so_and_no_other_would_be_taken() {
+    fn a_backslash_passes_only_where_no_other_route_would_match() {
         let mut routes = routes(&[("", "/"), ("", "/ws"), ("", "/strict")]);
         for route in &mut routes.0[..2] {
             Arc::get_mut(route).unwrap().passes.encoded_backslash = true;

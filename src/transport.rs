@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tcp_peer_that_has_closed_is_noticed_while_its_bytes_are_unread() {
+    async fn a_closed_tcp_peer_is_noticed_while_its_bytes_are_unread() {
         let (mut transport, mut peer) = tcp_pair().await;
         peer.write_all(b"last words").await.unwrap();
         drop(peer);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_peer_that_has_closed_is_noticed_while_its_bytes_are_unread() {
+    async fn a_closed_unix_peer_is_noticed_while_bytes_are_unread() {
         let (ours, mut peer) = UnixStream::pair().unwrap();
         let transport = Transport::Unix(ours);
         peer.write_all(b"last words").await.unwrap();

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_numbers_and_words_from_the_environment_are_shown_as_what_they_are() {
+    fn harmless_values_from_the_environment_are_shown() {
         let settings = settings(
             r#"
             trusted_proxies = ["${ADDRESS}"]

@@ -230,7 +230,7 @@ error: proxy.toml has 8 problems"#
 }
 
 #[test]
-fn several_syntax_errors_are_reported_and_hide_their_consequences() {
+fn several_syntax_errors_are_reported_without_consequences() {
     let text = "\
 workers = \"auto
 [[route]]

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_in_the_first_bucket_whose_bound_it_does_not_exceed() {
+    fn a_duration_is_in_the_first_bucket_that_holds_it() {
         let mut histogram = Histogram::new(&[0.5, 1.0]);
         for millis in [100, 500, 501, 1000, 2000] {
             histogram.observe(Duration::from_millis(millis));

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_what_others_wrote_and_has_nothing_in_it_that_does_something() {
+    fn json_keeps_what_others_wrote_and_escapes_all_controls() {
         for form in [Form::Json, Form::Gcp(Platform::default())] {
             let line = written(form);
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_that_controls_a_terminal_only_our_own_colours_are_in_text() {
+    fn text_has_no_terminal_controls_but_its_own_colours() {
         let colored = written(Form::Text { is_colored: true });
         let plain = written(Form::Text { is_colored: false });
 

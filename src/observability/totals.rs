@@ -268,7 +268,7 @@ mod tests {
     use crate::websocket::{CloseCode, CloseFrame};
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_counts_the_same_while_it_runs_and_when_it_has_ended() {
+    async fn a_session_counts_the_same_while_live_and_once_ended() {
         let record = SessionStats::accepted();
         record.attempts().count();
         let mut running = RouteSnapshot::default();

@@ -1,7 +1,7 @@
 //! Timeouts of a session: its maximum age, its idle timeout, and pings that find out whether both
 //! sides are still there.
 //!
-//! Sessions of a route that sets none of these have no [`Keepalive`]. Others have one timer,
+//! Sessions of a route that sets none of these have no `Keepalive`. Others have one timer,
 //! which messages never reset: they only record the time, which is examined when the timer fires.
 //!
 //! # Invariants

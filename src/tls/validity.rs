@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_warned_about_before_its_time_and_in_the_last_part_of_a_short_one() {
+    fn a_certificate_is_warned_about_in_time_however_short_it_is() {
         let identity = identity_from(2030, 5);
         let warning = |now| Warnings::default().about([&identity], now);
 

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_counts_while_it_may_have_something_that_its_reader_has_not_read() {
+    fn a_stream_counts_while_its_reader_may_have_data_left() {
         let readers = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&readers));
         let context = Context::from_waker(&waker);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_is_woken_when_the_last_stream_has_been_read_or_is_gone() {
+    fn waiters_are_woken_when_the_last_stream_is_read_or_gone() {
         let wakes = Arc::new(Wakes::default());
         let task = Waker::from(Arc::clone(&wakes));
         let context = Context::from_waker(&task);

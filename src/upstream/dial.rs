@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_does_not_resolve_is_an_error_of_this_attempt_only() {
+    async fn an_unresolved_name_fails_only_this_attempt() {
         let settings = upstream_at("name.invalid", 80);
 
         let error = dial(&settings, Protocol::Http1, b"").await.unwrap_err();

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_an_illegal_code_and_a_reason_that_is_not_utf8_are_refused() {
+    fn malformed_close_payloads_are_refused() {
         assert_eq!(
             CloseFrame::parse(b"\x03"),
             Err(ProtocolError::TruncatedCloseCode)

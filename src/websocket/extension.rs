@@ -400,9 +400,8 @@ mod tests {
         assert_eq!(offered(""), Ok(Vec::new()));
     }
 
-    // Z05
     #[test]
-    fn an_offer_with_a_bad_parameter_is_left_out_and_the_others_are_not() {
+    fn only_the_offer_with_a_bad_parameter_is_left_out() {
         for bad in [
             "server_max_window_bits=99",
             "server_max_window_bits=7",

@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_limit_is_refused_at_the_header_without_memory() {
+    fn an_excessive_length_is_refused_at_its_header() {
         for length in [1_u64 << 20, 1 << 40, 1 << 62, i64::MAX as u64] {
             let mut assembler = Assembler::new(Role::Client, 1 << 20);
             let mut wire = vec![0x82, 0xff];
@@ -687,7 +687,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_one_byte_fragments_cost_at_most_twice_their_bytes() {
+    fn one_byte_fragments_cost_at_most_twice_their_bytes() {
         let mut assembler = Assembler::new(Role::Client, 1 << 20);
         let start = samples::frame(Role::Client, 0x02, b"x");
         let fragment = samples::frame(Role::Client, 0x00, b"x");
@@ -730,7 +730,7 @@ mod tests {
     }
 
     #[test]
-    fn one_frame_in_small_pieces_grows_without_copying_again_and_again() {
+    fn one_frame_in_small_pieces_grows_without_repeated_copies() {
         for piece_bytes in [1, 100, 1_000] {
             let mut assembler = Assembler::new(Role::Client, 1 << 20);
             let frame = samples::frame(Role::Client, 0x82, &vec![7; 300_000]);

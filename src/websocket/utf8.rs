@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn overlong_surrogate_too_large_and_truncated_are_refused_at_any_cut() {
+    fn malformed_sequences_are_refused_at_any_cut() {
         for bad in [
             &b"a\xc0\xaf"[..],
             b"\xed\xa0\x80",

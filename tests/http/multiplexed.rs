@@ -516,7 +516,7 @@ async fn read_requests(upstream: &mut Client, count: usize) {
 }
 
 #[tokio::test]
-async fn requests_beside_an_answer_that_is_no_hpack_to_h2_are_repeated() {
+async fn requests_beside_a_response_that_is_not_hpack_are_repeated() {
     let upstream = Upstream::listen().await;
     let proxy = Proxy::start(config(vec![over_http2(upstream.route())]));
     let [mut broken, mut other] = [proxy.connect().await, proxy.connect().await];

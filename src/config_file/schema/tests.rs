@@ -101,7 +101,7 @@ fn the_words_of_the_schema_are_those_that_are_understood() {
 }
 
 #[test]
-fn every_key_says_what_it_is_for_and_has_the_default_of_the_file() {
+fn every_key_has_a_sentence_and_the_default_of_the_file() {
     let schema = schema();
     let limits = &schema["properties"]["limits"]["properties"];
     let route = &schema["properties"]["route"]["items"]["properties"];

@@ -147,7 +147,7 @@ fn a_table_with_a_letter_wrong_is_one_problem() {
 }
 
 #[test]
-fn a_variable_without_braces_is_the_reason_where_nothing_else_is() {
+fn a_variable_without_braces_is_named_as_the_reason() {
     assert_helped(&[
         (
             "[[route]]\nupstream = \"http://$HOST:$PORT\"",

@@ -26,7 +26,7 @@ error: proxy.toml has a problem"
 }
 
 #[test]
-fn a_garbled_port_does_not_matter_where_the_file_says_where_to_listen() {
+fn a_garbled_port_is_ignored_where_the_file_listens() {
     let text = "listen = \"127.0.0.1:1\"\n[[route]]\nupstream = \"http://127.0.0.1:8081\"";
 
     assert!(Config::parse("proxy.toml", text, &|_| Some("x".to_owned())).is_ok());
@@ -88,7 +88,7 @@ max_body_bytes = \"1MiB\"
 }
 
 #[test]
-fn the_proxy_protocol_is_spoken_where_a_listener_or_a_route_says_so() {
+fn the_proxy_protocol_is_set_by_listener_and_by_route() {
     let text = "\
 trusted_proxies = [\"10.0.0.0/8\"]
 [[listen]]
@@ -135,7 +135,7 @@ fn trusted_proxies_are_networks_addresses_and_words() {
 }
 
 #[test]
-fn values_of_the_process_that_cannot_work_are_refused_each_with_its_reason() {
+fn impossible_values_of_the_process_are_refused_with_reasons() {
     for (settings, reason) in [
         ("listen = \"localhost:80\"", "write \"127.0.0.1:80\""),
         ("listen = 80", "write \"0.0.0.0:80\""),

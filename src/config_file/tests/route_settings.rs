@@ -11,7 +11,7 @@ fn without_settings_everything_is_as_the_settings_types_say() {
 }
 
 #[test]
-fn plain_requests_wait_as_long_as_sessions_unless_said_otherwise() {
+fn plain_requests_wait_as_long_as_sessions_by_default() {
     let held = |settings: &str| route_with(settings).hold_timeout().as_millis();
 
     assert_eq!(held(""), 30_000);
@@ -86,7 +86,7 @@ error: proxy.toml has a problem"
 }
 
 #[test]
-fn a_file_without_a_route_or_a_route_without_an_upstream_is_refused() {
+fn a_route_and_its_upstream_are_required() {
     assert!(report("").contains("there is no route"));
     assert!(report("[[route]]\n[[route]]\npath = \"/a\"").contains("has 2 problems"));
 }
@@ -152,7 +152,7 @@ fn a_client_is_accepted_early_unless_the_file_says_otherwise() {
 }
 
 #[test]
-fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
+fn impossible_settings_of_a_route_are_refused_with_reasons() {
     assert_refused(&[
         ("path = \"chat\"", "expected a path such as"),
         ("path = \"/a?b\"", "expected a path such as"),
@@ -236,7 +236,7 @@ fn settings_of_a_route_that_cannot_work_are_refused_each_with_its_reason() {
 }
 
 #[test]
-fn settings_of_the_gate_that_cannot_work_are_refused_each_with_its_reason() {
+fn impossible_settings_of_the_gate_are_refused_with_reasons() {
     assert_refused(&[
         (
             "[route.gate]\nready = []",

@@ -339,7 +339,7 @@ fn what_is_missing_from_tls_is_named() {
 }
 
 #[test]
-fn an_upstream_over_tls_has_a_name_authorities_and_perhaps_a_certificate() {
+fn an_upstream_over_tls_has_a_name_cas_and_a_certificate() {
     let files = Files::new();
     for text in [
         "ca = \"@/ca.pem\"",

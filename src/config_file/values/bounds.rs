@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_one_of_the_cgroup_s_limit_and_a_size_is_what_it_says() {
+    fn a_share_is_of_the_cgroups_limit_and_a_size_is_absolute() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, content: &str| {
             let path = root.path().join(path);

@@ -66,7 +66,7 @@ async fn it_opens_after_so_many_failures_and_says_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_failure_counts_of_a_session_that_began_before_one_was_ready() {
+async fn failures_of_sessions_before_a_ready_one_do_not_count() {
     let breaker = breaker(2);
     let waiting: Vec<_> = (0..100).map(|_| admit(&breaker)).collect();
     breaker.succeed(&admit(&breaker));
@@ -79,7 +79,7 @@ async fn no_failure_counts_of_a_session_that_began_before_one_was_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_says_nothing_neither_resets_the_count_nor_counts() {
+async fn a_silent_session_neither_counts_nor_resets_the_count() {
     let breaker = breaker(2);
     fail(&breaker, 1);
     for _ in 0..10 {
@@ -93,7 +93,7 @@ async fn a_session_that_says_nothing_neither_resets_the_count_nor_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_few_are_let_through_after_the_cooldown_and_the_first_that_is_ready_closes() {
+async fn the_first_ready_session_after_the_cooldown_closes_it() {
     let breaker = cooled_down().await;
     let trials: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
 
@@ -123,7 +123,7 @@ async fn one_that_fails_soon_opens_it_again_for_no_longer_than_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_undecided_makes_room_may_close_and_cannot_open_again() {
+async fn an_undecided_session_makes_room_and_cannot_reopen_it() {
     let breaker = cooled_down().await;
     let silent: Vec<_> = (0..TRIALS).map(|_| admit(&breaker)).collect();
     time::advance(PATIENCE / 2).await;
@@ -148,7 +148,7 @@ async fn one_that_is_undecided_makes_room_may_close_and_cannot_open_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_somebody_else_tries_nobody_is_let_through_until_that_helps() {
+async fn nobody_is_let_through_while_the_proxy_itself_tries() {
     let breaker = cooled_down().await;
     let is_refused = || breaker.admit(|| true).is_err();
     assert!(is_refused());
@@ -176,7 +176,7 @@ async fn breakers_that_open_together_do_not_try_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_that_began_before_do_not_speak_for_those_that_are_let_through() {
+async fn earlier_sessions_do_not_decide_for_those_let_through() {
     let breaker = breaker(2);
     let waiting: Vec<_> = (0..3).map(|_| admit(&breaker)).collect();
     fail(&breaker, 2);
@@ -249,7 +249,7 @@ fn is_on_trial(breaker: &Breaker, ticket: &Ticket) -> bool {
 
 proptest! {
     #[test]
-    fn only_what_is_awaited_opens_it_again_and_somebody_is_let_through_in_time(
+    fn only_an_awaited_session_reopens_it(
         failures in 1..4_u32,
         steps in prop::collection::vec(step(), 0..200),
     ) {

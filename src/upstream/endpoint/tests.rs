@@ -62,7 +62,7 @@ impl Port {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_who_wait_make_one_series_of_attempts_and_go_at_once() {
+async fn thousands_of_waiters_share_one_series_of_attempts() {
     for takes in [Duration::ZERO, Duration::from_millis(900)] {
         let endpoint = endpoint();
         let mut port = Port::listening_in(10 * SECOND);
@@ -153,7 +153,7 @@ fn those_who_wait_on_other_workers_go_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_fails_while_others_succeed_tells_nothing_of_the_port() {
+async fn a_failure_amid_successes_says_nothing_of_the_port() {
     let endpoint = endpoint();
     endpoint.connect((), || async { Ok(()) }).await.unwrap();
     let slow = endpoint.connect((), || async {
@@ -199,7 +199,7 @@ async fn an_upstream_that_comes_and_goes_is_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_after_a_pause_tries_at_once_and_then_soon_again() {
+async fn a_waiter_after_a_pause_tries_at_once_and_soon_again() {
     let endpoint = endpoint();
     let port = Port::listening_in(100 * SECOND);
     let mut first = Box::pin(endpoint.connect((), || port.connect()));
@@ -240,7 +240,7 @@ fn on_socket() -> (Arc<Endpoint>, tempfile::TempDir) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_breaker_closes_within_a_second_of_somebody_listening_without_a_client() {
+async fn an_open_breaker_closes_a_second_after_the_port_listens() {
     let (endpoint, folder) = on_socket();
     open(&endpoint).await;
     time::sleep(29 * SECOND).await;
@@ -282,7 +282,7 @@ async fn the_proxys_own_attempts_stop_a_minute_after_the_last_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_proxys_own_attempts_are_a_second_apart_however_long_the_waits_are() {
+async fn own_attempts_are_a_second_apart_however_long_the_waits() {
     let mut settings = Settings::new(Address::Unix("/nowhere/upstream.sock".into()));
     settings.retry.initial = 30 * SECOND;
     settings.retry.max = 30 * SECOND;
@@ -298,7 +298,7 @@ async fn the_proxys_own_attempts_are_a_second_apart_however_long_the_waits_are()
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_hammer_do_not_get_through_half_open_while_nobody_listens() {
+async fn hammering_clients_stay_out_while_nobody_listens() {
     let (endpoint, folder) = on_socket();
     open(&endpoint).await;
     // Quiet for long enough that nobody tries any more.
@@ -339,7 +339,7 @@ async fn attempts_that_begin_as_others_stop_are_known_to_be_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breaker_that_is_open_for_another_reason_is_not_closed_by_a_connection() {
+async fn a_connection_closes_only_a_breaker_opened_by_refusals() {
     let endpoint = endpoint();
     endpoint.connect((), || async { Ok(()) }).await.unwrap();
     for _ in 0..BREAKER.failures {

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn troubles_that_end_and_begin_again_at_once_are_not_told_each_time() {
+    async fn a_flapping_trouble_is_not_logged_each_time() {
         let mut known = Known::default();
         let mut told = 0;
         for _ in 0..100 {

@@ -432,7 +432,7 @@ fn asking() -> OpeningRequest {
 }
 
 #[tokio::test]
-async fn what_a_client_offers_is_passed_on_and_what_the_upstream_chooses_is_returned() {
+async fn offers_are_passed_on_and_the_choice_is_returned() {
     let (ours, mut upstream) = duplex(1024);
     let request = asking();
     let performing = perform(ours, &request);

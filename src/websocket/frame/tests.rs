@@ -167,7 +167,7 @@ proptest! {
 }
 
 #[test]
-fn a_frame_is_judged_the_same_whether_it_comes_whole_or_byte_by_byte() {
+fn a_frame_is_judged_the_same_at_any_split() {
     // Also as the lengths of frames with 16 bits for them: 0, 125 and 126.
     let lengths = [[0, 0], [0, 125], [0, 126]];
     let starts = (0..=u8::MAX).flat_map(|first| {
@@ -229,9 +229,8 @@ fn each_way_to_break_the_protocol_is_named() {
     );
 }
 
-// Z07
 #[test]
-fn with_compression_rsv1_may_stand_on_the_first_frame_of_a_message_only() {
+fn rsv1_may_stand_only_on_the_first_frame_of_a_message() {
     let scan = |pieces: &[&[u8]]| {
         let mut scanner = FrameScanner::new(Role::Server).with(Compression::Agreed);
         let skips = pieces.iter().map(|piece| scanner.skip(piece).stop);
@@ -255,7 +254,7 @@ fn with_compression_rsv1_may_stand_on_the_first_frame_of_a_message_only() {
 }
 
 #[test]
-fn a_frame_that_is_out_of_place_and_wrong_gets_the_same_verdict_at_any_split() {
+fn a_misplaced_wrong_frame_is_judged_the_same_at_any_split() {
     // A continuation without a start, and without a mask.
     let wire = b"\x80\x01a";
     for cut in 1..wire.len() {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_come_back_in_order_are_counted_however_they_are_cut() {
+    fn messages_in_order_are_counted_however_they_are_cut() {
         let messages = Messages::new(300);
         let stream = echoes(&messages, 9);
 
