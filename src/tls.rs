@@ -14,7 +14,8 @@ mod validity;
 
 use std::sync::{Arc, LazyLock};
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use aws_lc_rs::digest;
+use rustls::crypto::{self, CryptoProvider};
 
 pub use self::{
     files::{CertifiedKeyFiles, FileError, IdentityFiles, authorities, certificates, private_key},
@@ -24,15 +25,9 @@ pub use self::{
 };
 
 /// Returns the SHA-256 of `bytes` in hexadecimal.
-///
-/// # Panics
-///
-/// When aws-lc-rs has no cipher suite with that hash, without which there is no TLS 1.3.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
-    let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();
-    let suite = suite.expect("it is of TLS 1.3");
-    let hash = suite.common.hash_provider.hash(bytes);
+    let hash = digest::digest(&digest::SHA256, bytes);
     let digits = hash.as_ref().iter().map(|byte| format!("{byte:02x}"));
     digits.collect()
 }
@@ -41,6 +36,18 @@ pub fn sha256(bytes: &[u8]) -> String {
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+        LazyLock::new(|| Arc::new(crypto::aws_lc_rs::default_provider()));
     Arc::clone(&PROVIDER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_one_that_sha256sum_prints() {
+        // `printf abc | sha256sum`
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256(b"abc"), expected);
+    }
 }
