@@ -5,14 +5,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{
-    CertificateError, Error, RootCertStore,
-    client::verify_server_cert_signed_by_trust_anchor,
-    pki_types::{CertificateDer, UnixTime},
-    server::ParsedCertificate,
+use der::{
+    Decode, Reader, SliceReader, Tag, TagMode, TagNumber, Tagged,
+    asn1::{AnyRef, GeneralizedTime, UtcTime},
 };
+use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::{CertifiedKeyFiles, provider};
+use super::CertifiedKeyFiles;
 
 /// Longest time before its expiry at which a certificate is warned about.
 const SOON: Duration = Duration::from_hours(7 * 24);
@@ -53,7 +52,7 @@ impl CertifiedKeyFiles {
         let chain = self.certified.cert.iter().enumerate();
         let mut chain: Vec<_> = chain
             .filter_map(|(place, certificate)| {
-                let (begins, ends) = validity(certificate)?;
+                let (begins, ends) = validity(certificate).ok()?;
                 let is_intermediate = place > 0;
                 Some(UtcDate {
                     is_intermediate,
@@ -119,31 +118,33 @@ pub fn date(time: UnixTime) -> String {
     httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch)
 }
 
-/// Returns the first and the last moment at which a certificate is valid, whoever issued it.
-///
-/// rustls's parser exposes the dates in its errors only. It checks them before it searches for the
-/// issuer, of which there is none here: so at the first second of all time it reports the
-/// beginning, and at the last the end.
-fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, UnixTime)> {
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let algorithms = provider().signature_verification_algorithms.all;
-    let nobody = RootCertStore::empty();
-    let refused_at = |seconds| {
-        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], time, algorithms)
-    };
-    let begins = match refused_at(0) {
-        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
-            not_before, ..
-        })) => not_before,
-        _ => UnixTime::since_unix_epoch(Duration::ZERO),
-    };
-    match refused_at(u64::MAX) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some((begins, not_after))
-        }
-        _ => None,
+/// Returns the first and the last moment at which a certificate is valid (RFC 5280 §4.1).
+fn validity(certificate: &CertificateDer<'_>) -> der::Result<(UnixTime, UnixTime)> {
+    let mut certificate = sequence(&mut SliceReader::new(certificate)?)?;
+    let mut fields = sequence(&mut certificate)?;
+    // Omitted by the first version.
+    let _version: Option<u8> = fields.context_specific(TagNumber(0), TagMode::Explicit)?;
+    for _field in ["serialNumber", "signature", "issuer"] {
+        fields.tlv_bytes()?;
     }
+    let mut validity = sequence(&mut fields)?;
+    Ok((time(&mut validity)?, time(&mut validity)?))
+}
+
+/// Returns a reader of the elements of the sequence that is next in `reader`.
+fn sequence<'a>(reader: &mut SliceReader<'a>) -> der::Result<SliceReader<'a>> {
+    let sequence = AnyRef::decode(reader)?;
+    sequence.tag().assert_eq(Tag::Sequence)?;
+    SliceReader::new(sequence.value())
+}
+
+fn time(reader: &mut SliceReader<'_>) -> der::Result<UnixTime> {
+    // Dates from 2050 on have the second form (RFC 5280 §4.1.2.5).
+    let since_epoch = match Tag::peek(reader)? {
+        Tag::UtcTime => UtcTime::decode(reader)?.to_unix_duration(),
+        _ => GeneralizedTime::decode(reader)?.to_unix_duration(),
+    };
+    Ok(UnixTime::since_unix_epoch(since_epoch))
 }
 
 #[cfg(test)]
@@ -154,6 +155,7 @@ mod tests {
     use rustls::{pki_types::PrivateKeyDer, sign::CertifiedKey};
 
     use super::*;
+    use crate::tls::provider;
 
     /// Noon of a day in May 2030.
     fn may(day: u8) -> SystemTime {
@@ -262,6 +264,22 @@ mod tests {
             Warnings::default().about([&identity], may(2)),
             [format!("the certificate in `a.pem` {early}")]
         );
+    }
+
+    #[test]
+    fn dates_before_and_from_2050_on_are_read() {
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(2049, 12, 31);
+        params.not_after = date_time_ymd(2050, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+
+        let (begins, ends) = validity(certificate.der()).unwrap();
+
+        assert_eq!(date(begins), "Fri, 31 Dec 2049 00:00:00 GMT");
+        assert_eq!(date(ends), "Sat, 01 Jan 2050 00:00:00 GMT");
+        let broken = &certificate.der()[..100];
+        assert!(validity(&broken.into()).is_err());
     }
 
     #[test]
