@@ -1,5 +1,7 @@
 //! Query parameters of a request.
 
+use percent_encoding::percent_decode_str;
+
 /// Parameters of a query, each of which may occur once.
 #[derive(Debug)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -11,12 +13,11 @@ impl Query {
     ///
     /// A repeated parameter, or a broken percent-encoding.
     pub(super) fn read(text: &str) -> Result<Self, String> {
+        if !is_well_encoded(text) {
+            return Err("the query has a broken percent-encoding".to_owned());
+        }
         let mut pairs: Vec<(String, String)> = Vec::new();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (Some(name), Some(value)) = (decode(name), decode(value)) else {
-                return Err("the query has a broken percent-encoding".to_owned());
-            };
+        for (name, value) in form_urlencoded::parse(text.as_bytes()).into_owned() {
             // Rejected, because it would be a guess which of the two is meant.
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(format!("{name:?} is there twice"));
@@ -53,21 +54,14 @@ impl Query {
     }
 }
 
-/// Decodes percent-encoding and `+`.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                u8::try_from(digit()? * 16 + digit()?).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).ok()
+/// Returns whether each `%` begins an encoded byte, and all bytes are UTF-8: the URL Standard's parser
+/// keeps any other `%`, and replaces other bytes, which would look for something never asked for.
+fn is_well_encoded(text: &str) -> bool {
+    let is_byte = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.split('%').skip(1).all(is_byte) && percent_decode_str(text).decode_utf8().is_ok()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::Args;
 use hyper::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
@@ -31,6 +32,14 @@ Exit status:
   1   no admin listener, or no such session
   2   the command line is wrong
   78  the configuration is wrong";
+
+/// Characters of a route that are percent-encoded (RFC 3986 §2.1): `/` and `*` are left readable.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'*');
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -87,18 +96,10 @@ impl SessionsArguments {
         }
         if self.ended {
             path += "&ended=true";
-            // A route contains `/` and `*`, which are left readable; all else is percent-encoded (RFC
-            // 3986 §2.1).
         }
         if let Some(route) = &self.route {
             path += "&route=";
-            for byte in route.bytes() {
-                let _ = match byte {
-                    b'/' | b'.' | b'-' | b'_' | b'*' => write!(path, "{}", char::from(byte)),
-                    _ if byte.is_ascii_alphanumeric() => write!(path, "{}", char::from(byte)),
-                    _ => write!(path, "%{byte:02X}"),
-                };
-            }
+            path.extend(utf8_percent_encode(route, ENCODED));
         }
         path
     }
