@@ -3,6 +3,9 @@
 //! Variables of the environment name both: `NOTIFY_SOCKET` and `WATCHDOG_USEC` as in
 //! `sd_notify(3)`, `LISTEN_FDS` and its companions as in `sd_listen_fds(3)`. Without them nothing
 //! happens. The program starts no child processes that could inherit them.
+//!
+//! The crate `sd-notify` is not used: it sends on a blocking socket, so that a manager that does not
+//! read would block the process, and it cannot reach an abstract address.
 
 use std::{
     convert::Infallible,
