@@ -3,7 +3,7 @@
 //!
 //! The `101`, which over HTTP/2 is a `200`, is the proxy's own and does not wait for the
 //! upstream, unless the route says so, or only the upstream can tell the right answer for this
-//! client ([`after_upstream`](super::after_upstream)(super::after_upstream)). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0,
+//! client ([`after_upstream`](super::after_upstream)). hyper answers `101` to whatever it is told to (`POST`, HTTP/1.0,
 //! a request with a body), so every check is here.
 
 use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc};
