@@ -296,6 +296,76 @@ def test_what_clients_say_stays_text(start, admin: str, page: Page) -> None:
     assert page.run("document.title") == "1 waiting – readygate"
 
 
+def test_the_time_to_ready_is_a_time_and_no_bound_of_a_bucket(
+    start, admin: str, page: Page
+) -> None:
+    start(proxy.free_port())
+    shown = snapshot(admin)
+    bounds = shown["time_to_ready"]["le_s"]
+
+    def show(times: list[float]) -> None:
+        buckets = [next(le for le in bounds if le is None or time <= le) for time in times]
+        counts = [buckets.count(le) for le in bounds]
+        shown["time_to_ready"] |= {"count": len(times), "sum_s": sum(times), "counts": counts}
+        page.replace(f"{admin}/events", events(shown))
+        page.open("about:blank")
+        page.open(admin)
+        page.until("document.querySelector('#figure-ready').innerText !== '–'")
+
+    show([70])
+    assert page.text("#figure-ready") == "1 min 10 s"
+    assert page.text("#figure-ready-note") == "95 % within 1 min 10 s"
+    assert "1 session: half within 1 min 10 s" in page.text("#ready-note")
+
+    # Where there are others as well, a bucket tells no more than this: from 60 s to 120 s.
+    assert {60, 120} <= set(bounds)
+    show([0.001, 70, 80, 90])
+    assert page.text("#figure-ready") == "about 1 min 20 s"
+    show([0.001, 1000, 1000])
+    assert page.text("#figure-ready") == "over 120 s"
+
+
+def test_a_message_that_has_come_in_part_is_named(start, admin: str, page: Page) -> None:
+    entry = start(proxy.free_port())
+    with connect(f"ws://127.0.0.1:{entry}/chat") as client:
+        # 30 bytes of 100, under a mask of zeros.
+        client.socket.sendall(b"\x82\xe4" + bytes(4) + b"x" * 30)
+
+        open_live(page, f"{admin}/#session=1")
+
+        page.until(says("#waiting-rows", "part of a message"))
+        page.until(says("#session", "part of a message"))
+        assert "nothing" not in page.text("#waiting-rows")
+        assert "nothing is queued" not in page.text("#session")
+
+
+def test_a_path_is_broken_only_without_room_for_it(start, admin: str, page: Page) -> None:
+    entry = start(proxy.free_port())
+    path = "/conversations/of-some-customer"
+    with connect(f"ws://127.0.0.1:{entry}{path}"):
+        wait_until(lambda: snapshot(admin)["waiting"], 5)
+        shown = snapshot(admin)
+    shown["waiting"][0]["last_connect_error"] = "it could be broken at every blank " * 10
+    page.replace(f"{admin}/events", events(shown))
+    page.open(admin)
+    page.until("document.querySelector('#waiting-rows .path')")
+    lines = """(() => {
+      const range = document.createRange();
+      range.selectNodeContents(document.querySelector("#waiting-rows .path"));
+      return new Set([...range.getClientRects()].map(({ top }) => top)).size;
+    })()"""
+
+    assert page.run(lines) == 1
+
+    shown["waiting"][0]["path"] = path * 5
+    page.replace(f"{admin}/events", events(shown))
+    page.open("about:blank")
+    page.open(admin)
+    page.until(says("#waiting-rows .path", path * 5))
+    assert page.run(lines) > 1
+    assert page.run("document.documentElement.scrollWidth") <= 1280
+
+
 def test_losses_are_named_and_red(start, admin: str, page: Page) -> None:
     entry = start(proxy.free_port(), route='hold = { overflow = "shed", max_messages = 1 }')
     with connect(f"ws://127.0.0.1:{entry}/chat") as client:
