@@ -112,7 +112,7 @@ use crate::{
     config_file::reload::{Outcome, Trigger},
     observability,
     state::{process::ProcessState, worker_handle::WorkerHandle},
-    transport::Transport,
+    transport::{Transport, descriptors},
 };
 
 /// Time for a request's header section, and idle time of a connection.
@@ -166,9 +166,16 @@ impl Admin {
         self.places.welcome().await
     }
 
-    /// Has connections go that do nothing, for the process has only its last descriptors.
+    /// Has connections go that wait for nothing, for the process has only its last descriptors.
     pub fn make_room(&self) {
-        self.places.make_room();
+        self.places.leave(descriptors::reserved() / 2);
+    }
+
+    /// Has a connection go that waits for nothing, for the process has no descriptor left; returns
+    /// whether one goes.
+    pub fn free_a_descriptor(&self) -> bool {
+        self.make_room();
+        self.places.free_one()
     }
 }
 

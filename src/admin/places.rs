@@ -11,9 +11,11 @@
 //! * A connection with an unread response goes first, the longest unread first; then an idle one;
 //!   then one that has had a response already.
 //! * A connection has [`PATIENCE`] to ask, however many others come.
-//! * While clients have taken all descriptors but those that are kept back for operators
+//! * While clients have taken all descriptors but those that are reserved for operators
 //!   ([`descriptors`](crate::transport::descriptors)), connections leave half of those to the next
-//!   ones: all places together are more than there are.
+//!   ones, and where none is left at all another one goes: all slots together are more than there
+//!   are. Health checks go last, and whoever waits for a first response, or has some of its
+//!   [`PATIENCE`] left to ask, does not go.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,14 +29,9 @@ use tokio::{
 };
 
 use super::connection::AdminActivity;
-use crate::transport::descriptors;
 
 /// Time for which a new connection keeps its slot without a request.
 const PATIENCE: Duration = Duration::from_millis(50);
-
-/// Connections at once while only the last descriptors are left, but for those that wait for their
-/// first answer.
-const FEW: usize = descriptors::MAX_RESERVE as usize / 2;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +97,14 @@ impl Visitor {
         self.was_answered.set(true);
     }
 
-    /// Whether it may go for one at another place: it does not wait for its first answer.
+    /// Returns whether it may go for a connection of another class: it neither waits for its first
+    /// response nor has time left to ask.
     fn may_go(&self) -> bool {
-        self.place.get() == AdminSlot::Asking || self.worth().0 != Worth::Asking
+        if self.place.get() == AdminSlot::Asking {
+            self.asked.get().elapsed() >= PATIENCE
+        } else {
+            self.worth().0 != Worth::Asking
+        }
     }
 
     fn worth(&self) -> (Worth, Instant) {
@@ -147,15 +149,41 @@ impl AdminSlots {
         visitor
     }
 
-    /// Has connections go for the next ones, where there are more than [`FEW`].
-    pub(super) fn make_room(&self) {
-        let visitors = self.visitors.borrow();
-        let there = visitors.iter().filter_map(Weak::upgrade);
-        let mut there: Vec<_> = there.filter(|it| !it.activity.is_closed()).collect();
-        let surplus = there.len().saturating_sub(FEW);
+    /// Has connections go for the next ones, where there are more than `most`.
+    pub(super) fn leave(&self, most: usize) {
+        let surplus = self.open().len().saturating_sub(most);
+        let least = self.in_order_to_go();
+        least.iter().take(surplus).for_each(|it| close(it));
+    }
+
+    /// Has a connection go, unless one is going; returns whether one is.
+    pub(super) fn free_one(&self) -> bool {
+        let is_going = self.all().iter().any(|it| it.activity.is_closed());
+        let least = self.in_order_to_go().into_iter().next();
+        if !is_going && let Some(least) = &least {
+            close(least);
+        }
+        is_going || least.is_some()
+    }
+
+    /// Returns the connections that may go, the first to go first.
+    fn in_order_to_go(&self) -> Vec<Rc<Visitor>> {
+        let mut there = self.open();
         there.retain(|it| it.may_go());
         there.sort_by_key(|it| (it.place.get() == AdminSlot::Health, it.worth()));
-        there.iter().take(surplus).for_each(|it| close(it));
+        there
+    }
+
+    /// Returns the connections that are not about to close.
+    fn open(&self) -> Vec<Rc<Visitor>> {
+        let mut all = self.all();
+        all.retain(|it| !it.activity.is_closed());
+        all
+    }
+
+    fn all(&self) -> Vec<Rc<Visitor>> {
+        let visitors = self.visitors.borrow();
+        visitors.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Gives `visitor`, which has asked, that place; if there is none, another one goes.
@@ -175,10 +203,8 @@ impl AdminSlots {
     /// Returns the connection that has to go for another one of that class; `None` while a slot is
     /// free.
     fn next_to_go(&self, place: AdminSlot) -> Option<Rc<Visitor>> {
-        let visitors = self.visitors.borrow();
-        let there = visitors.iter().filter_map(Weak::upgrade);
-        let there = there.filter(|it| it.place.get() == place && !it.activity.is_closed());
-        let there: Vec<_> = there.collect();
+        let mut there = self.open();
+        there.retain(|it| it.place.get() == place);
         let is_full = there.len() >= place.count();
         let least = there.into_iter().min_by_key(|it| it.worth());
         least.filter(|_| is_full)
@@ -276,6 +302,14 @@ mod tests {
         assert!(unread.activity.is_closed());
     }
 
+    /// Connections that stay while only the last descriptors are left.
+    const FEW: usize = 4;
+
+    fn count_open(crowd: &[Rc<Visitor>]) -> usize {
+        let left = crowd.iter().filter(|it| !it.activity.is_closed());
+        left.count()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn with_the_last_descriptors_only_those_stay_that_are_asking() {
         let places = AdminSlots::default();
@@ -288,19 +322,51 @@ mod tests {
             crowd.push(unread);
         }
 
-        places.make_room();
+        places.leave(FEW);
 
-        let left = crowd.iter().filter(|it| !it.activity.is_closed());
-        assert_eq!(left.count(), FEW - 2);
+        assert_eq!(count_open(&crowd), FEW - 2);
         for _ in 0..FEW {
             let further = seated(&places, AdminSlot::Health).await;
-            places.make_room();
+            places.leave(FEW);
             crowd.push(further);
         }
-        let left = crowd.iter().filter(|it| !it.activity.is_closed());
-        assert_eq!(left.count(), FEW, "all of which ask for health");
+        assert_eq!(count_open(&crowd), FEW, "all of which ask for health");
         assert!(!health.activity.is_closed());
         assert!(stream.activity.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_last_descriptors_a_moment_to_ask_is_left() {
+        let places = AdminSlots::default();
+        let mut health = Vec::new();
+        for _ in 0..FEW {
+            let idle = seated(&places, AdminSlot::Health).await;
+            idle.answered();
+            health.push(idle);
+        }
+        let crowd = [places.welcome().await, places.welcome().await];
+
+        places.leave(FEW);
+        assert_eq!((count_open(&crowd), count_open(&health)), (2, FEW - 2));
+        time::advance(PATIENCE).await;
+        places.leave(FEW - 2);
+
+        assert_eq!((count_open(&crowd), count_open(&health)), (0, FEW - 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_descriptors_one_goes_at_a_time() {
+        let places = AdminSlots::default();
+        let mut crowd = vec![places.welcome().await, places.welcome().await];
+        assert!(!places.free_one(), "both have a moment to ask");
+        time::advance(PATIENCE).await;
+
+        assert!(places.free_one());
+        assert!(places.free_one());
+        assert_eq!(count_open(&crowd), 1, "the first is still on its way");
+        crowd.retain(|it| !it.activity.is_closed());
+        assert!(places.free_one());
+        assert_eq!(count_open(&crowd), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -108,7 +108,12 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "cannot accept admin connections");
-                time::sleep(ACCEPT_PAUSE).await;
+                if descriptors::is_shortage(&error) && admin.free_a_descriptor() {
+                    // Lets the task of the connection that goes close its socket.
+                    task::yield_now().await;
+                } else {
+                    time::sleep(ACCEPT_PAUSE).await;
+                }
                 continue;
             }
         };

@@ -7,7 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicI32, AtomicUsize, Ordering},
 };
 
 use rustix::{
@@ -16,11 +16,14 @@ use rustix::{
 };
 
 /// Upper bound on the reserve; of a low limit, an eighth is reserved.
-pub const MAX_RESERVE: u32 = 32;
+const MAX_RESERVE: u32 = 32;
 
 /// Lowest descriptor in the reserve. A static, as the limit is the process's; nothing is reserved
 /// before [`raise_limit`].
 static RESERVED_FROM: AtomicI32 = AtomicI32::new(RawFd::MAX);
+
+/// Number of descriptors in the reserve.
+static RESERVED: AtomicUsize = AtomicUsize::new(0);
 
 /// Raises the process's soft limit to the hard limit, sets the reserve, and returns the limit;
 /// `None` if there is none.
@@ -35,10 +38,16 @@ pub fn raise_limit() -> Option<u64> {
     };
     // Some systems enforce a bound of their own below an unlimited hard limit.
     let limit = setrlimit(Resource::Nofile, raised).map_or(current, |()| maximum);
-    let reserved_from = limit.map(|limit| limit - u64::from(MAX_RESERVE).min(limit / 8));
-    let reserved_from = reserved_from.and_then(|from| RawFd::try_from(from).ok());
+    let reserved = limit.map_or(0, |limit| u64::from(MAX_RESERVE).min(limit / 8));
+    let reserved_from = limit.and_then(|limit| RawFd::try_from(limit - reserved).ok());
     RESERVED_FROM.store(reserved_from.unwrap_or(RawFd::MAX), Ordering::Relaxed);
+    RESERVED.store(usize::try_from(reserved).unwrap_or(0), Ordering::Relaxed);
     limit
+}
+
+/// Returns the number of descriptors in the reserve.
+pub fn reserved() -> usize {
+    RESERVED.load(Ordering::Relaxed)
 }
 
 /// Checks that a new socket is not from the reserve.

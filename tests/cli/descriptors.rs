@@ -26,8 +26,15 @@ struct Limited {
 impl Limited {
     /// Starts it before `upstream` after the `limits` of the shell.
     fn start(limits: &str, upstream: &str) -> Self {
+        Self::start_listening(1, limits, upstream)
+    }
+
+    /// Starts it with so many listeners for clients.
+    fn start_listening(listeners: usize, limits: &str, upstream: &str) -> Self {
+        let listen = (1..=listeners).map(|last| format!("{{ address = \"127.0.0.{last}:0\" }}"));
+        let listen = listen.collect::<Vec<_>>().join(", ");
         let file = format!(
-            "listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\nworkers = 1\n\
+            "listen = [{listen}]\nadmin.listen = \"127.0.0.1:0\"\nworkers = 1\n\
              [[route]]\nupstream = \"http://{upstream}\"\nbreaker.failures = 1\n\
              [[route]]\npath = \"/late\"\naccept = \"after-upstream\"\n\
              upstream = \"http://{upstream}\"\nbreaker.failures = 1\n"
@@ -57,11 +64,22 @@ impl Limited {
 
     /// Returns the addresses for clients and for operators.
     fn addresses(&mut self) -> [String; 2] {
-        ["\"listening\"", "listening for admin requests"].map(|message| {
-            let line = self.await_line(message);
-            let (_, address) = line.split_once("http://").unwrap();
-            address.split('"').next().unwrap().to_owned()
-        })
+        [self.address(), self.admin_address()]
+    }
+
+    /// Returns the address of the next listener for clients.
+    fn address(&mut self) -> String {
+        self.address_of("\"listening\"")
+    }
+
+    fn admin_address(&mut self) -> String {
+        self.address_of("listening for admin requests")
+    }
+
+    fn address_of(&mut self, message: &str) -> String {
+        let line = self.await_line(message);
+        let (_, address) = line.split_once("http://").unwrap();
+        address.split('"').next().unwrap().to_owned()
     }
 
     /// Its descriptors below `limit`, and whether each is an end of a pipe: those above it has
@@ -163,6 +181,39 @@ fn without_descriptors_requests_get_503_and_admin_responds() {
     }
     upstream.set_nonblocking(true).unwrap();
     assert!(upstream.accept().is_err(), "the upstream was connected");
+}
+
+#[test]
+fn health_answers_while_a_crowd_has_the_last_descriptors() {
+    // Each listener has one of the seven reserved descriptors for the client that has to wait.
+    let limits = format!("ulimit -n {LIMIT}");
+    let mut limited = Limited::start_listening(4, &limits, "127.0.0.1:8081");
+    let addresses = [(); 4].map(|()| limited.address());
+    let admin = limited.admin_address();
+    let mut clients: Vec<_> = (0..LIMIT).map(|_| connect(&addresses[0])).collect();
+    limited.await_line("cannot accept connections");
+    for address in &addresses[1..] {
+        clients.push(connect(address));
+        limited.await_line("cannot accept connections");
+    }
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+
+    // Streams of events stay for good.
+    for request in [
+        String::new(),
+        request("/metrics").repeat(5),
+        request("/events"),
+    ] {
+        let crowd = (0..LIMIT).map(|_| {
+            let mut client = connect(&admin);
+            // It may have had to go already.
+            let _ = client.write_all(request.as_bytes());
+            client
+        });
+        let _crowd: Vec<_> = crowd.collect();
+
+        assert!(is_alive(&admin));
+    }
 }
 
 #[test]
