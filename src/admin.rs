@@ -65,7 +65,7 @@
 //! * Every response is sent within a few seconds, whatever the workers do. A client that does not
 //!   read it within a few seconds loses its connection, and gets no other response until then.
 //! * Health checks are served whatever other clients request or leave unread: see
-//!   `admin/places.rs`.
+//!   `admin/places.rs` and `admin/turns.rs`.
 
 mod aggregate;
 mod answer;
@@ -79,6 +79,7 @@ mod places;
 mod query;
 mod sessions;
 mod snapshot;
+mod turns;
 
 use std::{
     convert::Infallible,
@@ -106,6 +107,7 @@ use self::{
     guard::Access,
     places::{AdminSlot, AdminSlots},
     query::Query,
+    turns::ResponseTurns,
 };
 use crate::{
     client_addr::ClientAddr,
@@ -141,6 +143,7 @@ pub struct Admin {
     backends: health::Backends,
     room: health::Room,
     places: AdminSlots,
+    turns: ResponseTurns,
     started: Instant,
     stop: CancellationToken,
 }
@@ -156,6 +159,7 @@ impl Admin {
             backends: health::Backends::default(),
             room: health::Room::default(),
             places: AdminSlots::default(),
+            turns: ResponseTurns::default(),
             started: Instant::now(),
             stop,
         })
@@ -187,7 +191,11 @@ pub async fn serve(stream: Transport, peer: ClientAddr, admin: Rc<Admin>, visito
         async move {
             // Backpressure: a client that does not read must not pile up responses.
             visitor.activity.read().await;
-            admin.places.seat(&visitor, place_of(request.uri().path()));
+            let place = place_of(request.uri().path());
+            admin.places.seat(&visitor, place);
+            if place != AdminSlot::Health {
+                admin.turns.next().await;
+            }
             let response = admin.respond(&request, peer).await;
             visitor.answered();
             if request.method() == Method::GET && events::is_stream(&response) {

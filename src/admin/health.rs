@@ -136,7 +136,7 @@ fn report(checks: &[HealthCheck], is_verbose: bool) -> Response<Body> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{cell::Cell, future, rc::Rc, sync::Arc};
 
     use http_body_util::BodyExt;
@@ -150,7 +150,7 @@ mod tests {
     };
 
     /// The listener of a process with these workers.
-    fn admin(workers: Vec<WorkerHandle>) -> Rc<Admin> {
+    pub(in crate::admin) fn admin(workers: Vec<WorkerHandle>) -> Rc<Admin> {
         let route = "[[route]]\nupstream = \"http://127.0.0.1:1\"";
         let config = Config::parse("test", route, &|_| None).unwrap();
         let (reload, _source) = reload::source(None, || Err(String::new()));

@@ -12,6 +12,7 @@
 
 use std::{io, pin::pin, rc::Rc, sync::Arc, thread, time::Duration};
 
+use socket2::SockRef;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{Semaphore, oneshot},
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{Listener, OpenListener};
+use super::listener::{AcceptedSocket, Listener, OpenListener};
 use crate::{
     admin::{self, Admin, Process},
     transport::{Transport, descriptors},
@@ -30,6 +31,9 @@ const MAX_CONNECTIONS: u32 = 192;
 
 /// Time for responses in flight at the end of the process.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Bytes of responses that the kernel keeps for a client that does not read, doubled by Linux.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Pause after an `accept` that failed for want of a resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -102,6 +106,13 @@ fn run(
     runtime.shutdown_background();
 }
 
+/// Has the kernel take little of what a client does not read; by default it takes megabytes, and so
+/// many responses, before the next write waits.
+fn bound_unread(socket: &AcceptedSocket) {
+    // It fails for a client that is gone already, which its first read will tell.
+    let _ = SockRef::from(socket).set_send_buffer_size(SEND_BUFFER);
+}
+
 async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc<Admin>) {
     loop {
         let (socket, peer) = match listener.accept().await {
@@ -117,6 +128,7 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
                 continue;
             }
         };
+        bound_unread(&socket);
         if descriptors::check(&socket).is_err() {
             admin.make_room();
         }
@@ -132,5 +144,35 @@ async fn accept_all(listener: &OpenListener, places: &Arc<Semaphore>, admin: &Rc
         });
         // Lets the new task read the request that may have arrived with the connection.
         task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_takes_little_of_what_is_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = client.connect(address).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let ours = AcceptedSocket::Tcp(ours);
+
+        bound_unread(&ours);
+
+        let AcceptedSocket::Tcp(ours) = ours else {
+            unreachable!("it is of TCP");
+        };
+        ours.writable().await.unwrap();
+        let mut taken = 0;
+        while let Ok(written) = ours.try_write(&[0; 1024]) {
+            taken += written;
+        }
+        assert!((1..=4 * SEND_BUFFER).contains(&taken), "{taken}");
     }
 }
