@@ -80,6 +80,8 @@ impl Pings {
     /// delivered or given up.
     pub(super) fn number(&mut self, messages: u64, known: u64) -> u32 {
         self.last += 1;
+        // Data of the upstream confirms messages, too; a pong to these pings then confirms no more.
+        while let Some(_known) = self.unanswered.pop_front_if(|ping| ping.messages <= known) {}
         let before = self.unanswered.back().map_or(known, |ping| ping.messages);
         if messages > before && self.unanswered.len() < MAX_UNANSWERED {
             self.unanswered.push_back(NumberedPing {
@@ -125,6 +127,24 @@ mod tests {
         assert_eq!(pings.answer(3), Some(5));
         assert_eq!(pings.answer(2), None);
         assert_eq!(pings.unanswered.capacity(), 0);
+    }
+
+    // An upstream that answers no ping, but each message.
+    #[test]
+    fn pings_whose_messages_are_known_make_room_for_others() {
+        let mut pings = Pings::default();
+        let most = MAX_UNANSWERED as u64;
+        for messages in 1..=most {
+            pings.number(messages, messages - 1);
+            assert_eq!(pings.unanswered.len(), 1);
+        }
+
+        let ninth = pings.number(most + 1, most);
+        assert_eq!(pings.answer(ninth), Some(most + 1));
+        let tenth = pings.number(most + 2, most + 1);
+        pings.number(most + 2, most + 2);
+        assert_eq!(pings.unanswered.len(), 0, "the messages are known");
+        assert_eq!(pings.answer(tenth), None);
     }
 
     #[test]
