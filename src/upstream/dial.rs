@@ -262,9 +262,12 @@ mod tests {
         let socket = SockRef::from(&stream);
 
         assert!(socket.keepalive().unwrap());
-        let idle = socket.tcp_keepalive_time().unwrap();
+        let time = socket.tcp_keepalive_time().unwrap();
         let interval = socket.tcp_keepalive_interval().unwrap();
         let probes = socket.tcp_keepalive_retries().unwrap();
-        assert_eq!(idle + interval * probes, Duration::from_secs(20));
+        assert_eq!(time, Duration::from_secs(5));
+        assert_eq!(interval, Duration::from_secs(5));
+        assert_eq!(probes, 3);
+        assert_eq!(time + interval * probes, Duration::from_secs(20));
     }
 }
