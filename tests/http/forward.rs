@@ -1,12 +1,10 @@
 //! Plain HTTP through the proxy.
 
-use std::time::Duration;
+use readygate::route::Route;
 
-use readygate::route::{HttpSettings, Route};
+use tokio::io::AsyncReadExt;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::support::{Client, Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
+use crate::support::{Proxy, Reserved, SWITCHING_PROTOCOLS, Upstream, config, handshake};
 
 const GET: &str = "GET /page?q=1 HTTP/1.1\r\nHost: web.example\r\nConnection: close\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -400,124 +398,5 @@ async fn an_upstream_that_gives_no_valid_answer_is_502() {
 
         let got = client.read_to_end().await;
         assert!(got.starts_with("HTTP/1.1 502 "), "{answer}: {got}");
-    }
-}
-
-/// A route to an upstream that does not listen yet, which holds one request.
-fn holding_one(reserved: &Reserved) -> Route {
-    Route {
-        http: HttpSettings {
-            hold_timeout: Some(Duration::from_secs(30)),
-            max_held_requests: 1,
-            ..HttpSettings::default()
-        },
-        ..reserved.route()
-    }
-}
-
-/// Sends two requests, of which the proxy holds one; returns that one's client after the
-/// other one has been refused, which shows that it is held.
-async fn hold_one(proxy: &Proxy, request: &str) -> Client {
-    let (mut one, mut other) = (proxy.connect().await, proxy.connect().await);
-    one.send(request).await;
-    other.send(request).await;
-    let (refusal, held) = tokio::select! {
-        refusal = one.read_head() => (refusal, other),
-        refusal = other.read_head() => (refusal, one),
-    };
-    let refusal = refusal.unwrap();
-    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
-    assert!(refusal.contains("Retry-After: "), "{refusal}");
-    held
-}
-
-#[tokio::test]
-async fn a_request_is_held_until_the_upstream_listens_and_sent_once() {
-    let reserved = Reserved::port();
-    let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
-    let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody";
-    let mut held = hold_one(&proxy, post).await;
-
-    let upstream = reserved.listen();
-    let mut exchange = upstream.accept().await;
-    assert_eq!(exchange.stream.read(4).await, b"body");
-    exchange.answer(OK).await;
-
-    assert!(held.read_to_end().await.starts_with("HTTP/1.1 200 "));
-}
-
-#[tokio::test]
-async fn a_held_request_whose_client_sends_no_more_is_not_sent() {
-    let long = format!("Content-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
-    for body in [
-        "Content-Length: 0\r\n\r\n",
-        "Content-Length: 4\r\n\r\nbody",
-        // hyper does not see the end of the connection behind what it has not read.
-        "Content-Length: 4\r\nExpect: 100-continue\r\n\r\n",
-        &long,
-    ] {
-        let reserved = Reserved::port();
-        let proxy = Proxy::start(config(vec![holding_one(&reserved)]));
-        let gone = format!("POST /gone HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{body}");
-        let mut held = hold_one(&proxy, &gone).await;
-        held.0.shutdown().await.unwrap();
-
-        let upstream = reserved.listen();
-        // Another request gets through when that one is over, one way or the other.
-        let mut next = proxy.connect().await;
-        next.send(GET).await;
-        loop {
-            tokio::select! {
-                refusal = next.read_head() => {
-                    let refusal = refusal.unwrap();
-                    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
-                    next = proxy.connect().await;
-                    next.send(GET).await;
-                }
-                connection = upstream.accept_raw() => {
-                    if let Some(exchange) = connection.read_request().await {
-                        assert!(exchange.head.starts_with("GET "), "{}", exchange.head);
-                        break;
-                    }
-                }
-            }
-        }
-    }
-}
-
-// Nothing of it has gone anywhere: the client may go to another proxy with it.
-#[tokio::test]
-async fn a_held_request_is_503_as_soon_as_the_proxy_drains() {
-    let reserved = Reserved::port();
-    let mut config = config(vec![holding_one(&reserved)]);
-    config.drain.grace = Duration::from_hours(1);
-    let proxy = Proxy::start(config);
-    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
-    let mut held = hold_one(&proxy, request).await;
-
-    let ended = proxy.stop();
-
-    let answer = held.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    for header in ["Retry-After: 1\r\n", "Connection: close\r\n"] {
-        assert!(answer.contains(header), "{answer}");
-    }
-    ended.await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn a_request_that_waited_too_long_is_504() {
-    let reserved = Reserved::port();
-    let mut of_its_own = holding_one(&reserved);
-    of_its_own.http.hold_timeout = Some(Duration::from_millis(50));
-    let mut of_the_gate = holding_one(&reserved);
-    of_the_gate.http.hold_timeout = None;
-    of_the_gate.session.gate.timeout = Duration::from_millis(50);
-    for route in [of_its_own, of_the_gate] {
-        let proxy = Proxy::start(config(vec![route]));
-        for _ in 0..2 {
-            let answer = proxy.exchange(GET).await;
-            assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
-        }
     }
 }

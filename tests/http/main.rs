@@ -12,6 +12,7 @@ mod breaker;
 mod forward;
 mod half_closed;
 mod handshake;
+mod held;
 mod http2;
 mod identity;
 mod keep_alive;
