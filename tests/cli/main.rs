@@ -11,5 +11,6 @@ mod explain;
 mod operate;
 mod run;
 mod support;
+mod terminal;
 mod version;
 mod warnings;
