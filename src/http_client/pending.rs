@@ -20,7 +20,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::{self, Instant},
 };
 
@@ -145,6 +145,8 @@ pub struct ConnectGate {
     /// All permits, acquired ones included.
     count: Cell<usize>,
     waiting: Cell<usize>,
+    /// Notified when a request begins to wait.
+    begun: Notify,
     backoff: RefCell<Backoff>,
     next_attempt: Cell<Instant>,
 }
@@ -158,6 +160,7 @@ impl ConnectGate {
             permits: Semaphore::new(1),
             count: Cell::new(1),
             waiting: Cell::new(0),
+            begun: Notify::new(),
             backoff: RefCell::new(Backoff::new(retry)),
             next_attempt: Cell::new(Instant::now()),
         }
@@ -167,6 +170,14 @@ impl ConnectGate {
     #[must_use]
     pub fn is_anyone_waiting(&self) -> bool {
         self.waiting.get() > 0
+    }
+
+    /// Waits until a request waits.
+    pub async fn until_anyone_waits(&self) {
+        // Nothing changes between the check and the registration: both are on one thread.
+        while !self.is_anyone_waiting() {
+            self.begun.notified().await;
+        }
     }
 
     /// Connects when this request has a permit, repeatedly until that succeeds.
@@ -184,6 +195,7 @@ impl ConnectGate {
         is_client_gone: impl Fn() -> bool,
     ) -> Result<Transport, LocalReply> {
         let _waiting = WaitingRequest::enter(&self.waiting);
+        self.begun.notify_waiters();
         loop {
             let turn = self.turn(&is_client_gone).await?;
             // The back-off belongs to the gate, so that it survives a request that leaves.
@@ -254,7 +266,7 @@ impl ConnectGate {
 }
 
 /// Waits for an outcome, unless the client leaves.
-async fn while_here<T>(
+pub(crate) async fn while_here<T>(
     waiting: impl Future<Output = T>,
     is_client_gone: impl Fn() -> bool,
 ) -> Result<T, LocalReply> {

@@ -1,16 +1,21 @@
 //! Connecting to the upstream on behalf of one request, which may have to be held meanwhile.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use tokio::{
-    sync::OwnedSemaphorePermit,
+    sync::{MutexGuard, OwnedSemaphorePermit},
     time::{self, Instant},
 };
 
 use super::client_side::Downstream;
 use crate::{
     client_addr::Client,
-    http_client::{http1::Http1Connection, http2::StreamSlot, pending, pool::Pool},
+    http_client::{
+        http1::Http1Connection,
+        http2::StreamSlot,
+        pending::{self, while_here},
+        pool::Pool,
+    },
     local_reply::LocalReply,
     route::Route,
     state::process::ProcessState,
@@ -82,12 +87,8 @@ impl<'a> Connecting<'a> {
 
     async fn share_held(&mut self) -> Result<StreamSlot, LocalReply> {
         let multiplexed = &self.pool.multiplexed;
-        // The lock may be taken until the upstream listens, so waiting for it is a hold.
-        if self.pool.turns.is_anyone_waiting() {
-            self.hold()?;
-        }
         let deadline = self.deadline();
-        let _opening = self.in_time(deadline, multiplexed.lock()).await?;
+        let _opening = self.opening(deadline).await?;
         // Another request may have opened one while this one waited for the lock.
         if let Some(stream) = multiplexed.stream() {
             return Ok(stream);
@@ -100,6 +101,40 @@ impl<'a> Connecting<'a> {
         let stream = self.dial().await?;
         let opened = multiplexed.open(stream, &self.route.http);
         opened.await.or(Err(LocalReply::BadGateway))
+    }
+
+    /// Waits for the turn to open a connection.
+    ///
+    /// The request is held from when the one that has the turn is: that may take until the upstream
+    /// listens. Before, nobody needs a slot, as where the upstream listens more requests may come
+    /// during the first attempt than there are slots.
+    async fn opening(&mut self, deadline: Instant) -> Result<MutexGuard<'a, ()>, LocalReply> {
+        let Pool {
+            multiplexed, turns, ..
+        } = self.pool;
+        let mut turn = pin!(multiplexed.lock());
+        self.count();
+        if self.place.is_none() {
+            let unheld = async {
+                tokio::select! {
+                    // Whoever has the turn asks itself if it is to be held.
+                    biased;
+                    turn = turn.as_mut() => Some(turn),
+                    () = turns.until_anyone_waits() => None,
+                }
+            };
+            if let Some(turn) = self.in_time(deadline, unheld).await? {
+                return Ok(turn);
+            }
+        }
+        self.hold()?;
+        let is_gone = self.downstream.is_gone;
+        let turn = self.in_time(deadline, while_here(turn, is_gone)).await??;
+        // It may have left just before.
+        if is_gone() {
+            return Err(LocalReply::ClientGone);
+        }
+        Ok(turn)
     }
 
     /// Opens a stream on another connection, when the streams of all are used up; `None` when the
@@ -161,7 +196,7 @@ impl<'a> Connecting<'a> {
         let deadline = self.deadline();
         let (route, client) = (self.route, self.downstream.client);
         let endpoint = self.shared.endpoints.of(route);
-        self.waiting.get_or_insert_with(|| endpoint.wait());
+        self.count();
         // One attempt without a slot; once others are held, behind them.
         if self.place.is_none() && !self.pool.turns.is_anyone_waiting() {
             let dialled = dial_at_once(&endpoint, route, client);
@@ -210,10 +245,15 @@ impl<'a> Connecting<'a> {
             self.place = Some(self.shared.held.enter(self.route)?);
         }
         (self.downstream.set_held)(true);
+        self.count();
+        Ok(())
+    }
+
+    /// Counts the request as waiting for its upstream.
+    fn count(&mut self) {
         let endpoints = &self.shared.endpoints;
         self.waiting
             .get_or_insert_with(|| endpoints.of(self.route).wait());
-        Ok(())
     }
 }
 

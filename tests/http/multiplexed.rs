@@ -20,15 +20,15 @@ fn over_http2(route: Route) -> Route {
 }
 
 /// A connection of the proxy, driven in a task of its own.
-struct Connection {
-    streams: tokio::sync::mpsc::Receiver<(Request<RecvStream>, SendResponse<Bytes>)>,
+pub(crate) struct Connection {
+    pub(crate) streams: tokio::sync::mpsc::Receiver<(Request<RecvStream>, SendResponse<Bytes>)>,
     /// Dropped to say `GOAWAY` and to end after the streams that are open.
     go_away: tokio::sync::oneshot::Sender<()>,
     /// Ends with the connection.
     ended: task::JoinHandle<()>,
 }
 
-async fn accept(upstream: &Upstream, max_streams: u32) -> Connection {
+pub(crate) async fn accept(upstream: &Upstream, max_streams: u32) -> Connection {
     let stream: TcpStream = upstream.accept_raw().await.0;
     let mut connection = server::Builder::new()
         .max_concurrent_streams(max_streams)
@@ -55,7 +55,7 @@ async fn accept(upstream: &Upstream, max_streams: u32) -> Connection {
     }
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, body: impl Into<Bytes>) {
+pub(crate) fn answer(respond: &mut SendResponse<Bytes>, body: impl Into<Bytes>) {
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(body.into(), true).unwrap();
 }

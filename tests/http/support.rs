@@ -97,15 +97,20 @@ impl Proxy {
 
     /// Reads the count of rejections for `reason`; the proxy must have an admin listener.
     pub(crate) async fn rejections(&self, reason: &str) -> u64 {
+        let series = format!("readygate_rejections_total{{reason=\"{reason}\"}}");
+        self.metric(&series).await
+    }
+
+    /// Reads the value of a series; the proxy must have an admin listener.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
         let mut admin = Client(TcpStream::connect(self.admin.unwrap()).await.unwrap());
         let request = "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
         admin.send(request).await;
         let metrics = admin.read_to_end().await;
-        let series = format!("readygate_rejections_total{{reason=\"{reason}\"}} ");
-        let mut values = metrics
+        let value = metrics
             .lines()
-            .filter_map(|line| line.strip_prefix(&series));
-        values.next().unwrap().parse().unwrap()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap().parse().unwrap()
     }
 
     /// Asks for the drain; what is returned resolves when the server has ended.

@@ -66,21 +66,26 @@ async fn an_unreachable_upstream_and_its_return_are_logged_once() {
 
 #[tokio::test]
 async fn held_requests_are_counted_among_those_that_wait() {
-    let (reserved, address) = reserve();
-    let program = Program::start(&format!("[[route]]\nupstream = \"http://{address}\"\n")).await;
-    let mut clients = Vec::new();
-    for held in 1..=5 {
-        let mut client = program.connect().await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        clients.push(client);
-        let is_held = format!("readygate_http_held_requests{{route=\"/\"}} {held}\n");
-        while !program.ask("GET", "/metrics").await.1.contains(&is_held) {}
+    for version in ["1.1", "2"] {
+        let (reserved, address) = reserve();
+        let route =
+            format!("[[route]]\nupstream = \"http://{address}\"\nhttp.version = \"{version}\"\n");
+        let program = Program::start(&route).await;
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(program.connect().await);
+        }
+        for client in &mut clients {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        }
+        let are_held = "readygate_http_held_requests{route=\"/\"} 5\n";
+        while !program.ask("GET", "/metrics").await.1.contains(are_held) {}
+
+        reserved.listen(128).unwrap();
+        program.logged(BACK).await;
+
+        assert_eq!(lines(&program, BACK)[0]["waiting"], 5, "{version}");
     }
-
-    reserved.listen(128).unwrap();
-    program.logged(BACK).await;
-
-    assert_eq!(lines(&program, BACK)[0]["waiting"], 5);
 }
 
 #[tokio::test]
