@@ -65,19 +65,19 @@
 //! * Every response is sent within a few seconds, whatever the workers do. A client that does not
 //!   read it within a few seconds loses its connection, and gets no other response until then.
 //! * Health checks are served whatever other clients request or leave unread: see
-//!   `admin/places.rs` and `admin/turns.rs`.
+//!   `admin/slots.rs` and `admin/turns.rs`.
 
 mod aggregate;
-mod answer;
 mod connection;
 mod dashboard;
 mod events;
 mod guard;
 mod health;
 mod metrics;
-mod places;
 mod query;
+mod response;
 mod sessions;
+mod slots;
 mod snapshot;
 mod turns;
 
@@ -98,15 +98,15 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::places::Visitor;
+pub use self::slots::Visitor;
 use self::{
     aggregate::WorkerReports,
-    answer::Body,
     connection::AdminConnection,
     events::Events,
     guard::Access,
-    places::{AdminSlot, AdminSlots},
     query::Query,
+    response::Body,
+    slots::{AdminSlot, AdminSlots},
     turns::ResponseTurns,
 };
 use crate::{
@@ -280,27 +280,27 @@ impl Admin {
         let path = request.uri().path();
         let Some((method, access, endpoint)) = find(path) else {
             let text = format!("there is no {path:?}; expected\n{}", list());
-            return answer::text(StatusCode::NOT_FOUND, text);
+            return response::text(StatusCode::NOT_FOUND, text);
         };
         // Every `GET` endpoint also answers `HEAD`, without a body (RFC 9110 §9.3.2).
         let is_method = request.method().as_str() == method
             || request.method() == Method::HEAD && method == "GET";
         if !is_method {
             let text = format!("use {method} for this; expected\n{}", list());
-            let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, text);
+            let mut response = response::text(StatusCode::METHOD_NOT_ALLOWED, text);
             let allow = header::HeaderValue::from_static(method);
             response.headers_mut().insert(header::ALLOW, allow);
             return response;
         }
         if let Err(reason) = guard::check(access, peer, request.headers()) {
-            return answer::text(StatusCode::FORBIDDEN, reason);
+            return response::text(StatusCode::FORBIDDEN, reason);
         }
         let query = Query::read(request.uri().query().unwrap_or_default());
         let answer = match query {
             Ok(query) => self.answer(endpoint, request, query).await,
             Err(problem) => Err(problem),
         };
-        answer.unwrap_or_else(|problem| answer::text(StatusCode::BAD_REQUEST, problem))
+        answer.unwrap_or_else(|problem| response::text(StatusCode::BAD_REQUEST, problem))
     }
 
     /// Returns the response, or the problem of the request.
@@ -360,22 +360,22 @@ impl Admin {
             "log_level": observability::level(),
             "settings": config.effective.settings(),
         });
-        answer::json(StatusCode::OK, &value)
+        response::json(StatusCode::OK, &value)
     }
 
     /// Reloads the configuration, and returns the changes or the problems.
     async fn reload(&self) -> Response<Body> {
         match self.process.reload.reload().await {
             Outcome::Applied(changes) if changes.is_empty() => {
-                answer::text(StatusCode::OK, "reloaded; no setting is different")
+                response::text(StatusCode::OK, "reloaded; no setting is different")
             }
             Outcome::Applied(changes) => {
                 let text = format!("reloaded\n{}", changes.join("\n"));
-                answer::text(StatusCode::OK, text)
+                response::text(StatusCode::OK, text)
             }
             Outcome::Refused(problems) => {
                 let text = format!("{problems}\nnot reloaded");
-                answer::text(StatusCode::UNPROCESSABLE_ENTITY, text)
+                response::text(StatusCode::UNPROCESSABLE_ENTITY, text)
             }
         }
     }
@@ -384,7 +384,7 @@ impl Admin {
         tracing::info!("drain requested");
         self.process.shared.drain().announce();
         // Accepted, not done: the drain outlasts this response.
-        answer::text(StatusCode::ACCEPTED, "draining")
+        response::text(StatusCode::ACCEPTED, "draining")
     }
 }
 
@@ -399,8 +399,8 @@ fn log(mut query: Query) -> Result<Response<Body>, String> {
         return Err(format!("level cannot be {asked:?}; expected {names}"));
     };
     Ok(match observability::set_level(level) {
-        Ok(()) => answer::text(StatusCode::OK, format!("logging from {name} on")),
-        Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Ok(()) => response::text(StatusCode::OK, format!("logging from {name} on")),
+        Err(error) => response::text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })
 }
 
@@ -441,7 +441,7 @@ fn build() -> Response<Body> {
         "target": env!("READYGATE_TARGET"),
         "profile": env!("READYGATE_PROFILE"),
     });
-    answer::json(StatusCode::OK, &value)
+    response::json(StatusCode::OK, &value)
 }
 
 fn unix_millis(time: SystemTime) -> u64 {

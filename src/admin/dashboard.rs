@@ -28,7 +28,7 @@ use hyper::{
     header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, VARY},
 };
 
-use super::answer::{self, Body};
+use super::response::{self, Body};
 
 const STYLE: &str = include_str!(concat!(env!("OUT_DIR"), "/page.css"));
 
@@ -47,7 +47,7 @@ pub(super) fn answer(headers: &HeaderMap) -> Response<Body> {
             "readygate {version}: open this in a browser, or ask for\n{}",
             super::list()
         );
-        answer::text(StatusCode::OK, text)
+        response::text(StatusCode::OK, text)
     };
     let vary = HeaderValue::from_static("accept");
     response.headers_mut().insert(VARY, vary);
@@ -64,7 +64,7 @@ fn page() -> Response<Body> {
     // Unpredictable and used once, as CSP requires of a nonce.
     let nonce = format!("{:032x}", rand::random::<u128>());
     let body = Box::pin(Full::from(document(&nonce)));
-    let mut response = answer::with(StatusCode::OK, "text/html; charset=utf-8", body);
+    let mut response = response::with(StatusCode::OK, "text/html; charset=utf-8", body);
     let policy = policy(&nonce).try_into().expect("it is ASCII");
     response.headers_mut().extend([
         (CONTENT_SECURITY_POLICY, policy),

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Admin,
-    answer::{self, Body},
+    response::{self, Body},
     snapshot,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
     } = &admin.events;
     if latest.receiver_count() >= MAX_LISTENERS {
         let text = format!("{MAX_LISTENERS} others listen already");
-        return answer::text(StatusCode::SERVICE_UNAVAILABLE, text);
+        return response::text(StatusCode::SERVICE_UNAVAILABLE, text);
     }
     let mut listener = latest.subscribe();
     // A new listener gets the latest event at once instead of waiting for the next second.
@@ -78,7 +78,7 @@ pub(super) fn listen(admin: &Rc<Admin>) -> Response<Body> {
         Some((frame, (listener, stop)))
     });
     let body = Box::pin(StreamBody::new(events));
-    answer::with(StatusCode::OK, MEDIA_TYPE, body)
+    response::with(StatusCode::OK, MEDIA_TYPE, body)
 }
 
 /// Returns whether `response` is a stream, which ends only when the listener leaves.

@@ -14,8 +14,8 @@ use tokio::{
 pub(super) use self::capacity::Room;
 use super::{
     Admin,
-    answer::{self, Body},
     query::Query,
+    response::{self, Body},
 };
 use crate::{route::Route, state::worker_handle::WorkerHandle, upstream::protocol::Protocol};
 
@@ -129,9 +129,9 @@ fn report(checks: &[HealthCheck], is_verbose: bool) -> Response<Body> {
         written.expect("a string takes everything");
     }
     if checks.iter().all(|check| check.problem.is_none()) {
-        answer::text(StatusCode::OK, lines + "ok")
+        response::text(StatusCode::OK, lines + "ok")
     } else {
-        answer::text(StatusCode::SERVICE_UNAVAILABLE, lines + "not ok")
+        response::text(StatusCode::SERVICE_UNAVAILABLE, lines + "not ok")
     }
 }
 

@@ -38,7 +38,7 @@ use self::{
 use super::{
     Admin,
     aggregate::View,
-    answer::{self, Body},
+    response::{self, Body},
 };
 use crate::{
     observability::{
@@ -75,7 +75,7 @@ pub(super) async fn answer(admin: &Admin, headers: &HeaderMap) -> Response<Body>
         (PROMETHEUS, prometheus_text(&page))
     };
     let body = Box::pin(http_body_util::Full::from(page));
-    let mut response = answer::with(StatusCode::OK, content_type, body);
+    let mut response = response::with(StatusCode::OK, content_type, body);
     let vary = HeaderValue::from_static("accept");
     response.headers_mut().insert(VARY, vary);
     response

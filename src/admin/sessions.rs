@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     Admin,
-    answer::{self, Body},
     query::Query,
+    response::{self, Body},
     unix_millis,
 };
 use crate::{
@@ -427,7 +427,7 @@ pub(super) async fn list(admin: &Admin, query: Query) -> Result<Response<Body>, 
         "sessions": list.sessions,
         "silent_workers": list.silent_workers,
     });
-    Ok(answer::json(StatusCode::OK, &value))
+    Ok(response::json(StatusCode::OK, &value))
 }
 
 /// Responds to `/sessions/{id}`.
@@ -448,15 +448,15 @@ pub(super) async fn one(admin: &Admin, id: &str) -> Result<Response<Body>, Strin
     let answers = join_all(asked).await;
     let silent = answers.iter().find_map(|answer| answer.as_ref().err());
     Ok(match (answers.iter().flatten().flatten().next(), silent) {
-        (Some(detail), _) => answer::json(StatusCode::OK, detail),
+        (Some(detail), _) => response::json(StatusCode::OK, detail),
         // The silent worker may have it, so a `404` could be wrong.
-        (None, Some(silent)) => answer::text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
+        (None, Some(silent)) => response::text(StatusCode::SERVICE_UNAVAILABLE, silent.to_string()),
         (None, None) => {
             let text = format!(
                 "session {id} ended before the last {MAX_REMEMBERED} of its worker, or there never \
                  was one"
             );
-            answer::text(StatusCode::NOT_FOUND, text)
+            response::text(StatusCode::NOT_FOUND, text)
         }
     })
 }

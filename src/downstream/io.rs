@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{detect::Sniffed, request_deadline::RequestDeadline, spelling::SpelledHeads};
 use crate::{
-    headers::framing::{Framing, Verdict, answers::Interim},
+    headers::framing::{Framing, Verdict, responses::Interim},
     proxy::bodies::UnderWay,
     transport::{Stream, Transport, lazy_deadline::LazyDeadline},
     websocket::spelling::Spelling,

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    headers::{framing::answers::Answers, hop_by_hop},
+    headers::{framing::responses::Answers, hop_by_hop},
     http_client::http1,
     observability::error_chain::ErrorChain,
     proxy::bodies::Body,

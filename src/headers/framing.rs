@@ -18,7 +18,7 @@
 //! * After a head that is rejected, and after bytes that are not a head, nothing more is
 //!   followed, and every further verdict is a rejection: such a connection is closed.
 
-pub mod answers;
+pub mod responses;
 
 use std::{cell::Cell, collections::VecDeque, mem::MaybeUninit, rc::Rc};
 

@@ -46,7 +46,7 @@ use tokio::{
 
 use super::upload::{self, Upload};
 use crate::{
-    headers::framing::answers::{Answers, Interim},
+    headers::framing::responses::{Answers, Interim},
     observability::error_chain::ErrorChain,
     transport::{Transport, lazy_deadline::LazyDeadline},
     upstream::{ResponseLimits, tls::TlsError},

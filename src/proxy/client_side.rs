@@ -3,7 +3,9 @@
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use super::binding::Binding;
-use crate::{client_addr::Client, headers::framing::answers::Interim, transport::backlog::Backlog};
+use crate::{
+    client_addr::Client, headers::framing::responses::Interim, transport::backlog::Backlog,
+};
 
 /// The client's side of one request.
 #[derive(Clone, Copy)]

@@ -37,7 +37,7 @@ use super::{
     connector::Connecting,
 };
 use crate::{
-    headers::{forwarded, framing::answers::Interim, hop_by_hop, host},
+    headers::{forwarded, framing::responses::Interim, hop_by_hop, host},
     http_client::{
         http1::{Http1Connection, SendError},
         http2::StreamSlot,

@@ -14,7 +14,7 @@ use crate::{
     upstream::{
         Endpoint,
         breaker::{Status, Unhealthy},
-        lookup::Names,
+        dns::Names,
     },
 };
 

@@ -10,7 +10,7 @@ use tokio::{
     time,
 };
 
-use super::{Address, Endpoint, Settings, lookup::Name, protocol::Protocol, tls::TlsError};
+use super::{Address, Endpoint, Settings, dns::Name, protocol::Protocol, tls::TlsError};
 use crate::transport::{Transport, descriptors, keep_alive};
 
 /// Reason why there is no connection to the upstream.

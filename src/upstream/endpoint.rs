@@ -48,7 +48,7 @@ use super::{
     attempts::{Attempts, Failure},
     breaker::{Breaker, Status, Ticket, Unhealthy},
     dial::{self, DialError},
-    lookup::{Name, Names},
+    dns::{Name, Names},
     protocol::Protocol,
 };
 use crate::{

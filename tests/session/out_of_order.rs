@@ -15,7 +15,7 @@ use readygate::{
     },
     upstream::{
         self, Address, Attempts, ConnectError, Endpoint, Mismatch, OpeningRequest, Permit,
-        lookup::Names,
+        dns::Names,
     },
     websocket::Opened,
 };
