@@ -2,7 +2,7 @@
 //!
 //! | module | requests | responses |
 //! |---|---|---|
-//! | [`framing`] | rejects heads that two parsers could read differently | the same, in [`framing::answers`] |
+//! | [`framing`] | rejects heads that two parsers could read differently | the same, in [`framing::responses`] |
 //! | [`host`] | finds the authority, and rejects contradictory ones | |
 //! | [`forwarded`] | finds the client's address, and sets the forwarding fields | |
 //! | `request_id` | adopts the id of a trusted proxy, or makes one | |

@@ -13,7 +13,7 @@
 //! * No connection, pool or gate is shared between threads; only the count of [held
 //!   requests](pending::HeldRequests) is.
 //! * A connection is used again only after a complete request and a complete response.
-//! * Responses are framed strictly ([`answers`](crate::headers::framing::responses)): what two
+//! * Responses are framed strictly ([`responses`](crate::headers::framing::responses)): what two
 //!   parsers could read differently ends the connection.
 //! * A body that has not been read can be taken back and sent again ([`upload`]).
 

@@ -6,7 +6,7 @@
 //! the bytes that hyper reads are followed here as well, head by head, and every request gets a
 //! verdict before it is processed.
 //!
-//! [`answers`] does the same for the responses of an upstream.
+//! [`responses`] does the same for the responses of an upstream.
 //!
 //! A later minor version than 1.1 is replaced by 1.1 before hyper reads it, which knows no other:
 //! a recipient treats a message of HTTP/1.2 as one of the highest version that it knows (RFC 9110

@@ -27,7 +27,7 @@
 //! | pongs to its pings, once the client has left | 33 pongs | yes | `write_buffer`: `a_flood_of_pings_leaves_33_pongs_with_the_latest` |
 //! | pings of the gate that it does not read | one | yes | `gate_pings`: `a_backend_that_does_not_read_is_owed_one_ping` |
 //! | its last close frame before it restarted | 125 bytes | no | `restarts`: `at_the_deadline_the_client_gets_the_last_restart_s_words` |
-//! | the head of a plain response, interim ones included | 64 KiB each, 100 headers, 10 interim responses | no | `headers::framing::answers` |
+//! | the head of a plain response, interim ones included | 64 KiB each, 100 headers, 10 interim responses | no | `headers::framing::responses` |
 //! | the body of a plain response | what hyper reads ahead; from an upstream of HTTP/2 256 KiB for each stream, 1 GiB for each connection | no | `multiplexed`: `answers_that_nobody_reads_do_not_stop_the_others` |
 //!
 //! The total of the buffers that do not count is bounded by `limits.max_connections`, and by the
