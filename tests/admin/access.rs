@@ -184,6 +184,7 @@ async fn readiness_asks_the_upstreams_only_when_it_is_told_to() {
         if status == 503 {
             break body;
         }
+        // The end of its lifetime is no event that can be awaited: ask again.
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     assert!(body.starts_with("[-] upstream of route /: "), "{body}");

@@ -80,6 +80,7 @@ async fn the_earliest_expiry_is_exported_and_follows_renewed_files() {
     write_certificate(directory.path(), "two", 10);
 
     while expiries(&proxy).await == expiry(7) {
+        // Files are read by a timer of the proxy, which announces it only here: ask again.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(expiries(&proxy).await, expiry(9));

@@ -14,7 +14,7 @@ async fn knock(proxy: &Proxy) -> String {
     client.read_head().await[9..12].to_owned()
 }
 
-/// Asks until everything is well.
+/// Asks until everything is well: only the answer tells, so there is no event to await.
 async fn until_ready(proxy: &Proxy) {
     while proxy.get("/readyz").await.0 != 200 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -93,7 +93,7 @@ async fn a_process_that_is_short_of_memory_is_not_ready() {
 
     let proxy = Proxy::start(config);
 
-    // Memory is looked at now and then.
+    // Memory is sampled once a second, and only the answer tells: ask again.
     while proxy.get("/readyz").await.0 == 200 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

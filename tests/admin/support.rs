@@ -98,7 +98,8 @@ impl Proxy {
         (head.to_owned(), body.to_owned())
     }
 
-    /// Asks again and again until the answer is as it should be.
+    /// Asks again and again until the answer is as it should be: the admin listener is asked, and
+    /// announces nothing that could be awaited.
     pub(crate) async fn until(&self, target: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         loop {
             let value = self.json(target).await;

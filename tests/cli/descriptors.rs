@@ -116,8 +116,8 @@ fn without_descriptors_accepting_pauses_without_spinning() {
     limited.await_line("cannot accept connections");
     let before = cpu_ticks(limited.program.0.id());
     thread::sleep(Duration::from_secs(1));
-    // A tick is 10 ms: a loop that spins uses 100 of them, or a good part on a busy machine;
-    // one that pauses wakes up ten times.
+    // The sleep is the measured interval. A tick is 10 ms: a loop that spins uses 100 of them, or a
+    // good part on a busy machine; one that pauses wakes up ten times.
     let used = cpu_ticks(limited.program.0.id()) - before;
     assert!(used < 10, "{used} ticks");
 
@@ -273,7 +273,8 @@ fn stalled_large_frames_leave_operators_their_descriptors() {
                 client
             });
         }
-        // A pipe has two ends, and one descriptor may be left over.
+        // A pipe has two ends, and one descriptor may be left over. Another process opens them,
+        // which can only be looked for.
         let is_full = || limited.descriptors(reserved_from).len() >= reserved_from - 1;
         let pause = Duration::from_millis(10);
         let looks = PATIENCE.as_millis() / pause.as_millis();

@@ -117,6 +117,7 @@ async fn an_upload_may_take_longer_than_its_answer() {
     for piece in ["ab", "cd", "ef", "gh", "ij", "kl"] {
         client.send(piece).await;
         assert_eq!(body.data().await.unwrap().unwrap(), piece);
+        // Passing time is the subject: all pieces together take longer than `timeout`.
         tokio::time::sleep(timeout / 4).await;
     }
 

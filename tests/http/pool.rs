@@ -433,6 +433,7 @@ async fn the_response_timeout_ends_with_the_first_byte() {
         .answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
         .await;
     client.read_head().await.unwrap();
+    // Passing time is the subject: a body may take longer than `timeout`.
     tokio::time::sleep(2 * timeout).await;
     exchange.stream.send("ok").await;
     assert_eq!(client.read(2).await, b"ok");
@@ -453,6 +454,7 @@ async fn an_upload_may_take_longer_than_its_answer() {
     for piece in ["ab", "cd", "ef", "gh", "ij", "kl"] {
         client.send(piece).await;
         assert_eq!(exchange.stream.read(2).await, piece.as_bytes());
+        // Passing time is the subject: all pieces together take longer than `timeout`.
         tokio::time::sleep(timeout / 4).await;
     }
 
