@@ -1,8 +1,8 @@
 //! The admin listener: operators, monitoring and the dashboard.
 //!
 //! It has a thread of its own, so that it responds while the workers are busy, and runs a job on
-//! each worker to read its state ([`visit`](crate::state::worker_handle)). No endpoint of it is reachable
-//! through a client listener.
+//! each worker to read its state ([`worker_handle`](crate::state::worker_handle)). No endpoint of it
+//! is reachable through a client listener.
 //!
 //! | request | response |
 //! |---|---|

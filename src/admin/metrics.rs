@@ -9,8 +9,8 @@
 //! * In each response, for each route: `messages_accepted_total = messages_settled_total over all
 //!   accounts + messages_unconfirmed + messages_held`.
 //! * No counter decreases while the process runs. Those of a removed route disappear: the breaker's
-//!   at once, the others when the route is forgotten ([`view`](super::aggregate)). Should the route
-//!   return later, they begin at 0, which `rate()` takes for a reset.
+//!   at once, the others when the route is forgotten ([`aggregate`](super::aggregate)). Should the
+//!   route return later, they begin at 0, which `rate()` takes for a reset.
 
 mod certificates;
 mod limits;
